@@ -1,0 +1,68 @@
+# bigbrotr: everything that a person types. Each target sets up what it needs by itself.
+
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test check format lint types bench lock wheel clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.run ## archive the Nostr network (lite profile, embedded PostgreSQL); ARGS="--data-dir D" …
+	@$(BIN)/bigbrotr run --profile lite $(ARGS)
+
+demo: $(VENV)/.run ## see it at work on a small network of its own, without the internet
+	@$(BIN)/bigbrotr demo $(ARGS)
+
+test: $(VENV)/.dev ## run all tests; ARGS="-k name" …
+	@$(BIN)/pytest $(ARGS)
+
+check: format lint types test ## everything that must pass before a commit
+
+format: $(VENV)/.dev
+	@$(BIN)/ruff format --check .
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check .
+
+types: $(VENV)/.dev
+	@$(BIN)/mypy
+
+bench: $(VENV)/.dev ## run the benchmarks; ARGS="ingest" …
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+wheel: $(VENV)/.dev ## build the wheel into dist/
+	@$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+lock: ## renew requirements/ from pyproject.toml (needs uv)
+	uv pip compile --quiet --no-config --universal --generate-hashes --no-header --no-emit-index-url \
+		--python-version 3.11 pyproject.toml --group build -o requirements/run.txt
+	uv pip compile --quiet --no-config --universal --generate-hashes --no-header --no-emit-index-url \
+		--python-version 3.11 pyproject.toml --group build --group dev -o requirements/dev.txt
+
+clean: ## remove what the targets have made (never any data)
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: a second run finds nothing to do. The package itself is installed in place.
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "bigbrotr needs Python 3.11 or newer: make PYTHON=python3.12 …" >&2; exit 1; }
+	@echo "making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV) \
+		|| { rm -rf $(VENV); echo "python3 -m venv failed: is the venv module installed?" >&2; exit 1; }
+
+$(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/bin/python
+	@echo "installing what bigbrotr needs"
+	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements/run.txt
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.run
+	@echo "installing what its developers need"
+	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@

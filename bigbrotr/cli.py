@@ -1,0 +1,340 @@
+"""The command line: what a person or a unit file types, and what it answers."""
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from bigbrotr import __version__, demo, view
+from bigbrotr.config import Config, LogSettings, Profile, load, show
+from bigbrotr.core import embedded
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.embedded import EmbeddedPostgres
+from bigbrotr.core.logger import configure
+from bigbrotr.core.pool import Pool
+from bigbrotr.core.schema import Schema, read_ledger
+from bigbrotr.errors import BigBrotrError, ConfigError, DatabaseError, SchemaError, leaves
+from bigbrotr.models.relay import Network, Relay
+from bigbrotr.secret import read_secret
+from bigbrotr.services.seeder import read_seeds, usable_relays
+from bigbrotr.supervisor import SERVICES, Supervisor
+
+EXIT_CODES = """\
+exit codes:
+  0  done, or stopped as asked
+  1  a defect of bigbrotr; the traceback says more
+  2  the command line or a file says something wrong
+  3  the database cannot be reached
+  4  the database is of another revision or profile
+  5  a data directory or a port is in use
+  6  a service failed too often
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (BigBrotrError, BaseExceptionGroup) as error:
+        causes = leaves(error)
+        known = [cause for cause in causes if isinstance(cause, BigBrotrError)]
+        if len(known) < len(causes):
+            raise
+        print(f"bigbrotr: {known[0]}", file=sys.stderr)  # noqa: T201
+        return known[0].exit_code
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="bigbrotr",
+        description="An observatory and archive of the Nostr network.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"bigbrotr {__version__}")
+    commands = top.add_subparsers(metavar="command", required=True)
+
+    place = argparse.ArgumentParser(add_help=False)
+    place.add_argument(
+        "--profile",
+        type=_profile,
+        default=Profile.LITE,
+        metavar="{full,lite}",
+        help="keep whole events, or the essential fields (default: lite)",
+    )
+    place.add_argument("--config", type=Path, metavar="FILE", help="instead of the shipped one")
+    place.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="where the embedded database lives (default: the XDG data directory)",
+    )
+    speech = argparse.ArgumentParser(add_help=False)
+    speech.add_argument("--log-level", type=str.upper, metavar="LEVEL", help="DEBUG, INFO, …")
+    speech.add_argument("--log-json", action="store_true", help="one JSON object a line")
+
+    def add(
+        group: "argparse._SubParsersAction[argparse.ArgumentParser]",
+        name: str,
+        command: Callable[[argparse.Namespace], int],
+        words: str,
+        *parents: argparse.ArgumentParser,
+    ) -> argparse.ArgumentParser:
+        new = group.add_parser(name, help=words, description=words, parents=list(parents))
+        new.set_defaults(command=command)
+        return new
+
+    run = add(commands, "run", _run, "run the services until stopped", place, speech)
+    run.add_argument("--only", type=_names, metavar="A,B", help=f"some of {','.join(SERVICES)}")
+    run.add_argument("--once", action="store_true", help="one cycle of each service, then exit")
+
+    show_off = add(commands, "demo", _demo, "archive a small network of its own", speech)
+    show_off.add_argument("--data-dir", type=Path, metavar="DIR", help="made anew by each demo")
+
+    status = add(commands, "status", _status, "what is in the database", place)
+    status.add_argument("--json", action="store_true", help="for programs")
+
+    seed = add(commands, "seed", _seed, "add candidates", place)
+    seed.add_argument("what", nargs="+", metavar="FILE|URL", help="relay URLs, or files of them")
+
+    config = commands.add_parser("config", help="show or check settings").add_subparsers(
+        metavar="command", required=True
+    )
+    add(config, "show", _config_show, "print the settings that are in force", place)
+    check = add(config, "check", _config_check, "check a configuration file")
+    check.add_argument("file", type=Path, metavar="FILE")
+
+    db = commands.add_parser("db", help="the database").add_subparsers(
+        metavar="command", required=True
+    )
+    add(db, "url", _db_url, "print the address of the database, for psql and others", place)
+    add(db, "migrate", _db_migrate, "bring the schema to the current revision", place)
+    psql = add(db, "psql", _db_psql, "open psql, or run it with the words after --", place)
+    psql.add_argument("words", nargs="*", metavar="-- WORD")
+    return top
+
+
+def _profile(text: str) -> Profile:
+    try:
+        return Profile(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("it is full or lite") from None
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _config(options: argparse.Namespace) -> Config:
+    """The settings in force: the file's, overridden by the command line."""
+    config = load(options.config, options.profile)
+    log = config.log
+    if getattr(options, "log_json", False):
+        log = msgspec.structs.replace(log, json=True)
+    if getattr(options, "log_level", None):
+        log = msgspec.structs.replace(log, level=options.log_level)
+    return msgspec.structs.replace(config, log=log)
+
+
+def _data_dir(options: argparse.Namespace) -> Path:
+    return (options.data_dir or embedded.default_data_dir()).absolute()
+
+
+def _loop(work: Awaitable[int]) -> int:
+    async def run() -> int:
+        return await work
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run())
+
+
+# run and demo
+
+
+def _run(options: argparse.Namespace) -> int:
+    config = _config(options)
+    _configure_log(config.log)
+    supervisor = Supervisor(config, options.profile, _data_dir(options), only=options.only)
+    return _loop(_supervise(supervisor, config, is_once=options.once))
+
+
+async def _supervise(supervisor: Supervisor, config: Config, *, is_once: bool) -> int:
+    if sys.stderr.isatty() and not config.log.json:
+        async with view.live(supervisor, config.log):
+            await supervisor.run(is_once=is_once)
+    else:
+        await supervisor.run(is_once=is_once)
+    return 0
+
+
+def _configure_log(log: LogSettings) -> None:
+    try:
+        configure(log.level, log.json)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _demo(options: argparse.Namespace) -> int:
+    log = LogSettings(options.log_level or "INFO", options.log_json)
+    _configure_log(log)
+    data_dir = options.data_dir or embedded.default_data_dir().with_name("bigbrotr-demo")
+    return _loop(demo.run(data_dir.absolute(), _supervise, log))
+
+
+# The database
+
+
+@asynccontextmanager
+async def _database(options: argparse.Namespace, *, is_new: bool = False) -> AsyncIterator[Brotr]:
+    """The database of the options, whether another process runs its server or not.
+
+    `is_new`: make it where there is none, and bring its schema up to date.
+    """
+    config = _config(options)
+    if not config.database.is_embedded:
+        async with Brotr(Pool(config.database, config.pool)) as brotr:
+            await _prepare(brotr, options.profile, is_new=is_new)
+            yield brotr
+        return
+    server = EmbeddedPostgres(_data_dir(options), on_progress=_say)
+    if not is_new and not server.cluster.exists():
+        raise DatabaseError(f"there is no archive in {server.data_dir}: `bigbrotr run` makes one")
+    if embedded.running(server.data_dir) is not None:
+        async with Brotr(Pool(config.database, config.pool, dsn=server.url)) as brotr:
+            await _prepare(brotr, options.profile, is_new=is_new)
+            yield brotr
+        return
+    async with server, Brotr(Pool(config.database, config.pool, dsn=server.url)) as brotr:
+        await _prepare(brotr, options.profile, is_new=is_new)
+        yield brotr
+
+
+async def _prepare(brotr: Brotr, profile: Profile, *, is_new: bool) -> None:
+    async with brotr.pool.acquire() as connection:
+        ledger = await read_ledger(connection)
+        if ledger is None and not is_new:
+            raise SchemaError("the database has no schema yet: `bigbrotr db migrate` makes it")
+        if ledger is None:
+            await Schema().migrate(connection, profile, int(time.time()))
+        else:
+            await Schema().check(connection, ledger.profile)
+
+
+def _say(words: str) -> None:
+    print(f"bigbrotr: {words}", file=sys.stderr)  # noqa: T201
+
+
+def _status(options: argparse.Namespace) -> int:
+    async def work() -> int:
+        async with _database(options) as brotr:
+            if options.json:
+                print(msgspec.json.encode(await view.state(brotr)).decode())  # noqa: T201
+            else:
+                await view.print_status(brotr, _place(options))
+        return 0
+
+    return _loop(work())
+
+
+def _place(options: argparse.Namespace) -> str:
+    database = _config(options).database
+    return str(_data_dir(options)) if database.is_embedded else database.place
+
+
+def _seed(options: argparse.Namespace) -> int:
+    networks = _config(options).networks
+
+    async def work() -> int:
+        relays: list[Relay] = []
+        junk: list[str] = []
+        for what in options.what:
+            if "://" in what:
+                try:
+                    relays.append(Relay(what))
+                except ValueError as error:
+                    raise ConfigError(f"{what} is not a relay URL: {error}") from None
+            else:
+                found, lines = await read_seeds(Path(what))
+                relays += found
+                junk += [f"{what}, line {number}: {reason}" for number, reason in lines]
+        usable = usable_relays(relays, networks)
+        for relay in relays:
+            if relay.network is Network.LOCAL and relay not in usable:
+                junk.append(f"{relay.url} is local: allow it with [networks.local] enabled = true")
+        if junk and not usable:
+            raise ConfigError(f"nothing to add: {junk[0]}")
+        async with _database(options, is_new=True) as brotr:
+            added = await brotr.insert_candidates(usable, "command")
+        for words in junk:
+            _say(f"left out: {words}")
+        print(f"added {added}, known before {len(set(usable)) - added}")  # noqa: T201
+        return 0
+
+    return _loop(work())
+
+
+def _db_url(options: argparse.Namespace) -> int:
+    database = _config(options).database
+    if not database.is_embedded:
+        print(database.dsn)  # noqa: T201
+        return 0
+    server = EmbeddedPostgres(_data_dir(options))
+    if embedded.running(server.data_dir) is None:
+        _say("the server is not running: it runs as long as `bigbrotr run` does")
+    print(server.url)  # noqa: T201
+    return 0
+
+
+def _db_migrate(options: argparse.Namespace) -> int:
+    async def work() -> int:
+        async with _database(options, is_new=True) as brotr, brotr.pool.acquire() as connection:
+            schema = Schema()
+            changed = await schema.migrate(connection, options.profile, int(time.time()))
+            words = "brought to" if changed else "is of"
+            print(f"the database {words} revision {schema.revision}, {options.profile}")  # noqa: T201
+        return 0
+
+    return _loop(work())
+
+
+def _db_psql(options: argparse.Namespace) -> int:
+    async def work() -> int:
+        async with _database(options) as brotr:
+            process = await asyncio.create_subprocess_exec(
+                embedded.binary("psql"),
+                brotr.pool.address,
+                *options.words,
+                env={**os.environ, "PGPASSWORD": read_secret("DB_PASSWORD") or ""},
+            )
+            return await process.wait()
+
+    return _loop(work())
+
+
+# Settings
+
+
+def _config_show(options: argparse.Namespace) -> int:
+    print(show(_config(options)), end="")  # noqa: T201
+    return 0
+
+
+def _config_check(options: argparse.Namespace) -> int:
+    load(options.file, Profile.LITE)
+    print(f"{options.file}: ok")  # noqa: T201
+    return 0

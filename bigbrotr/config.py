@@ -1,0 +1,437 @@
+"""Every setting, declared once, with its default, range, unit and words; and how files are read."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+import tomli
+from msgspec import Meta, Struct, field
+
+import bigbrotr
+from bigbrotr.errors import ConfigError
+from bigbrotr.models.relay import Network
+
+EMBEDDED = "embedded"
+PROXY_SCHEMES = ("socks5h", "socks5")
+
+
+class Profile(StrEnum):
+    """What an archive keeps of an event: all of it, or the essential fields."""
+
+    FULL = "full"
+    LITE = "lite"
+
+
+class Section(Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of the configuration file: unknown keys are refused."""
+
+
+class Database(Section, frozen=True):
+    """Where the data lives. The password comes from the environment alone: DB_PASSWORD."""
+
+    url: Annotated[
+        str, Meta(description='"embedded", or postgresql://user@host:port/name (15 or newer)')
+    ] = EMBEDDED
+    host: Annotated[str | None, Meta(description="instead of the URL, in parts")] = None
+    port: Annotated[int, Meta(ge=1, le=65535)] = 5432
+    database: Annotated[str, Meta(min_length=1)] = "bigbrotr"
+    user: Annotated[str, Meta(min_length=1)] = "bigbrotr"
+
+    def __post_init__(self) -> None:
+        if self.host is not None:
+            if self.url != EMBEDDED:
+                raise ValueError("give either url or host, not both")
+            return
+        if self.url == EMBEDDED:
+            return
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("postgresql", "postgres"):
+            raise ValueError('url is "embedded" or postgresql://user@host:port/name')
+        if parts.password is not None:
+            raise ValueError("url must not hold a password: it comes from DB_PASSWORD")
+        try:
+            parts.port  # noqa: B018 -- the property checks
+        except ValueError as error:
+            raise ValueError(f"url: {error}") from None
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether bigbrotr runs the server itself."""
+        return self.url == EMBEDDED and self.host is None
+
+    @property
+    def dsn(self) -> str:
+        """The address of a server that is not embedded, without a password."""
+        if self.host is None:
+            return self.url
+        return f"postgresql://{self.user}@{self.host}:{self.port}/{self.database}"
+
+    @property
+    def place(self) -> str:
+        """The server and database in a few words, for messages."""
+        if self.is_embedded:
+            return "the embedded PostgreSQL"
+        parts = urlsplit(self.dsn)
+        return f"{parts.hostname or 'localhost'}:{parts.port or 5432}{unquote(parts.path) or '/'}"
+
+
+class Limits(Section, frozen=True):
+    """How many connections the pool keeps."""
+
+    min_size: Annotated[int, Meta(ge=1, le=100, description="connections kept open")] = 1
+    max_size: Annotated[int, Meta(ge=1, le=200, description="connections at most")] = 8
+    max_queries: Annotated[int, Meta(ge=100, description="then a connection is renewed")] = 50_000
+    max_inactive_connection_lifetime: Annotated[float, Meta(ge=0, description="seconds")] = 300.0
+
+    def __post_init__(self) -> None:
+        if self.min_size > self.max_size:
+            raise ValueError("min_size is larger than max_size")
+
+
+class Timeouts(Section, frozen=True):
+    """How long the pool waits, in seconds."""
+
+    acquisition: Annotated[float, Meta(ge=0.1, description="seconds for a free connection")] = 30.0
+    health_check: Annotated[float, Meta(ge=0.1, description="seconds for SELECT 1")] = 3.0
+
+
+class Retry(Section, frozen=True):
+    """How often and how soon connecting is tried again."""
+
+    max_attempts: Annotated[int, Meta(ge=1, le=10, description="tries to connect")] = 3
+    initial_delay: Annotated[float, Meta(ge=0, description="seconds before the second try")] = 0.5
+    max_delay: Annotated[float, Meta(ge=0, description="seconds between tries at most")] = 10.0
+    exponential_backoff: Annotated[bool, Meta(description="double the delay each time")] = True
+
+
+class ServerSettings(Section, frozen=True):
+    """What each session tells the server."""
+
+    application_name: str = "bigbrotr"
+    timezone: str = "UTC"
+
+
+class PoolSettings(Section, frozen=True):
+    """The pool of database connections."""
+
+    limits: Limits = field(default_factory=Limits)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    retry: Retry = field(default_factory=Retry)
+    server_settings: ServerSettings = field(default_factory=ServerSettings)
+    pgbouncer: Annotated[
+        bool, Meta(description="behind PgBouncer in transaction mode: keep no session state")
+    ] = False
+    max_batch_size: Annotated[int, Meta(ge=1, le=100_000, description="rows a call")] = 5_000
+
+
+class Link(Section, frozen=True):
+    """How one network is reached; shared by every service."""
+
+    enabled: bool = True
+    width: Annotated[int, Meta(ge=1, le=1000, description="conversations at once")] = 50
+    timeout_s: Annotated[float, Meta(gt=0, le=600, description="to connect, and per reply")] = 10.0
+    proxy: Annotated[str | None, Meta(description="socks5h://host:port; it resolves names")] = None
+
+    def __post_init__(self) -> None:
+        if self.proxy is not None:
+            parts = urlsplit(self.proxy)
+            if parts.scheme not in PROXY_SCHEMES or not parts.hostname or parts.port is None:
+                raise ValueError("proxy is socks5h://host:port")
+            if parts.password is not None:
+                raise ValueError("proxy must not hold a password")
+
+
+class Networks(Section, frozen=True):
+    """The networks on which relays live."""
+
+    clearnet: Link = field(default_factory=Link)
+    tor: Link = Link(enabled=False, width=10, timeout_s=30.0, proxy="socks5h://127.0.0.1:9050")
+    i2p: Link = Link(enabled=False, width=5, timeout_s=45.0, proxy="socks5h://127.0.0.1:4447")
+    loki: Link = Link(enabled=False, width=5, timeout_s=30.0)
+    local: Link = Link(enabled=False, width=20, timeout_s=5.0)
+
+    def __post_init__(self) -> None:
+        for network in (Network.TOR, Network.I2P, Network.LOKI):
+            link = self.link(network)
+            if link.enabled and link.proxy is None:
+                raise ValueError(f"{network}: enabled without a proxy to reach it")
+
+    def link(self, network: Network) -> Link:
+        """How `network` is reached."""
+        return getattr(self, network)  # type: ignore[no-any-return]
+
+    def enabled(self) -> Iterator[tuple[Network, Link]]:
+        """The networks that may be used."""
+        for network in Network:
+            if (link := self.link(network)).enabled:
+                yield network, link
+
+
+class ServiceSection(Section, frozen=True):
+    """What every service has."""
+
+    enabled: bool = True
+    interval_s: Annotated[float, Meta(ge=0.1, description="from one cycle to the next")] = 60.0
+    max_consecutive_failures: Annotated[int, Meta(ge=0, description="0: no limit")] = 5
+
+
+class SeederSettings(ServiceSection, frozen=True):
+    """Where the first candidates come from."""
+
+    interval_s: Annotated[float, Meta(ge=0.1, description="the file is read again")] = 3600.0
+    file: Annotated[
+        str | None, Meta(description="one relay URL a line; none: the shipped list")
+    ] = None
+
+
+class FinderSettings(ServiceSection, frozen=True):
+    """Relay URLs in what is archived."""
+
+    batch: Annotated[int, Meta(ge=1, le=100_000, description="events looked at a call")] = 5_000
+
+
+class ValidatorSettings(ServiceSection, frozen=True):
+    """Which candidates become relays."""
+
+    interval_s: Annotated[float, Meta(ge=0.1, description="from one cycle to the next")] = 10.0
+    max_attempts: Annotated[
+        int, Meta(ge=1, le=1000, description="failures in a row before a candidate rests for good")
+    ] = 20
+
+
+class MonitorSettings(ServiceSection, frozen=True):
+    """Measurements of relays."""
+
+    interval_s: Annotated[float, Meta(ge=0.1, description="from one cycle to the next")] = 60.0
+
+
+class SynchronizerSettings(ServiceSection, frozen=True):
+    """Which events are copied, how often and how many at once."""
+
+    interval_s: Annotated[float, Meta(ge=0.1, description="between looks for due relays")] = 1.0
+    workers: Annotated[int, Meta(ge=0, le=256, description="processes; 0: one a core")] = 0
+    slice_s: Annotated[
+        float, Meta(ge=1, le=600, description="how long a worker is busy before it reports")
+    ] = 30.0
+    since: Annotated[int, Meta(ge=0, description="Unix seconds; older events are not wanted")] = 0
+    revisit_s: Annotated[
+        float, Meta(ge=1, description="until a relay that is complete is asked again")
+    ] = 120.0
+    settle_s: Annotated[
+        int, Meta(ge=0, description="the newest seconds, in which events still arrive late")
+    ] = 900
+    page_limit: Annotated[int, Meta(ge=1, le=5000, description="events asked for at once")] = 500
+    max_event_bytes: Annotated[
+        int, Meta(ge=1024, le=64 << 20, description="larger frames end the conversation")
+    ] = 1 << 20
+    max_page_bytes: Annotated[
+        int, Meta(ge=1 << 16, le=256 << 20, description="a page is cut off here")
+    ] = 4 << 20
+
+
+class SupervisorSettings(Section, frozen=True):
+    """How services are started, watched and stopped."""
+
+    name: Annotated[
+        str | None, Meta(description="who holds leases; none: the host's name. One a supervisor")
+    ] = None
+    shutdown_timeout_s: Annotated[float, Meta(ge=0.1, le=600)] = 20.0
+    restart_delay_s: Annotated[float, Meta(ge=0, description="after a first crash")] = 1.0
+    max_restart_delay_s: Annotated[float, Meta(ge=0, description="it doubles up to this")] = 60.0
+    max_crashes: Annotated[int, Meta(ge=1, description="within crash_window_s: failed")] = 8
+    crash_window_s: Annotated[float, Meta(gt=0)] = 600.0
+
+
+class LogSettings(Section, frozen=True):
+    """What is logged, and how."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    json: Annotated[bool, Meta(description="one JSON object a line")] = False
+
+
+class WebSettings(Section, frozen=True):
+    """What is served over HTTP."""
+
+    listen: Annotated[
+        str | None, Meta(description='"127.0.0.1:9464" serves /healthz and /readyz; none: nothing')
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.listen is not None:
+            self.address()
+
+    def address(self) -> tuple[str, int]:
+        """Host and port to listen on."""
+        host, colon, port = (self.listen or "").rpartition(":")
+        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            raise ValueError('listen is "address:port"')
+        return host.strip("[]") or "127.0.0.1", int(port)
+
+
+class Config(Section, frozen=True):
+    """All settings: the tables of a configuration file."""
+
+    database: Database = field(default_factory=Database)
+    pool: PoolSettings = field(default_factory=PoolSettings)
+    networks: Networks = field(default_factory=Networks)
+    seeder: SeederSettings = field(default_factory=SeederSettings)
+    finder: FinderSettings = field(default_factory=FinderSettings)
+    validator: ValidatorSettings = field(default_factory=ValidatorSettings)
+    monitor: MonitorSettings = field(default_factory=MonitorSettings)
+    synchronizer: SynchronizerSettings = field(default_factory=SynchronizerSettings)
+    supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    web: WebSettings = field(default_factory=WebSettings)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def shipped(name: str) -> Path:
+    """A file or folder that travels with the package: `sql`, `configs` or something in them.
+
+    In a wheel they lie inside the package, in a checkout beside it.
+    """
+    package = Path(bigbrotr.__file__).parent
+    inside = package / name
+    return inside if inside.exists() else package.parent / name
+
+
+def load(path: Path | None, profile: Profile) -> Config:
+    """The configuration in `path`; without one, the file shipped for the profile.
+
+    Raises:
+        ConfigError: naming the file, the key, the reason and the nearest known key.
+    """
+    path = path or shipped("configs") / f"{profile}.toml"
+    return decode(read_toml(path), Config, source=str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file."""
+    try:
+        return tomli.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8") from None
+    except tomli.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def decode(values: Mapping[str, Any], section: type[S], *, source: str) -> S:
+    """`values` as settings; `source` names them in errors.
+
+    Raises:
+        ConfigError: naming the source, the key, the reason and the nearest known key.
+    """
+    # A table that is absent keeps the defaults of its parent, and so do the keys that are absent
+    # in one that is there: [networks.tor] enabled = true leaves its proxy as declared.
+    try:
+        return msgspec.convert(_over_defaults(values, section), section)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(str(error), values, section)}") from None
+
+
+def _over_defaults(values: Mapping[str, Any], section: type[Section]) -> dict[str, Any]:
+    merged = dict(values)
+    for known in msgspec.structs.fields(section):
+        given = merged.get(known.name)
+        if not (isinstance(known.type, type) and issubclass(known.type, Section)):
+            continue
+        if isinstance(given, Mapping):
+            default = (
+                known.default_factory()
+                if known.default_factory is not msgspec.NODEFAULT
+                else known.default
+            )
+            base = msgspec.to_builtins(default) if isinstance(default, known.type) else {}
+            merged[known.name] = _over_defaults({**_tables_apart(base, given)}, known.type)
+    return merged
+
+
+def _tables_apart(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` overlaid by `given`, table by table."""
+    overlaid = dict(base)
+    for key, value in given.items():
+        below = base.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            overlaid[key] = _tables_apart(below, value)
+        else:
+            overlaid[key] = value
+    return overlaid
+
+
+def _explain(message: str, values: Mapping[str, Any], section: type[Section]) -> str:
+    """msgspec's message in the words of a TOML file."""
+    reason, _, path = message.partition(" - at `$")
+    keys = re.findall(r"\.([A-Za-z0-9_-]+)", path)
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", reason)
+    if not unknown:
+        return f"{_where(keys)}: {_value(values, keys)}{_plain(reason)}"
+    for key in keys:
+        section = get_type_hints(section)[key]
+    known = [known.name for known in msgspec.structs.fields(section)]
+    near = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.5)
+    hint = f'; did you mean "{near[0]}"?' if near else f"; known here: {', '.join(known)}"
+    return f"{_where([*keys, unknown[1]])}: unknown key{hint}"
+
+
+def _where(keys: list[str]) -> str:
+    if not keys:
+        return "the file"
+    table, key = ".".join(keys[:-1]), keys[-1]
+    return f"[{table}] {key}" if table else f"[{key}]"
+
+
+def _value(values: Mapping[str, Any], keys: list[str]) -> str:
+    found: Any = values
+    for key in keys:
+        if not isinstance(found, Mapping) or key not in found:
+            return ""
+        found = found[key]
+    return "" if isinstance(found, Mapping) else f"{found!r} is wrong: "
+
+
+def _plain(reason: str) -> str:
+    words = {
+        "`": "",
+        "Expected int >=": "expected at least",
+        "Expected float >=": "expected at least",
+    }
+    for code, plain in words.items():
+        reason = reason.replace(code, plain)
+    return reason[:1].lower() + reason[1:]
+
+
+def show(config: Config) -> str:
+    """The settings that are in force as a TOML file, each with its words."""
+    return "\n".join(_tables(config, "")) + "\n"
+
+
+def _tables(section: Section, name: str) -> Iterator[str]:
+    below: list[tuple[str, Section]] = []
+    hints = get_type_hints(type(section), include_extras=True)
+    if name:
+        yield f"[{name}]"
+    for known in msgspec.structs.fields(section):
+        value = getattr(section, known.name)
+        if isinstance(value, Section):
+            below.append((f"{name}.{known.name}" if name else known.name, value))
+            continue
+        meta = getattr(hints[known.name], "__metadata__", ())
+        words = "".join(f"  # {m.description}" for m in meta if m.description)
+        line = f"# {known.name} =" if value is None else f"{known.name} = {_toml(value)}"
+        yield line + words
+    for table, value in below:
+        yield ""
+        yield from _tables(value, table)
+
+
+def _toml(value: bool | float | str) -> str:
+    return msgspec.json.encode(value).decode()  # the same literals in TOML for these types

@@ -1,0 +1,531 @@
+"""The database in the words of the domain: each change is one call of a stored function."""
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+import asyncpg
+import msgspec
+
+from bigbrotr.core.pool import Connection, Pool
+from bigbrotr.errors import LeaseLostError
+from bigbrotr.models.coverage import Gap, Proof
+from bigbrotr.models.event import Event, EventRelay, storable, tag_values
+from bigbrotr.models.metadata import RelayMetadata
+from bigbrotr.models.relay import Network, Relay
+
+T = TypeVar("T")
+
+TRIES = 5  # of a call that met a deadlock: each function may be repeated
+LEASE_LOST = "BB001"  # raised by record_coverage
+
+
+class Visit(NamedTuple):
+    """A claimed relay: what the synchronizer is to do there."""
+
+    relay_id: int
+    url: str
+    epoch: int  # the fence: a holder of an older one is refused
+    pairs: int  # archived events that it is known to hold
+    missing: list[tuple[int, int]]  # half-open spans of Unix seconds, oldest first
+
+
+class Rejected(NamedTuple):
+    """Events of one relay that were refused for one reason."""
+
+    reason: str
+    times: int
+    sample: bytes
+
+
+class Totals(NamedTuple):
+    """What is in the database."""
+
+    relays: int
+    candidates: int
+    events: int
+    pairs: int
+    gaps: int
+    rejected: int
+
+
+class Brotr:
+    """The database in the words of the domain, over a pool.
+
+    Times are Unix seconds. Batches of any size are taken and split at `max_batch_size`.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self._kept: frozenset[str] | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """From the tables that `Pool.from_dict` takes."""
+        return cls(Pool.from_dict(values))
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Self:
+        """From the tables [database] and [pool] of a configuration file."""
+        return cls(Pool.from_toml(path))
+
+    async def __aenter__(self) -> Self:
+        await self.pool.connect()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.pool.close()
+
+    @property
+    def max_batch_size(self) -> int:
+        """Rows that go into one call."""
+        return self.pool.settings.max_batch_size
+
+    # Events
+
+    async def insert_events(self, pairs: Sequence[EventRelay]) -> tuple[int, int]:
+        """Stores events, the relays that hold them and the pairs of both.
+
+        Each batch of `max_batch_size` is stored whole or not at all. Returns how many events were
+        new and how many were not.
+        """
+        inserted = 0
+        for batch in self._batches(pairs):
+            inserted += await self._insert_batch(batch)
+        return inserted, len(pairs) - inserted
+
+    async def _insert_batch(self, batch: Sequence[EventRelay]) -> int:
+        kept = await self._kept_columns()
+
+        async def store(connection: Connection) -> int:
+            ids = await _relay_ids(connection, {pair.relay for pair in batch})
+            inserted = 0
+            ordered = sorted(
+                batch, key=lambda p: (ids[p.relay.url], p.event.created_at, p.event.id)
+            )
+            for relay_id, group in groupby(ordered, key=lambda p: ids[p.relay.url]):
+                seen = {pair.event: pair.seen_at for pair in group}
+                new_events, _ = await _insert_events(
+                    connection, relay_id, list(seen), list(seen.values()), kept
+                )
+                inserted += new_events
+            return inserted
+
+        return await self._transact(store)
+
+    async def note_presence(
+        self, relay_id: int, keys: Sequence[tuple[int, bytes]], seen_at: int
+    ) -> list[int]:
+        """Notes that a relay holds those of the events that are archived.
+
+        `keys` are (created_at, id), sorted. Returns the positions of the others.
+        """
+        unknown = await self._retry(
+            lambda: self.pool.fetchval(
+                "SELECT public.note_presence($1, $2, $3, $4)",
+                relay_id,
+                [key[0] for key in keys],
+                [key[1] for key in keys],
+                seen_at,
+            )
+        )
+        return [position - 1 for position in unknown]
+
+    async def store_page(
+        self,
+        visit: Visit,
+        events: Sequence[Event],
+        *,
+        proofs: Sequence[Proof] = (),
+        gaps: Sequence[Gap] = (),
+        rejected: Sequence[Rejected] = (),
+        now: int,
+    ) -> tuple[int, int]:
+        """Stores what one page brought and what it proved, in one transaction.
+
+        `events` are sorted by (created_at, id). Returns how many events and pairs were new.
+
+        Raises:
+            LeaseLostError: another process has taken over the relay; nothing was stored.
+        """
+        kept = await self._kept_columns()
+
+        async def store(connection: Connection) -> tuple[int, int]:
+            counts = (0, 0)
+            if events:
+                counts = await _insert_events(
+                    connection, visit.relay_id, events, [now] * len(events), kept
+                )
+            if rejected:
+                await connection.execute(
+                    "SELECT public.record_rejected($1, $2, $3, $4, $5)",
+                    visit.relay_id,
+                    *_columns(rejected, 3),
+                    now,
+                )
+            # Last, and always: it is the fence.
+            await connection.execute(
+                "SELECT public.record_coverage($1, $2, $3, $4, $5, $6, $7, $8)",
+                visit.relay_id,
+                visit.epoch,
+                [asyncpg.Range(*proof.span) for proof in proofs],
+                [proof.how for proof in proofs],
+                [asyncpg.Range(*gap.span) for gap in gaps],
+                [gap.reason for gap in gaps],
+                [storable(gap.detail)[:500] for gap in gaps],
+                now,
+            )
+            return counts
+
+        try:
+            return await self._transact(store)
+        except asyncpg.PostgresError as error:
+            if error.sqlstate == LEASE_LOST:
+                raise LeaseLostError(str(error)) from None
+            raise
+
+    async def delete_orphan_events(self) -> int:
+        """Deletes the events that no relay of ours holds; returns how many."""
+        return await self._count("SELECT public.delete_orphan_events()")
+
+    # Relays and candidates
+
+    async def insert_relays(self, relays: Sequence[Relay]) -> int:
+        """Adds relays; returns how many were new."""
+        now = int(time.time())
+        added = 0
+        for batch in self._batches(relays):
+            added += await self._count(
+                "SELECT public.insert_relays($1, $2, $3)",
+                [relay.url for relay in batch],
+                [relay.network.value for relay in batch],
+                [relay.discovered_at or now for relay in batch],
+            )
+        return added
+
+    async def delete_orphan_relays(self) -> int:
+        """Deletes the relays of which no event and no snapshot is known; returns how many."""
+        return await self._count("SELECT public.delete_orphan_relays()")
+
+    async def insert_candidates(self, relays: Iterable[Relay], source: str) -> int:
+        """Adds candidates, due at once; known ones keep their history. Returns how many are new."""
+        now = int(time.time())
+        added = 0
+        for batch in self._batches(list(relays)):
+            added += await self._count(
+                "SELECT public.insert_candidates($1, $2, $3, $4)",
+                [relay.url for relay in batch],
+                [relay.network.value for relay in batch],
+                source,
+                now,
+            )
+        return added
+
+    async def claim_candidates(
+        self, network: Network, *, limit: int, max_attempts: int, owner: str, lease_s: float
+    ) -> list[Relay]:
+        """Candidates of a network that are due; they are nobody else's within the lease."""
+        rows = await self.pool.fetch(
+            "SELECT url FROM public.claim_candidates($1, $2, $3, $4, $5, $6)",
+            [network.value],
+            limit,
+            max_attempts,
+            owner,
+            int(lease_s),
+            int(time.time()),
+        )
+        return [Relay(row["url"]) for row in rows]
+
+    async def resolve_candidates(self, verdicts: Sequence[tuple[str, str, str, str]]) -> int:
+        """Records (url, verdict, outcome, detail) of each; returns how many became new relays.
+
+        The verdict is 'relay', 'failed' or 'postponed'.
+        """
+        if not verdicts:
+            return 0
+        urls, kinds, outcomes, details = _columns(verdicts, 4)
+        return await self._count(
+            "SELECT public.resolve_candidates($1, $2, $3, $4, $5)",
+            urls,
+            kinds,
+            outcomes,
+            [storable(detail)[:500] for detail in details],
+            int(time.time()),
+        )
+
+    async def delete_failed_candidates(self, max_attempts: int) -> int:
+        """Deletes the candidates that failed `max_attempts` times or more; returns how many."""
+        return await self._count("SELECT public.delete_failed_candidates($1)", max_attempts)
+
+    # Visits
+
+    async def claim_visits(
+        self,
+        networks: Sequence[Network],
+        *,
+        limit: int,
+        owner: str,
+        lease_s: float,
+        since: int,
+        until: int,
+    ) -> list[Visit]:
+        """Relays that are due, each with what is missing within [since, until)."""
+        rows = await self.pool.fetch(
+            "SELECT relay_id, url, epoch, pairs, missing"
+            " FROM public.claim_visits($1, $2, $3, $4, $5, $6, $7)",
+            [network.value for network in networks],
+            limit,
+            owner,
+            int(lease_s),
+            since,
+            until,
+            int(time.time()),
+        )
+        return [
+            Visit(
+                row["relay_id"],
+                row["url"],
+                row["epoch"],
+                row["pairs"],
+                [(span.lower, span.upper) for span in row["missing"]],
+            )
+            for row in rows
+        ]
+
+    async def finish_visit(
+        self, visit: Visit, verdict: str, *, next_at: int, outcome: str, detail: str = ""
+    ) -> bool:
+        """Ends a visit as 'done', 'failed' or 'unfinished'; False when the lease has passed on."""
+        return bool(
+            await self.pool.fetchval(
+                "SELECT public.finish_visit($1, $2, $3, $4, $5, $6, $7)",
+                visit.relay_id,
+                visit.epoch,
+                verdict,
+                next_at,
+                outcome,
+                storable(detail)[:500],
+                int(time.time()),
+            )
+        )
+
+    async def release_leases(self, owner: str) -> int:
+        """Gives back what `owner` held when it crashed; returns how much."""
+        return await self._count("SELECT public.release_leases($1, $2)", owner, int(time.time()))
+
+    async def next_visit_at(self, networks: Sequence[Network]) -> int | None:
+        """When the next relay is due; None without relays."""
+        due: int | None = await self.pool.fetchval(
+            "SELECT public.next_visit_at($1)", [network.value for network in networks]
+        )
+        return due
+
+    # Metadata
+
+    async def insert_relay_metadata(self, snapshots: Sequence[RelayMetadata]) -> int:
+        """Adds snapshots of relays, and the relays; returns how many snapshots were new."""
+        added = 0
+        for batch in self._batches(snapshots):
+
+            async def store(connection: Connection, batch: Sequence[RelayMetadata] = batch) -> int:
+                await _relay_ids(connection, {snapshot.relay for snapshot in batch})
+                count: int = await connection.fetchval(
+                    "SELECT public.insert_relay_metadata($1, $2, $3, $4, $5)",
+                    [snapshot.relay.url for snapshot in batch],
+                    [snapshot.type.value for snapshot in batch],
+                    [snapshot.snapshot_at for snapshot in batch],
+                    [snapshot.metadata.id for snapshot in batch],
+                    [snapshot.metadata.canonical.decode() for snapshot in batch],
+                )
+                return count
+
+            added += await self._transact(store)
+        return added
+
+    async def delete_orphan_metadata(self) -> int:
+        """Deletes the documents that no snapshot names; returns how many."""
+        return await self._count("SELECT public.delete_orphan_metadata()")
+
+    async def refresh_metadata_latest(self) -> None:
+        """Rebuilds the newest snapshots from the time series."""
+        await self.pool.execute("SELECT public.refresh_metadata_latest()")
+
+    async def cleanup_orphans(self, include_relays: bool = True) -> dict[str, int]:
+        """Deletes what nothing refers to: {"metadata": n, "events": n, "relays": n}."""
+        return {
+            "metadata": await self.delete_orphan_metadata(),
+            "events": await self.delete_orphan_events(),
+            "relays": await self.delete_orphan_relays() if include_relays else 0,
+        }
+
+    # Service data
+
+    async def upsert_service_data(self, records: Sequence[tuple[str, str, str, Any]]) -> int:
+        """Writes (service, type, key, value); values are JSON. Returns how many keys."""
+        now = int(time.time())
+        written = 0
+        for batch in self._batches(records):
+            services, types, keys, values = _columns(batch, 4)
+            written += await self._count(
+                "SELECT public.upsert_service_data($1, $2, $3, $4, $5)",
+                services,
+                types,
+                keys,
+                [msgspec.json.encode(value).decode() for value in values],
+                now,
+            )
+        return written
+
+    async def get_service_data(
+        self,
+        service: str,
+        type: str,  # noqa: A002 -- the contract's name
+        key: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """[{"key", "value", "updated_at"}] of a service and type, by key."""
+        rows = await self.pool.fetch(
+            "SELECT data_key, data, updated_at FROM public.service_data"
+            " WHERE service_name = $1 AND data_type = $2 AND ($3::text IS NULL OR data_key = $3)"
+            " ORDER BY data_key",
+            service,
+            type,
+            key,
+        )
+        return [
+            {
+                "key": row["data_key"],
+                "value": msgspec.json.decode(row["data"]),
+                "updated_at": row["updated_at"],
+            }
+            for row in rows
+        ]
+
+    async def delete_service_data(self, keys: Sequence[tuple[str, str, str]]) -> int:
+        """Deletes (service, type, key); returns how many there were."""
+        gone = 0
+        for batch in self._batches(keys):
+            gone += await self._count(
+                "SELECT public.delete_service_data($1, $2, $3)", *_columns(batch, 3)
+            )
+        return gone
+
+    # What is there
+
+    async def totals(self) -> Totals:
+        """What is in the database, exactly, at the cost of one row a relay."""
+        row = await self.pool.fetchrow("SELECT * FROM public.totals()")
+        assert row is not None
+        return Totals(*row)
+
+    async def progress(self, limit: int | None = None) -> list[asyncpg.Record]:
+        """How far each relay is: the rows of `relay_progress`, the largest first."""
+        return await self.pool.fetch(
+            "SELECT * FROM public.relay_progress ORDER BY pairs DESC, url LIMIT $1", limit
+        )
+
+    # How calls are made
+
+    async def _kept_columns(self) -> frozenset[str]:
+        """What the database's profile keeps of an event."""
+        if self._kept is None:
+            self._kept = frozenset(await self.pool.fetchval("SELECT public.kept_columns()"))
+        return self._kept
+
+    def _batches(self, rows: Sequence[T]) -> Iterable[Sequence[T]]:
+        for start in range(0, len(rows), self.max_batch_size):
+            yield rows[start : start + self.max_batch_size]
+
+    async def _count(self, query: str, *arguments: object) -> int:
+        count: int = await self._retry(lambda: self.pool.fetchval(query, *arguments))
+        return count
+
+    async def _transact(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        async def attempt() -> T:
+            async with self.pool.transaction() as connection:
+                return await work(connection)
+
+        return await self._retry(attempt)
+
+    async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeats a call that PostgreSQL broke off in favour of another."""
+        for _ in range(TRIES - 1):
+            try:
+                return await call()
+            except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
+                continue
+        return await call()
+
+
+async def _relay_ids(connection: Connection, relays: Iterable[Relay]) -> dict[str, int]:
+    """The numbers of relays, added where they are new."""
+    known = sorted(relays, key=lambda relay: relay.url)
+    now = int(time.time())
+    await connection.execute(
+        "SELECT public.insert_relays($1, $2, $3)",
+        [relay.url for relay in known],
+        [relay.network.value for relay in known],
+        [relay.discovered_at or now for relay in known],
+    )
+    rows = await connection.fetch(
+        "SELECT url, id FROM public.relays WHERE url = ANY ($1)", [relay.url for relay in known]
+    )
+    return {row["url"]: row["id"] for row in rows}
+
+
+async def _insert_events(
+    connection: Connection,
+    relay_id: int,
+    events: Sequence[Event],
+    seen_ats: Sequence[int],
+    kept: frozenset[str],
+) -> tuple[int, int]:
+    """Stores sorted events of one relay; returns how many events and pairs were new."""
+
+    def column(name: str, value: Callable[[Event], object]) -> list[object] | None:
+        return [value(event) for event in events] if name in kept else None
+
+    row = await connection.fetchrow(
+        "SELECT new_events, new_pairs FROM public.insert_events"
+        "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        relay_id,
+        seen_ats,
+        [event.created_at for event in events],
+        [event.kind for event in events],
+        [event.id for event in events],
+        [event.pubkey for event in events],
+        column("sig", lambda event: event.sig),
+        column("tags", _tags_json),
+        column("tagvalues", _tagvalues_literal),
+        column("content", lambda event: storable(event.content) if event.raw else event.content),
+        column("raw", lambda event: event.raw),
+    )
+    assert row is not None
+    return row["new_events"], row["new_pairs"]
+
+
+def _tags_json(event: Event) -> str:
+    tags = _storable_tags(event) if event.raw else event.tags
+    return msgspec.json.encode(tags).decode()
+
+
+def _tagvalues_literal(event: Event) -> str:
+    """The indexed tags as PostgreSQL writes a text array; rows differ in length, so no text[][]."""
+    values = tag_values(_storable_tags(event) if event.raw else event.tags)
+    quoted = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
+    return "{" + ",".join(f'"{value}"' for value in quoted) + "}"
+
+
+def _storable_tags(event: Event) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(map(storable, tag)) for tag in event.tags)
+
+
+def _columns(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
+    return [[row[column] for row in rows] for column in range(width)]

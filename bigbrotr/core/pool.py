@@ -1,0 +1,295 @@
+"""The pool of database connections: connects with retries, checks health, counts."""
+
+import ssl
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeAlias, TypedDict
+
+import anyio
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from bigbrotr.config import (
+    Database,
+    PoolSettings,
+    Section,
+    decode,
+    read_toml,
+)
+from bigbrotr.core.embedded import EmbeddedPostgres, default_data_dir
+from bigbrotr.core.logger import Logger
+from bigbrotr.errors import DatabaseError
+from bigbrotr.secret import read_secret
+
+Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+
+# What another attempt cannot mend.
+_FINAL = (
+    asyncpg.InvalidAuthorizationSpecificationError,  # a wrong password, an unknown role
+    asyncpg.InvalidCatalogNameError,  # no such database
+    asyncpg.InsufficientPrivilegeError,
+    ssl.SSLCertVerificationError,
+)
+_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+class PoolMetrics(TypedDict):
+    """The state of the pool; `utilization` is the used share of `max_size`, 0 to 1."""
+
+    size: int
+    idle_size: int
+    min_size: int
+    max_size: int
+    free_size: int
+    utilization: float
+    is_connected: bool
+
+
+class _PoolTables(Section, frozen=True):
+    """What `Pool.from_dict` takes: the pool's tables beside the database's."""
+
+    database: Database
+    pool: PoolSettings
+
+
+class Pool:
+    """asyncpg's pool with retries, health checks and figures.
+
+    `dsn` overrides where the settings say that the database is (the embedded server knows its own
+    socket). `session` holds further settings of each session, e.g. {"synchronous_commit": "off"};
+    behind PgBouncer in transaction mode they are left out, since they would not last.
+    """
+
+    def __init__(
+        self,
+        database: Database | None = None,
+        settings: PoolSettings | None = None,
+        *,
+        dsn: str | None = None,
+        session: Mapping[str, str] | None = None,
+    ) -> None:
+        self.database = database or Database()
+        self.settings = settings or PoolSettings()
+        self._dsn = dsn
+        self._session = dict(session or {})
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._log = Logger("pool")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """A pool from the tables `database`, `limits`, `timeouts`, `retry`, `server_settings`."""
+        return cls(*_settings(values, "the pool's settings"))
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Self:
+        """A pool from the tables [database] and [pool] of a configuration file."""
+        values = read_toml(Path(path))
+        tables = {"database": values.get("database", {}), **values.get("pool", {})}
+        return cls(*_settings(tables, str(path)))
+
+    @property
+    def place(self) -> str:
+        """The server and database in a few words, for messages."""
+        return self.database.place
+
+    @property
+    def address(self) -> str:
+        """The database's address, without a password."""
+        if self._dsn is not None:
+            return self._dsn
+        if self.database.is_embedded:
+            return EmbeddedPostgres(default_data_dir()).url
+        return self.database.dsn
+
+    async def connect(self) -> None:
+        """Opens the pool, trying as often as the settings say. Does nothing when it is open.
+
+        Raises:
+            DatabaseError: with the reason, and after how many attempts.
+        """
+        if self._pool is not None:
+            return
+        retry = self.settings.retry
+        delay_s = retry.initial_delay
+        for attempt in range(1, retry.max_attempts + 1):
+            try:
+                self._pool = await self._open()
+            except _FAILURES as error:
+                if isinstance(error, _FINAL) or attempt == retry.max_attempts:
+                    times = "1 attempt" if attempt == 1 else f"{attempt} attempts"
+                    raise DatabaseError(
+                        f"cannot connect to PostgreSQL at {self.place} after {times}: "
+                        f"{_in_words(error)}"
+                    ) from None
+                self._log.warning(
+                    "cannot connect yet", place=self.place, attempt=attempt, error=_in_words(error)
+                )
+                await anyio.sleep(min(delay_s, retry.max_delay))
+                delay_s *= 2 if retry.exponential_backoff else 1
+            else:
+                return
+
+    async def _open(self) -> "asyncpg.Pool[asyncpg.Record]":
+        limits, server = self.settings.limits, self.settings.server_settings
+        session = {"application_name": server.application_name, "timezone": server.timezone}
+        if not self.settings.pgbouncer:
+            session |= self._session
+        return await asyncpg.create_pool(
+            self.address,
+            # Not None, for which asyncpg would look into PGPASSWORD and ~/.pgpass.
+            password=read_secret("DB_PASSWORD") or "",
+            min_size=limits.min_size,
+            max_size=limits.max_size,
+            max_queries=limits.max_queries,
+            max_inactive_connection_lifetime=limits.max_inactive_connection_lifetime,
+            timeout=self.settings.timeouts.acquisition,
+            # Behind PgBouncer a prepared statement may meet another server connection.
+            statement_cache_size=0 if self.settings.pgbouncer else 100,
+            server_settings=session,
+            reset=_leave_as_it_is,
+        )
+
+    async def close(self) -> None:
+        """Closes all connections; after five seconds those in use as well."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(5) as scope:
+                await pool.close()
+            if scope.cancelled_caught:
+                pool.terminate()
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether `connect` has succeeded and `close` was not called since."""
+        return self._pool is not None
+
+    def _connected(self) -> "asyncpg.Pool[asyncpg.Record]":
+        if self._pool is None:
+            raise RuntimeError("the pool is not connected: call connect() or use `async with`")
+        return self._pool
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Connection]:
+        """A connection for the length of the block."""
+        pool = self._connected()
+        async with pool.acquire(timeout=self.settings.timeouts.acquisition) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def acquire_healthy(self, max_retries: int = 3) -> AsyncIterator[Connection]:
+        """A connection that has just answered.
+
+        Raises:
+            DatabaseError: a ConnectionError, when none answered in `max_retries` tries.
+        """
+        pool = self._connected()
+        timeouts, delay_s = self.settings.timeouts, self.settings.retry.initial_delay
+        for attempt in range(1, max_retries + 1):
+            connection: Connection | None = None
+            try:
+                connection = await pool.acquire(timeout=timeouts.acquisition)
+                await connection.execute("SELECT 1", timeout=timeouts.health_check)
+            except _FAILURES as error:
+                if connection is not None:
+                    connection.terminate()
+                    await pool.release(connection)
+                if attempt == max_retries:
+                    raise DatabaseError(
+                        f"no healthy connection to {self.place} in {attempt} tries: "
+                        f"{_in_words(error)}"
+                    ) from None
+                await anyio.sleep(min(delay_s, self.settings.retry.max_delay))
+                delay_s *= 2
+                continue
+            try:
+                yield connection
+            finally:
+                await pool.release(connection)
+            return
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection within a transaction: committed at the end of the block, or rolled back."""
+        async with self.acquire() as connection, connection.transaction():
+            yield connection
+
+    async def fetch(
+        self, query: str, *arguments: object, timeout: float | None = None
+    ) -> list[asyncpg.Record]:
+        """All rows."""
+        return await self._connected().fetch(query, *arguments, timeout=timeout)
+
+    async def fetchrow(
+        self, query: str, *arguments: object, timeout: float | None = None
+    ) -> asyncpg.Record | None:
+        """The first row, or None."""
+        return await self._connected().fetchrow(query, *arguments, timeout=timeout)
+
+    async def fetchval(
+        self, query: str, *arguments: object, column: int = 0, timeout: float | None = None
+    ) -> Any:
+        """One column of the first row, or None."""
+        return await self._connected().fetchval(query, *arguments, column=column, timeout=timeout)
+
+    async def execute(self, query: str, *arguments: object, timeout: float | None = None) -> str:
+        """Runs a command; returns its tag, e.g. 'DELETE 3'."""
+        return await self._connected().execute(query, *arguments, timeout=timeout)
+
+    async def executemany(
+        self, query: str, rows: Iterable[Sequence[object]], *, timeout: float | None = None
+    ) -> None:
+        """Runs a command for each row, all or nothing."""
+        await self._connected().executemany(query, rows, timeout=timeout)
+
+    @property
+    def metrics(self) -> PoolMetrics:
+        """The state of the pool now."""
+        pool, limits = self._pool, self.settings.limits
+        size = pool.get_size() if pool else 0
+        idle = pool.get_idle_size() if pool else 0
+        return PoolMetrics(
+            size=size,
+            idle_size=idle,
+            min_size=limits.min_size,
+            max_size=limits.max_size,
+            free_size=limits.max_size - (size - idle),
+            utilization=(size - idle) / limits.max_size,
+            is_connected=self.is_connected,
+        )
+
+
+def _settings(values: Mapping[str, Any], source: str) -> tuple[Database, PoolSettings]:
+    rest = {key: value for key, value in values.items() if key != "database"}
+    tables = decode(
+        {"database": values.get("database", {}), "pool": rest}, _PoolTables, source=source
+    )
+    return tables.database, tables.pool
+
+
+async def _leave_as_it_is(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Instead of asyncpg's reset, a round trip per release: we leave no state behind."""
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, asyncpg.InvalidPasswordError):
+        return f"{error}: is DB_PASSWORD set to the right password?"
+    text = str(error) or type(error).__name__
+    return text.splitlines()[0]

@@ -1,0 +1,131 @@
+"""Brings a database to the current revision: runs `sql/` under a lock, and keeps the ledger.
+
+The files state the current truth and may be run again; `sql/migrations/NNNN_words.sql` takes a
+deployed database from revision NNNN - 1 to NNNN, before the files are run over it.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import TypeAlias
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+from msgspec import Struct
+
+from bigbrotr.config import Profile, shipped
+from bigbrotr.errors import SchemaError
+
+OLDEST_SERVER = 15
+LOCK = 0x62_69_67_62_72_6F  # "bigbro": the advisory lock under which the schema is changed
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+
+
+class Ledger(Struct, frozen=True):
+    """What a database says of itself."""
+
+    revision: int
+    profile: Profile
+    digest: str
+
+
+class Schema:
+    """The schema that this release works with: the files in a folder.
+
+    Raises:
+        SchemaError: from `check` and `migrate`, in words for the operator.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or shipped("sql")
+
+    def files(self, profile: Profile) -> list[Path]:
+        """The current truth, in the order in which it is run."""
+        return [*sorted(self.folder.glob("*.sql")), self.folder / "profiles" / f"{profile}.sql"]
+
+    def migrations(self) -> dict[int, Path]:
+        """What leads to each revision from the one before."""
+        found = sorted((self.folder / "migrations").glob("*.sql"))
+        return {int(re.match(r"\d+", path.name)[0]): path for path in found}  # type: ignore[index]
+
+    @property
+    def revision(self) -> int:
+        """The current revision; a schema without migrations is the first."""
+        return max(self.migrations(), default=1)
+
+    def digest(self, profile: Profile) -> str:
+        """Changes when any file of the current truth does."""
+        digest = hashlib.sha256()
+        for path in self.files(profile):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+    async def check(self, connection: Connection, profile: Profile) -> Ledger | None:
+        """The database's ledger, None in an empty database; refuses what this release can't use."""
+        version = int(await connection.fetchval("SHOW server_version_num")) // 10_000
+        if version < OLDEST_SERVER:
+            raise SchemaError(f"PostgreSQL {version} is too old: bigbrotr needs {OLDEST_SERVER}")
+        ledger = await read_ledger(connection)
+        if ledger is None:
+            if await connection.fetchval("SELECT to_regclass('public.events') IS NOT NULL"):
+                raise SchemaError(
+                    "the database holds a table `events` that is not bigbrotr's: use another one"
+                )
+            return None
+        if ledger.revision > self.revision:
+            raise SchemaError(
+                f"the database is of revision {ledger.revision}, this release knows only up to "
+                f"{self.revision}: install a newer bigbrotr"
+            )
+        if ledger.profile != profile:
+            raise SchemaError(
+                f"the database is of the profile {ledger.profile}, not {profile}: run with "
+                f"--profile {ledger.profile}, or choose another database or --data-dir"
+            )
+        return ledger
+
+    async def migrate(self, connection: Connection, profile: Profile, now: int) -> bool:
+        """Brings the database to the current revision and makes the partitions for `now`.
+
+        Takes the lock, waits for another process that holds it, and does all or nothing. Returns
+        whether anything but partitions was done.
+        """
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+            ledger = await self.check(connection, profile)
+            changed = ledger is None or ledger.digest != self.digest(profile)
+            if changed:
+                await self._apply(connection, ledger, profile, now)
+            await connection.execute("SELECT public.ensure_partitions($1)", now)
+        return changed
+
+    async def _apply(
+        self, connection: Connection, ledger: Ledger | None, profile: Profile, now: int
+    ) -> None:
+        if ledger is not None:
+            for revision, path in self.migrations().items():
+                if revision > ledger.revision:
+                    await connection.execute(path.read_text())
+        for path in self.files(profile):
+            await connection.execute(path.read_text())
+        await connection.execute(
+            "INSERT INTO public.ledger (revision, profile, digest, applied_at)"
+            " VALUES ($1, $2, $3, $4)"
+            " ON CONFLICT (revision) DO UPDATE"
+            " SET digest = EXCLUDED.digest, applied_at = EXCLUDED.applied_at",
+            self.revision,
+            profile.value,
+            self.digest(profile),
+            now,
+        )
+
+
+async def read_ledger(connection: Connection) -> Ledger | None:
+    """What the database says of itself; None when bigbrotr has never been there."""
+    if not await connection.fetchval("SELECT to_regclass('public.ledger') IS NOT NULL"):
+        return None
+    row = await connection.fetchrow(
+        "SELECT revision, profile, digest FROM public.ledger ORDER BY revision DESC LIMIT 1"
+    )
+    return Ledger(row["revision"], Profile(row["profile"]), row["digest"]) if row else None

@@ -1,0 +1,1 @@
+"""Values: immutable, validated when made, free of I/O."""

@@ -1,0 +1,293 @@
+"""An event: how its id is computed, how its signature is verified, and the value that is both."""
+
+import hashlib
+import json
+import re
+from binascii import unhexlify
+from functools import lru_cache
+from typing import Self
+
+import msgspec
+from coincurve import PublicKeyXOnly
+
+from bigbrotr.models.relay import Relay
+
+MAX_CREATED_AT = 2**63 - 1  # PostgreSQL's bigint; NIP-01 names no bound
+MAX_KIND = 65535
+TAG_VALUE_BYTES = 1000  # of an indexed tag value; PostgreSQL's index rows end at 2,704 bytes
+
+
+class WireEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event as it came over the wire; tags and content are left as slices of the frame.
+
+    Nothing is verified yet but the JSON types of the fields.
+    """
+
+    id: str
+    pubkey: str
+    created_at: int
+    kind: int
+    tags: msgspec.Raw
+    content: msgspec.Raw
+    sig: str
+
+
+class _Fields(msgspec.Struct):
+    """The same, decoded whole; in the order of `Event`'s fields."""
+
+    id: str
+    pubkey: str
+    created_at: int
+    kind: int
+    tags: list[list[str]]
+    content: str
+    sig: str
+
+
+_wire_decoder = msgspec.json.Decoder(WireEvent)
+_tags_decoder = msgspec.json.Decoder(list[list[str]])
+_content_decoder = msgspec.json.Decoder(str)
+_encode = msgspec.json.Encoder().encode
+
+# What PostgreSQL's text and jsonb cannot hold.
+_unstorable = re.compile("[\x00\ud800-\udfff]")
+_surrogate = re.compile("[\ud800-\udfff]")
+_escaped_control = re.compile(rb"(?<!\\)((?:\\\\)*)\\(?:u00([01][0-9a-f])|([bf]))")
+
+
+def preimage(pubkey: bytes, created_at: int, kind: int, tags: bytes, content: bytes) -> bytes:
+    """The bytes whose SHA-256 is an event's id (NIP-01); `pubkey` is 64 lower-case hex digits.
+
+    `tags` and `content` are their JSON texts.
+    """
+    return b'[0,"%b",%d,%d,%b,%b]' % (pubkey, created_at, kind, tags, content)
+
+
+def wire_id(wire: WireEvent) -> bytes | None:
+    """The id (32 bytes) when the event's bytes hash to it just as they came, else None.
+
+    None decides nothing: the sender may have escaped or spaced the JSON in another way.
+    """
+    digest = hashlib.sha256(
+        preimage(
+            wire.pubkey.encode(), wire.created_at, wire.kind, bytes(wire.tags), bytes(wire.content)
+        )
+    )
+    return digest.digest() if digest.hexdigest() == wire.id else None
+
+
+@lru_cache(maxsize=4096)
+def _public_key(pubkey: bytes) -> PublicKeyXOnly | None:
+    """A parsed public key; parsing costs as much as a tenth of a verification."""
+    try:
+        return PublicKeyXOnly(pubkey)
+    except ValueError:
+        return None  # no point of the curve has this x
+
+
+def is_signed(event_id: bytes, pubkey: bytes, sig: bytes) -> bool:
+    """Whether `sig` is the BIP-340 signature (64 bytes) of `event_id` by `pubkey` (32 each)."""
+    key = _public_key(pubkey)
+    return key is not None and key.verify(sig, event_id)
+
+
+def tag_values(tags: tuple[tuple[str, ...], ...]) -> list[str]:
+    """What the index holds of tags: 'e:…' per single-letter tag, cut to 1,000 bytes."""
+    return [
+        cut(f"{tag[0]}:{tag[1]}")
+        for tag in tags
+        if len(tag) > 1 and len(tag[0]) == 1 and tag[0].isascii() and tag[0].isalpha()
+    ]
+
+
+def cut(value: str) -> str:
+    """`value` within 1,000 bytes of UTF-8, ending at a whole character."""
+    if len(value) <= TAG_VALUE_BYTES // 4:  # no character takes more than four bytes
+        return value
+    return value.encode()[:TAG_VALUE_BYTES].decode(errors="ignore")
+
+
+def storable(text: str) -> str:
+    """`text` as PostgreSQL can hold it: U+0000 and lone surrogates become U+FFFD."""
+    return _unstorable.sub("\ufffd", text)
+
+
+class Event(msgspec.Struct, frozen=True, eq=False):
+    """An event whose id and signature are verified: a wrong one cannot be made.
+
+    `id` and `pubkey` are 32 bytes, `sig` 64; `created_at` is Unix seconds.
+
+    `raw` is set for the rare event that `tags` and `content` cannot reproduce once they have
+    been in a database (U+0000, lone surrogates, control characters that were hashed unescaped):
+    the exact bytes that were hashed.
+
+    Raises:
+        ValueError: with a short reason, stable enough to count by: `malformed: …`, `bad id`,
+            `bad signature`.
+    """
+
+    id: bytes
+    pubkey: bytes
+    created_at: int
+    kind: int
+    tags: tuple[tuple[str, ...], ...]
+    content: str
+    sig: bytes
+    raw: bytes | None = None
+
+    def __post_init__(self) -> None:
+        _check_ranges(self.created_at, self.kind)
+        if len(self.id) != 32 or len(self.pubkey) != 32 or len(self.sig) != 64:
+            raise ValueError("malformed: id and pubkey have 32 bytes, sig has 64")
+        if any(len(tag) == 0 for tag in self.tags):
+            raise ValueError("malformed: empty tag")
+        hashed = _hashed_bytes(self)
+        if self.raw is not None and self.raw != hashed:
+            raise ValueError("malformed: raw is not what was hashed")
+        if not is_signed(self.id, self.pubkey, self.sig):
+            raise ValueError("bad signature")
+        if self.raw is None and not _is_reproducible(self, hashed):
+            msgspec.structs.force_setattr(self, "raw", hashed)
+
+    @classmethod
+    def from_json(cls, text: bytes | str) -> Self:
+        """The event in a JSON object; other fields than NIP-01's are left out."""
+        try:
+            return cls.from_wire(_wire_decoder.decode(text))
+        except (msgspec.DecodeError, UnicodeError):
+            return cls.from_object(decode_loosely(text))
+
+    @classmethod
+    def from_wire(cls, wire: WireEvent) -> Self:
+        """The event in a decoded frame."""
+        try:
+            tags = _tags_decoder.decode(wire.tags)
+            content = _content_decoder.decode(wire.content)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"malformed: {error}") from None
+        return cls._from_fields(
+            wire.id, wire.pubkey, wire.created_at, wire.kind, tags, content, wire.sig
+        )
+
+    @classmethod
+    def from_object(cls, value: object) -> Self:
+        """The event in decoded JSON, which may hold lone surrogates."""
+        try:
+            fields = msgspec.convert(value, _Fields)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"malformed: {error}") from None
+        return cls._from_fields(*msgspec.structs.astuple(fields))
+
+    @classmethod
+    def _from_fields(
+        cls,
+        event_id: str,
+        pubkey: str,
+        created_at: int,
+        kind: int,
+        tags: list[list[str]],
+        content: str,
+        sig: str,
+    ) -> Self:
+        try:
+            names = unhexlify(event_id), unhexlify(pubkey), unhexlify(sig)
+        except ValueError:
+            raise ValueError("malformed: id, pubkey and sig are hexadecimal") from None
+        return cls(names[0], names[1], created_at, kind, tuple(map(tuple, tags)), content, names[2])
+
+    def to_json(self) -> str:
+        """The event as one JSON object; it hashes to `id` wherever it is read."""
+        fields = {
+            "id": self.id.hex(),
+            "pubkey": self.pubkey.hex(),
+            "created_at": self.created_at,
+            "kind": self.kind,
+            "tags": self.tags,
+            "content": self.content,
+            "sig": self.sig.hex(),
+        }
+        return _escape_surrogates(json.dumps(fields, ensure_ascii=False, separators=(",", ":")))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Event) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+class EventRelay(msgspec.Struct, frozen=True):
+    """An event, a relay that holds it, and when it was seen there (Unix seconds)."""
+
+    event: Event
+    relay: Relay
+    seen_at: int
+
+
+def _check_ranges(created_at: int, kind: int) -> None:
+    if not 0 <= created_at <= MAX_CREATED_AT:
+        raise ValueError("malformed: created_at out of range")
+    if not 0 <= kind <= MAX_KIND:
+        raise ValueError("malformed: kind out of range")
+
+
+def decode_loosely(text: bytes | str) -> object:
+    """Any JSON, with the lone surrogates that JavaScript writes and stricter decoders refuse.
+
+    Raises:
+        ValueError: it is not JSON, or not UTF-8, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("malformed: not JSON") from None
+
+
+def _hashed_bytes(event: Event) -> bytes:
+    """The serialisation that hashes to the event's id, of those that are in use.
+
+    NIP-01 writes control characters verbatim, most implementations as \\u00XX; lone surrogates
+    stay escaped, as in JavaScript.
+    """
+    tags, content = _serialise(event.tags), _serialise(event.content)
+    pubkey = event.pubkey.hex().encode()
+    escaped = preimage(pubkey, event.created_at, event.kind, tags, content)
+    if hashlib.sha256(escaped).digest() == event.id:
+        return escaped
+    if b"\\" in escaped:
+        verbatim = _escaped_control.sub(_unescape_control, escaped)
+        if hashlib.sha256(verbatim).digest() == event.id:
+            return verbatim
+    raise ValueError("bad id")
+
+
+def _serialise(value: str | tuple[tuple[str, ...], ...]) -> bytes:
+    try:
+        return _encode(value)
+    except UnicodeEncodeError:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return _escape_surrogates(text).encode()
+
+
+def _escape_surrogates(text: str) -> str:
+    return _surrogate.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _unescape_control(match: re.Match[bytes]) -> bytes:
+    backslashes, code, letter = match.groups()
+    if letter:
+        return match[0]  # \b and \f are escapes in every implementation
+    return bytes(backslashes) + bytes([int(code, 16)])
+
+
+def _is_reproducible(event: Event, hashed: bytes) -> bool:
+    """Whether the columns of a database give back the bytes that were hashed."""
+    if b"\\u" not in hashed and min(hashed) >= 0x20:
+        return True  # nothing that text or jsonb would change
+    tags = tuple(tuple(storable(item) for item in tag) for tag in event.tags)
+    return hashed == preimage(
+        event.pubkey.hex().encode(),
+        event.created_at,
+        event.kind,
+        _serialise(tags),
+        _serialise(storable(event.content)),
+    )

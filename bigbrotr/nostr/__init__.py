@@ -1,0 +1,1 @@
+"""The Nostr protocol: pure machines, and at its edge the sockets."""

@@ -1,0 +1,129 @@
+"""Frames: the JSON arrays that clients and relays exchange (NIP-01, NIP-42, NIP-67), each way."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from bigbrotr.models.event import Event, WireEvent, decode_loosely
+
+_encode = msgspec.json.Encoder().encode
+_event_frame = msgspec.json.Decoder(tuple[str, str, WireEvent])
+_any_frame = msgspec.json.Decoder(list[Any])
+
+
+class EventMessage(NamedTuple):
+    """An event for a subscription; nothing about it is verified."""
+
+    subscription: str
+    event: WireEvent | Event  # an Event (verified) where WireEvent cannot hold it
+
+
+class Eose(NamedTuple):
+    """The stored events are through; `hints` are NIP-67's, unknown ones included."""
+
+    subscription: str
+    hints: tuple[str, ...]
+
+
+class Closed(NamedTuple):
+    """The relay ended a subscription; `reason` begins with a machine-readable prefix, if any."""
+
+    subscription: str
+    reason: str
+
+
+class Ok(NamedTuple):
+    """The relay took an event, or refused it."""
+
+    event_id: str
+    is_accepted: bool
+    reason: str
+
+
+class Notice(NamedTuple):
+    """Words for a person."""
+
+    text: str
+
+
+class Auth(NamedTuple):
+    """The relay's challenge (NIP-42)."""
+
+    challenge: str
+
+
+class Other(NamedTuple):
+    """A frame of the right shape and of a type that concerns nobody here, e.g. COUNT or NEG-MSG."""
+
+    type: str
+    values: list[Any]
+
+
+class Malformed(NamedTuple):
+    """What is no frame; `is_event` says that it would have been one for a subscription."""
+
+    reason: str
+    is_event: bool
+
+
+Message = EventMessage | Eose | Closed | Ok | Notice | Auth | Other | Malformed
+
+
+def request(subscription: str, *filters: Mapping[str, Any]) -> bytes:
+    """The REQ frame: subscribes to what matches any of the filters."""
+    return _encode(["REQ", subscription, *filters])
+
+
+def close(subscription: str) -> bytes:
+    """The CLOSE frame: ends a subscription."""
+    return _encode(["CLOSE", subscription])
+
+
+def publish(event: Event) -> bytes:
+    """The EVENT frame: offers an event."""
+    return b'["EVENT",%b]' % event.to_json().encode("utf-8", "surrogatepass")
+
+
+def decode(frame: bytes) -> Message:
+    """The message in a frame that a relay sent, which may be any bytes at all."""
+    try:
+        kind, subscription, event = _event_frame.decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _decode_slowly(frame)
+    return EventMessage(subscription, event) if kind == "EVENT" else _decode_slowly(frame)
+
+
+def _decode_slowly(frame: bytes) -> Message:
+    looks_like_event = frame[:16].lstrip(b" \t\r\n[").startswith(b'"EVENT"')
+    try:
+        values: Any = _any_frame.decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        try:
+            values = decode_loosely(frame)  # lone surrogates: valid as JavaScript writes them
+        except ValueError as error:
+            return Malformed(str(error), looks_like_event)
+    match values:
+        case ["EVENT", str(subscription), dict(event)]:
+            try:
+                return EventMessage(subscription, Event.from_object(event))
+            except ValueError as error:
+                return Malformed(str(error), True)
+        case ["EOSE", str(subscription), *rest]:
+            hints = rest[0] if rest and isinstance(rest[0], list) else ()
+            return Eose(subscription, tuple(hint for hint in hints if isinstance(hint, str)))
+        case ["CLOSED", str(subscription), *rest]:
+            return Closed(subscription, rest[0] if rest and isinstance(rest[0], str) else "")
+        case ["OK", str(event_id), bool(is_accepted), *rest]:
+            reason = rest[0] if rest and isinstance(rest[0], str) else ""
+            return Ok(event_id, is_accepted, reason)
+        case ["NOTICE", str(text), *_]:
+            return Notice(text)
+        case ["AUTH", str(challenge), *_]:
+            return Auth(challenge)
+        case ["EVENT" | "EOSE" | "CLOSED" | "OK" | "NOTICE" | "AUTH", *_]:
+            return Malformed("malformed: wrong shape", looks_like_event)
+        case [str(kind), *rest]:
+            return Other(kind, rest)
+        case _:
+            return Malformed("malformed: not a message", looks_like_event)

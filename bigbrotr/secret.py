@@ -1,0 +1,45 @@
+"""Secrets: read from the environment, or from files that it names, and from nowhere else."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from bigbrotr.errors import ConfigError
+
+MAX_SECRET = 4096  # bytes of a file; no secret of ours is longer
+
+
+def read_secret(name: str, environ: Mapping[str, str] | None = None) -> str | None:
+    """A secret by the name of its environment variable; None if there is none.
+
+    Looked for in this order: the variable `NAME`; the file that the variable `NAME_FILE` names;
+    the file `NAME` or `name` in systemd's `$CREDENTIALS_DIRECTORY`. A blank variable counts as
+    unset; what a file holds is stripped. ConfigError if a file cannot be read, is empty, or is no
+    text.
+    """
+    env = os.environ if environ is None else environ
+    value = env.get(name, "")
+    if value.strip():
+        return value
+    if file := env.get(f"{name}_FILE", "").strip():
+        return read_secret_file(name, Path(file))
+    if directory := env.get("CREDENTIALS_DIRECTORY", ""):
+        for spelling in (name, name.lower()):
+            path = Path(directory) / spelling
+            if path.exists():
+                return read_secret_file(name, path)
+    return None
+
+
+def read_secret_file(name: str, path: Path) -> str:
+    """The stripped text of a small file that holds the secret `name`."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_SECRET + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
+        raise ConfigError(f"cannot read {name} from {str(path)!r}: {reason}") from None
+    secret = content.decode(errors="replace").strip()
+    if not secret or len(content) > MAX_SECRET or "\ufffd" in secret:
+        raise ConfigError(f"{str(path)!r}, which should hold {name}, is empty, too long or no text")
+    return secret

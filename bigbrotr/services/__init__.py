@@ -1,0 +1,1 @@
+"""The services: each claims work, acts, records, rests."""

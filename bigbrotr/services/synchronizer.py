@@ -1,0 +1,191 @@
+"""The synchronizer: copies every event of every relay, in worker processes."""
+
+import asyncio
+import multiprocessing
+import os
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection as Pipe
+from types import TracebackType
+from typing import Self
+
+import anyio
+import msgspec
+
+from bigbrotr.config import SynchronizerSettings
+from bigbrotr.core.base_service import BaseService, Surroundings
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.errors import WorkerLostError
+from bigbrotr.models.relay import Network
+from bigbrotr.services.worker import Order, Report, run_slice, start_process
+
+SLICES_PER_EXECUTOR = 500  # then its processes are replaced, with whatever their libraries leaked
+IDLE_S = 0.5  # a lane without work looks again while another is still busy
+QUIET_S = 10.0  # between two lines in the log about what was copied
+
+
+class Synchronizer(BaseService[SynchronizerSettings]):
+    """Keeps its worker processes busy with slices of work; they claim, copy and record.
+
+    One lane a worker: the next slice begins when the last is over. The supervisor's loop only
+    waits.
+    """
+
+    SERVICE_NAME = "synchronizer"
+    CONFIG_CLASS = SynchronizerSettings
+
+    def __init__(
+        self,
+        brotr: Brotr,
+        settings: SynchronizerSettings | None = None,
+        around: Surroundings | None = None,
+    ) -> None:
+        super().__init__(brotr, settings, around)
+        self.workers = self.settings.workers or os.cpu_count() or 1
+        self.copied = Report()  # since the start
+        self._executor: ProcessPoolExecutor | None = None
+        self._lifeline: Pipe | None = None
+        self._slices = 0
+        self._busy = 0
+        self._told = Report()
+        self._told_at = 0.0
+
+    async def run(self) -> None:
+        """Copies until no relay is due."""
+        if self._slices >= SLICES_PER_EXECUTOR:
+            await self._retire_executor()
+        if await self._is_anything_due():
+            is_lost = False
+            try:
+                async with anyio.create_task_group() as group:
+                    for lane in range(self.workers):
+                        group.start_soon(self._keep_busy, lane)
+            except* BrokenProcessPool:
+                is_lost = True
+            if is_lost:
+                await self._retire_executor()
+                await self.brotr.release_leases(self.owner)
+                raise WorkerLostError(
+                    "a worker process died; what it had not committed is done again"
+                )
+        self._tell(is_final=not self._stop.is_set())
+
+    async def _is_anything_due(self) -> bool:
+        due = await self.brotr.next_visit_at(self._networks())
+        return due is not None and due <= time.time()
+
+    def _networks(self) -> list[Network]:
+        return [network for network, _ in self.around.config.networks.enabled()]
+
+    async def _keep_busy(self, lane: int) -> None:
+        """One worker's lane: slice after slice, until no lane finds anything due."""
+        order = Order(
+            owner=self.owner,
+            seconds=self.settings.slice_s,
+            widths={
+                network: share(link.width, self.workers, lane)
+                for network, link in self.around.config.networks.enabled()
+                if share(link.width, self.workers, lane)
+            },
+        )
+        loop = asyncio.get_running_loop()
+        while not self._stop.is_set():
+            self._busy += 1
+            try:
+                report = await loop.run_in_executor(self._running_executor(), run_slice, order)
+            finally:
+                self._busy -= 1
+            self._slices += 1
+            self._add(report)
+            self._tell()
+            if report.visits == 0:
+                if self._busy == 0:
+                    return
+                await self.wait(IDLE_S)
+
+    def _running_executor(self) -> ProcessPoolExecutor:
+        if self._executor is None:
+            # `spawn`: a fork would copy this process's loop, sockets and locks. Only the reading
+            # end of the lifeline goes along, so that it ends with this process, however that ends.
+            context = multiprocessing.get_context("spawn")
+            reader, self._lifeline = context.Pipe(duplex=False)
+            config = msgspec.structs.replace(self.around.config, synchronizer=self.settings)
+            self._executor = ProcessPoolExecutor(
+                self.workers,
+                mp_context=context,
+                initializer=start_process,
+                initargs=(config, self.around.dsn, reader),
+            )
+            self._slices = 0
+        return self._executor
+
+    async def _retire_executor(self) -> None:
+        """Lets the worker processes end what they are doing; those that don't end are killed."""
+        executor, self._executor = self._executor, None
+        if executor is None:
+            return
+        processes = list((executor._processes or {}).values())  # noqa: SLF001 -- no public way
+        if self._lifeline is not None:
+            self._lifeline.close()
+        await asyncio.to_thread(executor.shutdown, wait=False, cancel_futures=True)
+        deadline = time.monotonic() + self.around.config.supervisor.shutdown_timeout_s / 2
+        while any(process.is_alive() for process in processes):
+            if time.monotonic() > deadline:
+                for process in processes:
+                    process.kill()
+                return
+            await asyncio.sleep(0.05)
+
+    def request_shutdown(self) -> None:
+        """Asks the workers to stop after the page that is under way."""
+        super().request_shutdown()
+        if self._lifeline is not None:
+            self._lifeline.close()
+
+    def _add(self, report: Report) -> None:
+        total = self.copied
+        for name in ("visits", "received", "new", "pairs", "rejected", "pages", "bytes", "gaps"):
+            setattr(total, name, getattr(total, name) + getattr(report, name))
+        total.outcomes = dict(Counter(total.outcomes) + Counter(report.outcomes))
+
+    def _tell(self, is_final: bool = False) -> None:
+        """A line in the log about what was copied since the last one."""
+        before, now = self._told, self.copied
+        if now.visits == before.visits and now.pages == before.pages:
+            return
+        if not is_final and time.monotonic() - self._told_at < QUIET_S:
+            return
+        self.log.info(
+            "copied",
+            visits=now.visits - before.visits,
+            new_events=now.new - before.new,
+            received=now.received - before.received,
+            rejected=now.rejected - before.rejected,
+            gaps=now.gaps - before.gaps,
+            **(Counter(now.outcomes) - Counter(before.outcomes)),
+        )
+        self._told = Report(
+            **{name: getattr(now, name) for name in Report.__struct_fields__ if name != "outcomes"},
+            outcomes=dict(now.outcomes),
+        )
+        self._told_at = time.monotonic()
+
+    async def __aenter__(self) -> Self:
+        await self.brotr.release_leases(self.owner)
+        return await super().__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await super().__aexit__(kind, error, trace)
+        await self._retire_executor()
+
+
+def share(width: int, parts: int, part: int) -> int:
+    """The part of `width` conversations that falls to one of `parts` workers."""
+    return width // parts + (part < width % parts)

@@ -1,0 +1,279 @@
+"""The supervisor: one loop, one pool, and the services, each restarted when it crashes."""
+
+import os
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import anyio
+from anyio.abc import TaskStatus
+
+from bigbrotr.config import Config, Profile
+from bigbrotr.core.base_service import OUTSIDE, BaseService, Surroundings
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.embedded import EmbeddedPostgres
+from bigbrotr.core.logger import Logger
+from bigbrotr.core.pool import Pool
+from bigbrotr.core.schema import Schema
+from bigbrotr.errors import BigBrotrError, ConfigError, ServiceFailedError, leaves
+from bigbrotr.services.seeder import Seeder
+from bigbrotr.services.synchronizer import Synchronizer
+from bigbrotr.services.validator import Validator
+from bigbrotr.web import health
+
+# The services, in the order in which one cycle of each makes sense.
+SERVICES: dict[str, type[BaseService[Any]]] = {
+    Seeder.SERVICE_NAME: Seeder,
+    Validator.SERVICE_NAME: Validator,
+    Synchronizer.SERVICE_NAME: Synchronizer,
+}
+
+
+class State(StrEnum):
+    """Where a service is in its life."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    RESTARTING = "restarting"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class Keeper:
+    """A service's life: it is made, run, and made again when it crashed."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state = State.STARTING
+        self.service: BaseService[Any] | None = None
+        self.error = ""  # of the last crash
+        self.crashes: deque[float] = deque()  # monotonic times, within the window
+
+
+class Supervisor:
+    """Runs the chosen services on one database until it is told to stop."""
+
+    def __init__(
+        self,
+        config: Config,
+        profile: Profile,
+        data_dir: Path,
+        *,
+        only: Sequence[str] | None = None,
+    ) -> None:
+        self.config = config
+        self.profile = profile
+        self.data_dir = data_dir
+        self.log = Logger("supervisor")
+        self.keepers = [Keeper(name) for name in choose(config, only)]
+        self.brotr: Brotr | None = None  # while running
+        self.started_at = time.monotonic()
+        self._around = Surroundings(config)
+        self._stopping = anyio.Event()
+
+    async def run(self, *, is_once: bool = False) -> None:
+        """Runs the services until a signal or `request_shutdown`; or one cycle of each.
+
+        Raises:
+            BigBrotrError: what kept it from starting; or, at the end, ServiceFailedError.
+        """
+        async with anyio.create_task_group() as group:
+            await group.start(self._heed_signals, group.cancel_scope)
+            async with self._database(group):
+                if is_once:
+                    await self._run_once()
+                else:
+                    await self._run_services()
+            group.cancel_scope.cancel()
+        failed = [keeper for keeper in self.keepers if keeper.state is State.FAILED]
+        if failed:
+            raise ServiceFailedError(
+                "; ".join(f"{keeper.name} failed: {keeper.error}" for keeper in failed)
+            )
+
+    def request_shutdown(self) -> None:
+        """Asks everything to stop; what is under way may end within `shutdown_timeout_s`."""
+        self._stopping.set()
+        for keeper in self.keepers:
+            if keeper.service is not None:
+                keeper.service.request_shutdown()
+
+    async def _heed_signals(
+        self, scope: anyio.CancelScope, *, task_status: TaskStatus[None]
+    ) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for number in signals:
+                name = signal.Signals(number).name
+                if self._stopping.is_set():
+                    self.log.warning("stopping at once", signal=name)
+                    scope.cancel()
+                    return
+                self.log.info("stopping", signal=name)
+                self.request_shutdown()
+
+    # The database
+
+    @asynccontextmanager
+    async def _database(self, group: anyio.abc.TaskGroup) -> AsyncIterator[None]:
+        """The pool over a database of the current revision, and the server if it is ours."""
+        async with AsyncExitStack() as stack:
+            dsn = None
+            if self.config.database.is_embedded:
+                server = EmbeddedPostgres(
+                    self.data_dir, on_progress=lambda words: self.log.info(words)
+                )
+                await stack.enter_async_context(server)
+                dsn = server.url
+                watch = anyio.CancelScope()
+                group.start_soon(self._watch_server, server, watch)
+                stack.callback(watch.cancel)
+            pool = Pool(self.config.database, self.config.pool, dsn=dsn)
+            self.brotr = await stack.enter_async_context(Brotr(pool))
+            async with pool.acquire() as connection:
+                if await Schema().migrate(connection, self.profile, int(time.time())):
+                    self.log.info("the schema is current", profile=self.profile)
+            name = self.config.supervisor.name or socket.gethostname()
+            self._around = Surroundings(self.config, dsn, name)
+            if self.config.web.listen is not None:
+                host, port = self.config.web.address()
+                port = await stack.enter_async_context(
+                    health.serve(host, port, is_ready=self._what_is_wrong)
+                )
+                self.log.info("serving health", address=f"http://{host}:{port}/healthz")
+            self.log.info(
+                "ready",
+                profile=self.profile,
+                database=self.config.database.place,
+                services=",".join(keeper.name for keeper in self.keepers),
+                **({"data_dir": self.data_dir} if dsn else {}),
+            )
+            yield
+
+    async def _watch_server(self, server: EmbeddedPostgres, scope: anyio.CancelScope) -> None:
+        """Starts the embedded server again when it dies; the pool finds it by itself."""
+        with scope:
+            while True:
+                code = await server.wait_dead()
+                self.log.error("PostgreSQL died, starting it again", exit_code=code)
+                await server.restart()
+
+    async def _what_is_wrong(self) -> str | None:
+        """Why the supervisor cannot do its work now, in words; None when it can."""
+        failed = [keeper.name for keeper in self.keepers if keeper.state is State.FAILED]
+        if failed:
+            return f"failed: {', '.join(failed)}"
+        try:
+            assert self.brotr is not None
+            async with self.brotr.pool.acquire_healthy(max_retries=1) as connection:
+                await Schema().check(connection, self.profile)
+        except BigBrotrError as error:
+            return str(error)
+        return None
+
+    # The services
+
+    async def _run_once(self) -> None:
+        """One cycle of each service, one after the other."""
+        for keeper in self.keepers:
+            if self._stopping.is_set():
+                return
+            service = keeper.service = self._make(keeper)
+            keeper.state = State.RUNNING
+            try:
+                async with service:
+                    await service.run()
+                keeper.state = State.STOPPED
+            except Exception as error:
+                self._note_crash(keeper, error)
+                keeper.state = State.FAILED
+
+    async def _run_services(self) -> None:
+        limit_s = self.config.supervisor.shutdown_timeout_s
+        async with anyio.create_task_group() as group:
+            async with anyio.create_task_group() as services:
+                group.start_soon(self._limit_stopping, limit_s, services.cancel_scope)
+                for keeper in self.keepers:
+                    services.start_soon(self._keep, keeper)
+            group.cancel_scope.cancel()
+
+    async def _limit_stopping(self, limit_s: float, scope: anyio.CancelScope) -> None:
+        await self._stopping.wait()
+        await anyio.sleep(limit_s)
+        self.log.warning("cancelling what has not stopped", after_s=limit_s)
+        scope.cancel()
+
+    async def _keep(self, keeper: Keeper) -> None:
+        """Runs a service until it stops, or has crashed too often in a while."""
+        settings = self.config.supervisor
+        while not self._stopping.is_set():
+            keeper.service = None
+            try:
+                service = self._make(keeper)
+                async with service:
+                    keeper.service, keeper.state = service, State.RUNNING
+                    if self._stopping.is_set():
+                        service.request_shutdown()
+                    await service.run_forever()
+            except Exception as error:
+                # The one broad boundary: a defect in one service must not touch the others.
+                self._note_crash(keeper, error)
+            else:
+                break
+            if len(keeper.crashes) >= settings.max_crashes:
+                keeper.state = State.FAILED
+                self.log.error("gave up", service=keeper.name, crashes=len(keeper.crashes))
+                if all(each.state is State.FAILED for each in self.keepers):
+                    self.request_shutdown()
+                return
+            keeper.state = State.RESTARTING
+            delay_s = min(
+                settings.restart_delay_s * 2.0 ** (len(keeper.crashes) - 1),
+                settings.max_restart_delay_s,
+            )
+            self.log.warning("restarting", service=keeper.name, in_s=delay_s)
+            with anyio.move_on_after(delay_s):
+                await self._stopping.wait()
+        keeper.state = State.STOPPED
+
+    def _make(self, keeper: Keeper) -> BaseService[Any]:
+        assert self.brotr is not None
+        return SERVICES[keeper.name](self.brotr, around=self._around)
+
+    def _note_crash(self, keeper: Keeper, error: Exception) -> None:
+        causes = leaves(error)
+        keeper.error = str(causes[0]) or type(causes[0]).__name__
+        now = time.monotonic()
+        keeper.crashes.append(now)
+        while keeper.crashes[0] < now - self.config.supervisor.crash_window_s:
+            keeper.crashes.popleft()
+        if all(isinstance(cause, OUTSIDE) for cause in causes):
+            self.log.error("crashed", service=keeper.name, error=keeper.error)
+        else:
+            self.log.exception("crashed", service=keeper.name)
+
+
+def choose(config: Config, only: Sequence[str] | None) -> list[str]:
+    """The services to run: those named, or all that are enabled.
+
+    Raises:
+        ConfigError: a name that is none, or nothing is left.
+    """
+    for name in only or ():
+        if name not in SERVICES:
+            raise ConfigError(f"no service is called {name!r}: there are {', '.join(SERVICES)}")
+    chosen = [
+        name for name in SERVICES if (name in only if only else getattr(config, name).enabled)
+    ]
+    if not chosen:
+        raise ConfigError("no service is enabled")
+    file = config.seeder.file
+    if Seeder.SERVICE_NAME in chosen and file is not None and not os.access(file, os.R_OK):
+        raise ConfigError(f"[seeder] file: cannot read {file}")
+    return chosen

@@ -1,0 +1,174 @@
+"""What a person sees on a terminal: the live status of a run, and the state of an archive."""
+
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio
+import asyncpg
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from bigbrotr.config import LogSettings
+from bigbrotr.core.brotr import Brotr, Totals
+from bigbrotr.core.logger import configure
+from bigbrotr.supervisor import State, Supervisor
+
+REFRESH_S = 1.0
+RATE_WINDOW_S = 10.0
+SHOWN_RELAYS = 12
+COLOURS = {
+    State.RUNNING: "green",
+    State.RESTARTING: "yellow",
+    State.FAILED: "red",
+}
+
+
+@asynccontextmanager
+async def live(supervisor: Supervisor, log: LogSettings) -> AsyncIterator[None]:
+    """Shows the state of a run below its log lines, for the length of the block."""
+    console = Console(stderr=True)
+    with Live(console=console, auto_refresh=False, transient=True) as screen:
+        configure(log.level, log.json, sys.stderr)  # rich has put itself in front of it
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(_refresh, supervisor, screen)
+                yield
+                group.cancel_scope.cancel()
+        finally:
+            screen.stop()
+            configure(log.level, log.json, sys.stderr)
+
+
+async def _refresh(supervisor: Supervisor, screen: Live) -> None:
+    samples: deque[tuple[float, int]] = deque()
+    while True:
+        totals, relays = None, []
+        if supervisor.brotr is not None and supervisor.brotr.pool.is_connected:
+            try:
+                totals = await supervisor.brotr.totals()
+                relays = await supervisor.brotr.progress(SHOWN_RELAYS)
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                pass  # the database is away for a moment: the services say more about it
+        if totals is not None:
+            samples.append((time.monotonic(), totals.events))
+            while samples[0][0] < time.monotonic() - RATE_WINDOW_S:
+                samples.popleft()
+        screen.update(_run(supervisor, totals, _rate(samples), relays), refresh=True)
+        await anyio.sleep(REFRESH_S)
+
+
+def _rate(samples: Sequence[tuple[float, int]]) -> float:
+    """Events a second over the window."""
+    if len(samples) < 2:
+        return 0.0
+    (begin, first), (end, last) = samples[0], samples[-1]
+    return (last - first) / (end - begin)
+
+
+def _run(
+    supervisor: Supervisor, totals: Totals | None, rate: float, relays: Sequence[asyncpg.Record]
+) -> RenderableType:
+    services = Text("services  ")
+    for keeper in supervisor.keepers:
+        services.append(f"{keeper.name} ")
+        services.append(f"{keeper.state}   ", style=COLOURS.get(keeper.state, "dim"))
+    up = time.monotonic() - supervisor.started_at
+    head = Text(f"bigbrotr  {supervisor.profile}  up {duration(up)}", style="bold")
+    if totals is None:
+        return Group(Text(), head, services)
+    counts = Text(
+        f"relays {totals.relays:,}   candidates {totals.candidates:,}   "
+        f"events {totals.events:,}   pairs {totals.pairs:,}   {rate:,.0f} new events/s"
+    )
+    return Group(Text(), head, counts, services, relay_table(relays))
+
+
+def relay_table(relays: Sequence[asyncpg.Record]) -> Table:
+    """How far each relay is, a row each."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    table.add_column("relay", overflow="ellipsis", no_wrap=True, ratio=3)
+    counted = [("events", "pairs")]
+    # A column of zeros says less than the room it takes.
+    counted += [(name, name) for name in ("gaps", "rejected") if any(r[name] for r in relays)]
+    for name, _ in counted:
+        table.add_column(name, justify="right", no_wrap=True, min_width=7)
+    table.add_column("proven back to", justify="right", no_wrap=True, min_width=14)
+    table.add_column("last visit", overflow="ellipsis", no_wrap=True, ratio=2)
+    for relay in relays:
+        table.add_row(
+            relay["url"],
+            *(f"{relay[column]:,}" for _, column in counted),
+            proven_back_to(relay["proven"]),
+            "copying now" if relay["in_progress"] else last_visit(relay),
+        )
+    return table
+
+
+def last_visit(relay: asyncpg.Record) -> str:
+    """What the last visit came to, and when."""
+    if relay["visited_at"] is None:
+        return "not yet"
+    ago = duration(time.time() - relay["visited_at"])
+    words = relay["outcome"] + (f" ({relay['detail']})" if relay["detail"] else "")
+    return f"{words}, {ago} ago"
+
+
+def proven_back_to(proven: Sequence["asyncpg.Range[int]"] | None) -> str:
+    """Up to which day of the past the newest unbroken stretch is proven complete."""
+    if not proven:
+        return "-"
+    since = proven[-1].lower or 0
+    return "the beginning" if since == 0 else day(since)
+
+
+def day(seconds: int) -> str:
+    """A time as a date; or as it is, where it is no date of this millennium."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its two largest units."""
+    left = int(max(0, seconds))
+    parts = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"
+
+
+async def state(brotr: Brotr) -> dict[str, Any]:
+    """What is in a database and how far each relay is, as plain values."""
+    totals = await brotr.totals()
+    return totals._asdict() | {
+        "progress": [
+            dict(relay) | {"proven": [[s.lower, s.upper] for s in relay["proven"] or ()]}
+            for relay in await brotr.progress()
+        ]
+    }
+
+
+async def print_status(brotr: Brotr, place: str) -> None:
+    """Prints what is in a database and how far each relay is."""
+    totals, relays = await brotr.totals(), await brotr.progress()
+    console = Console()
+    console.print(f"[bold]{place}[/bold]", highlight=False)
+    console.print(
+        f"relays {totals.relays:,}   candidates {totals.candidates:,}   "
+        f"events {totals.events:,}   pairs of event and relay {totals.pairs:,}   "
+        f"gaps {totals.gaps:,}   rejected {totals.rejected:,}",
+        highlight=False,
+    )
+    if relays:
+        console.print(relay_table(relays))

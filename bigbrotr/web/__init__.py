@@ -1,0 +1,1 @@
+"""What bigbrotr tells over HTTP."""

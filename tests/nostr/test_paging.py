@@ -1,0 +1,297 @@
+"""The walk over a relay's past, against a deliberately stupid relay with vices."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import assume, event, given, settings
+from hypothesis import strategies as st
+
+from bigbrotr.nostr.paging import (
+    Answer,
+    Ask,
+    End,
+    Gap,
+    GapReason,
+    Habits,
+    How,
+    Paging,
+    Span,
+    merge,
+    uncovered,
+)
+from tests.relays.model import Event, Order, Reply, Vices, matches, respond
+
+ENDS = {
+    "eose": End.EOSE,
+    "closed": End.CLOSED,
+    "silence": End.TIMEOUT,
+    "drop": End.CUT,
+}
+
+
+def note(created_at: int, nonce: int = 0, kind: int = 1) -> Event:
+    """An event as far as the model looks: it is never hashed here."""
+    return {
+        "id": f"{created_at:032x}{nonce:032x}",
+        "pubkey": "",
+        "created_at": created_at,
+        "kind": kind,
+        "tags": [],
+    }
+
+
+def wire_filter(ask: Ask) -> dict[str, Any]:
+    wanted: dict[str, Any] = {"since": ask.since, "limit": ask.limit}
+    if ask.until is not None:
+        wanted["until"] = ask.until
+    if ask.narrow:
+        wanted["kinds"] = [0, 1, 3, 10002]
+    return wanted
+
+
+def answer_to(reply: Reply, ask: Ask) -> Answer:
+    """What the edge makes of a relay's reply: it drops repeats and counts what does not match."""
+    distinct = list({event["id"]: event for event in reply.events}.values())
+    right = [event for event in distinct if matches(event, wire_filter(ask))]
+    return Answer(
+        created_ats=[event["created_at"] for event in right],
+        off_filter=len(distinct) - len(right),
+        end=ENDS[reply.end],
+        reason=reply.reason,
+        finish="finish" in reply.hints,
+        more="more" in reply.hints,
+        elapsed_s=reply.elapsed_s,
+    )
+
+
+@dataclass
+class Drive:
+    """A whole walk: what was asked, found, proven and given up."""
+
+    wanted: Span
+    asks: list[Ask] = field(default_factory=list)
+    found: set[str] = field(default_factory=set)
+    proven: list[tuple[Span, How]] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+
+    @property
+    def certain(self) -> list[Span]:
+        return merge(span for span, _ in self.proven)
+
+    @property
+    def reasons(self) -> set[GapReason]:
+        return {gap.reason for gap in self.gaps}
+
+
+def drive(
+    paging: Paging, wanted: Span, events: Sequence[Event], vices: Vices, patience: int = 1000
+) -> Drive:
+    walk = Drive(wanted)
+    cuts = 0
+    while (ask := paging.ask()) is not None:
+        assert paging.ask() == ask
+        if __import__("os").environ.get("TRACE"):
+            print(ask)
+        walk.asks.append(ask)
+        reply = respond(events, wire_filter(ask), vices)
+        known = {event["id"] for event in reply.events}
+        walk.found |= known
+        answer = answer_to(reply, ask)
+        cuts += answer.end is End.CUT
+        # an event that was found is never to be claimed missing: proofs are checked at once
+        progress = paging.answer(answer)
+        if __import__("os").environ.get("TRACE"):
+            print("   ", answer, progress, paging._walks)
+        walk.proven += progress.proven
+        walk.gaps += progress.gaps
+        missed = {
+            event["id"]
+            for event in events
+            if any(span.since <= event["created_at"] < span.until for span, _ in progress.proven)
+        } - walk.found
+        assert not missed, f"claimed as proven, yet missed: {missed}"
+        if cuts > patience:
+            progress = paging.give_up(GapReason.CUT, "cut too often")
+            walk.proven += progress.proven
+            walk.gaps += progress.gaps
+    return walk
+
+
+def check(walk: Drive, events: Sequence[Event]) -> None:
+    """No third state: every wanted second is proven or a gap, once; nothing is lost."""
+    spans = [span for span, _ in walk.proven] + [gap.span for gap in walk.gaps]
+    assert all(span.since < span.until for span in spans)
+    assert sum(span.until - span.since for span in spans) == walk.wanted.until - walk.wanted.since
+    assert merge(spans) == [walk.wanted]
+    within_gaps = {
+        event["id"]
+        for event in events
+        if any(gap.span.since <= event["created_at"] < gap.span.until for gap in walk.gaps)
+    }
+    wanted = {
+        event["id"]
+        for event in events
+        if walk.wanted.since <= event["created_at"] < walk.wanted.until
+    }
+    assert walk.found | within_gaps >= wanted
+    assert len(walk.asks) <= 64 + 16 * max(1, len(events)) * 2
+
+
+TOP = 60  # small, so that seconds collide
+
+
+@st.composite
+def archives(draw: st.DrawFn, top: int = TOP + 10) -> list[Event]:
+    times = draw(st.lists(st.integers(0, top), max_size=60))
+    return [note(t, nonce) for nonce, t in enumerate(times)]
+
+
+wanteds = st.tuples(st.integers(0, TOP), st.integers(0, TOP)).map(
+    lambda ends: Span(min(ends), max(ends) + 1)
+)
+
+
+@st.composite
+def vicious(draw: st.DrawFn) -> Vices:
+    """Any sensible combination: an order and pick that leave disorder visible."""
+    orders: list[Order] = ["newest", "oldest", "random"]
+    order = draw(st.sampled_from(orders))
+    picks = orders if order == "random" else orders[:2]
+    pick = draw(st.sampled_from(picks))
+    # few shuffled events look like order, and a relay's own filter may leave few
+    ignorable = ["limit"] if order == "random" else ["since", "until", "limit"]
+    clamp = draw(st.one_of(st.none(), st.integers(3 if order == "random" else 1, 25)))
+    # and so does the beginning of one
+    is_cut_short = draw(st.booleans()) and pick == order != "random"
+    return Vices(
+        clamp=clamp,
+        pick=pick,
+        order=order,
+        until_excluded=draw(st.booleans()),
+        ignores=draw(st.frozensets(st.sampled_from(ignorable))),
+        repeats=draw(st.booleans()),
+        extras=draw(st.sampled_from([0, 0, 1, 3])),
+        hints=draw(st.booleans()),
+        no_eose=draw(st.sampled_from([False, False, True])),
+        closed_after=draw(st.sampled_from([None, 1, 3, 8])) if is_cut_short else None,
+        drop_after=draw(st.sampled_from([None, 1, 2, 5])) if is_cut_short else None,
+        slow_s=29.0,
+    )
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    events=archives(),
+    wanted=wanteds,
+    vices=vicious(),
+    limit=st.sampled_from([5, 20, 500]),
+    open_top=st.booleans(),
+    patience=st.sampled_from([0, 2, 1000]),
+)
+def test_finds_everything_or_records_a_gap(
+    events: list[Event], wanted: Span, vices: Vices, limit: int, open_top: bool, patience: int
+) -> None:
+    paging = Paging(wanted, limit=limit, open_top=open_top, smallest_clamp=1)
+    walk = drive(paging, wanted, events, vices, patience)
+    event(" ".join(sorted(walk.reasons)) or "all proven")
+    check(walk, events)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    events=archives(),
+    wanted=wanteds,
+    clamp=st.one_of(st.none(), st.integers(1, 30)),
+    limit=st.sampled_from([10, 500]),
+    open_top=st.booleans(),
+    hints=st.booleans(),
+    until_excluded=st.booleans(),
+    order=st.sampled_from(["newest", "oldest"]),
+)
+def test_an_orderly_relay_ends_without_a_gap(
+    events: list[Event],
+    wanted: Span,
+    clamp: int | None,
+    limit: int,
+    open_top: bool,
+    hints: bool,
+    until_excluded: bool,
+    order: Order,
+) -> None:
+    fullest = max(Counter(event["created_at"] for event in events).values(), default=0)
+    assume(fullest < min(clamp or limit, limit, 10))
+    vices = Vices(clamp=clamp, hints=hints, until_excluded=until_excluded, order=order, pick=order)
+    walk = drive(Paging(wanted, limit=limit, open_top=open_top), wanted, events, vices)
+    check(walk, events)
+    assert walk.gaps == []
+    assert walk.certain == [wanted]
+
+
+@settings(max_examples=100, deadline=None)
+@given(events=archives(), wanted=wanteds, below=st.integers(0, TOP), clamp=st.integers(3, 20))
+def test_a_relay_that_slows_down_and_then_looks_empty(
+    events: list[Event], wanted: Span, below: int, clamp: int
+) -> None:
+    assume(below < wanted.until)
+    vices = Vices(clamp=clamp, empty_below=below, slow_s=29.0)
+    walk = drive(Paging(wanted, smallest_clamp=1), wanted, events, vices)
+    check(walk, events)
+
+
+@settings(max_examples=100, deadline=None)
+@given(events=archives(), wanted=wanteds)
+def test_a_relay_that_is_empty_when_asked_broadly(events: list[Event], wanted: Span) -> None:
+    walk = drive(Paging(wanted), wanted, events, Vices(empty_when_broad=True))
+    check(walk, events)
+    has_events = any(wanted.since <= event["created_at"] <= wanted.until for event in events)
+    assert walk.reasons == ({GapReason.SUSPECTED_EMPTY} if has_events else set())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    events=archives(),
+    wanted=wanteds,
+    clamp=st.integers(3, 30),
+    pick=st.sampled_from(["newest", "oldest", "random"]),
+)
+def test_a_relay_without_order_is_archived_too(
+    events: list[Event], wanted: Span, clamp: int, pick: Order
+) -> None:
+    fullest = max(Counter(event["created_at"] for event in events).values(), default=0)
+    assume(fullest < min(clamp, 5))
+    vices = Vices(clamp=clamp, order="random", pick=pick)
+    walk = drive(Paging(wanted), wanted, events, vices)
+    check(walk, events)
+    inside = {e["id"] for e in events if wanted.since <= e["created_at"] < wanted.until}
+    assert inside <= walk.found
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), wanted=wanteds, open_top=st.booleans())
+def test_a_hostile_relay_cannot_keep_it_busy(
+    data: st.DataObject, wanted: Span, open_top: bool
+) -> None:
+    paging = Paging(wanted, open_top=open_top, limit=5)
+    received = asks = 0
+    spans: list[Span] = []
+    while paging.ask() is not None:
+        asks += 1
+        times = data.draw(st.lists(st.integers(-5, TOP + 20), max_size=6))
+        received += len(times)
+        progress = paging.answer(
+            Answer(
+                times,
+                data.draw(st.sampled_from(End)),
+                off_filter=data.draw(st.integers(0, 3)),
+                finish=data.draw(st.booleans()),
+                more=data.draw(st.booleans()),
+                elapsed_s=data.draw(st.sampled_from([0.1, 30.0])),
+            )
+        )
+        spans += [span for span, _ in progress.proven] + [gap.span for gap in progress.gaps]
+        assert asks <= 65 + 16 * received
+    assert sum(span.until - span.since for span in spans) == wanted.until - wanted.since
+    assert merge(spans) == [wanted]

@@ -1,0 +1,146 @@
+"""What a relay answers, as a pure and deliberately stupid function, with the vices one meets."""
+
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, Literal
+
+Event = Mapping[str, Any]  # id, pubkey, created_at, kind, tags, content, sig: as on the wire
+Filter = Mapping[str, Any]
+
+Order = Literal["newest", "oldest", "random"]
+Garbage = Literal["not-json", "wrong-shape", "binary", "huge", "endless"]
+Forgery = Literal["id", "content", "signature", "type"]
+
+
+@dataclass(frozen=True)
+class Vices:
+    """How a relay misbehaves; the default is an honest one."""
+
+    # what it shows
+    clamp: int | None = None  # hands out at most this many, whatever `limit` says
+    pick: Order = "newest"  # which ones, if there are more
+    order: Order = "newest"  # in what order it sends them
+    until_excluded: bool = False  # as the nostr-relay package does
+    ignores: frozenset[str] = frozenset()  # keys of the filter: since, until, limit, kinds, ...
+    repeats: bool = False  # sends each event twice
+    extras: int = 0  # events outside the filter, among the others
+    empty_when_broad: bool = False  # a bare EOSE unless kinds, authors or ids are given
+    empty_below: int | None = None  # slow and then empty for any `until` below this
+    slow_s: float = 0.0  # how slow (really waited for on the wire)
+    # how it ends
+    no_eose: bool = False
+    closed_after: int | None = None  # CLOSED after this many events, if there are more
+    closed_text: str = "error: too much"
+    drop_after: int | None = None  # the connection is cut after this many events, if more
+    hints: bool = False  # NIP-67, truthful
+    refuses: str | None = None  # CLOSED with this text at once
+
+    # on the wire: the scripted relay does these, the model knows nothing of them
+    silent: bool = False  # answers no REQ at all
+    delay_s: float = 0.0  # before each answer
+    drip_s: float = 0.0  # between frames, or between bytes
+    drips_bytes: bool = False  # each frame byte by byte
+    drop_after_pages: int | None = None  # the connection is cut at the REQ after so many
+    rate_limited_after: int | None = None  # CLOSED rate-limited: from then on, per connection
+    needs_auth: bool = False  # NIP-42, before any REQ or EVENT
+    http_only: bool = False  # never upgrades to a WebSocket
+    garbage: frozenset[Garbage] = frozenset()  # before the events of each page
+    forged: frozenset[Forgery] = frozenset()  # at the beginning of each page
+    huge_bytes: int = 8 << 20  # of the huge frame
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a relay sends for one filter, and how it ends."""
+
+    events: list[Event]
+    end: Literal["eose", "closed", "silence", "drop"] = "eose"
+    reason: str = ""
+    hints: list[str] = field(default_factory=list)
+    elapsed_s: float = 0.0
+
+
+def matches(event: Event, wanted: Filter) -> bool:
+    """Whether an event matches one filter, as NIP-01 has it."""
+    for key, value in wanted.items():
+        if key == "ids" and event["id"] not in value:
+            return False
+        if key == "authors" and event["pubkey"] not in value:
+            return False
+        if key == "kinds" and event["kind"] not in value:
+            return False
+        if key == "since" and event["created_at"] < value:
+            return False
+        if key == "until" and event["created_at"] > value:
+            return False
+        if key.startswith("#"):
+            values = {tag[1] for tag in event["tags"] if len(tag) > 1 and tag[0] == key[1:]}
+            if values.isdisjoint(value):
+                return False
+    return True
+
+
+def respond(events: Iterable[Event], wanted: Filter, vices: Vices) -> Reply:
+    """What a relay that holds `events` and has these vices answers to one filter."""
+    if vices.refuses is not None:
+        return Reply([], "closed", vices.refuses)
+    everything = sorted(events, key=lambda event: (-event["created_at"], event["id"]))
+    until = wanted.get("until")
+    if vices.empty_below is not None and until is not None and until < vices.empty_below:
+        return Reply([], elapsed_s=vices.slow_s)
+    if vices.empty_when_broad and wanted.keys().isdisjoint({"kinds", "authors", "ids"}):
+        return Reply([])
+    asked = {key: value for key, value in wanted.items() if key not in vices.ignores}
+    if vices.until_excluded and "until" in asked:
+        asked["until"] -= 1
+    matching = [event for event in everything if matches(event, asked)]
+    page = select(matching, asked.get("limit"), vices, seed=json.dumps(wanted, sort_keys=True))
+    is_whole = len(page) == len(matching)
+    if vices.extras:
+        others = [event for event in everything if not matches(event, wanted)][: vices.extras]
+        for place, other in enumerate(others):
+            page.insert(2 * place, other)
+    if vices.repeats:
+        page = [event for event in page for _ in range(2)]
+    for limit, end in ((vices.drop_after, "drop"), (vices.closed_after, "closed")):
+        if limit is not None and len(page) > limit:
+            reason = vices.closed_text if end == "closed" else ""
+            return Reply(page[:limit], end, reason)  # type: ignore[arg-type]
+    hints = [] if not vices.hints else ["finish"] if is_whole else ["more"]
+    return Reply(page, "silence" if vices.no_eose else "eose", hints=hints)
+
+
+def select(matching: Sequence[Event], limit: int | None, vices: Vices, seed: str) -> list[Event]:
+    """The events that are handed out, in the order in which they are sent."""
+    chance = random.Random(seed)  # the same question gets the same answer
+    most = min(n for n in (limit, vices.clamp, len(matching)) if n is not None)
+    if vices.pick == "newest":
+        page = list(matching[:most])
+    elif vices.pick == "oldest":
+        page = list(matching[len(matching) - most :])
+    else:
+        places = sorted(chance.sample(range(len(matching)), most))
+        page = [matching[place] for place in places]
+    if vices.order == "oldest":
+        page.reverse()
+    elif vices.order == "random":
+        chance.shuffle(page)
+        page = next(filter(is_disordered, [page, *shifted(page)]), page)
+    return page
+
+
+def is_disordered(page: Sequence[Event]) -> bool:
+    """Whether it shows that a page is in no order: one that looks sorted by chance does not."""
+    times = [event["created_at"] for event in page]
+    return times not in (sorted(times), sorted(times, reverse=True))
+
+
+def shifted(page: Sequence[Event]) -> Iterator[list[Event]]:
+    """The page with one event moved elsewhere."""
+    for origin, target in product(range(len(page)), repeat=2):
+        moved = list(page)
+        moved.insert(target, moved.pop(origin))
+        yield moved
