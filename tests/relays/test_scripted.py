@@ -33,7 +33,7 @@ async def hear(socket: ClientConnection) -> Any:
 async def ask(socket: ClientConnection, *filters: dict[str, Any]) -> tuple[list[Any], Any]:
     """The events of one answer, and the frame that ended it."""
     await send(socket, "REQ", "a", *filters)
-    events = []
+    events: list[Any] = []
     while True:
         frame = await hear(socket)
         if frame[0] != "EVENT":
@@ -174,7 +174,7 @@ async def test_garbage() -> None:
     vices = Vices(garbage=frozenset({"not-json", "wrong-shape", "binary", "huge"}), huge_bytes=9999)
     async with ScriptedRelay(EVENTS, vices) as relay, talk(relay) as socket:
         await send(socket, "REQ", "a", {"limit": 1})
-        frames = []
+        frames: list[str | bytes] = []
         while not frames or frames[-1] != '["EOSE", "a"]':
             frames.append(await socket.recv())
         assert any(isinstance(frame, bytes) for frame in frames)
