@@ -48,12 +48,18 @@ BEGIN
     )
     SELECT count(*) INTO noted FROM noted_pairs;
     UPDATE public.tallies SET pairs = pairs + noted WHERE relay_id = p_relay_id AND noted > 0;
+    IF noted = cardinality(p_ids) THEN
+        RETURN '{}';
+    END IF;
 
+    -- Known is an event *with this relay*, noted just now or before. One that another writer has committed since the
+    -- statement above began exists as well, but its pair with this relay does not: it has to be inserted.
     SELECT array_agg(u.position) INTO unknown
     FROM unnest(p_created_ats, p_ids) WITH ORDINALITY AS u (created_at, id, position)
     WHERE NOT EXISTS (
         SELECT FROM public.presence p
         WHERE p.created_at = u.created_at AND p.event_id = u.id AND p.created_at BETWEEN oldest AND newest
+          AND p.relay_ids @> ARRAY[p_relay_id]
     );
     RETURN coalesce(unknown, '{}');
 END $$;
