@@ -26,6 +26,24 @@ from typing import NamedTuple, Self
 
 from msgspec import Struct
 
+from bigbrotr.models.coverage import Gap, How, Proof, Span
+
+__all__ = [  # what callers need: the spans and gaps are those of the models
+    "Answer",
+    "Ask",
+    "End",
+    "Gap",
+    "GapReason",
+    "Habits",
+    "How",
+    "Paging",
+    "Progress",
+    "Proof",
+    "Span",
+    "merge",
+    "uncovered",
+]
+
 PAGE = 500  # strfry and most relays clamp here; asking for more hides the clamp
 SMALLEST_CLAMP = 10  # a page below this was not cut short, as far as one page alone can tell
 ORDER_EVIDENCE = 10  # seconds in order that are no accident
@@ -33,13 +51,6 @@ SLOW_S = 10.0  # an empty answer that took this long ...
 SLOW_FACTOR = 5.0  # ... and this much longer than usual is not believed at once
 SPARE_ASKS = 64  # the fuse: this many asks, and ASKS_PER_EVENT more for each event that came in
 ASKS_PER_EVENT = 16
-
-
-class Span(NamedTuple):
-    """Half-open: since <= t < until, in Unix seconds."""
-
-    since: int
-    until: int
 
 
 class Ask(NamedTuple):
@@ -77,13 +88,6 @@ class GapReason(StrEnum):
     SUSPECTED_EMPTY = "suspected-empty"
 
 
-class How(StrEnum):
-    """What proved a span."""
-
-    PAGING = "paging"
-    FINISH = "finish"  # NIP-67
-
-
 class Answer(Struct, frozen=True):
     """What came back for one `Ask`.
 
@@ -100,18 +104,10 @@ class Answer(Struct, frozen=True):
     elapsed_s: float = 0.0
 
 
-class Gap(NamedTuple):
-    """A span that stays unproven, and why; `detail` is for people (a CLOSED's own words)."""
-
-    span: Span
-    reason: GapReason
-    detail: str = ""
-
-
 class Progress(Struct, frozen=True):
     """What became certain: disjoint spans, in no particular order."""
 
-    proven: list[tuple[Span, How]]
+    proven: list[Proof]
     gaps: list[Gap]
 
 
@@ -229,7 +225,7 @@ class Walk:
     slow: bool = False  # an empty answer was slow once
     narrow: bool = False
     halving: bool = False  # no order: by halving the range
-    known: int = 0  # when halving: events that it must show
+    known: int = 0  # events seen here that an answer must show again
     shown: list[int] | None = None  # when halving: what the first of two equal answers held
 
     def __post_init__(self) -> None:
@@ -288,7 +284,7 @@ class Paging:
         self._asks = 0
         self._events = 0
         self._asked: Ask | None = None
-        self._proven: list[tuple[Span, How]] = []
+        self._proven: list[Proof] = []
         self._gaps: list[Gap] = []
         self._walks: list[Walk] = []  # the last one is under way
         wanted = Span(max(0, wanted.since), wanted.until)
@@ -446,6 +442,7 @@ class Paging:
         order = page.order
         if order is Order.NONE or not self._agrees(order):
             self._disorderly = True
+            walk.known = 1
         elif (
             answer.finish
             and not answer.more
@@ -518,6 +515,7 @@ class Paging:
     def _step_blind(self, walk: Walk, page: Page) -> None:
         """All in one second, from a relay whose order is unknown: look below, and above."""
         if page.strays and self._tighten(walk, page.strays):
+            walk.known = 1
             return
         second = page.inside[0]
         self._flush(walk)
@@ -571,7 +569,7 @@ class Paging:
     def _halved(self, walk: Walk) -> Walk:
         since, until = walk.span(walk.lo, walk.top)
         edge = Edge.LOOSE if walk.edge is Edge.EXACT else walk.edge
-        return Walk(since, until, halving=True, edge=edge)
+        return Walk(since, until, halving=True, known=walk.known, edge=edge)
 
     def _halve(self, walk: Walk, page: Page) -> None:
         """Believe a page that is small and comes twice; split the range of any other."""
@@ -581,11 +579,11 @@ class Paging:
         elif len(shown) < walk.known and not page.is_cut:
             self._fail(walk, GapReason.DISORDER, "known events were not shown again")
         elif not page.flaw and walk.shown is None:
-            walk.shown = shown
+            walk.known, walk.shown = len(shown), shown
         elif not page.flaw and walk.shown == shown:
             self._prove_rest(walk, How.PAGING)
-        elif page.strays and walk.edge is not Edge.EXACT and shown[0] == shown[-1]:
-            walk.edge, walk.shown = Edge.EXACT, None
+        elif shown[0] == shown[-1] and self._tighten(walk, page.strays):
+            walk.known, walk.shown = len(shown), None
         elif walk.hi - walk.lo == 1:
             self._fail(walk, *(page.flaw or (GapReason.DISORDER, "answers differ")))
         else:
@@ -614,7 +612,7 @@ class Paging:
 
     def _prove(self, span: Span, how: How = How.PAGING) -> None:
         if span.since < span.until:
-            self._proven.append((span, how))
+            self._proven.append(Proof(span, how))
 
     def _flush(self, walk: Walk) -> None:
         """The answer made sense: what was held is certain."""

@@ -18,6 +18,7 @@ from bigbrotr.nostr.paging import (
     Habits,
     How,
     Paging,
+    Proof,
     Span,
     merge,
     uncovered,
@@ -74,7 +75,7 @@ class Drive:
     wanted: Span
     asks: list[Ask] = field(default_factory=list)
     found: set[str] = field(default_factory=set)
-    proven: list[tuple[Span, How]] = field(default_factory=list)
+    proven: list[Proof] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
 
     @property
@@ -82,7 +83,7 @@ class Drive:
         return merge(span for span, _ in self.proven)
 
     @property
-    def reasons(self) -> set[GapReason]:
+    def reasons(self) -> set[str]:
         return {gap.reason for gap in self.gaps}
 
 
@@ -295,3 +296,152 @@ def test_a_hostile_relay_cannot_keep_it_busy(
         assert asks <= 65 + 16 * received
     assert sum(span.until - span.since for span in spans) == wanted.until - wanted.since
     assert merge(spans) == [wanted]
+
+
+def walk_of(events: Sequence[Event], vices: Vices, wanted: Span, **options: Any) -> Drive:
+    walk = drive(Paging(wanted, **options), wanted, events, vices)
+    check(walk, events)
+    return walk
+
+
+LINE = [note(1000 + 3 * n, n) for n in range(1000)]
+ALL = Span(0, 10_000)
+
+
+def test_a_long_history_costs_three_asks_more_than_its_pages() -> None:
+    walk = walk_of(LINE, Vices(clamp=100), ALL, open_top=True)
+    assert len(walk.asks) <= 1000 / 100 + 4
+    assert walk.asks[0] == Ask(0, None, 500)
+    assert walk.certain == [ALL]
+    assert walk.gaps == []
+
+
+def test_what_is_proven_is_told_on_the_way() -> None:
+    paging = Paging(ALL, limit=4)
+    assert paging.ask() == Ask(0, 10_000, 4)
+    assert paging.answer(Answer([90, 80, 80, 70], End.EOSE)).proven == []
+    assert paging.ask() == Ask(0, 70, 4)
+    assert merge(s for s, _ in paging.answer(Answer([70, 60, 50, 50], End.EOSE)).proven) == [
+        Span(70, 10_000)
+    ]
+    assert paging.ask() == Ask(0, 50, 4)
+    assert paging.answer(Answer([50, 50], End.EOSE)).proven == []
+    assert paging.ask() == Ask(0, 49, 4)
+    assert merge(s for s, _ in paging.answer(Answer([], End.EOSE)).proven) == [Span(0, 70)]
+    assert paging.ask() is None
+
+
+def test_finish_ends_the_walk_at_once() -> None:
+    walk = walk_of(LINE[:50], Vices(hints=True), ALL)
+    assert len(walk.asks) == 1
+    assert walk.proven == [(ALL, How.FINISH)]
+
+
+def test_more_events_in_one_second_than_the_relay_hands_out() -> None:
+    burst = [note(2000, 10_000 + n) for n in range(300)]
+    walk = walk_of([*LINE, *burst], Vices(clamp=100), ALL)
+    assert [gap.span for gap in walk.gaps] == [Span(2000, 2001)]
+    assert walk.reasons == {GapReason.OVERFLOW}
+
+
+def test_a_second_alone_is_believed_only_below_what_the_relay_hands_out() -> None:
+    burst = [note(2000, n) for n in range(300)]
+    wanted = Span(2000, 2001)
+    believed = {"habits": Habits(capacity=500, newest_first=True)}
+    assert walk_of(burst, Vices(clamp=100), wanted).reasons == {GapReason.OVERFLOW}
+    assert walk_of(burst[:90], Vices(clamp=100), wanted, **believed).gaps == []
+    assert walk_of(burst, Vices(clamp=100), wanted, habits=Habits(capacity=100)).certain == []
+
+
+@pytest.mark.parametrize(
+    ("vices", "reason"),
+    [
+        (Vices(refuses="auth-required: who?"), GapReason.CLOSED),
+        (Vices(ignores=frozenset({"since", "until"})), GapReason.IGNORES_FILTER),
+        (Vices(empty_when_broad=True), GapReason.SUSPECTED_EMPTY),
+    ],
+)
+def test_a_relay_that_shows_nothing(vices: Vices, reason: GapReason) -> None:
+    wanted = Span(2000, 2001) if vices.ignores else ALL
+    walk = walk_of(LINE, vices, wanted)
+    assert [(gap.span, gap.reason) for gap in walk.gaps] == [(wanted, reason)]
+    assert walk.gaps[0].detail != ""
+
+
+def test_a_relay_that_never_says_eose_is_archived_but_for_the_rest() -> None:
+    walk = walk_of(LINE, Vices(clamp=100, no_eose=True), ALL)
+    assert len(walk.found) == len(LINE)
+    assert walk.reasons == {GapReason.TIMEOUT}
+    assert sum(gap.span.until - gap.span.since for gap in walk.gaps) < 1500
+
+
+def test_a_relay_that_slows_down_by_degrees_and_then_looks_empty_is_not_believed() -> None:
+    walk = walk_of(LINE, Vices(clamp=100, empty_below=2000, slow_s=29.0), ALL)
+    assert walk.reasons == {GapReason.SUSPECTED_EMPTY}
+    assert walk.certain[0].since >= 2000
+
+
+def test_an_empty_answer_against_what_the_archive_knows() -> None:
+    walk = walk_of([], Vices(), ALL, expects_events=True)
+    assert [gap.reason for gap in walk.gaps] == [GapReason.SUSPECTED_EMPTY]
+
+
+def test_a_slow_empty_answer_is_asked_for_again() -> None:
+    for last, is_believed in ((0.1, True), (40.0, False)):
+        paging = Paging(Span(0, 100), habits=Habits(newest_first=True))
+        paging.ask()
+        paging.answer(Answer([50, 40], End.EOSE, elapsed_s=0.1))
+        paging.ask()
+        paging.answer(Answer([40], End.EOSE, elapsed_s=0.1))
+        assert paging.ask() == Ask(0, 39, 500)
+        assert paging.answer(Answer([], End.EOSE, elapsed_s=30.0)).gaps == []
+        assert paging.ask() == Ask(0, 39, 500)
+        assert bool(paging.answer(Answer([], End.EOSE, elapsed_s=last)).proven) == is_believed
+        assert paging.ask() is None
+
+
+@pytest.mark.parametrize("open_top", [False, True])
+def test_a_relay_without_order_that_excludes_until_hides_no_second(open_top: bool) -> None:
+    # once: the exact question hid second 0, where events had been seen, and was believed
+    events = [note(0, 0), note(0, 1), note(0, 2), note(1, 3)]
+    vices = Vices(clamp=3, order="random", until_excluded=True)
+    walk_of(events, vices, Span(0, 1), open_top=open_top, smallest_clamp=1, limit=5)
+
+
+def test_emptiness_is_not_believed_where_events_were_seen() -> None:
+    for times in ([9, 5, 12, 5], [12, 5, 9, 5], [12, 5, 5]):  # disorder, disorder, strays
+        paging = Paging(Span(0, 10), open_top=True)
+        paging.ask()
+        proven = list(paging.answer(Answer(times, End.EOSE)).proven)
+        while paging.ask() is not None:
+            proven += paging.answer(Answer([], End.EOSE)).proven
+        assert not any(span.since <= 5 < span.until for span, _ in proven)
+
+
+def test_giving_up_makes_a_gap_of_the_rest() -> None:
+    paging = Paging(Span(0, 100))
+    paging.ask()
+    paging.answer(Answer([90, 80], End.CUT))
+    assert paging.give_up(GapReason.CUT, "twice").gaps == [
+        Gap(Span(0, 100), GapReason.CUT, "twice")
+    ]
+    assert paging.ask() is None
+
+
+def test_nothing_wanted_is_done_and_an_answer_needs_an_ask() -> None:
+    assert Paging(Span(5, 5)).ask() is None
+    with pytest.raises(RuntimeError):
+        Paging(Span(0, 5)).answer(Answer([], End.EOSE))
+
+
+spans = st.lists(
+    st.tuples(st.integers(0, 30), st.integers(0, 30)).map(lambda ends: Span(*ends)), max_size=8
+)
+
+
+@given(wanted=st.tuples(st.integers(0, 30), st.integers(0, 30)), covered=spans)
+def test_uncovered_is_subtraction(wanted: tuple[int, int], covered: list[Span]) -> None:
+    left = uncovered(Span(*wanted), covered)
+    seconds = set(range(*wanted)) - {t for span in covered for t in range(*span)}
+    assert [t for span in left for t in range(*span)] == sorted(seconds)
+    assert merge(left) == left
