@@ -1,12 +1,13 @@
 """Every setting, declared once, with its default, range, unit and words; and how files are read."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import msgspec
 import tomli
@@ -17,6 +18,7 @@ from bigbrotr.errors import ConfigError
 from bigbrotr.models.relay import Network
 
 EMBEDDED = "embedded"
+YEAR_S = 366 * 86_400
 PROXY_SCHEMES = ("socks5h", "socks5")
 
 
@@ -52,7 +54,7 @@ class Database(Section, frozen=True):
         parts = urlsplit(self.url)
         if parts.scheme not in ("postgresql", "postgres"):
             raise ValueError('url is "embedded" or postgresql://user@host:port/name')
-        if parts.password is not None:
+        if parts.password is not None or {"password", "sslpassword"} & parse_qs(parts.query).keys():
             raise ValueError("url must not hold a password: it comes from DB_PASSWORD")
         try:
             parts.port  # noqa: B018 -- the property checks
@@ -69,7 +71,12 @@ class Database(Section, frozen=True):
         """The address of a server that is not embedded, without a password."""
         if self.host is None:
             return self.url
-        return f"postgresql://{self.user}@{self.host}:{self.port}/{self.database}"
+        user, database = quote(self.user, safe=""), quote(self.database, safe="")
+        if self.host.startswith("/"):  # the directory of a socket
+            host = quote(self.host, safe="")
+            return f"postgresql://{user}@/{database}?host={host}&port={self.port}"
+        host = f"[{self.host}]" if ":" in self.host else quote(self.host, safe="")
+        return f"postgresql://{user}@{host}:{self.port}/{database}"
 
     @property
     def place(self) -> str:
@@ -77,7 +84,10 @@ class Database(Section, frozen=True):
         if self.is_embedded:
             return "the embedded PostgreSQL"
         parts = urlsplit(self.dsn)
-        return f"{parts.hostname or 'localhost'}:{parts.port or 5432}{unquote(parts.path) or '/'}"
+        query = parse_qs(parts.query)
+        host = unquote(parts.hostname or query.get("host", ["localhost"])[0])
+        port = parts.port or query.get("port", ["5432"])[0]
+        return f"{host}:{port}{unquote(parts.path) or '/'}"
 
 
 class Limits(Section, frozen=True):
@@ -218,12 +228,15 @@ class SynchronizerSettings(ServiceSection, frozen=True):
     slice_s: Annotated[
         float, Meta(ge=1, le=600, description="how long a worker is busy before it reports")
     ] = 30.0
-    since: Annotated[int, Meta(ge=0, description="Unix seconds; older events are not wanted")] = 0
+    since: Annotated[
+        int, Meta(ge=0, le=2**53, description="Unix seconds; older events are not wanted")
+    ] = 0
     revisit_s: Annotated[
-        float, Meta(ge=1, description="until a relay that is complete is asked again")
+        float, Meta(ge=1, le=YEAR_S, description="until a relay that is complete is asked again")
     ] = 120.0
     settle_s: Annotated[
-        int, Meta(ge=0, description="the newest seconds, in which events still arrive late")
+        int,
+        Meta(ge=0, le=YEAR_S, description="the newest seconds, in which events still arrive late"),
     ] = 900
     page_limit: Annotated[int, Meta(ge=1, le=5000, description="events asked for at once")] = 500
     max_event_bytes: Annotated[
@@ -332,10 +345,22 @@ def decode(values: Mapping[str, Any], section: type[S], *, source: str) -> S:
     """
     # A table that is absent keeps the defaults of its parent, and so do the keys that are absent
     # in one that is there: [networks.tor] enabled = true leaves its proxy as declared.
+    if keys := _not_finite(values):
+        raise ConfigError(f"{source}: {_where(keys)}: expected a finite number")
     try:
         return msgspec.convert(_over_defaults(values, section), section)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {_explain(str(error), values, section)}") from None
+
+
+def _not_finite(values: Mapping[str, Any]) -> list[str]:
+    """Where an infinite number stands, or one that is none: TOML has them, ranges let them pass."""
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            return [key]
+        if isinstance(value, Mapping) and (below := _not_finite(value)):
+            return [key, *below]
+    return []
 
 
 def _over_defaults(values: Mapping[str, Any], section: type[Section]) -> dict[str, Any]:
@@ -434,4 +459,5 @@ def _tables(section: Section, name: str) -> Iterator[str]:
 
 
 def _toml(value: bool | float | str) -> str:
-    return msgspec.json.encode(value).decode()  # the same literals in TOML for these types
+    # The same literals in TOML for these types, but that DEL must be escaped there.
+    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")

@@ -29,7 +29,8 @@ BEGIN
         RETURNING id, discovered_at
     ), scheduled AS (
         INSERT INTO public.visits (relay_id, due_at)
-        SELECT id, discovered_at FROM new_relays
+        -- Who was discovered first comes first, but nobody waits for a discovery in the future.
+        SELECT id, least(discovered_at, floor(extract(epoch FROM now()))::bigint) FROM new_relays
         ON CONFLICT (relay_id) DO NOTHING
     ), tallied AS (
         INSERT INTO public.tallies (relay_id)

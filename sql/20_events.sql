@@ -43,6 +43,20 @@ CREATE OR REPLACE FUNCTION public.insert_events(
 ) RETURNS TABLE (new_events integer, new_pairs integer)
 LANGUAGE plpgsql AS $$
 BEGIN
+    PERFORM public.lock_presence(false);
+    -- Presence first: its row is the lock by which an event is neither deleted as an orphan nor left without one.
+    WITH noted AS (
+        INSERT INTO public.presence AS p (created_at, event_id, relay_ids, seen_ats)
+        SELECT u.created_at, u.id, ARRAY[p_relay_id], ARRAY[public.pack_seen(u.seen_at)]
+        FROM unnest(p_created_ats, p_ids, p_seen_ats) AS u (created_at, id, seen_at)
+        ON CONFLICT (created_at, event_id) DO UPDATE SET
+            relay_ids = p.relay_ids || EXCLUDED.relay_ids,
+            seen_ats  = p.seen_ats || EXCLUDED.seen_ats
+        WHERE NOT p.relay_ids @> EXCLUDED.relay_ids
+        RETURNING 1
+    )
+    SELECT count(*) INTO new_pairs FROM noted;
+
     WITH stored AS (
         INSERT INTO public.events (created_at, kind, id, pubkey, sig, tags, tagvalues, content)
         SELECT u.created_at, u.kind, u.id, u.pubkey, u.sig, u.tags, u.tagvalues::text[], u.content
@@ -59,20 +73,11 @@ BEGIN
     WHERE u.raw IS NOT NULL
     ON CONFLICT (event_id) DO NOTHING;
 
-    WITH noted AS (
-        INSERT INTO public.presence AS p (created_at, event_id, relay_ids, seen_ats)
-        SELECT u.created_at, u.id, ARRAY[p_relay_id], ARRAY[public.pack_seen(u.seen_at)]
-        FROM unnest(p_created_ats, p_ids, p_seen_ats) AS u (created_at, id, seen_at)
-        ON CONFLICT (created_at, event_id) DO UPDATE SET
-            relay_ids = p.relay_ids || EXCLUDED.relay_ids,
-            seen_ats  = p.seen_ats || EXCLUDED.seen_ats
-        WHERE NOT p.relay_ids @> EXCLUDED.relay_ids
-        RETURNING 1
-    )
-    SELECT count(*) INTO new_pairs FROM noted;
-
     UPDATE public.tallies SET events = events + new_events, pairs = pairs + new_pairs
     WHERE relay_id = p_relay_id AND (new_events > 0 OR new_pairs > 0);
+    IF NOT FOUND AND new_events > 0 THEN  -- the relay was deleted meanwhile
+        UPDATE public.tallies SET events = events + new_events WHERE relay_id = 0;
+    END IF;
     RETURN NEXT;
 END $$;
 

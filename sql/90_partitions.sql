@@ -33,6 +33,11 @@ BEGIN
         LOOP
             leaf := family.parent || to_char(starts, '"_"YYYY"q"Q');
             CONTINUE WHEN to_regclass('public.' || leaf) IS NOT NULL;
+            IF made = 0 THEN
+                -- Nobody may write into the default partition while rows leave it. In the order of the writers, so
+                -- that neither waits for the other.
+                LOCK TABLE ONLY public.presence, ONLY public.events IN ACCESS EXCLUSIVE MODE;
+            END IF;
             lower_at := extract(epoch FROM starts);
             upper_at := extract(epoch FROM starts + interval '3 months');
             EXECUTE format('CREATE TABLE public.%I (LIKE public.%I INCLUDING ALL) WITH (%s)',

@@ -8,6 +8,8 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +22,7 @@ from bigbrotr.core.embedded import EmbeddedPostgres
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
 
+LOGIN = "bigbrotr_test_login"  # a role that has to give a password
 FAST = "fsync = off\nsynchronous_commit = off\nfull_page_writes = off\nautovacuum = off\n"
 
 
@@ -31,8 +34,9 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 class Databases:
     """Makes databases on one server, and drops them at the end of a test."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, server: EmbeddedPostgres | None = None) -> None:
         self.url = url
+        self.server = server  # None: another one, named by the environment
         self._templates: dict[Profile, str] = {}
         self._made = 0
 
@@ -72,17 +76,23 @@ class Databases:
 
 
 @pytest.fixture(scope="session")
-async def databases(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Databases]:
+async def databases() -> AsyncIterator[Databases]:
     """The server of this session."""
     async with AsyncExitStack() as stack:
         url = os.environ.get("TEST_DATABASE_URL")
+        server = None
         if not url:
-            server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres") / "data")
+            # Not below pytest's own directory: another session of pytest would close that to the
+            # user that PostgreSQL runs as.
+            place = stack.enter_context(TemporaryDirectory(prefix="bigbrotr-test-"))
+            server = EmbeddedPostgres(Path(place) / "data")
             await stack.enter_async_context(server)
             (server.cluster / "postgresql.user.conf").write_text(FAST)
             url = server.url
+            access = server.cluster / "pg_hba.conf"
+            access.write_text(f"local all {LOGIN} scram-sha-256\n{access.read_text()}")
             await Databases(url).execute("SELECT pg_reload_conf()")
-        made = Databases(url)
+        made = Databases(url, server)
         yield made
         await made.drop_templates()
 

@@ -73,7 +73,5 @@ def make_event(
 ) -> Event:
     """A verified event; without content it is unlike any other."""
     text = f"event {next(_numbers)}" if content is None else content
-    made = fields(
-        text, tags, kind=kind, created_at=created_at, signer=signer, verbatim=verbatim
-    )
+    made = fields(text, tags, kind=kind, created_at=created_at, signer=signer, verbatim=verbatim)
     return Event.from_json(on_the_wire(made))

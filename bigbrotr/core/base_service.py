@@ -19,7 +19,13 @@ from bigbrotr.errors import BigBrotrError, leaves
 C = TypeVar("C", bound=ServiceSection)
 
 # Not defects of ours: one line in the log, without a traceback.
-OUTSIDE = (BigBrotrError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+OUTSIDE = (
+    BigBrotrError,
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # asyncpg's word for some connections that broke
+)
 FIRST_RETRY_S = 1.0  # after a failed cycle; doubles up to the interval
 
 
@@ -89,6 +95,7 @@ class BaseService(ABC, Generic[C]):
         limit = max_consecutive_failures
         if limit is None:
             limit = self.settings.max_consecutive_failures
+        self._loop = asyncio.get_running_loop()
         due = time.monotonic()
         while not self._stop.is_set():
             try:
@@ -97,15 +104,16 @@ class BaseService(ABC, Generic[C]):
                 self.failures += 1
                 if limit and self.failures >= limit:
                     raise
-                delay = min(interval, FIRST_RETRY_S * 2.0 ** (self.failures - 1))
+                delay = min(interval, FIRST_RETRY_S * 2.0 ** min(self.failures - 1, 30))
                 self._report(error, delay)
                 await self.wait(delay)
-                due = time.monotonic()
                 continue
             self.failures = 0
             self.cycles += 1
             self.last_success_at = time.time()
-            due = max(due + interval, time.monotonic() - interval)
+            # Timers may fire a moment early: at least one step, or the same cycle would run twice.
+            late = time.monotonic() - due
+            due += interval * max(1, late // interval + 1) if interval > 0 else late
             await self.wait(due - time.monotonic())
 
     def _report(self, error: Exception, delay: float) -> None:

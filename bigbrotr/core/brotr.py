@@ -20,6 +20,11 @@ from bigbrotr.models.relay import Network, Relay
 T = TypeVar("T")
 
 TRIES = 5  # of a call that met a deadlock: each function may be repeated
+BROKEN_OFF = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.ForeignKeyViolationError,  # a relay or a document was deleted in between
+)
 LEASE_LOST = "BB001"  # raised by record_coverage
 
 
@@ -108,11 +113,14 @@ class Brotr:
         async def store(connection: Connection) -> int:
             ids = await _relay_ids(connection, {pair.relay for pair in batch})
             inserted = 0
+            if len(ids) > 1:  # several runs through the keys: no common order with other writers
+                await connection.execute("SELECT public.lock_presence(true)")
             ordered = sorted(
-                batch, key=lambda p: (ids[p.relay.url], p.event.created_at, p.event.id)
+                batch,
+                key=lambda p: (ids[p.relay.url], p.event.created_at, p.event.id, -p.seen_at),
             )
             for relay_id, group in groupby(ordered, key=lambda p: ids[p.relay.url]):
-                seen = {pair.event: pair.seen_at for pair in group}
+                seen = {pair.event: pair.seen_at for pair in group}  # the earliest comes last
                 new_events, _ = await _insert_events(
                     connection, relay_id, list(seen), list(seen.values()), kept
                 )
@@ -207,7 +215,7 @@ class Brotr:
                 "SELECT public.insert_relays($1, $2, $3)",
                 [relay.url for relay in batch],
                 [relay.network.value for relay in batch],
-                [relay.discovered_at or now for relay in batch],
+                [_discovered_at(relay, now) for relay in batch],
             )
         return added
 
@@ -459,25 +467,33 @@ class Brotr:
         for _ in range(TRIES - 1):
             try:
                 return await call()
-            except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
+            except BROKEN_OFF:
                 continue
         return await call()
 
 
 async def _relay_ids(connection: Connection, relays: Iterable[Relay]) -> dict[str, int]:
-    """The numbers of relays, added where they are new."""
+    """The numbers of relays, added where they are new; they stay until the transaction ends."""
     known = sorted(relays, key=lambda relay: relay.url)
     now = int(time.time())
-    await connection.execute(
-        "SELECT public.insert_relays($1, $2, $3)",
-        [relay.url for relay in known],
-        [relay.network.value for relay in known],
-        [relay.discovered_at or now for relay in known],
-    )
-    rows = await connection.fetch(
-        "SELECT url, id FROM public.relays WHERE url = ANY ($1)", [relay.url for relay in known]
-    )
-    return {row["url"]: row["id"] for row in rows}
+    while True:
+        await connection.execute(
+            "SELECT public.insert_relays($1, $2, $3)",
+            [relay.url for relay in known],
+            [relay.network.value for relay in known],
+            [_discovered_at(relay, now) for relay in known],
+        )
+        # Locked against being deleted; one that was deleted just now is added again.
+        rows = await connection.fetch(
+            "SELECT url, id FROM public.relays WHERE url = ANY ($1) FOR KEY SHARE",
+            [relay.url for relay in known],
+        )
+        if len(rows) == len(known):
+            return {row["url"]: row["id"] for row in rows}
+
+
+def _discovered_at(relay: Relay, now: int) -> int:
+    return now if relay.discovered_at is None else relay.discovered_at
 
 
 async def _insert_events(

@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypedDict
@@ -12,6 +12,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from bigbrotr.config import (
+    Config,
     Database,
     PoolSettings,
     Section,
@@ -23,6 +24,8 @@ from bigbrotr.core.logger import Logger
 from bigbrotr.errors import DatabaseError
 from bigbrotr.secret import read_secret
 
+CLOSE_S = 5.0  # until connections in use are cut
+
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
 # What another attempt cannot mend.
@@ -32,7 +35,13 @@ _FINAL = (
     asyncpg.InsufficientPrivilegeError,
     ssl.SSLCertVerificationError,
 )
-_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_FAILURES = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # asyncpg's word for a connection that was cut while it was idle
+)
 
 
 class PoolMetrics(TypedDict):
@@ -85,9 +94,8 @@ class Pool:
     @classmethod
     def from_toml(cls, path: str | Path) -> Self:
         """A pool from the tables [database] and [pool] of a configuration file."""
-        values = read_toml(Path(path))
-        tables = {"database": values.get("database", {}), **values.get("pool", {})}
-        return cls(*_settings(tables, str(path)))
+        config = decode(read_toml(Path(path)), Config, source=str(path))
+        return cls(config.database, config.pool)
 
     @property
     def place(self) -> str:
@@ -152,12 +160,12 @@ class Pool:
         )
 
     async def close(self) -> None:
-        """Closes all connections; after five seconds those in use as well."""
+        """Closes all connections; after `CLOSE_S` those in use as well."""
         pool, self._pool = self._pool, None
         if pool is None:
             return
         with anyio.CancelScope(shield=True):
-            with anyio.move_on_after(5) as scope:
+            with anyio.move_on_after(CLOSE_S) as scope:
                 await pool.close()
             if scope.cancelled_caught:
                 pool.terminate()
@@ -205,10 +213,13 @@ class Pool:
             try:
                 connection = await pool.acquire(timeout=timeouts.acquisition)
                 await connection.execute("SELECT 1", timeout=timeouts.health_check)
-            except _FAILURES as error:
+            except BaseException as error:  # a cancellation, too, must give the connection back
                 if connection is not None:
-                    connection.terminate()
+                    with suppress(asyncpg.InterfaceError):  # the pool saw its end before us
+                        connection.terminate()
                     await pool.release(connection)
+                if not isinstance(error, _FAILURES):
+                    raise
                 if attempt == max_retries:
                     raise DatabaseError(
                         f"no healthy connection to {self.place} in {attempt} tries: "
@@ -233,29 +244,34 @@ class Pool:
         self, query: str, *arguments: object, timeout: float | None = None
     ) -> list[asyncpg.Record]:
         """All rows."""
-        return await self._connected().fetch(query, *arguments, timeout=timeout)
+        async with self.acquire() as connection:
+            return await connection.fetch(query, *arguments, timeout=timeout)
 
     async def fetchrow(
         self, query: str, *arguments: object, timeout: float | None = None
     ) -> asyncpg.Record | None:
         """The first row, or None."""
-        return await self._connected().fetchrow(query, *arguments, timeout=timeout)
+        async with self.acquire() as connection:
+            return await connection.fetchrow(query, *arguments, timeout=timeout)
 
     async def fetchval(
         self, query: str, *arguments: object, column: int = 0, timeout: float | None = None
     ) -> Any:
         """One column of the first row, or None."""
-        return await self._connected().fetchval(query, *arguments, column=column, timeout=timeout)
+        async with self.acquire() as connection:
+            return await connection.fetchval(query, *arguments, column=column, timeout=timeout)
 
     async def execute(self, query: str, *arguments: object, timeout: float | None = None) -> str:
         """Runs a command; returns its tag, e.g. 'DELETE 3'."""
-        return await self._connected().execute(query, *arguments, timeout=timeout)
+        async with self.acquire() as connection:
+            return await connection.execute(query, *arguments, timeout=timeout)
 
     async def executemany(
         self, query: str, rows: Iterable[Sequence[object]], *, timeout: float | None = None
     ) -> None:
         """Runs a command for each row, all or nothing."""
-        await self._connected().executemany(query, rows, timeout=timeout)
+        async with self.acquire() as connection:
+            await connection.executemany(query, rows, timeout=timeout)
 
     @property
     def metrics(self) -> PoolMetrics:

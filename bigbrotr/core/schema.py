@@ -68,9 +68,15 @@ class Schema:
             raise SchemaError(f"PostgreSQL {version} is too old: bigbrotr needs {OLDEST_SERVER}")
         ledger = await read_ledger(connection)
         if ledger is None:
-            if await connection.fetchval("SELECT to_regclass('public.events') IS NOT NULL"):
+            foreign = await connection.fetchval(
+                "SELECT min(relname) FROM pg_catalog.pg_class"
+                " WHERE relnamespace = 'public'::regnamespace AND relname = ANY ($1)",
+                ["events", "metadata", "relays"],
+            )
+            if foreign:
                 raise SchemaError(
-                    "the database holds a table `events` that is not bigbrotr's: use another one"
+                    f"the database holds a table `{foreign}` that is not bigbrotr's: "
+                    "use another one"
                 )
             return None
         if ledger.revision > self.revision:

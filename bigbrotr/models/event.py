@@ -10,9 +10,10 @@ from typing import Self
 import msgspec
 from coincurve import PublicKeyXOnly
 
-from bigbrotr.models.relay import Relay
+from bigbrotr.models.relay import Relay, check_seconds
 
 MAX_CREATED_AT = 2**63 - 1  # PostgreSQL's bigint; NIP-01 names no bound
+MAX_SEEN_AT = 2**31 - 1 + 1_577_836_800  # presence keeps it in four bytes, from 2020 on
 MAX_KIND = 65535
 TAG_VALUE_BYTES = 1000  # of an indexed tag value; PostgreSQL's index rows end at 2,704 bytes
 
@@ -154,7 +155,7 @@ class Event(msgspec.Struct, frozen=True, eq=False):
         """The event in a JSON object; other fields than NIP-01's are left out."""
         try:
             return cls.from_wire(_wire_decoder.decode(text))
-        except (msgspec.DecodeError, UnicodeError):
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
             return cls.from_object(decode_loosely(text))
 
     @classmethod
@@ -163,7 +164,7 @@ class Event(msgspec.Struct, frozen=True, eq=False):
         try:
             tags = _tags_decoder.decode(wire.tags)
             content = _content_decoder.decode(wire.content)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ValueError(f"malformed: {error}") from None
         return cls._from_fields(
             wire.id, wire.pubkey, wire.created_at, wire.kind, tags, content, wire.sig
@@ -216,11 +217,16 @@ class Event(msgspec.Struct, frozen=True, eq=False):
 
 
 class EventRelay(msgspec.Struct, frozen=True):
-    """An event, a relay that holds it, and when it was seen there (Unix seconds)."""
+    """An event, a relay that holds it, and when it was seen there (Unix seconds, before 2088)."""
 
     event: Event
     relay: Relay
     seen_at: int
+
+    def __post_init__(self) -> None:
+        check_seconds("seen_at", self.seen_at)
+        if self.seen_at > MAX_SEEN_AT:
+            raise ValueError(f"seen_at must be in seconds, before 2088, not {self.seen_at}")
 
 
 def _check_ranges(created_at: int, kind: int) -> None:
@@ -237,7 +243,8 @@ def decode_loosely(text: bytes | str) -> object:
         ValueError: it is not JSON, or not UTF-8, or nested too deeply.
     """
     try:
-        return json.loads(text)
+        # Decoded here: Python's own guess would let UTF-16 through, and raw surrogates.
+        return json.loads(text.decode() if isinstance(text, bytes) else text)
     except (ValueError, RecursionError):
         raise ValueError("malformed: not JSON") from None
 

@@ -93,11 +93,6 @@ class Child:
         return await anyio.to_thread.run_sync(self.process.wait)
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> tuple[str, dict[str, Any]]:
-    return "asyncio", {"use_uvloop": True}
-
-
 @pytest.fixture
 def child() -> Iterator[Callable[..., Child]]:
     children: list[Child] = []

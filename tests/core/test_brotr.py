@@ -1,0 +1,929 @@
+"""The database in the words of the domain, on real PostgreSQL: each promise of each call."""
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bigbrotr.config import Limits, PoolSettings, Profile
+from bigbrotr.core.brotr import Brotr, Rejected, Visit
+from bigbrotr.core.pool import Pool
+from bigbrotr.errors import LeaseLostError
+from bigbrotr.models.coverage import Gap, How, Proof, Span
+from bigbrotr.models.event import Event, EventRelay, preimage, tag_values
+from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
+from bigbrotr.models.relay import Network, Relay
+from tests.events import NOW, make_event, serialise
+
+Make = Callable[[Profile | None], Awaitable[str]]
+
+A, B, C = (Relay(f"wss://{name}.example.com", NOW) for name in "abc")
+CLEARNET = [Network.CLEARNET]
+BOTH = pytest.mark.parametrize("profile", list(Profile))
+
+
+def pairs(events: Sequence[Event], *relays: Relay, seen_at: int = NOW) -> list[EventRelay]:
+    return [EventRelay(event, relay, seen_at) for relay in relays for event in events]
+
+
+def keys(events: Sequence[Event]) -> list[tuple[int, bytes]]:
+    return [(event.created_at, event.id) for event in events]
+
+
+def ordered(events: Sequence[Event]) -> list[Event]:
+    return sorted(events, key=lambda event: (event.created_at, event.id))
+
+
+async def held(brotr: Brotr) -> set[tuple[bytes, str]]:
+    rows = await brotr.pool.fetch("SELECT event_id, relay_url FROM events_relays")
+    assert len(rows) == len({tuple(row)[:2] for row in rows})
+    return {(row["event_id"], row["relay_url"]) for row in rows}
+
+
+async def relay_id(brotr: Brotr, relay: Relay) -> int:
+    number = await brotr.pool.fetchval("SELECT id FROM relays WHERE url = $1", relay.url)
+    assert isinstance(number, int)
+    return number
+
+
+async def check_totals(brotr: Brotr) -> None:
+    """What is counted along the way equals what is there, counted slowly."""
+    row = await brotr.pool.fetchrow(
+        "SELECT (SELECT count(*) FROM relays), (SELECT count(*) FROM candidates),"
+        " (SELECT count(*) FROM events), (SELECT count(*) FROM events_relays),"
+        " (SELECT count(*) FROM gaps), (SELECT coalesce(sum(count), 0)::bigint FROM rejected)"
+    )
+    assert row is not None
+    assert tuple(await brotr.totals()) == tuple(row)
+    lone = await brotr.pool.fetchval(
+        "SELECT count(*) FROM events e FULL JOIN presence p"
+        " ON p.created_at = e.created_at AND p.event_id = e.id"
+        " WHERE e.id IS NULL OR p.event_id IS NULL"
+    )
+    assert lone == 0
+    torn = await brotr.pool.fetchval(
+        "SELECT count(*) FROM presence WHERE cardinality(relay_ids) <> cardinality(seen_ats)"
+    )
+    assert torn == 0
+
+
+async def claim(
+    brotr: Brotr, *, until: int = NOW, limit: int = 10, owner: str = "me"
+) -> list[Visit]:
+    return await brotr.claim_visits(
+        CLEARNET, limit=limit, owner=owner, lease_s=60, since=0, until=until
+    )
+
+
+async def claim_a(brotr: Brotr, *, until: int = NOW) -> Visit:
+    await brotr.insert_relays([A])
+    (visit,) = await claim(brotr, until=until)
+    return visit
+
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+@BOTH
+async def test_new_known_and_repeated_events(brotr: Brotr) -> None:
+    events = [make_event() for _ in range(5)]
+    assert await brotr.insert_events(pairs(events[:3], A)) == (3, 0)
+    assert await brotr.insert_events(pairs(events, A)) == (2, 3)
+    assert await brotr.insert_events(pairs(events, A)) == (0, 5)
+    assert await brotr.insert_events(pairs(events, B)) == (0, 5)
+    assert await brotr.insert_events([]) == (0, 0)
+    assert await held(brotr) == {(e.id, r.url) for e in events for r in (A, B)}
+    await check_totals(brotr)
+
+
+@BOTH
+async def test_several_relays_and_repetitions_in_one_batch(brotr: Brotr) -> None:
+    events = [make_event(created_at=NOW - n) for n in range(4)]
+    batch = pairs(events, A, B, C) + pairs(events[:2], B, A)
+    random.Random(1).shuffle(batch)
+    assert await brotr.insert_events(batch) == (4, 12)
+    assert await held(brotr) == {(e.id, r.url) for e in events for r in (A, B, C)}
+    await check_totals(brotr)
+
+
+async def test_the_first_sight_counts(brotr: Brotr) -> None:
+    event = make_event()
+    batch = [
+        EventRelay(event, A, NOW + 5),
+        EventRelay(event, A, NOW),
+        EventRelay(event, A, NOW + 9),
+    ]
+    await brotr.insert_events(batch)
+    await brotr.insert_events(pairs([event], A, seen_at=NOW - 5))
+    assert await brotr.pool.fetchval("SELECT seen_at FROM events_relays") == NOW
+
+
+async def test_the_relay_comes_along(brotr: Brotr) -> None:
+    old = Relay("ws://old.example.com", 0)
+    await brotr.insert_events([*pairs([make_event()], A), *pairs([make_event()], old)])
+    rows = await brotr.pool.fetch("SELECT url, network, discovered_at FROM relays ORDER BY url")
+    assert [tuple(row) for row in rows] == [
+        ("ws://old.example.com", "clearnet", 0),
+        ("wss://a.example.com", "clearnet", NOW),
+    ]
+
+
+async def test_a_large_batch_is_split(dsn: str) -> None:
+    limits = PoolSettings(max_batch_size=7)
+    async with Brotr(Pool(settings=limits, dsn=dsn)) as brotr:
+        events = [make_event() for _ in range(20)]
+        assert await brotr.insert_events(pairs(events, A, B)) == (20, 20)
+        relays = [Relay(f"wss://r{n}.example.com") for n in range(20)]
+        assert await brotr.insert_relays(relays) == 20
+        assert (
+            await brotr.insert_candidates(
+                [Relay(f"wss://c{n}.example.com") for n in range(20)], "seed"
+            )
+            == 20
+        )
+        document = Metadata({})
+        snapshots = [RelayMetadata(relay, document, MetadataType.NIP11, NOW) for relay in relays]
+        assert await brotr.insert_relay_metadata(snapshots) == 20
+        records = [("finder", "cursor", str(n), n) for n in range(20)]
+        assert await brotr.upsert_service_data(records) == 20
+        assert await brotr.delete_service_data([record[:3] for record in records]) == 20
+        await check_totals(brotr)
+
+
+async def test_a_batch_is_stored_whole_or_not_at_all(brotr: Brotr) -> None:
+    events = [make_event() for _ in range(3)]
+    await brotr.pool.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'full'; END $$;"
+        "CREATE TRIGGER refuse BEFORE INSERT ON relays FOR EACH ROW"
+        " WHEN (NEW.url = 'wss://b.example.com') EXECUTE FUNCTION refuse()"
+    )
+    with pytest.raises(asyncpg.RaiseError):
+        await brotr.insert_events([*pairs(events, A), *pairs(events, B)])
+    assert tuple(await brotr.totals()) == (0, 0, 0, 0, 0, 0)
+    await check_totals(brotr)
+
+
+NASTY: dict[str, Callable[[], Event]] = {
+    "plain": lambda: make_event("hello", [["e", "00" * 32, "wss://a.example.com"]]),
+    "empty": lambda: make_event("", []),
+    "nul": lambda: make_event("a\0b", [["t", "\0"], ["\0"]]),
+    "nul, verbatim": lambda: make_event("a\0b", [["t", "\0"]], verbatim=True),
+    "nul in tags only": lambda: make_event("", [["t", "x\0"]]),
+    "its picture": lambda: make_event("\ufffd", [["t", "\ufffd"]]),
+    "surrogates": lambda: make_event("\ud800", [["t", "\udfff"], ["d", "a\udc00b"]]),
+    "swapped surrogates": lambda: make_event("\udc00\ud800"),
+    "controls": lambda: make_event("".join(map(chr, range(1, 32))) + "\x7f\u2028", [["t", "\x1f"]]),
+    "controls, verbatim": lambda: make_event(
+        "".join(map(chr, range(1, 32))) + "\\u0001", [["t", "\x1f\x01"]], verbatim=True
+    ),
+    "backslashes before controls": lambda: make_event("\\\x01\\\\\x02\\u0003", verbatim=True),
+    "spelled escapes": lambda: make_event("\\u0000 \\ud800 \\\\u0000"),
+    "array literals": lambda: make_event(
+        "", [["t", v] for v in ("", '"', "\\", "{", "}", ",", "NULL", "{}", '\\"', " ", "\n", "'")]
+    ),
+    "json in tags": lambda: make_event("", [["t", '{"a": [1, "\\u0000"]}'], ["x"], ["y", ""]]),
+    "not quite letters": lambda: make_event("", [["é", "1"], ["", "2"], ["ab", "3"], ["1", "4"]]),
+    "a large tag": lambda: make_event("", [["t", "x" * 100_000], ["t", "é" * 50_000]]),
+    "incompressible": lambda: make_event(
+        "", [["r", random.Random(1).randbytes(50_000).hex()], ["p", *["q" * 1000] * 20]]
+    ),
+    "many tags": lambda: make_event("", [["e", f"{n:064x}"] for n in range(2500)]),
+    "large content": lambda: make_event("\U0001d54f" * 60_000),
+    "the beginning": lambda: make_event(created_at=0),
+    "beyond doubles": lambda: make_event(created_at=2**53 + 1),
+    "the end": lambda: make_event(created_at=2**63 - 1),
+    "the last kind": lambda: make_event(kind=65535),
+    "kind 0": lambda: make_event('{"name":"x"}', kind=0),
+}
+
+
+async def given_back(brotr: Brotr, event: Event) -> tuple[Event, dict[str, Any]]:
+    """An event made again from its row, verified as it is made, and the row."""
+    row = await brotr.pool.fetchrow(
+        "SELECT e.*, w.raw FROM events e LEFT JOIN events_raw w ON w.event_id = e.id"
+        " WHERE e.created_at = $1 AND e.id = $2",
+        event.created_at,
+        event.id,
+    )
+    assert row is not None
+    if row["raw"] is None:
+        tags, content = json.loads(row["tags"]), row["content"]
+    else:
+        # Unescaped control characters are no JSON, but Python can be asked to read them.
+        _, _, _, _, tags, content = json.JSONDecoder(strict=False).decode(row["raw"].decode())
+    again = Event(
+        row["id"],
+        row["pubkey"],
+        row["created_at"],
+        row["kind"],
+        tuple(map(tuple, tags)),
+        content,
+        row["sig"],
+    )
+    return again, dict(row)
+
+
+@pytest.mark.parametrize("name", NASTY)
+async def test_the_exact_event_comes_back(brotr: Brotr, name: str) -> None:
+    event = NASTY[name]()
+    assert await brotr.insert_events(pairs([event], A)) == (1, 0)
+    assert await brotr.insert_events(pairs([event], B)) == (0, 1)
+    again, row = await given_back(brotr, event)
+    assert again == event
+    assert (again.tags, again.content, again.sig) == (event.tags, event.content, event.sig)
+    assert (row["raw"] is not None) == (event.raw is not None)
+    if event.raw is None:
+        hashed = preimage(
+            row["pubkey"].hex().encode(),
+            row["created_at"],
+            row["kind"],
+            serialise(json.loads(row["tags"])).encode(),
+            serialise(row["content"]).encode(),
+        )
+        assert hashed == preimage(
+            event.pubkey.hex().encode(),
+            event.created_at,
+            event.kind,
+            serialise(event.tags).encode(),
+            serialise(event.content).encode(),
+        )
+        assert row["tagvalues"] == tag_values(event.tags)
+    assert all(len(value.encode()) <= 1000 for value in row["tagvalues"])
+    for value in row["tagvalues"]:
+        found = await brotr.pool.fetchval("SELECT id FROM events WHERE tagvalues @> $1", [value])
+        assert found == event.id
+    await check_totals(brotr)
+
+
+@BOTH
+async def test_all_nasty_events_in_one_batch(brotr: Brotr, profile: Profile) -> None:
+    events = [make() for make in NASTY.values()]
+    assert await brotr.insert_events(pairs(events, A, B)) == (len(events), len(events))
+    for event in events:
+        row = await brotr.pool.fetchrow("SELECT * FROM events WHERE id = $1", event.id)
+        assert row is not None
+        assert (row["pubkey"], row["created_at"], row["kind"]) == (
+            event.pubkey,
+            event.created_at,
+            event.kind,
+        )
+        if profile is Profile.LITE:
+            assert (row["sig"], row["tags"], row["tagvalues"], row["content"]) == (None,) * 4
+    raws = await brotr.pool.fetchval("SELECT count(*) FROM events_raw")
+    assert raws == (0 if profile is Profile.LITE else sum(e.raw is not None for e in events))
+    await check_totals(brotr)
+
+
+# --- presence and pages ---------------------------------------------------------------------------
+
+
+@BOTH
+async def test_presence_is_noted_of_what_is_archived(brotr: Brotr) -> None:
+    events = ordered([make_event(created_at=NOW - 10**7 * n) for n in range(8)])
+    await brotr.insert_events(pairs(events[::2], A))
+    await brotr.insert_relays([B])
+    b = await relay_id(brotr, B)
+    for seen_at in (NOW, NOW + 1):
+        assert await brotr.note_presence(b, keys(events), seen_at) == [1, 3, 5, 7]
+        assert await held(brotr) == {(e.id, r.url) for e in events[::2] for r in (A, B)}
+        await check_totals(brotr)
+    assert await brotr.note_presence(b, [], NOW) == []
+    assert await brotr.note_presence(b, keys(events[::2]), NOW) == []
+    seen = await brotr.pool.fetch("SELECT DISTINCT seen_at FROM events_relays")
+    assert [row[0] for row in seen] == [NOW]
+
+
+async def test_a_page_is_stored_with_its_coverage(brotr: Brotr) -> None:
+    visit = await claim_a(brotr)
+    assert visit.missing == [(0, NOW)]
+    events = ordered([make_event(created_at=at) for at in (NOW - 1, NOW - 2, NOW - 3)])
+    counts = await brotr.store_page(
+        visit,
+        events,
+        proofs=[Proof(Span(100, 200), How.PAGING), Proof(Span(150, 300), How.FINISH)],
+        gaps=[Gap(Span(500, 600), "dense", "more than a page in one second")],
+        rejected=[Rejected("bad id", 3, b"x" * 9000), Rejected("bad signature", 1, b"y")],
+        now=NOW,
+    )
+    assert counts == (3, 3)
+    assert await brotr.store_page(visit, events, now=NOW) == (0, 0)
+    missing = await brotr.pool.fetchval(
+        "SELECT missing_spans($1, 0, 1000, $2)", visit.relay_id, NOW
+    )
+    assert [(span.lower, span.upper) for span in missing] == [(0, 100), (300, 500), (600, 1000)]
+    later = await brotr.pool.fetchval(
+        "SELECT missing_spans($1, 0, 1000, $2)", visit.relay_id, NOW + 10**6
+    )
+    assert [(span.lower, span.upper) for span in later] == [(0, 100), (300, 1000)]
+    row = await brotr.pool.fetchrow("SELECT * FROM rejected WHERE reason = 'bad id'")
+    assert row is not None
+    assert (row["count"], [len(sample) for sample in row["samples"]]) == (3, [4096])
+    await check_totals(brotr)
+
+
+async def test_rejected_samples_are_few(brotr: Brotr) -> None:
+    visit = await claim_a(brotr)
+    for number in range(5):
+        rejected = [Rejected("bad id", 2, b"%d" % number)]
+        await brotr.store_page(visit, [], rejected=rejected, now=NOW)
+    row = await brotr.pool.fetchrow("SELECT count, samples FROM rejected")
+    assert row is not None
+    assert (row["count"], row["samples"]) == (10, [b"0", b"1", b"2"])
+
+
+async def test_words_of_a_relay_are_made_storable(brotr: Brotr) -> None:
+    visit = await claim_a(brotr)
+    nasty = "\0\ud800" + "x" * 1000
+    await brotr.store_page(visit, [], gaps=[Gap(Span(1, 2), "closed", nasty)], now=NOW)
+    assert await brotr.finish_visit(visit, "done", next_at=NOW, outcome="closed", detail=nasty)
+    await brotr.insert_candidates([B], "seed")
+    await brotr.resolve_candidates([(B.url, "failed", "refused", nasty)])
+    for table in ("gaps", "visits", "candidates"):
+        detail = await brotr.pool.fetchval(f"SELECT detail FROM {table}")
+        assert detail == "\ufffd\ufffd" + "x" * 498
+
+
+async def test_a_lost_lease_stores_nothing(brotr: Brotr) -> None:
+    visit = await claim_a(brotr)
+    await brotr.pool.execute("UPDATE visits SET due_at = 0")  # the lease ran out
+    (other,) = await claim(brotr, owner="another")
+    assert other.epoch == visit.epoch + 1
+    before = await brotr.totals()
+    event = make_event()
+    with pytest.raises(LeaseLostError, match="passed to another"):
+        await brotr.store_page(
+            visit,
+            [event],
+            proofs=[Proof(Span(0, NOW), How.PAGING)],
+            gaps=[Gap(Span(1, 2), "dense", "")],
+            rejected=[Rejected("bad id", 1, b"")],
+            now=NOW,
+        )
+    assert await brotr.totals() == before
+    assert not await brotr.finish_visit(visit, "done", next_at=0, outcome="late")
+    assert await brotr.store_page(other, [event], now=NOW) == (1, 1)
+    await brotr.pool.execute("DELETE FROM relays")
+    with pytest.raises(LeaseLostError):
+        await brotr.store_page(other, [make_event()], now=NOW)
+    await check_totals(brotr)
+
+
+async def test_gaps_are_carved_and_counted(brotr: Brotr) -> None:
+    visit = await claim_a(brotr)
+
+    async def gaps() -> list[tuple[int, int, str, int]]:
+        rows = await brotr.pool.fetch("SELECT * FROM gaps ORDER BY span")
+        return [(r["span"].lower, r["span"].upper, r["reason"], r["attempts"]) for r in rows]
+
+    async def page(proofs: list[Span], *found: tuple[int, int, str]) -> None:
+        await brotr.store_page(
+            visit,
+            [],
+            proofs=[Proof(span, How.PAGING) for span in proofs],
+            gaps=[Gap(Span(since, until), reason, "") for since, until, reason in found],
+            now=NOW,
+        )
+
+    await page([], (100, 200, "cut"))
+    assert await gaps() == [(100, 200, "cut", 1)]
+    await page([Span(120, 140)])
+    assert await gaps() == [(100, 120, "cut", 1), (140, 200, "cut", 1)]
+    await page([], (150, 160, "dense"))
+    assert await gaps() == [
+        (100, 120, "cut", 1),
+        (140, 150, "cut", 1),
+        (150, 160, "dense", 2),
+        (160, 200, "cut", 1),
+    ]
+    await page([], (90, 170, "silence"))
+    assert await gaps() == [(90, 170, "silence", 3), (170, 200, "cut", 1)]
+    due = await brotr.pool.fetch("SELECT due_at - $1 AS wait FROM gaps ORDER BY span", NOW)
+    assert 180 <= due[0]["wait"] <= 300
+    assert 45 <= due[1]["wait"] <= 75
+    await page([Span(0, 1000)])
+    assert await gaps() == []
+    await check_totals(brotr)
+
+
+SPANS = st.lists(
+    st.tuples(st.integers(0, 40), st.integers(1, 12)).map(lambda s: (s[0], s[0] + s[1])), max_size=4
+)
+STEPS = st.lists(
+    st.tuples(SPANS, SPANS, st.sampled_from(list(How)), st.booleans()), min_size=1, max_size=5
+)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(STEPS, st.integers(0, 20), st.integers(0, 60))
+async def test_what_is_missing_agrees_with_counting_seconds(
+    brotr: Brotr,
+    steps: list[tuple[list[tuple[int, int]], list[tuple[int, int]], How, bool]],
+    since: int,
+    until: int,
+) -> None:
+    await brotr.pool.execute("DELETE FROM relays")
+    visit = await claim_a(brotr)
+    proven: set[int] = set()
+    waiting: dict[int, int] = {}  # second → attempts
+    for proofs, gaps, how, overdue in steps:
+        await brotr.store_page(
+            visit,
+            [],
+            proofs=[Proof(Span(*span), how) for span in proofs],
+            gaps=[Gap(Span(*span), "cut", "") for span in gaps],
+            now=NOW,
+        )
+        for span in proofs:
+            proven.update(range(*span))
+        for second in {second for span in proofs for second in range(*span)}:
+            waiting.pop(second, None)
+        for span in gaps:
+            tries = 1 + max((waiting.get(second, 0) for second in range(*span)), default=0)
+            waiting.update(dict.fromkeys(range(*span), tries))
+        at = NOW + 10**6 if overdue else NOW
+        missing = await brotr.pool.fetchval(
+            "SELECT missing_spans($1, $2, $3, $4)", visit.relay_id, since, until, at
+        )
+        seconds = {s for span in missing for s in range(span.lower, span.upper)}
+        assert seconds == set(range(since, until)) - proven - (set() if overdue else set(waiting))
+        rows = await brotr.pool.fetch("SELECT span, attempts FROM gaps")
+        there = Counter(s for row in rows for s in range(row["span"].lower, row["span"].upper))
+        assert set(there) == set(waiting)
+        assert set(there.values()) <= {1}  # gaps don't overlap
+        for row in rows:
+            for second in range(row["span"].lower, row["span"].upper):
+                assert waiting[second] == row["attempts"]
+
+
+# --- visits ---------------------------------------------------------------------------------------
+
+
+async def test_a_visit_is_claimed_once_and_ends(brotr: Brotr) -> None:
+    visit = await claim_a(brotr)
+    assert (visit.url, visit.epoch, visit.pairs) == (A.url, 1, 0)
+    assert await claim(brotr) == []
+    assert await brotr.finish_visit(visit, "unfinished", next_at=0, outcome="busy")
+    (visit,) = await claim(brotr)
+    now = int(time.time())
+    assert await brotr.finish_visit(visit, "done", next_at=now + 500, outcome="complete")
+    assert await brotr.next_visit_at(CLEARNET) == now + 500
+    assert await claim(brotr) == []
+    assert await brotr.next_visit_at([Network.TOR]) is None
+    assert not await brotr.finish_visit(visit._replace(epoch=1), "done", next_at=0, outcome="late")
+
+
+async def test_a_gap_that_is_due_first_sets_the_next_visit(brotr: Brotr) -> None:
+    visit = await claim_a(brotr)
+    now = int(time.time())
+    await brotr.store_page(visit, [], gaps=[Gap(Span(1, 2), "dense", "")], now=now)
+    await brotr.finish_visit(visit, "done", next_at=now + 10_000, outcome="dense")
+    due = await brotr.next_visit_at(CLEARNET)
+    assert due is not None
+    assert now + 45 <= due <= now + 75
+
+
+async def test_failures_wait_longer_and_longer(brotr: Brotr) -> None:
+    await brotr.insert_relays([A])
+    for failures in range(1, 30):
+        await brotr.pool.execute("UPDATE visits SET due_at = 0")
+        (visit,) = await claim(brotr)
+        before = int(time.time())
+        await brotr.finish_visit(visit, "failed", next_at=0, outcome="refused")
+        after = int(time.time())
+        due = await brotr.next_visit_at(CLEARNET)
+        assert due is not None
+        full = min(604_800, 60 * 2 ** (failures - 1))
+        assert before + full * 0.75 - 1 <= due <= after + full * 1.25 + 1
+    assert await brotr.pool.fetchval("SELECT failures FROM visits") == 29
+    await brotr.pool.execute("UPDATE visits SET due_at = 0")
+    (visit,) = await claim(brotr)
+    await brotr.finish_visit(visit, "done", next_at=0, outcome="complete")
+    assert await brotr.pool.fetchval("SELECT failures FROM visits") == 0
+
+
+async def test_a_new_relay_is_due_at_once_whatever_its_discovery(brotr: Brotr) -> None:
+    assert await brotr.insert_relays([Relay(A.url, 2**40), Relay(B.url, 0), C]) == 3
+    assert await brotr.insert_relays([A, B, C]) == 0
+    assert {visit.url for visit in await claim(brotr)} == {A.url, B.url, C.url}
+
+
+async def test_claimers_never_share(brotr: Brotr) -> None:
+    relays = [Relay(f"wss://r{n}.example.com") for n in range(100)]
+    await brotr.insert_relays(relays[:50])
+    await brotr.insert_candidates(relays[50:], "seed")
+
+    async def claimer(number: int) -> list[str]:
+        found: list[str] = []
+        while True:
+            visits = await claim(brotr, limit=3, owner=str(number))
+            candidates = await brotr.claim_candidates(
+                Network.CLEARNET, limit=3, max_attempts=5, owner=str(number), lease_s=60
+            )
+            if not visits and not candidates:
+                return found
+            found += [visit.url for visit in visits]
+            found += [relay.url for relay in candidates]
+
+    claimed = await asyncio.gather(*(claimer(number) for number in range(8)))
+    counted = Counter(url for each in claimed for url in each)
+    assert counted == Counter(relay.url for relay in relays)
+
+
+async def test_leases_are_given_back(brotr: Brotr) -> None:
+    await brotr.insert_relays([A, B])
+    await brotr.insert_candidates([C], "seed")
+    await claim(brotr, limit=1, owner="crashed")
+    await claim(brotr, limit=1, owner="alive")
+    await brotr.claim_candidates(
+        Network.CLEARNET, limit=9, max_attempts=5, owner="crashed", lease_s=60
+    )
+    assert await brotr.release_leases("crashed") == 2
+    assert await brotr.release_leases("crashed") == 0
+    assert len(await claim(brotr)) == 1
+
+
+# --- candidates -----------------------------------------------------------------------------------
+
+
+async def candidate(brotr: Brotr, relay: Relay) -> asyncpg.Record | None:
+    return await brotr.pool.fetchrow("SELECT * FROM candidates WHERE url = $1", relay.url)
+
+
+async def test_candidates_are_added_once(brotr: Brotr) -> None:
+    await brotr.insert_relays([A])
+    assert await brotr.insert_candidates([A, B, B, C], "seed") == 2
+    assert await brotr.insert_candidates([A, B, C], "finder") == 0
+    assert await candidate(brotr, A) is None
+    row = await candidate(brotr, B)
+    assert row is not None
+    assert (row["source"], row["network"], row["attempts"]) == ("seed", "clearnet", 0)
+    assert await brotr.insert_relays([B]) == 1
+    assert await candidate(brotr, B) is None
+
+
+async def test_candidates_are_resolved(brotr: Brotr) -> None:
+    await brotr.insert_candidates([A, B, C], "seed")
+    promoted = await brotr.resolve_candidates(
+        [
+            (A.url, "relay", "event", ""),
+            (B.url, "failed", "refused", "no"),
+            (C.url, "postponed", "our network", ""),
+            ("wss://unknown.example.com", "relay", "event", ""),
+        ]
+    )
+    assert promoted == 1
+    assert await brotr.pool.fetchval("SELECT array_agg(url) FROM relays") == [A.url]
+    now = int(time.time())
+    b, c = await candidate(brotr, B), await candidate(brotr, C)
+    assert await candidate(brotr, A) is None
+    assert b is not None
+    assert c is not None
+    assert (b["attempts"], b["outcome"], b["detail"]) == (1, "refused", "no")
+    assert now + 40 <= b["due_at"] <= now + 76
+    assert (c["attempts"], c["outcome"]) == (0, "our network")
+    assert now + 55 <= c["due_at"] <= now + 60
+    assert await brotr.resolve_candidates([(A.url, "relay", "event", "")]) == 0
+    assert await brotr.resolve_candidates([]) == 0
+    await check_totals(brotr)
+
+
+async def test_a_candidate_backs_off_until_it_rests(brotr: Brotr) -> None:
+    await brotr.insert_candidates([A], "seed")
+    for attempts in range(1, 20):
+        before = int(time.time())
+        await brotr.resolve_candidates([(A.url, "failed", "refused", "")])
+        row = await candidate(brotr, A)
+        assert row is not None
+        full = min(604_800, 60 * 2 ** (attempts - 1))
+        assert row["attempts"] == attempts
+        assert before + full * 0.75 - 1 <= row["due_at"] <= time.time() + full * 1.25 + 1
+    await brotr.pool.execute("UPDATE candidates SET due_at = 0")
+    wanted = {"limit": 5, "owner": "me", "lease_s": 60}
+    assert await brotr.claim_candidates(Network.CLEARNET, max_attempts=19, **wanted) == []  # type: ignore[arg-type]
+    assert await brotr.claim_candidates(Network.TOR, max_attempts=99, **wanted) == []  # type: ignore[arg-type]
+    found = await brotr.claim_candidates(Network.CLEARNET, max_attempts=20, **wanted)  # type: ignore[arg-type]
+    assert found == [A]
+    assert await brotr.delete_failed_candidates(20) == 0
+    assert await brotr.delete_failed_candidates(19) == 1
+    assert await brotr.delete_failed_candidates(19) == 0
+
+
+# --- orphans --------------------------------------------------------------------------------------
+
+
+@BOTH
+async def test_a_deleted_relay_takes_its_own_along(brotr: Brotr) -> None:
+    both, only_a = make_event(), make_event("\0")
+    await brotr.insert_events([*pairs([both, only_a], A), *pairs([both], B)])
+    await brotr.insert_relay_metadata(
+        [RelayMetadata(A, Metadata({"name": "a"}), MetadataType.NIP11, NOW)]
+    )
+    await brotr.pool.execute("DELETE FROM relays WHERE url = $1", A.url)
+    assert await held(brotr) == {(both.id, B.url)}
+    for table in ("relay_metadata", "relay_metadata_latest", "snapshots", "snapshots_latest"):
+        assert await brotr.pool.fetchval(f"SELECT count(*) FROM {table}") == 0
+    await check_totals(brotr)
+    assert await brotr.cleanup_orphans(include_relays=False) == {
+        "metadata": 1,
+        "events": 1,
+        "relays": 0,
+    }
+    assert await brotr.pool.fetchval("SELECT array_agg(id) FROM events") == [both.id]
+    assert await brotr.pool.fetchval("SELECT count(*) FROM events_raw") == 0
+    await check_totals(brotr)
+    assert await brotr.insert_events(pairs([only_a, both], A)) == (1, 1)
+    await check_totals(brotr)
+
+
+async def test_orphan_relays_are_those_of_which_nothing_is_known(brotr: Brotr) -> None:
+    await brotr.insert_relays([A, B, C])
+    await brotr.insert_events(pairs([make_event()], A))
+    await brotr.insert_relay_metadata([RelayMetadata(B, Metadata({}), MetadataType.NIP11, NOW)])
+    assert await brotr.cleanup_orphans() == {"metadata": 0, "events": 0, "relays": 1}
+    assert await brotr.delete_orphan_relays() == 0
+    urls = await brotr.pool.fetchval("SELECT array_agg(url ORDER BY url) FROM relays")
+    assert urls == [A.url, B.url]
+    await check_totals(brotr)
+
+
+POOL_OF_EVENTS = [make_event(f"number {n}", created_at=NOW - 10**7 * n) for n in range(6)]
+RELAYS = [A, B, C]
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("insert"),
+            st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2)), max_size=6),
+        ),
+        st.tuples(st.just("note"), st.integers(0, 2)),
+        st.tuples(st.just("page"), st.lists(st.integers(0, 5), max_size=4, unique=True)),
+        st.tuples(st.just("delete"), st.integers(0, 2)),
+        st.tuples(st.just("orphans"), st.booleans()),
+    ),
+    max_size=12,
+)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(OPERATIONS)
+async def test_totals_and_pairs_agree_with_a_dumb_archive(
+    brotr: Brotr, operations: list[tuple[str, Any]]
+) -> None:
+    await brotr.pool.execute("DELETE FROM relays")
+    await brotr.cleanup_orphans()
+    assert tuple(await brotr.totals()) == (0, 0, 0, 0, 0, 0)
+    holders: dict[bytes, set[str]] = {}
+    known: set[str] = set()
+    for operation, given_ in operations:
+        if operation == "insert":
+            batch = [EventRelay(POOL_OF_EVENTS[e], RELAYS[r], NOW) for e, r in given_]
+            new = {pair.event.id for pair in batch} - set(holders)
+            assert await brotr.insert_events(batch) == (len(new), len(batch) - len(new))
+            for pair in batch:
+                holders.setdefault(pair.event.id, set()).add(pair.relay.url)
+                known.add(pair.relay.url)
+        elif operation == "note" and RELAYS[given_].url in known:
+            number = await relay_id(brotr, RELAYS[given_])
+            listed = ordered(POOL_OF_EVENTS)
+            unknown = await brotr.note_presence(number, keys(listed), NOW)
+            assert unknown == [n for n, e in enumerate(listed) if e.id not in holders]
+            for each in holders.values():
+                each.add(RELAYS[given_].url)
+        elif operation == "page":
+            await brotr.insert_relays([A])
+            known.add(A.url)
+            await brotr.pool.execute("UPDATE visits SET due_at = 0")
+            visit = next(each for each in await claim(brotr) if each.url == A.url)
+            events = ordered([POOL_OF_EVENTS[e] for e in given_])
+            pairs_ = sum(A.url not in holders.get(event.id, ()) for event in events)
+            assert await brotr.store_page(visit, events, now=NOW) == (
+                sum(event.id not in holders for event in events),
+                pairs_,
+            )
+            for event in events:
+                holders.setdefault(event.id, set()).add(A.url)
+        elif operation == "delete":
+            await brotr.pool.execute("DELETE FROM relays WHERE url = $1", RELAYS[given_].url)
+            known.discard(RELAYS[given_].url)
+            for each in holders.values():
+                each.discard(RELAYS[given_].url)
+        elif operation == "orphans":
+            gone = await brotr.cleanup_orphans(include_relays=given_)
+            assert gone["events"] == sum(not each for each in holders.values())
+            holders = {event: each for event, each in holders.items() if each}
+            if given_:
+                known = {url for url in known if any(url in each for each in holders.values())}
+        assert await held(brotr) == {(e, url) for e, each in holders.items() for url in each}
+        totals = await brotr.totals()
+        assert (totals.relays, totals.events) == (len(known), len(holders))
+        await check_totals(brotr)
+
+
+# --- metadata -------------------------------------------------------------------------------------
+
+
+async def latest(brotr: Brotr) -> dict[tuple[str, str], tuple[int, Any]]:
+    rows = await brotr.pool.fetch("SELECT * FROM relay_metadata_latest")
+    return {
+        (row["relay_url"], row["type"]): (row["snapshot_at"], json.loads(row["data"]))
+        for row in rows
+    }
+
+
+async def test_snapshots_and_the_newest(brotr: Brotr) -> None:
+    one, two = Metadata({"name": "one"}), Metadata({"name": "two"})
+    batch = [
+        RelayMetadata(A, one, MetadataType.NIP11, NOW),
+        RelayMetadata(A, two, MetadataType.NIP11, NOW + 10),
+        RelayMetadata(A, one, MetadataType.NIP66_RTT, NOW + 20),
+        RelayMetadata(B, one, MetadataType.NIP11, NOW),
+        RelayMetadata(B, one, MetadataType.NIP11, NOW),
+    ]
+    assert await brotr.insert_relay_metadata(batch) == 4
+    assert await brotr.insert_relay_metadata(batch) == 0
+    assert await brotr.insert_relay_metadata([]) == 0
+    assert await brotr.pool.fetchval("SELECT count(*) FROM metadata") == 2
+    newest = {
+        (A.url, "nip11"): (NOW + 10, {"name": "two"}),
+        (A.url, "nip66_rtt"): (NOW + 20, {"name": "one"}),
+        (B.url, "nip11"): (NOW, {"name": "one"}),
+    }
+    assert await latest(brotr) == newest
+    # What comes late changes the series, not the newest.
+    late = RelayMetadata(A, one, MetadataType.NIP11, NOW + 5)
+    assert await brotr.insert_relay_metadata([late]) == 1
+    assert await latest(brotr) == newest
+    await brotr.pool.execute("DELETE FROM snapshots WHERE snapshot_at = $1", NOW + 10)
+    await brotr.pool.execute("DELETE FROM snapshots WHERE type = 'nip66_rtt'")
+    await brotr.refresh_metadata_latest()
+    del newest[A.url, "nip66_rtt"]
+    newest[A.url, "nip11"] = (NOW + 5, {"name": "one"})
+    assert await latest(brotr) == newest
+    assert await brotr.delete_orphan_metadata() == 1
+    assert await brotr.delete_orphan_metadata() == 0
+
+
+HOSTILE: list[dict[str, Any]] = [
+    {},
+    {"": "", "a\0": "\0", "\ud800": "\udfff", "a": "\ufffd"},
+    {"supported_nips": [10**300, -(10**308), 1e308, 5e-324, 1.0, -0.0, 0.1, 2**64, "x", None]},
+    {"numbers": [10**4000, 1 << 5000, 1e16, 123456789.123456789, 1e-7]},
+    {"long": "x" * 200_000, "k" * 3000: 1},
+    {"deep": json.loads("[" * 60 + "]" * 60)},
+    {"keys": {str(n): n for n in range(2000)}},
+    {"text": '\\u0000 " \\ / \b\f\n\r\t \x01 \x7f \u2028 \U0001d54f é e\u0301'},
+    {"sorted": {"b": 1, "a": 2, "aa": 3, "é": 4, "Z": 5, "\U0001d54f": 6, "\uffff": 7}},
+]
+
+
+@pytest.mark.parametrize("document", HOSTILE)
+async def test_hostile_documents_survive_with_the_same_id(
+    brotr: Brotr, document: dict[str, Any]
+) -> None:
+    metadata = Metadata(document)
+    assert (
+        await brotr.insert_relay_metadata([RelayMetadata(A, metadata, MetadataType.NIP11, NOW)])
+        == 1
+    )
+    row = await brotr.pool.fetchrow("SELECT id, data FROM metadata")
+    assert row is not None
+    assert row["id"] == metadata.id == Metadata.from_json(row["data"]).id
+
+
+# --- service data ---------------------------------------------------------------------------------
+
+
+async def test_service_data(brotr: Brotr) -> None:
+    records = [
+        ("finder", "cursor", "b", {"at": [1, None, "é"]}),
+        ("finder", "cursor", "a", "first"),
+        ("finder", "cursor", "a", "second"),
+        ("finder", "other", "a", 1.5),
+        ("monitor", "cursor", "a", None),
+    ]
+    assert await brotr.upsert_service_data(records) == 4
+    got = await brotr.get_service_data("finder", "cursor")
+    assert [(each["key"], each["value"]) for each in got] == [
+        ("a", "second"),
+        ("b", {"at": [1, None, "é"]}),
+    ]
+    assert all(abs(each["updated_at"] - time.time()) < 60 for each in got)
+    (one,) = await brotr.get_service_data("finder", "cursor", "a")
+    assert one["value"] == "second"
+    assert await brotr.get_service_data("finder", "cursor", "c") == []
+    (null,) = await brotr.get_service_data("monitor", "cursor")
+    assert null["value"] is None
+    assert await brotr.delete_service_data([("finder", "cursor", "a"), ("x", "y", "z")]) == 1
+    assert await brotr.delete_service_data([("finder", "cursor", "a")]) == 0
+    assert await brotr.upsert_service_data([]) == 0
+    assert await brotr.delete_service_data([]) == 0
+
+
+async def test_an_empty_key_is_a_key(brotr: Brotr) -> None:
+    await brotr.upsert_service_data([("s", "t", "", 1), ("s", "t", "x", 2)])
+    assert [each["value"] for each in await brotr.get_service_data("s", "t", "")] == [1]
+
+
+# --- many at once ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def crowd(dsn: str) -> AsyncIterator[Brotr]:
+    limits = Limits(min_size=1, max_size=20)
+    async with Brotr(Pool(settings=PoolSettings(limits=limits), dsn=dsn)) as brotr:
+        await brotr.pool.execute("SELECT 1")
+        yield brotr
+
+
+async def test_sixteen_writers_of_the_same_events(crowd: Brotr) -> None:
+    """Each with several relays, in an order of its own: no deadlock surfaces, nothing is lost."""
+    rng = random.Random(7)
+    events = [make_event(created_at=NOW - rng.randrange(10**7)) for _ in range(120)]
+    relays = [Relay(f"wss://r{n}.example.com") for n in range(6)]
+    union: set[tuple[bytes, str]] = set()
+    batches = []
+    for _ in range(16):
+        batch = [EventRelay(e, r, NOW) for e in events for r in relays if rng.random() < 0.4]
+        rng.shuffle(batch)
+        union |= {(pair.event.id, pair.relay.url) for pair in batch}
+        batches.append(batch)
+
+    async def write(batch: list[EventRelay]) -> int:
+        inserted = 0
+        for start in range(0, len(batch), 60):
+            new, known = await crowd.insert_events(batch[start : start + 60])
+            assert new + known == len(batch[start : start + 60])
+            inserted += new
+        return inserted
+
+    inserted = await asyncio.gather(*map(write, batches))
+    assert sum(inserted) == len({event for event, _ in union})
+    assert await held(crowd) == union
+    await check_totals(crowd)
+
+
+async def test_pages_batches_and_upkeep_at_once(crowd: Brotr) -> None:
+    rng = random.Random(11)
+    events = ordered([make_event(created_at=NOW - rng.randrange(10**7)) for _ in range(60)])
+    relays = [Relay(f"wss://r{n}.example.com") for n in range(8)]
+    await crowd.insert_relays(relays)
+    visits = await claim(crowd)
+    assert len(visits) == 8
+
+    async def pages(visit: Visit) -> None:
+        for _ in range(6):
+            chosen = [event for event in events if rng.random() < 0.5]
+            unknown = await crowd.note_presence(visit.relay_id, keys(chosen), NOW)
+            fresh = [chosen[position] for position in unknown]
+            proofs = [Proof(Span(rng.randrange(100), 200), How.PAGING)]
+            await crowd.store_page(visit, fresh, proofs=proofs, now=NOW)
+
+    async def batches(number: int) -> None:
+        passing = Relay(f"wss://passing{number}.example.com")
+        for _ in range(6):
+            chosen = rng.sample(events, 20)
+            await crowd.insert_events(pairs(chosen, passing, relays[number]))
+            await crowd.pool.execute("DELETE FROM relays WHERE url = $1", passing.url)
+
+    async def upkeep() -> None:
+        for _ in range(6):
+            await crowd.cleanup_orphans(include_relays=False)
+
+    await asyncio.gather(*map(pages, visits), *map(batches, range(6)), upkeep(), upkeep())
+    await crowd.delete_orphan_events()
+    await check_totals(crowd)
+
+
+async def test_documents_and_their_upkeep_at_once(crowd: Brotr) -> None:
+    documents = [Metadata({"n": n}) for n in range(4)]
+
+    async def measure(number: int) -> None:
+        relay = Relay(f"wss://r{number % 3}.example.com")
+        for n in range(15):
+            at = NOW + 100 * number + n
+            snapshot = RelayMetadata(relay, documents[n % 4], MetadataType.NIP11, at)
+            assert await crowd.insert_relay_metadata([snapshot]) == 1
+            if n % 5 == 4:
+                await crowd.pool.execute("DELETE FROM relays WHERE url = $1", relay.url)
+
+    async def upkeep() -> None:
+        for _ in range(40):
+            await crowd.delete_orphan_metadata()
+
+    await asyncio.gather(*map(measure, range(6)), upkeep(), upkeep())
+    await crowd.delete_orphan_metadata()
+    before = await latest(crowd)
+    await crowd.refresh_metadata_latest()
+    assert await latest(crowd) == before

@@ -1,0 +1,204 @@
+"""Settings: what files may say, what is said back about mistakes, and what is shown."""
+
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+import pytest
+import tomli
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from bigbrotr.config import Config, Database, Link, Networks, Profile, Section, load, shipped, show
+from bigbrotr.errors import ConfigError
+from bigbrotr.models.relay import Network
+
+SECRET = "correct-horse-battery-staple"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "bigbrotr.toml"
+
+
+def read(path: Path, text: str) -> Config:
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    return load(path, Profile.FULL)
+
+
+@pytest.mark.parametrize("profile", list(Profile))
+def test_shipped_files_load(profile: Profile) -> None:
+    assert load(None, profile).database == Database()
+    assert shipped("configs").is_dir()
+    assert shipped("sql").is_dir()
+
+
+def test_an_empty_file_is_all_defaults(path: Path) -> None:
+    assert read(path, "") == Config()
+
+
+MISTAKES = [
+    ("[networks.tor]\nwidht = 3", r"\[networks\.tor\] widht: unknown key; did you mean \"width\""),
+    (
+        "[synchroniser]\nworkers = 3",
+        r"\[synchroniser\]: unknown key; did you mean \"synchronizer\"",
+    ),
+    ("[qqq]", r"\[qqq\]: unknown key; known here: .*database"),
+    ("verbose = true", r"\[verbose\]: unknown key"),
+    ("[pool.limits]\nqqq = 3", r"\[pool\.limits\] qqq: unknown key; known here: min_size"),
+    ("[pool]\nlimits = 3", r"\[pool\] limits: 3 is wrong: expected object"),
+    ("[pool.limits]\nmax_size = 0", r"\[pool\.limits\] max_size: 0 is wrong: expected at least 1"),
+    ("[pool.limits]\nmax_size = 201", r"\[pool\.limits\] max_size: 201 is wrong"),
+    ('[pool.limits]\nmax_size = "8"', r"\[pool\.limits\] max_size: '8' is wrong: expected int"),
+    ("[pool.limits]\nmax_size = 8.5", r"\[pool\.limits\] max_size: 8.5 is wrong: expected int"),
+    ("[pool.limits]\nmin_size = 9", r"\[pool\] limits: min_size is larger than max_size"),
+    ('[log]\nlevel = "LOUD"', r"\[log\] level: 'LOUD' is wrong"),
+    ("[log]\njson = 1", r"\[log\] json: 1 is wrong: expected bool"),
+    ("[validator]\ninterval_s = 0", r"\[validator\] interval_s: 0 is wrong: expected at least 0.1"),
+    ("[validator]\ninterval_s = inf", r"\[validator\] interval_s: expected a finite number"),
+    ("[validator]\ninterval_s = nan", r"\[validator\] interval_s: expected a finite number"),
+    ("[synchronizer]\nsettle_s = 99999999999", r"\[synchronizer\] settle_s: .* is wrong"),
+    ('[web]\nlisten = "nowhere"', r"\[web\]: listen is"),
+    ('[web]\nlisten = "h:99999"', r"\[web\]: listen is"),
+    ("[networks.loki]\nenabled = true", r"\[networks\]: loki: enabled without a proxy"),
+    ('[networks.tor]\nproxy = "http://h:1"', r"\[networks\] tor: proxy is socks5h://host:port"),
+    ('[networks.tor]\nproxy = "socks5://h"', r"\[networks\] tor: proxy is socks5h://host:port"),
+    ('[database]\nurl = "mysql://h/d"', r"\[database\]: url is"),
+    ('[database]\nurl = "postgresql://h:x/d"', r"\[database\]: url: "),
+    ('[database]\nurl = "postgresql://[h/d"', r"\[database\]: .*IPv6"),
+    ('[database]\nurl = "postgresql://h/d"\nhost = "h"', r"\[database\]: give either"),
+    ("[database", r"Expected ']'"),
+    ("a = 1\na = 2\n", r"Cannot overwrite a value \(at line 2"),
+    ("a = '\udcff'", r"not UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), MISTAKES)
+def test_mistakes_are_named(path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as raised:
+        read(path, text)
+    assert str(raised.value).startswith(f"{path}: ")
+
+
+def test_a_file_that_is_not_there(path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load(path, Profile.FULL)
+    with pytest.raises(ConfigError, match="directory"):
+        load(path.parent, Profile.FULL)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'[database]\nurl = "postgresql://u:{SECRET}@h/d"',
+        f'[database]\nurl = "postgresql://u@h/d?password={SECRET}"',
+        f'[database]\nurl = "postgresql://u@h/d?x=y&password={SECRET}"',
+        f'[networks.tor]\nproxy = "socks5h://u:{SECRET}@h:1"',
+    ],
+)
+def test_passwords_are_refused_and_not_repeated(path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="must not hold a password") as raised:
+        read(path, text)
+    assert SECRET not in str(raised.value)
+
+
+def test_a_partial_table_keeps_the_other_defaults(path: Path) -> None:
+    config = read(path, "[networks.tor]\nenabled = true\n[networks.local]\nwidth = 2\n")
+    tor = Networks().tor
+    assert config.networks.tor == msgspec.structs.replace(tor, enabled=True)
+    assert config.networks.tor.proxy == "socks5h://127.0.0.1:9050"
+    assert config.networks.local == msgspec.structs.replace(Networks().local, width=2)
+    assert config.networks.clearnet == Link()
+    assert [network for network, _ in config.networks.enabled()] == [Network.CLEARNET, Network.TOR]
+    assert read(path, "[synchronizer]\nworkers = 2").synchronizer.page_limit == 500
+    assert read(path, "[pool.retry]\nmax_attempts = 9").pool.limits == Config().pool.limits
+
+
+def test_what_is_shown_is_read_back(path: Path) -> None:
+    for profile in Profile:
+        config = load(None, profile)
+        assert read(path, show(config)) == config
+    shown = tomli.loads(show(Config()))
+    assert set(shown) == set(Config.__struct_fields__)
+    assert set(shown["networks"]) == {network.value for network in Network}
+
+
+def test_every_setting_is_shown() -> None:
+    text = show(Config())
+
+    def names(section: type[Section]) -> set[str]:
+        found = set()
+        for name, kind in get_type_hints(section).items():
+            found |= names(kind) if isinstance(kind, type) and issubclass(kind, Section) else {name}
+        return found
+
+    for name in names(Config):
+        assert f"\n{name} =" in text or f"\n# {name} =" in text
+
+
+def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PASSWORD", SECRET)
+    monkeypatch.setenv("PRIVATE_KEY", SECRET)
+    assert SECRET not in show(load(None, Profile.FULL))
+
+
+# --- anything that may be said --------------------------------------------------------------------
+
+WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+
+
+def values(kind: Any) -> st.SearchStrategy[Any]:
+    """Whatever the declaration of a setting allows."""
+    if isinstance(kind, type) and issubclass(kind, Section):
+        return st.fixed_dictionaries(
+            {},
+            optional={
+                name: values(inner)
+                for name, inner in get_type_hints(kind, include_extras=True).items()
+                if name not in ("url", "host", "proxy", "listen")
+            },
+        )
+    metas = [meta for meta in get_args(kind)[1:] if isinstance(meta, msgspec.Meta)]
+    plain = get_args(kind)[0] if metas else kind
+    if plain is bool:
+        return st.booleans()
+    if plain in (int, float):
+        bounds: dict[str, Any] = {"min_value": 0, "max_value": 2**53}
+        for meta in metas:
+            low = meta.ge if meta.ge is not None else meta.gt
+            bounds |= {"min_value": low} if low is not None else {}
+            bounds |= {"max_value": meta.le} if meta.le is not None else {}
+        if plain is int:
+            return st.integers(**bounds)
+        return st.floats(**bounds, allow_nan=False).filter(bool) | st.integers(
+            int(bounds["min_value"]) + 1, int(bounds["max_value"])
+        )
+    if get_args(plain) and all(isinstance(each, str) for each in get_args(plain)):
+        return st.sampled_from(get_args(plain))
+    return WORDS
+
+
+@settings(deadline=None, max_examples=100)
+@given(values(Config))
+def test_anything_that_is_read_is_shown_and_read_again(
+    tmp_path_factory: pytest.TempPathFactory, said: dict[str, Any]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "said.toml"
+    try:
+        config = msgspec.convert(said, Config)
+    except msgspec.ValidationError:
+        assume(False)
+    path.write_text(show(config))
+    again = load(path, Profile.LITE)
+    # A file cannot say that a default proxy is none: tables that were given bare lack one.
+    keep = {
+        name: msgspec.structs.replace(getattr(again.networks, name), proxy=None)
+        for name in Networks.__struct_fields__
+    }
+    bare = {
+        name: msgspec.structs.replace(getattr(config.networks, name), proxy=None)
+        for name in Networks.__struct_fields__
+    }
+    assert keep == bare
+    assert msgspec.structs.replace(again, networks=config.networks) == config
+    assert show(load(path, Profile.LITE)) == show(again)
