@@ -40,13 +40,13 @@ class _Fields(msgspec.Struct):
     pubkey: str
     created_at: int
     kind: int
-    tags: list[list[str]]
+    tags: tuple[tuple[str, ...], ...]
     content: str
     sig: str
 
 
 _wire_decoder = msgspec.json.Decoder(WireEvent)
-_tags_decoder = msgspec.json.Decoder(list[list[str]])
+_tags_decoder = msgspec.json.Decoder(tuple[tuple[str, ...], ...])
 _content_decoder = msgspec.json.Decoder(str)
 _encode = msgspec.json.Encoder().encode
 
@@ -137,17 +137,13 @@ class Event(msgspec.Struct, frozen=True, eq=False):
     raw: bytes | None = None
 
     def __post_init__(self) -> None:
-        _check_ranges(self.created_at, self.kind)
-        if len(self.id) != 32 or len(self.pubkey) != 32 or len(self.sig) != 64:
-            raise ValueError("malformed: id and pubkey have 32 bytes, sig has 64")
-        if any(len(tag) == 0 for tag in self.tags):
-            raise ValueError("malformed: empty tag")
-        hashed = _hashed_bytes(self)
+        _check_shape(self)
+        hashed, is_verbatim = _hashed_bytes(self)
         if self.raw is not None and self.raw != hashed:
             raise ValueError("malformed: raw is not what was hashed")
         if not is_signed(self.id, self.pubkey, self.sig):
             raise ValueError("bad signature")
-        if self.raw is None and not _is_reproducible(self, hashed):
+        if self.raw is None and (is_verbatim or not _is_reproducible(self, hashed)):
             msgspec.structs.force_setattr(self, "raw", hashed)
 
     @classmethod
@@ -186,15 +182,12 @@ class Event(msgspec.Struct, frozen=True, eq=False):
         pubkey: str,
         created_at: int,
         kind: int,
-        tags: list[list[str]],
+        tags: tuple[tuple[str, ...], ...],
         content: str,
         sig: str,
     ) -> Self:
-        try:
-            names = unhexlify(event_id), unhexlify(pubkey), unhexlify(sig)
-        except ValueError:
-            raise ValueError("malformed: id, pubkey and sig are hexadecimal") from None
-        return cls(names[0], names[1], created_at, kind, tuple(map(tuple, tags)), content, names[2])
+        names = _unhex(event_id, pubkey, sig)
+        return cls(names[0], names[1], created_at, kind, tags, content, names[2])
 
     def to_json(self) -> str:
         """The event as one JSON object; it hashes to `id` wherever it is read."""
@@ -229,11 +222,22 @@ class EventRelay(msgspec.Struct, frozen=True):
             raise ValueError(f"seen_at must be in seconds, before 2088, not {self.seen_at}")
 
 
-def _check_ranges(created_at: int, kind: int) -> None:
-    if not 0 <= created_at <= MAX_CREATED_AT:
+def _check_shape(event: Event) -> None:
+    if not 0 <= event.created_at <= MAX_CREATED_AT:
         raise ValueError("malformed: created_at out of range")
-    if not 0 <= kind <= MAX_KIND:
+    if not 0 <= event.kind <= MAX_KIND:
         raise ValueError("malformed: kind out of range")
+    if len(event.id) != 32 or len(event.pubkey) != 32 or len(event.sig) != 64:
+        raise ValueError("malformed: id and pubkey have 32 bytes, sig has 64")
+    if not all(event.tags):
+        raise ValueError("malformed: empty tag")
+
+
+def _unhex(*texts: str) -> list[bytes]:
+    try:
+        return [unhexlify(text) for text in texts]
+    except ValueError:
+        raise ValueError("malformed: id, pubkey and sig are hexadecimal") from None
 
 
 def decode_loosely(text: bytes | str) -> object:
@@ -249,8 +253,8 @@ def decode_loosely(text: bytes | str) -> object:
         raise ValueError("malformed: not JSON") from None
 
 
-def _hashed_bytes(event: Event) -> bytes:
-    """The serialisation that hashes to the event's id, of those that are in use.
+def _hashed_bytes(event: Event) -> tuple[bytes, bool]:
+    """The serialisation that hashes to the event's id, and whether it has verbatim controls.
 
     NIP-01 writes control characters verbatim, most implementations as \\u00XX; lone surrogates
     stay escaped, as in JavaScript.
@@ -259,11 +263,11 @@ def _hashed_bytes(event: Event) -> bytes:
     pubkey = event.pubkey.hex().encode()
     escaped = preimage(pubkey, event.created_at, event.kind, tags, content)
     if hashlib.sha256(escaped).digest() == event.id:
-        return escaped
+        return escaped, False
     if b"\\" in escaped:
         verbatim = _escaped_control.sub(_unescape_control, escaped)
         if hashlib.sha256(verbatim).digest() == event.id:
-            return verbatim
+            return verbatim, True
     raise ValueError("bad id")
 
 
@@ -288,7 +292,7 @@ def _unescape_control(match: re.Match[bytes]) -> bytes:
 
 def _is_reproducible(event: Event, hashed: bytes) -> bool:
     """Whether the columns of a database give back the bytes that were hashed."""
-    if b"\\u" not in hashed and min(hashed) >= 0x20:
+    if b"\\u" not in hashed:
         return True  # nothing that text or jsonb would change
     tags = tuple(tuple(storable(item) for item in tag) for tag in event.tags)
     return hashed == preimage(
