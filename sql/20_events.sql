@@ -18,10 +18,13 @@ CREATE INDEX IF NOT EXISTS events_id_idx ON public.events USING hash (id);
 CREATE INDEX IF NOT EXISTS events_pubkey_idx ON public.events (pubkey, created_at);
 CREATE INDEX IF NOT EXISTS events_kind_idx ON public.events (kind, created_at);
 
+-- Tags are mostly hexadecimal, which pglz shrinks by 1 % of the table and 5 us an event: they are not compressed. Long
+-- texts shrink by more.
+ALTER TABLE public.events ALTER COLUMN tags SET STORAGE EXTERNAL, ALTER COLUMN tagvalues SET STORAGE EXTERNAL;
 DO $$
 BEGIN
     IF 'lz4' = ANY (SELECT unnest(enumvals) FROM pg_settings WHERE name = 'default_toast_compression') THEN
-        ALTER TABLE public.events ALTER COLUMN content SET COMPRESSION lz4, ALTER COLUMN tags SET COMPRESSION lz4;
+        ALTER TABLE public.events ALTER COLUMN content SET COMPRESSION lz4;
     END IF;
 END $$;
 
