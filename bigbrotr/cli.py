@@ -201,14 +201,21 @@ def _demo(options: argparse.Namespace) -> int:
 
 @asynccontextmanager
 async def _database(options: argparse.Namespace, *, is_new: bool = False) -> AsyncIterator[Brotr]:
-    """The database of the options, whether another process runs its server or not.
+    """The database of the options, of a schema that this release knows.
 
-    `is_new`: make it where there is none, and bring its schema up to date.
+    `is_new`: make it where there is none.
     """
+    async with _server(options, is_new=is_new) as brotr:
+        await _prepare(brotr, options.profile, is_new=is_new)
+        yield brotr
+
+
+@asynccontextmanager
+async def _server(options: argparse.Namespace, *, is_new: bool = False) -> AsyncIterator[Brotr]:
+    """The database of the options, whether another process runs its server or not."""
     config = _config(options)
     if not config.database.is_embedded:
         async with Brotr(Pool(config.database, config.pool)) as brotr:
-            await _prepare(brotr, options.profile, is_new=is_new)
             yield brotr
         return
     server = EmbeddedPostgres(_data_dir(options), on_progress=_say)
@@ -216,11 +223,9 @@ async def _database(options: argparse.Namespace, *, is_new: bool = False) -> Asy
         raise DatabaseError(f"there is no archive in {server.data_dir}: `bigbrotr run` makes one")
     if embedded.running(server.data_dir) is not None:
         async with Brotr(Pool(config.database, config.pool, dsn=server.url)) as brotr:
-            await _prepare(brotr, options.profile, is_new=is_new)
             yield brotr
         return
     async with server, Brotr(Pool(config.database, config.pool, dsn=server.url)) as brotr:
-        await _prepare(brotr, options.profile, is_new=is_new)
         yield brotr
 
 
@@ -302,7 +307,7 @@ def _db_url(options: argparse.Namespace) -> int:
 
 def _db_migrate(options: argparse.Namespace) -> int:
     async def work() -> int:
-        async with _database(options, is_new=True) as brotr, brotr.pool.acquire() as connection:
+        async with _server(options, is_new=True) as brotr, brotr.pool.acquire() as connection:
             schema = Schema()
             changed = await schema.migrate(connection, options.profile, int(time.time()))
             words = "brought to" if changed else "is of"

@@ -148,22 +148,25 @@ async def network(events: Sequence[str], console: Console) -> AsyncIterator[list
 
 async def fill(url: str, events: Sequence[str]) -> int:
     """Publishes events to a relay; returns how many it took (not older versions of a profile)."""
-    connection = await dial(Relay(url), Link(), max_frame_bytes=1 << 20, allow_local=True)
-    if isinstance(connection, Unreached):
-        raise ConnectionError(f"{url}: {connection.detail}")
-    taken = 0
-    async with connection, anyio.create_task_group() as group:
+    stream = await dial(Relay(url), Link(), max_frame_bytes=1 << 20, allow_local=True)
+    if isinstance(stream, Unreached):
+        raise ConnectionError(f"{url}: {stream.detail}")
+    answers: list[message.Ok] = []
 
-        async def offer() -> None:
-            for event in events:
-                await connection.send(b'["EVENT",%b]' % event.encode(), text=True)
+    async def offer() -> None:
+        for event in events:
+            await stream.send(b'["EVENT",%b]' % event.encode())
 
-        group.start_soon(offer)
-        for _ in events:
-            async with asyncio.timeout(30):
-                answer = message.decode(await connection.recv(decode=False))
-            taken += isinstance(answer, message.Ok) and answer.is_accepted
-    return taken
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(offer)
+            while len(answers) < len(events):
+                async with asyncio.timeout(30):
+                    received = map(message.decode, await stream.receive())
+                answers += [answer for answer in received if isinstance(answer, message.Ok)]
+    finally:
+        stream.abort()
+    return sum(answer.is_accepted for answer in answers)
 
 
 # What came of it

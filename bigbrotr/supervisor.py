@@ -1,6 +1,5 @@
 """The supervisor: one loop, one pool, and the services, each restarted when it crashes."""
 
-import os
 import signal
 import socket
 import time
@@ -21,11 +20,19 @@ from bigbrotr.core.embedded import EmbeddedPostgres
 from bigbrotr.core.logger import Logger
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
-from bigbrotr.errors import BigBrotrError, ConfigError, ServiceFailedError, leaves
+from bigbrotr.errors import (
+    BigBrotrError,
+    ConfigError,
+    DatabaseError,
+    ServiceFailedError,
+    leaves,
+)
 from bigbrotr.services.seeder import Seeder
 from bigbrotr.services.synchronizer import Synchronizer
 from bigbrotr.services.validator import Validator
 from bigbrotr.web import health
+
+DATABASE_CHECK_S = 0.5  # between looks whether a database that went away is back
 
 # The services, in the order in which one cycle of each makes sense.
 SERVICES: dict[str, type[BaseService[Any]]] = {
@@ -223,6 +230,12 @@ class Supervisor:
                     await service.run_forever()
             except Exception as error:
                 # The one broad boundary: a defect in one service must not touch the others.
+                if await self._is_database_away():
+                    # A long recovery is nobody's defect: it is waited for, and not counted.
+                    keeper.state, keeper.error = State.RESTARTING, str(leaves(error)[0])
+                    self.log.warning("waiting for the database", service=keeper.name)
+                    await self._until_database_answers()
+                    continue
                 self._note_crash(keeper, error)
             else:
                 break
@@ -241,6 +254,19 @@ class Supervisor:
             with anyio.move_on_after(delay_s):
                 await self._stopping.wait()
         keeper.state = State.STOPPED
+
+    async def _is_database_away(self) -> bool:
+        assert self.brotr is not None
+        try:
+            async with self.brotr.pool.acquire_healthy(max_retries=1):
+                return False
+        except DatabaseError:
+            return True
+
+    async def _until_database_answers(self) -> None:
+        while not self._stopping.is_set() and await self._is_database_away():
+            with anyio.move_on_after(DATABASE_CHECK_S):
+                await self._stopping.wait()
 
     def _make(self, keeper: Keeper) -> BaseService[Any]:
         assert self.brotr is not None
@@ -274,6 +300,10 @@ def choose(config: Config, only: Sequence[str] | None) -> list[str]:
     if not chosen:
         raise ConfigError("no service is enabled")
     file = config.seeder.file
-    if Seeder.SERVICE_NAME in chosen and file is not None and not os.access(file, os.R_OK):
-        raise ConfigError(f"[seeder] file: cannot read {file}")
+    if Seeder.SERVICE_NAME in chosen and file is not None:
+        try:
+            with Path(file).open("rb"):
+                pass
+        except OSError as error:
+            raise ConfigError(f"[seeder] file: cannot read {file}: {error.strerror}") from None
     return chosen

@@ -36,6 +36,7 @@ class Visit(NamedTuple):
     epoch: int  # the fence: a holder of an older one is refused
     pairs: int  # archived events that it is known to hold
     missing: list[tuple[int, int]]  # half-open spans of Unix seconds, oldest first
+    wanted: tuple[int, int]  # the span that they are missing of
 
 
 class Rejected(NamedTuple):
@@ -304,6 +305,7 @@ class Brotr:
                 row["epoch"],
                 row["pairs"],
                 [(span.lower, span.upper) for span in row["missing"]],
+                (since, until),
             )
             for row in rows
         ]

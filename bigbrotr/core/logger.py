@@ -113,6 +113,8 @@ def configure(
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
+    # When the server goes away asyncpg says so with a traceback; our services say it in words.
+    logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)
     logging.getLogger(ROOT).setLevel(number)
 
 

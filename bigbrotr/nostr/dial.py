@@ -8,24 +8,23 @@ import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
+from functools import cache
 from typing import NamedTuple
 
-import websockets
 from python_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
-from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.client import connect as upgrade
+from python_socks.async_.asyncio import Proxy
 
 from bigbrotr import __version__
 from bigbrotr.config import Link
 from bigbrotr.models.relay import Network, Relay, is_special
+from bigbrotr.nostr.stream import DisconnectedError, NotWebSocketError, Stream
 
 USER_AGENT = f"bigbrotr/{__version__}"
 STAGGER_S = 0.25  # RFC 8305: how long an address may keep us before the next is tried as well
 MAX_ADDRESSES = 6  # of one name: a hostile zone could list hundreds
-CLOSE_S = 1.0  # for the closing handshake; its outcome interests nobody
 
 # getaddrinfo blocks; slow names must not starve what else runs in the default pool.
-_resolver = ThreadPoolExecutor(max_workers=8, thread_name_prefix="resolve")
+_resolver = ThreadPoolExecutor(max_workers=32, thread_name_prefix="resolve")
 
 
 class Failure(StrEnum):
@@ -54,7 +53,7 @@ class Unreached(NamedTuple):
 
 async def dial(
     relay: Relay, link: Link, *, max_frame_bytes: int, allow_local: bool
-) -> ClientConnection | Unreached:
+) -> Stream | Unreached:
     """Opens a WebSocket to `relay` within `link.timeout_s`.
 
     Names of overlay networks go to the proxy as they are; no resolver is ever asked. Without
@@ -69,14 +68,9 @@ async def dial(
         return error.value
     except (ProxyError, ProxyConnectionError, ProxyTimeoutError) as error:
         return _judge_proxy(error)
-    except websockets.ProxyError as error:
-        return _judge_proxy(error.__cause__ or error)
     except ssl.SSLError as error:
         return Unreached(Failure.TLS, getattr(error, "verify_message", "") or error.reason or "")
-    except (websockets.InvalidHandshake, websockets.InvalidURI, EOFError, ValueError) as error:
-        # ValueError: a redirect, which a socket of ours does not follow.
-        return Unreached(Failure.NOT_WEBSOCKET, str(error))
-    except websockets.ConnectionClosed as error:
+    except (NotWebSocketError, DisconnectedError) as error:
         return Unreached(Failure.NOT_WEBSOCKET, str(error))
     except OSError as error:
         return _judge_socket(error)
@@ -88,10 +82,7 @@ class _Unreachable(Exception):  # noqa: N818 -- carries a value within this modu
         self.value = Unreached(failure, detail)
 
 
-async def _open(
-    relay: Relay, link: Link, max_frame_bytes: int, allow_local: bool
-) -> ClientConnection:
-    sock = None
+async def _open(relay: Relay, link: Link, max_frame_bytes: int, allow_local: bool) -> Stream:
     if link.proxy is None:
         if relay.network in (Network.TOR, Network.I2P, Network.LOKI):
             raise _Unreachable(Failure.PROXY, f"no proxy is set for {relay.network}")
@@ -101,23 +92,30 @@ async def _open(
         if not addresses:
             raise _Unreachable(Failure.FORBIDDEN, "the name leads to a private or special address")
         sock = await _connect(addresses[:MAX_ADDRESSES])
+    else:
+        # Both schemes mean the same here: the proxy resolves the name.
+        url = link.proxy.replace("socks5h://", "socks5://", 1)
+        sock = await Proxy.from_url(url, rdns=True).connect(relay.host, relay.port)
+    stream = Stream(max_frame_bytes)
     try:
-        return await upgrade(
-            relay.url,
+        await asyncio.get_running_loop().create_connection(
+            lambda: stream,
             sock=sock,
-            # websockets takes socks5h alone for "the proxy resolves names": we never mean another.
-            proxy=link.proxy and link.proxy.replace("socks5://", "socks5h://", 1),
-            user_agent_header=USER_AGENT,
-            max_size=max_frame_bytes,
-            max_queue=16,
-            open_timeout=None,
-            ping_interval=None,  # a conversation has bounds of its own
-            close_timeout=CLOSE_S,
+            ssl=_tls() if relay.scheme == "wss" else None,
+            server_hostname=relay.host if relay.scheme == "wss" else None,
         )
+        await stream.upgrade(relay.url, USER_AGENT)
     except BaseException:
-        if sock is not None:
-            sock.close()
+        stream.abort()
+        sock.close()
         raise
+    return stream
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """What certificates are checked against; reading them takes a while."""
+    return ssl.create_default_context()
 
 
 Target = tuple[socket.AddressFamily, tuple[str, int]]
@@ -179,13 +177,19 @@ async def _connect(targets: Sequence[Target]) -> socket.socket:
                 timeout=STAGGER_S if waiting else None,
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            for task in done:
+            won = None
+            for task in done:  # all of them: two may have connected at once
                 failure = task.exception()
                 if failure is None:
-                    return task.result()
-                if not isinstance(failure, OSError):
+                    if won is not None:
+                        won.close()
+                    won = task.result()
+                elif isinstance(failure, OSError):
+                    error = failure
+                else:
                     raise failure
-                error = failure
+            if won is not None:
+                return won
     finally:
         for task in pending:
             task.cancel()

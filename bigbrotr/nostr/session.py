@@ -3,20 +3,17 @@
 import asyncio
 import itertools
 import time
-from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-import websockets
 from msgspec import Struct
-from websockets.asyncio.client import ClientConnection
 
 from bigbrotr.models.event import Event, WireEvent
 from bigbrotr.nostr import message
 from bigbrotr.nostr.message import Auth, Closed, Eose, EventMessage, Malformed, Notice
 from bigbrotr.nostr.paging import End
+from bigbrotr.nostr.stream import DisconnectedError, Stream
 
 SAMPLE_BYTES = 4096  # of a frame that could not be read
 
@@ -44,8 +41,8 @@ class Page(Struct):
 class Session:
     """One conversation over an open connection; closes it at the end of the block."""
 
-    def __init__(self, connection: ClientConnection) -> None:
-        self._connection = connection
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
         self._numbers = itertools.count(1)
         self.challenge: str | None = None  # of the newest AUTH
         self.notice: str = ""  # the newest
@@ -61,7 +58,7 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self.is_open = False
-        self._connection.transport.abort()  # a relay could keep a polite goodbye waiting
+        self._stream.abort()
 
     async def fetch(self, filter_: Mapping[str, Any], bounds: Bounds) -> Page:
         """Asks for the stored events that match, and reads until the relay says that this is all,
@@ -71,77 +68,59 @@ class Session:
         started = time.monotonic()
         try:
             async with asyncio.timeout(bounds.reply_s):
-                await self._connection.send(message.request(subscription, filter_), text=True)
+                await self._stream.send(message.request(subscription, filter_))
             await self._read(subscription, page, bounds)
             if page.end is not End.CLOSED:
                 async with asyncio.timeout(bounds.reply_s):
-                    await self._connection.send(message.close(subscription), text=True)
+                    await self._stream.send(message.close(subscription))
         except TimeoutError:
             # Sending hangs when the relay no longer reads.
             page.end = End.TIMEOUT if page.end is End.CUT else page.end
-        except websockets.ConnectionClosed as error:
+        except DisconnectedError as error:
             self.is_open = False
             if page.end is End.CUT:
-                page.reason = _goodbye(error)
+                page.reason = str(error)
         page.elapsed_s = time.monotonic() - started
         return page
 
     async def _read(self, subscription: str, page: Page, bounds: Bounds) -> None:
         loop = asyncio.get_running_loop()
-        last = loop.time()
-        deadline = last + bounds.page_s
-        malformed: Counter[str] = Counter()
-        samples: dict[str, bytes] = {}
-        receive, decode = self._connection.recv, message.decode
+        deadline = loop.time() + bounds.page_s
         try:
-            async with asyncio.timeout(bounds.reply_s) as waiting:
+            async with asyncio.timeout(None) as waiting:
                 while True:
-                    frame = await receive(decode=False)
-                    page.size += len(frame)
-                    answer = decode(frame)
-                    match answer:
-                        case EventMessage(subscription=name, event=event):
-                            if name == subscription:
-                                page.events.append(event)
-                        case Eose(subscription=name, hints=hints):
-                            if name == subscription:
-                                page.end, page.hints = End.EOSE, hints
-                                return
-                        case Closed(subscription=name, reason=reason):
-                            if name == subscription:
-                                page.end, page.reason = End.CLOSED, reason
-                                return
-                        case Notice(text=text):
-                            self.notice = text
-                        case Auth(challenge=challenge):
-                            self.challenge = challenge
-                        case Malformed(reason=reason):
-                            malformed[reason] += 1
-                            samples.setdefault(reason, frame[:SAMPLE_BYTES])
-                    if page.size > bounds.page_bytes:
-                        page.end, page.reason = End.OVERSIZE, f"over {bounds.page_bytes} bytes"
+                    waiting.reschedule(min(loop.time() + bounds.reply_s, deadline))
+                    frames = await self._stream.receive()
+                    if self._take(frames, subscription, page, bounds.page_bytes):
                         return
-                    now = loop.time()
-                    if now > deadline:
+                    if loop.time() > deadline:
                         raise TimeoutError
-                    if now - last > bounds.reply_s / 16:
-                        # Moving the alarm for each frame would cost as much as decoding it.
-                        last = now
-                        waiting.reschedule(min(now + bounds.reply_s, deadline))
         except TimeoutError:
             page.end, page.reason = End.TIMEOUT, self.notice
-        finally:
-            page.malformed = {
-                reason: (count, samples[reason]) for reason, count in malformed.items()
-            }
 
-
-def _goodbye(error: websockets.ConnectionClosed) -> str:
-    """How a connection ended, in a few words."""
-    for close in (error.rcvd, error.sent):
-        if close is not None:
-            return f"closed with {close.code} {close.reason}".strip()
-    with suppress(AttributeError):
-        if error.__cause__ is not None:
-            return str(error.__cause__)
-    return "connection lost"
+    def _take(self, frames: list[bytes], subscription: str, page: Page, page_bytes: int) -> bool:
+        """Sorts frames into the page; whether it has ended."""
+        decode, events, has_ended = message.decode, page.events, False
+        for frame in frames:
+            page.size += len(frame)
+            answer = decode(frame)
+            if isinstance(answer, EventMessage):
+                if answer.subscription == subscription and not has_ended:
+                    events.append(answer.event)
+            elif isinstance(answer, Eose):
+                if answer.subscription == subscription:
+                    page.end, page.hints, has_ended = End.EOSE, answer.hints, True
+            elif isinstance(answer, Closed):
+                if answer.subscription == subscription:
+                    page.end, page.reason, has_ended = End.CLOSED, answer.reason, True
+            elif isinstance(answer, Notice):
+                self.notice = answer.text
+            elif isinstance(answer, Auth):
+                self.challenge = answer.challenge
+            elif isinstance(answer, Malformed):
+                count, sample = page.malformed.get(answer.reason, (0, frame[:SAMPLE_BYTES]))
+                page.malformed[answer.reason] = (count + 1, sample)
+            if page.size > page_bytes and not has_ended:
+                page.end, page.reason = End.OVERSIZE, f"over {page_bytes} bytes"
+                return True
+        return has_ended

@@ -1,4 +1,4 @@
-"""WebSocket frames (RFC 6455) as a client reads and writes them: a pure machine, bytes in, text out.
+"""WebSocket frames (RFC 6455) as a client sees them: a pure machine, bytes in, messages out.
 
 The one loop that every byte of the network passes through: a general library takes 5 us for a
 message, this 0.5. It knows no extensions (none is offered in the handshake), so nothing that comes

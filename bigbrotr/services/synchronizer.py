@@ -19,7 +19,8 @@ from bigbrotr.core.base_service import BaseService, Surroundings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.errors import WorkerLostError
 from bigbrotr.models.relay import Network
-from bigbrotr.services.worker import Order, Report, run_slice, start_process
+from bigbrotr.services.call import Report
+from bigbrotr.services.worker import Order, run_slice, start_process
 
 SLICES_PER_EXECUTOR = 500  # then its processes are replaced, with whatever their libraries leaked
 IDLE_S = 0.5  # a lane without work looks again while another is still busy
@@ -47,6 +48,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
         self.copied = Report()  # since the start
         self._executor: ProcessPoolExecutor | None = None
         self._lifeline: Pipe | None = None
+        self._lost: list[Exception] = []  # how slices failed, in the newest cycle
         self._slices = 0
         self._busy = 0
         self._told = Report()
@@ -56,21 +58,23 @@ class Synchronizer(BaseService[SynchronizerSettings]):
         """Copies until no relay is due."""
         if self._slices >= SLICES_PER_EXECUTOR:
             await self._retire_executor()
+        if self._lost:
+            # Their leases must not keep relays waiting. Not sooner: the database may be away.
+            await self.brotr.release_leases(self.owner)
+            self._lost.clear()
         if await self._is_anything_due():
-            is_lost = False
-            try:
-                async with anyio.create_task_group() as group:
-                    for lane in range(self.workers):
-                        group.start_soon(self._keep_busy, lane)
-            except* BrokenProcessPool:
-                is_lost = True
-            if is_lost:
-                await self._retire_executor()
-                await self.brotr.release_leases(self.owner)
-                raise WorkerLostError(
-                    "a worker process died; what it had not committed is done again"
-                )
+            async with anyio.create_task_group() as group:
+                for lane in range(self.workers):
+                    group.start_soon(self._keep_busy, lane)
+            if self._lost:
+                await self._give_up_cycle(self._lost[0])
         self._tell(is_final=not self._stop.is_set())
+
+    async def _give_up_cycle(self, error: Exception) -> None:
+        if isinstance(error, BrokenProcessPool):
+            await self._retire_executor()
+            raise WorkerLostError("a worker process died; what it had not committed is done again")
+        raise error
 
     async def _is_anything_due(self) -> bool:
         due = await self.brotr.next_visit_at(self._networks())
@@ -80,7 +84,10 @@ class Synchronizer(BaseService[SynchronizerSettings]):
         return [network for network, _ in self.around.config.networks.enabled()]
 
     async def _keep_busy(self, lane: int) -> None:
-        """One worker's lane: slice after slice, until no lane finds anything due."""
+        """One worker's lane: slice after slice, until no lane finds anything due.
+
+        When a slice fails, the other lanes end theirs: all leases are given back together.
+        """
         order = Order(
             owner=self.owner,
             seconds=self.settings.slice_s,
@@ -91,10 +98,13 @@ class Synchronizer(BaseService[SynchronizerSettings]):
             },
         )
         loop = asyncio.get_running_loop()
-        while not self._stop.is_set():
+        while not self._stop.is_set() and not self._lost:
             self._busy += 1
             try:
                 report = await loop.run_in_executor(self._running_executor(), run_slice, order)
+            except Exception as error:
+                self._lost.append(error)
+                return
             finally:
                 self._busy -= 1
             self._slices += 1
@@ -122,21 +132,24 @@ class Synchronizer(BaseService[SynchronizerSettings]):
         return self._executor
 
     async def _retire_executor(self) -> None:
-        """Lets the worker processes end what they are doing; those that don't end are killed."""
+        """Lets the worker processes end what they are doing; those that don't end are killed, and
+        at once when this is cancelled."""
         executor, self._executor = self._executor, None
         if executor is None:
             return
         processes = list((executor._processes or {}).values())  # noqa: SLF001 -- no public way
         if self._lifeline is not None:
             self._lifeline.close()
-        await asyncio.to_thread(executor.shutdown, wait=False, cancel_futures=True)
+        executor.shutdown(wait=False, cancel_futures=True)
         deadline = time.monotonic() + self.around.config.supervisor.shutdown_timeout_s / 2
-        while any(process.is_alive() for process in processes):
-            if time.monotonic() > deadline:
-                for process in processes:
-                    process.kill()
-                return
-            await asyncio.sleep(0.05)
+        try:
+            while any(process.is_alive() for process in processes):
+                if time.monotonic() > deadline:
+                    return
+                await asyncio.sleep(0.05)
+        finally:
+            for process in processes:
+                process.kill()  # nothing to one that has ended
 
     def request_shutdown(self) -> None:
         """Asks the workers to stop after the page that is under way."""
@@ -146,7 +159,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
 
     def _add(self, report: Report) -> None:
         total = self.copied
-        for name in ("visits", "received", "new", "pairs", "rejected", "pages", "bytes", "gaps"):
+        for name in ("visits", "received", "new", "known", "rejected", "pages", "bytes", "gaps"):
             setattr(total, name, getattr(total, name) + getattr(report, name))
         total.outcomes = dict(Counter(total.outcomes) + Counter(report.outcomes))
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import anyio
 
@@ -52,6 +52,10 @@ class Validator(BaseService[ValidatorSettings]):
     def networks(self) -> Networks:
         """How relays are reached."""
         return self.around.config.networks
+
+    async def __aenter__(self) -> Self:
+        await self.brotr.release_leases(self.owner)
+        return await super().__aenter__()
 
     async def run(self) -> None:
         """Tries every candidate that is due."""

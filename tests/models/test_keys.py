@@ -12,7 +12,8 @@ import nostr_sdk
 import pytest
 
 from bigbrotr.errors import ConfigError
-from bigbrotr.models.keys import Keys, read_secret
+from bigbrotr.models.keys import Keys
+from bigbrotr.secret import read_secret
 
 SECRET = "67dea2ed018072d675f5415ecfaed7d2597555e202d85b3d65ea4e58d2d92ffa"  # NIP-19's example
 PUBLIC = "7e7e9c42a91bfef19fa929e5fda1b72e0ebc1a4c1141673e2794234d86addf4e"

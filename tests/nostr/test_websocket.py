@@ -1,6 +1,7 @@
 """The frame reader: every cut of the bytes gives the same messages, and nothing makes it fail."""
 
 import struct
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -26,7 +27,7 @@ def frame(opcode: int, payload: bytes, *, final: bool = True, rsv: int = 0) -> b
 def feed_in_pieces(reader: FrameReader, data: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     messages = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         messages += reader.feed(data[start:end])
     return messages
 

@@ -1,0 +1,113 @@
+"""The stage: a PostgreSQL server, relays in a process of their own, and fresh databases."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+
+from bigbrotr.config import Config, Link, Networks, PoolSettings, Profile, SynchronizerSettings
+from bigbrotr.core.base_service import Surroundings
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.embedded import EmbeddedPostgres
+from bigbrotr.core.pool import Pool
+from bigbrotr.core.schema import Schema
+from bigbrotr.models.relay import Relay
+from bigbrotr.services.synchronizer import Synchronizer
+from tests.bench import corpus
+
+WARM_UP = 20  # events of the relays that start the worker processes
+
+
+class Stage:
+    """Where benchmarks run."""
+
+    def __init__(self, folder: Path, server: EmbeddedPostgres) -> None:
+        self.folder = folder
+        self.server = server
+        self._databases = 0
+
+    def address(self, database: str) -> str:
+        """The address of one database of the server."""
+        return self.server.url.replace("/bigbrotr?", f"/{database}?")
+
+    async def new_database(self) -> str:
+        """The address of a new, empty database."""
+        self._databases += 1
+        name = f"bench_{self._databases}"
+        connection = await asyncpg.connect(self.server.url)
+        try:
+            await connection.execute(f"CREATE DATABASE {name}")
+        finally:
+            await connection.close()
+        return self.address(name)
+
+    @asynccontextmanager
+    async def relays(
+        self, events: list[tuple[int, bytes]], count: int = 1, shared: float = 1.0
+    ) -> AsyncIterator[list[str]]:
+        """Relays that serve the events; yields their URLs."""
+        path = self.folder / "corpus.jsonl"
+        corpus.write(path, events)
+        arguments = [str(path), "--relays", str(count), "--shared", str(shared)]
+        process = subprocess.Popen(  # noqa: ASYNC220 -- before anything is timed
+            [sys.executable, "-m", "tests.bench.relay", *arguments], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        try:
+            yield [f"ws://127.0.0.1:{port}" for port in json.loads(process.stdout.readline())]
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+    @asynccontextmanager
+    async def archive(
+        self, profile: Profile = Profile.FULL, workers: int = 0, width: int = 50
+    ) -> AsyncIterator["Archive"]:
+        """A fresh archive with a synchronizer whose worker processes are up."""
+        address = await self.new_database()
+        config = Config(
+            pool=PoolSettings(),
+            networks=Networks(clearnet=Link(enabled=False), local=Link(width=width)),
+            synchronizer=SynchronizerSettings(workers=workers, slice_s=60),
+        )
+        async with Brotr(Pool(settings=config.pool, dsn=address)) as brotr:
+            async with brotr.pool.acquire() as connection:
+                await Schema().migrate(connection, profile, int(time.time()))
+            around = Surroundings(config, address, "bench")
+            async with Synchronizer(brotr, around=around) as synchronizer:
+                async with self.relays(
+                    corpus.build(WARM_UP, seed=99), synchronizer.workers
+                ) as urls:
+                    archive = Archive(brotr, synchronizer)
+                    await archive.copy(urls)  # starts the processes
+                yield archive
+
+
+class Archive:
+    """An archive to be filled."""
+
+    def __init__(self, brotr: Brotr, synchronizer: Synchronizer) -> None:
+        self.brotr = brotr
+        self.synchronizer = synchronizer
+
+    async def copy(self, urls: list[str]) -> float:
+        """Copies relays that it has not met; returns the seconds that it took."""
+        await self.brotr.insert_relays([Relay(url) for url in urls])
+        started = time.perf_counter()
+        await self.synchronizer.run()
+        return time.perf_counter() - started
+
+
+@asynccontextmanager
+async def stage() -> AsyncIterator[Stage]:
+    """A server with the settings that `bigbrotr run` would give it, in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="bigbrotr-bench-") as folder:
+        async with EmbeddedPostgres(Path(folder) / "data") as server:
+            yield Stage(Path(folder), server)

@@ -1,0 +1,367 @@
+"""Reaching relays: names, addresses, proxies and TLS, each failure under its own name."""
+
+import asyncio
+import hashlib
+import socket
+import ssl
+import subprocess
+from base64 import b32encode
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bigbrotr.config import Link
+from bigbrotr.models.relay import Relay
+from bigbrotr.nostr import dial as dialling
+from bigbrotr.nostr.dial import Failure, Unreached, dial
+from tests.relays.model import Vices
+from tests.relays.real import free_port
+from tests.relays.scripted import ScriptedRelay
+
+
+def onion(key: bytes) -> str:
+    """The address of a hidden service, by Tor's rend-spec-v3."""
+    checksum = hashlib.sha3_256(b".onion checksum" + key + b"\x03").digest()[:2]
+    name = b32encode(key + checksum + b"\x03").decode().lower()
+    return f"ws://{name}.onion"
+
+
+ONION = onion(bytes(range(32)))
+LINK = Link(timeout_s=5.0)
+
+
+async def reach(url: str, link: Link = LINK, *, allow_local: bool = True) -> Unreached | str:
+    """ "connected", or why not."""
+    answer = await dial(Relay(url), link, max_frame_bytes=1 << 20, allow_local=allow_local)
+    if isinstance(answer, Unreached):
+        assert answer.detail
+        return answer
+    answer.abort()
+    return "connected"
+
+
+async def failure(url: str, link: Link = LINK, *, allow_local: bool = True) -> Failure:
+    answer = await reach(url, link, allow_local=allow_local)
+    assert isinstance(answer, Unreached), answer
+    return answer.failure
+
+
+@pytest.fixture
+def zone(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, list[str] | int]], list[str]]:
+    """Sets names and their addresses (or the resolver's error); returns the names asked for."""
+
+    def serve(names: Mapping[str, list[str] | int]) -> list[str]:
+        asked: list[str] = []
+
+        def getaddrinfo(host: str, port: int, *_: Any, **__: Any) -> list[Any]:
+            asked.append(host)
+            found = names[host]
+            if isinstance(found, int):
+                raise socket.gaierror(found, "no luck")
+            families = [socket.AF_INET6 if ":" in each else socket.AF_INET for each in found]
+            return [
+                (family, socket.SOCK_STREAM, 6, "", (address, port))
+                for family, address in zip(families, found, strict=True)
+            ]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        return asked
+
+    return serve
+
+
+# Names and addresses
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fd00::1", "::ffff:127.0.0.1"]
+)
+async def test_name_that_leads_inside_is_refused(address: str, zone: Any) -> None:
+    async with ScriptedRelay() as relay:
+        zone({"relay.example": [address]})
+        url = f"ws://relay.example:{relay.port}"
+        assert await failure(url, allow_local=False) is Failure.FORBIDDEN
+        assert relay.seen.headers == []
+
+
+async def test_only_the_outer_addresses_of_a_name_are_used(zone: Any) -> None:
+    zone({"relay.example": ["127.0.0.1", "192.0.2.1"]})
+    async with ScriptedRelay() as relay:
+        answer = await failure(
+            f"ws://relay.example:{relay.port}", Link(timeout_s=0.5), allow_local=False
+        )
+        assert answer is not Failure.REFUSED
+        assert relay.seen.headers == []
+
+
+async def test_name_that_leads_inside_is_used_where_allowed(zone: Any) -> None:
+    zone({"relay.example": ["127.0.0.1"]})
+    async with ScriptedRelay() as relay:
+        assert await reach(f"ws://relay.example:{relay.port}") == "connected"
+        assert relay.seen.headers[0]["Host"] == f"relay.example:{relay.port}"
+        assert relay.seen.headers[0]["User-Agent"].startswith("bigbrotr/")
+
+
+async def test_dead_first_address_keeps_nobody_waiting(zone: Any) -> None:
+    async with ScriptedRelay() as relay:
+        # Nobody answers at the first, nobody listens at the second, the third is it.
+        zone({"relay.example": ["240.0.0.1", "127.0.0.2", "127.0.0.1"]})
+        assert await reach(f"ws://relay.example:{relay.port}") == "connected"
+
+
+async def test_two_addresses_that_answer_at_once_make_one_connection(
+    zone: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialling, "STAGGER_S", 0.0)
+    async with ScriptedRelay() as relay:
+        zone({"relay.example": ["127.0.0.1"] * 6})
+        for _ in range(5):
+            assert await reach(f"ws://relay.example:{relay.port}") == "connected"
+        assert relay.seen.connections <= 5
+
+
+@pytest.mark.parametrize(
+    ("errno", "wanted"),
+    [
+        (socket.EAI_NONAME, Failure.NO_NAME),
+        (socket.EAI_AGAIN, Failure.OFFLINE),
+        (socket.EAI_FAIL, Failure.NO_NAME),
+    ],
+)
+async def test_names_that_do_not_resolve(errno: int, wanted: Failure, zone: Any) -> None:
+    zone({"relay.example": errno})
+    assert await failure("wss://relay.example") is wanted
+
+
+async def test_name_without_addresses(zone: Any) -> None:
+    zone({"relay.example": []})
+    assert await failure("wss://relay.example") in (Failure.NO_NAME, Failure.FORBIDDEN)
+
+
+# Servers
+
+
+async def test_nobody_listens() -> None:
+    assert await failure(f"ws://127.0.0.1:{free_port()}") is Failure.REFUSED
+
+
+async def test_http_only() -> None:
+    async with ScriptedRelay(vices=Vices(http_only=True)) as relay:
+        assert await failure(relay.url) is Failure.NOT_WEBSOCKET
+
+
+@asynccontextmanager
+async def server(
+    say: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any], **options: Any
+) -> AsyncIterator[int]:
+    """Any TCP server; its port."""
+    tasks: set[asyncio.Task[Any]] = set()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await say(reader, writer)
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+    listener = await asyncio.start_server(talk, "127.0.0.1", 0, **options)
+    try:
+        yield listener.sockets[0].getsockname()[1]
+    finally:
+        listener.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+ANSWERS = {
+    "nonsense": b"\x00\x01\x02 220 smtp.example ESMTP\r\n\r\n",
+    "no": b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
+    "redirect": b"HTTP/1.1 301 Moved\r\nLocation: ws://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
+    "wrong key": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+    b"Connection: Upgrade\r\nSec-WebSocket-Accept: bm9wZQ==\r\n\r\n",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+async def test_server_that_does_not_upgrade(answer: str) -> None:
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(ANSWERS[answer])
+        await writer.drain()
+
+    async with server(say) as port:
+        assert await failure(f"ws://127.0.0.1:{port}") is Failure.NOT_WEBSOCKET
+
+
+async def test_server_that_says_nothing() -> None:
+    async def say(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read(-1)
+
+    async with server(say) as port:
+        assert await failure(f"ws://127.0.0.1:{port}", Link(timeout_s=0.3)) is Failure.TIMEOUT
+        assert await failure(f"wss://127.0.0.1:{port}", Link(timeout_s=0.3)) is Failure.TIMEOUT
+
+
+async def test_endless_headers() -> None:
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\n")
+        while True:
+            writer.write(b"X-More: " + b"x" * 1000 + b"\r\n")
+            await writer.drain()
+
+    async with server(say) as port:
+        answer = await failure(f"ws://127.0.0.1:{port}", Link(timeout_s=1.0))
+        assert answer in (Failure.NOT_WEBSOCKET, Failure.TIMEOUT)
+
+
+async def test_tls_where_there_is_none() -> None:
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(5)
+        writer.write(ANSWERS["no"])
+        await reader.read(-1)
+
+    async with server(say) as port:
+        assert await failure(f"wss://127.0.0.1:{port}") is Failure.TLS
+
+
+async def test_certificate_of_nobody(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = subprocess.run(  # noqa: ASYNC221 -- for a moment
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=relay.example", "-keyout", str(key), "-out", str(certificate)),
+        ],
+        capture_output=True,
+        check=False,
+    )
+    if made.returncode:
+        pytest.skip("no openssl")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    async def say(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read(-1)
+
+    async with server(say, ssl=context) as port:
+        answer = await reach(f"wss://127.0.0.1:{port}")
+    assert isinstance(answer, Unreached)
+    assert answer.failure is Failure.TLS
+    assert "self" in answer.detail  # self-signed certificate
+
+
+# Proxies
+
+
+@asynccontextmanager
+async def socks5(
+    target: int, *, code: int = 0, greeting: bytes = b"\x05\x00"
+) -> AsyncIterator[tuple[str, list[tuple[int, bytes]]]]:
+    """A SOCKS5 server that leads everywhere to one port, or answers with an error.
+
+    Yields its address, and what it was asked for: (type of address, address).
+    """
+    asked: list[tuple[int, bytes]] = []
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        version, methods = await reader.readexactly(2)
+        assert version == 5
+        await reader.readexactly(methods)
+        writer.write(greeting)
+        _, _, _, kind = await reader.readexactly(4)
+        length = {1: 4, 4: 16}.get(kind) or (await reader.readexactly(1))[0]
+        asked.append((kind, await reader.readexactly(length)))
+        await reader.readexactly(2)
+        writer.write(bytes([5, code, 0, 1, 0, 0, 0, 0, 0, 0]))
+        if code:
+            return
+        back, out = await asyncio.open_connection("127.0.0.1", target)
+
+        async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(65536):
+                sink.write(data)
+                await sink.drain()
+            sink.close()
+
+        try:
+            await asyncio.gather(copy(reader, out), copy(back, writer))
+        finally:
+            out.close()
+
+    async with server(say) as port:
+        yield f"socks5h://127.0.0.1:{port}", asked
+
+
+def through(proxy: str) -> Link:
+    return Link(timeout_s=5.0, proxy=proxy)
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+async def test_proxy_gets_the_name_and_no_resolver_is_asked(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ScriptedRelay() as relay, socks5(relay.port) as (proxy, asked):
+
+        def leak(host: str, *_: Any, **__: Any) -> Any:
+            raise AssertionError(f"a resolver was asked for {host}")
+
+        monkeypatch.setattr(socket, "getaddrinfo", leak)
+        for url in (ONION, "ws://relay.example"):
+            link = through(proxy.replace("socks5h", scheme))
+            assert await reach(url, link, allow_local=False) == "connected"
+        assert asked == [(3, ONION[5:].encode()), (3, b"relay.example")]
+        assert len(relay.seen.headers) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "wanted"),
+    [
+        (1, Failure.UNREACHABLE),
+        (3, Failure.UNREACHABLE),
+        (4, Failure.UNREACHABLE),
+        (5, Failure.REFUSED),
+        (6, Failure.UNREACHABLE),
+        (2, Failure.PROXY),
+        (7, Failure.PROXY),
+        (8, Failure.PROXY),
+    ],
+)
+async def test_proxy_says_why(code: int, wanted: Failure) -> None:
+    async with socks5(1, code=code) as (proxy, _):
+        assert await failure(ONION, through(proxy)) is wanted
+
+
+async def test_proxy_is_down() -> None:
+    proxy = f"socks5h://127.0.0.1:{free_port()}"
+    assert await failure(ONION, through(proxy)) is Failure.PROXY
+
+
+@pytest.mark.parametrize("greeting", [b"\x05\xff", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+async def test_proxy_is_no_proxy_for_us(greeting: bytes) -> None:
+    async with socks5(1, greeting=greeting) as (proxy, _):
+        assert await failure(ONION, through(proxy)) is Failure.PROXY
+
+
+async def test_redirects_are_not_followed_through_a_proxy_either() -> None:
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(ANSWERS["redirect"])
+        await writer.drain()
+
+    async with server(say) as target, socks5(target) as (proxy, asked):
+        assert await failure(ONION, through(proxy)) is Failure.NOT_WEBSOCKET
+        assert len(asked) == 1
+
+
+async def test_onion_without_a_proxy_is_never_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", None)
+    assert await failure(ONION) is Failure.PROXY

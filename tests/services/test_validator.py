@@ -1,0 +1,236 @@
+"""What becomes a relay, what does not, and who is blamed."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+
+from bigbrotr.config import Config, Link, Networks, ValidatorSettings
+from bigbrotr.core.base_service import Surroundings
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.logger import configure
+from bigbrotr.models.relay import Network, Relay
+from bigbrotr.nostr.dial import Failure
+from bigbrotr.services.validator import Greeting, Validator, Verdict, greet, is_offline
+from tests.relays.events import make_event
+from tests.relays.model import Vices
+from tests.relays.real import free_port
+from tests.relays.scripted import ScriptedRelay
+
+LINK = Link(timeout_s=1.0, width=20)
+EVENT = make_event()
+
+
+def around(**networks: Link) -> Surroundings:
+    local = Networks(clearnet=Link(enabled=False), local=LINK)
+    return Surroundings(Config(networks=Networks(**networks) if networks else local), None, "test")
+
+
+@asynccontextmanager
+async def echo(*frames: str) -> AsyncIterator[str]:
+    """A WebSocket server that says the same to everything."""
+
+    async def talk(connection: ServerConnection) -> None:
+        async for _ in connection:
+            for frame in frames:
+                await connection.send(frame)
+
+    async with serve(talk, "127.0.0.1", 0) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        yield f"ws://127.0.0.1:{port}"
+
+
+async def meet(url: str) -> Greeting:
+    return await greet(Relay(url), LINK, allow_local=True)
+
+
+@pytest.mark.parametrize(
+    ("vices", "verdict", "outcome"),
+    [
+        (Vices(), "relay", "speaks-nostr"),
+        (Vices(refuses="restricted: members only"), "relay", "closed"),
+        (Vices(needs_auth=True), "relay", "closed"),
+        (Vices(no_eose=True), "relay", "speaks-nostr"),  # it has shown an event
+        (Vices(garbage=frozenset({"not-json", "wrong-shape"})), "relay", "speaks-nostr"),
+        (Vices(silent=True), "failed", "no-answer"),
+        (Vices(silent=True, needs_auth=True), "relay", "needs-auth"),
+        (Vices(http_only=True), "failed", "not-websocket"),
+        (Vices(drop_after_pages=0), "failed", "no-answer"),
+        (Vices(garbage=frozenset({"endless"})), "failed", "no-answer"),
+    ],
+)
+async def test_verdict_on_a_server(vices: Vices, verdict: str, outcome: str) -> None:
+    async with ScriptedRelay([EVENT], vices) as relay:
+        greeting = await meet(relay.url)
+    assert (greeting.verdict, greeting.outcome) == (verdict, outcome)
+
+
+@pytest.mark.parametrize(
+    ("frames", "outcome"),
+    [
+        (["hello", "{}"], "not-nostr"),
+        ([json.dumps(["EOSE", "somebody-else"])], "no-answer"),
+        ([json.dumps(["NOTICE", "I am a chat server"])], "no-answer"),
+        ([json.dumps(["EVENT", "other", EVENT])], "no-answer"),
+    ],
+)
+async def test_any_websocket_server_is_no_relay(frames: list[str], outcome: str) -> None:
+    async with echo(*frames) as url:
+        greeting = await meet(url)
+    assert (greeting.verdict, greeting.outcome) == (Verdict.FAILED, outcome)
+
+
+async def test_nobody_listens() -> None:
+    greeting = await meet(f"ws://127.0.0.1:{free_port()}")
+    assert (greeting.verdict, greeting.outcome) == (Verdict.FAILED, "refused")
+
+
+async def test_server_that_accepts_and_says_nothing() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        greeting = await meet(f"ws://127.0.0.1:{silent.getsockname()[1]}")
+    assert (greeting.verdict, greeting.outcome) == (Verdict.FAILED, "timeout")
+
+
+# With the database
+
+
+async def candidates(brotr: Brotr) -> dict[str, dict[str, Any]]:
+    rows = await brotr.pool.fetch("SELECT * FROM candidates")
+    return {row["url"]: dict(row) for row in rows}
+
+
+async def run(brotr: Brotr, surroundings: Surroundings | None = None) -> None:
+    async with Validator(brotr, ValidatorSettings(max_attempts=3), surroundings or around()) as it:
+        await it.run()
+
+
+async def test_promotes_and_postpones(brotr: Brotr) -> None:
+    async with ScriptedRelay([EVENT]) as good, ScriptedRelay(vices=Vices(http_only=True)) as bad:
+        dead = f"ws://127.0.0.1:{free_port()}"
+        await brotr.insert_candidates([Relay(url) for url in (good.url, bad.url, dead)], "test")
+        await run(brotr)
+        assert [row["url"] for row in await brotr.pool.fetch("SELECT url FROM relays")] == [
+            good.url
+        ]
+        left = await candidates(brotr)
+        assert left.keys() == {bad.url, dead}
+        assert (left[bad.url]["attempts"], left[bad.url]["outcome"]) == (1, "not-websocket")
+        assert (left[dead]["attempts"], left[dead]["outcome"]) == (1, "refused")
+        assert left[dead]["owner"] is None
+        first = left[dead]["due_at"] - left[dead]["tried_at"]
+        assert first >= 30
+        # Nothing is due: nobody is asked again.
+        await run(brotr)
+        assert (await candidates(brotr)) == left
+        waits = [first]
+        for _ in range(2):
+            await brotr.pool.execute("UPDATE candidates SET due_at = 0")
+            await run(brotr)
+            row = (await candidates(brotr))[dead]
+            waits.append(row["due_at"] - row["tried_at"])
+        assert waits[0] < waits[1] < waits[2]
+        # After max_attempts it rests for good.
+        await brotr.pool.execute("UPDATE candidates SET due_at = 0")
+        asked = len(bad.seen.headers)
+        await run(brotr)
+        assert len(bad.seen.headers) == asked
+        assert {row["attempts"] for row in (await candidates(brotr)).values()} == {3}
+        # A seed file that names it again changes nothing.
+        assert await brotr.insert_candidates([Relay(dead), Relay(good.url)], "seed") == 0
+        assert (await candidates(brotr))[dead]["attempts"] == 3
+
+
+async def test_networks_that_are_not_enabled_are_left_alone(brotr: Brotr) -> None:
+    urls = ["ws://127.0.0.1:1", f"ws://{'a' * 56}.onion", "wss://relay.example"]
+    relays = [Relay(url) for url in urls if _is_relay(url)]
+    await brotr.insert_candidates(relays, "test")
+    before = await candidates(brotr)
+    await run(brotr, around(clearnet=Link(enabled=False)))
+    assert await candidates(brotr) == before
+
+
+def _is_relay(url: str) -> bool:
+    try:
+        Relay(url)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.fixture
+def no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A zone in which no name server answers: a machine without a network."""
+
+    def nobody(*_: object, **__: object) -> Any:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
+
+
+async def test_offline_blames_nobody(
+    brotr: Brotr, no_names: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure("INFO")
+    relays = [Relay(f"wss://relay{n}.example") for n in range(6)]
+    await brotr.insert_candidates(relays, "test")
+    await run(brotr, around(clearnet=LINK))
+    for row in (await candidates(brotr)).values():
+        assert (row["attempts"], row["outcome"]) == (0, "offline")
+        assert row["due_at"] - row["tried_at"] == 60
+    assert "this machine seems to be offline" in capsys.readouterr().err
+
+
+async def test_unresolvable_names(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nowhere(*_: object, **__: object) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nowhere)
+    configure("INFO")
+    await brotr.insert_candidates([Relay("wss://no.example")], "test")
+    await run(brotr, around(clearnet=LINK))
+    (row,) = (await candidates(brotr)).values()
+    assert (row["attempts"], row["outcome"]) == (1, "no-such-name")  # one alone proves nothing
+    assert "offline" not in capsys.readouterr().err
+
+
+def test_when_it_is_us() -> None:
+    def failed(failure: Failure | None) -> Greeting:
+        return Greeting(Relay("wss://relay.example"), Verdict.FAILED, "x", "", failure)
+
+    assert is_offline([failed(Failure.NO_NAME)] * 4)
+    assert is_offline([failed(Failure.OFFLINE), failed(Failure.TIMEOUT)] * 4)
+    assert not is_offline([failed(Failure.NO_NAME)] * 3)
+    assert not is_offline([failed(Failure.NO_NAME)] * 9 + [failed(Failure.REFUSED)])
+    assert not is_offline([failed(Failure.NO_NAME)] * 9 + [failed(None)])
+    assert not is_offline([])
+
+
+async def test_candidate_of_a_crashed_validator_comes_back(brotr: Brotr) -> None:
+    async with ScriptedRelay([EVENT]) as relay:
+        await brotr.insert_candidates([Relay(relay.url)], "test")
+        claimed = await brotr.claim_candidates(
+            Network.LOCAL, limit=10, max_attempts=3, owner="test/validator", lease_s=600
+        )
+        assert [each.url for each in claimed] == [relay.url]
+        await run(brotr)  # the one that bears the name now
+        assert await candidates(brotr) == {}
+
+
+async def test_shutdown_ends_a_long_sweep(brotr: Brotr) -> None:
+    relays = [Relay(f"ws://127.0.0.1:{port}") for port in range(1, 30)]
+    await brotr.insert_candidates(relays, "test")
+    validator = Validator(brotr, None, around())
+    async with validator, asyncio.timeout(30), asyncio.TaskGroup() as group:
+        group.create_task(validator.run_forever(0.1))
+        await asyncio.sleep(0)
+        validator.request_shutdown()
+    assert not validator.is_running

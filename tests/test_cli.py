@@ -1,0 +1,568 @@
+"""The command line as a person meets it: one clear sentence for each mistake, and its exit code."""
+
+import asyncio
+import fcntl
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import quote
+
+import asyncpg
+import pytest
+
+from bigbrotr.core.embedded import EmbeddedPostgres, binary
+from tests.processes import Place, call, environment, until
+from tests.relays.events import make_event
+from tests.relays.real import free_port
+from tests.relays.scripted import ScriptedRelay
+
+SECRET = "correct-horse-battery-staple"
+COMMANDS = [
+    "",
+    "run",
+    "demo",
+    "status",
+    "seed",
+    "config",
+    "config show",
+    "config check",
+    "db",
+    "db url",
+    "db migrate",
+    "db psql",
+]
+EVENTS = [make_event(1_600_000_000 + n, content=f"note {n}") for n in range(40)]
+
+
+@pytest.fixture
+async def relay() -> AsyncIterator[ScriptedRelay]:
+    async with ScriptedRelay(EVENTS) as relay:
+        yield relay
+
+
+@pytest.fixture(scope="module")
+async def archive(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
+    """A place whose bigbrotr runs all the time, for those who only look."""
+    async with ScriptedRelay(EVENTS) as relay:
+        place = Place(tmp_path_factory.mktemp("archive") / "place", [relay.url])
+        async with place.start() as running:
+            await running.says("ready")
+            async with place.look() as connection:
+
+                async def is_copied() -> bool:
+                    return bool(await connection.fetchval("SELECT events FROM totals()") == 40)
+
+                await until(is_copied, "the copy")
+            yield place
+            assert await running.end() == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_help_everywhere(command: str) -> None:
+    done = await call(*command.split(), "--help")
+    assert done.code == 0
+    assert "usage: bigbrotr" in done.out
+    assert done.err == ""
+
+
+async def test_version_and_nothing() -> None:
+    assert re.fullmatch(r"bigbrotr \d+\.\d+\.\d+\n", (await call("--version")).out)
+    assert (await call()).code == 2
+
+
+# Mistakes in files
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[log\n", ["config.toml", "line 1"]),
+        ("[log]\nlevle = 'INFO'\n", ["[log] levle", "unknown key", 'did you mean "level"']),
+        ("[sychronizer]\n", ["[sychronizer]", 'did you mean "synchronizer"']),
+        ("[pool.limits]\nmax_size = 'many'\n", ["[pool.limits] max_size", "'many'", "int"]),
+        ("[pool.limits]\nmax_size = 1000\n", ["[pool.limits] max_size", "1000", "200"]),
+        ("log = 3\n", ["log", "3"]),
+        ("[web]\nlisten = 'nowhere'\n", ["[web]", "address:port"]),
+        ("[database]\nurl = 'postgresql://a:b@c/d'\n", ["[database]", "DB_PASSWORD"]),
+        ("[networks.loki]\nenabled = true\n", ["[networks]", "loki", "proxy"]),
+        ("\xff", ["not UTF-8"]),
+    ],
+)
+async def test_mistake_in_the_configuration(text: str, words: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(text.encode("latin-1"))
+    for command in (["run", "--config"], ["config", "check"]):
+        done = await call(*command, str(path), cwd=tmp_path)
+        assert done.code == 2
+        assert done.sentence.startswith(f"bigbrotr: {path}")
+        assert len(done.err.splitlines()) == 1
+        for word in words:
+            assert word in done.sentence
+        assert "postgresql://a:b" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ("run --config /nowhere/a.toml", 2, "/nowhere/a.toml: No such file"),
+        ("run --config /", 2, "/: Is a directory"),
+        ("run --profile medium", 2, "it is full or lite"),
+        ("run --only seeder,finda", 2, "no service is called 'finda'"),
+        ("run --log-level LOUD", 2, "unknown log level 'LOUD'"),
+        ("seed notaurl", 2, "notaurl: No such file"),
+        ("seed http://example.com", 2, "http://example.com is not a relay URL"),
+        ("seed ws://127.0.0.1:7777", 2, "[networks.local]"),
+        ("frobnicate", 2, "invalid choice"),
+        ("status", 3, "there is no archive in"),
+        ("db psql", 3, "there is no archive in"),
+    ],
+)
+async def test_mistake_on_the_command_line(
+    arguments: str, code: int, words: str, tmp_path: Path
+) -> None:
+    options = ["--data-dir", str(tmp_path / "data")]
+    done = await call(*arguments.split(), *(options if code == 3 else []), cwd=tmp_path)
+    assert done.code == code
+    assert words in done.sentence
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "words"), [("missing", "No such file"), ("folder", "Is a directory")]
+)
+async def test_seed_file_that_cannot_be_read(what: str, words: str, tmp_path: Path) -> None:
+    place = Place(tmp_path / "place")
+    place.seeds.unlink()
+    if what == "folder":
+        place.seeds.mkdir()
+    done = await place.call("run", "--once")
+    assert done.code == 2
+    assert words in done.sentence
+    assert str(place.seeds) in done.sentence
+    assert not place.data_dir.exists()  # it is seen before anything is made
+    done = await place.call("seed", str(place.seeds))
+    assert (done.code, words in done.sentence) == (2, True)
+
+
+async def test_seed_file_of_junk(tmp_path: Path) -> None:
+    place = Place(tmp_path / "place", ["not a url", "http://x.example"])
+    done = await place.call("seed", str(place.seeds))
+    assert done.code == 2
+    assert "nothing to add" in done.sentence
+    said = await place.run_once("--only", "seeder")
+    assert "junk=2" in said
+    assert said.count("not a relay URL") == 2
+
+
+# The database
+
+
+async def test_unreachable_database(tmp_path: Path) -> None:
+    url = f"postgresql://bigbrotr@127.0.0.1:{free_port()}/bigbrotr"
+    more = f'[database]\nurl = "{url}"\n[pool.retry]\nmax_attempts = 2\ninitial_delay = 0.01\n'
+    place = Place(tmp_path / "place", more=more)
+    for command in ("run", "status", "db migrate", "db psql"):
+        done = await place.call(*command.split(), DB_PASSWORD=SECRET)
+        assert done.code == 3
+        assert "cannot connect to PostgreSQL at 127.0.0.1:" in done.sentence
+        assert "after 2 attempts" in done.sentence
+        assert SECRET not in done.out + done.err
+    done = await place.call("db", "url", DB_PASSWORD=SECRET)
+    assert (done.code, done.out) == (0, f"{url}\n")
+
+
+@pytest.fixture
+async def tcp_server(tmp_path: Path) -> AsyncIterator[int]:
+    """A PostgreSQL of its own on a port, where the role bigbrotr needs its password."""
+    port = free_port()
+    async with EmbeddedPostgres(tmp_path / "server") as server:
+        (server.cluster / "postgresql.user.conf").write_text("fsync = off\n")
+        connection = await asyncpg.connect(server.url)
+        await connection.execute(f"ALTER ROLE bigbrotr PASSWORD '{SECRET}'")
+        await connection.close()
+        proxy = await asyncio.start_server(
+            lambda reader, writer: _pipe(server.socket_dir, reader, writer), "127.0.0.1", port
+        )
+        hba = server.cluster / "pg_hba.conf"
+        hba.write_text("local all all scram-sha-256\n")
+        os.kill(server.pid or 0, signal.SIGHUP)
+        async with proxy:
+            yield port
+            proxy.close()
+
+
+async def _pipe(folder: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Between a TCP client and the server's socket."""
+    back, out = await asyncio.open_unix_connection(str(folder / ".s.PGSQL.5432"))
+
+    async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                target.write(data)
+                await target.drain()
+        except OSError:
+            pass
+        target.close()
+
+    await asyncio.gather(copy(reader, out), copy(back, writer))
+
+
+async def test_wrong_and_right_password(tcp_server: int, tmp_path: Path) -> None:
+    more = f'[database]\nhost = "127.0.0.1"\nport = {tcp_server}\n'
+    place = Place(tmp_path / "place", more=more)
+
+    async def is_reloaded() -> bool:
+        return (await place.call("db", "migrate")).code == 3
+
+    await until(is_reloaded, "a password is needed")
+    for password in ("", "wrong-password"):
+        done = await place.call("status", DB_PASSWORD=password)
+        assert done.code == 3
+        assert "is DB_PASSWORD set to the right password?" in done.sentence
+        assert "after 1 attempt:" in done.sentence
+        assert "wrong-password" not in done.err
+    done = await place.call("status", DB_PASSWORD=SECRET)
+    assert done.code == 4
+    assert "no schema yet" in done.sentence
+    done = await place.call("db", "migrate", DB_PASSWORD=SECRET)
+    assert (done.code, done.out) == (0, "the database brought to revision 1, full\n")
+    done = await place.call("db", "psql", "--", "-Atc", "SELECT 6 * 7", DB_PASSWORD=SECRET)
+    assert (done.code, done.out) == (0, "42\n")
+    done = await place.call("status", "--json", DB_PASSWORD=SECRET)
+    assert json.loads(done.out)["events"] == 0
+    file = tmp_path / "password"
+    file.write_text(f"{SECRET}\n")
+    done = await place.call("run", "--once", DB_PASSWORD_FILE=str(file), PRIVATE_KEY="ab" * 32)
+    assert done.code == 0, done.err
+    assert SECRET not in done.err + done.out
+    assert "abababab" not in done.err + done.out
+
+
+async def test_database_of_another_profile_or_revision(tmp_path: Path) -> None:
+    place = Place(tmp_path / "place")
+    assert (await place.call("db", "migrate")).code == 0
+    for command in (["run", "--once"], ["db", "migrate"]):
+        done = await call(*command, *place.options, "--profile", "lite")
+        assert done.code == 4
+        assert "of the profile full, not lite" in done.sentence
+    done = await call("status", *place.options, "--profile", "lite")
+    assert done.code == 0  # it looks the same
+    async with place.database() as connection:
+        await connection.execute("INSERT INTO ledger VALUES (99, 'full', 'x', 0)")
+    for words in ("run --once", "status", "db migrate"):
+        done = await place.call(*words.split())
+        assert done.code == 4
+        assert "install a newer bigbrotr" in done.sentence
+
+
+async def test_data_dir_that_cannot_be_used(tmp_path: Path) -> None:
+    place = Place(tmp_path / "place")
+    place.data_dir.write_text("a file")
+    done = await place.call("run", "--once")
+    assert done.code == 3
+    assert str(place.data_dir) in done.sentence
+    place.data_dir.unlink()
+    (place.data_dir / "postgres").mkdir(parents=True)
+    (place.data_dir / "postgres" / "diary.txt").write_text("dear diary")
+    done = await place.call("run", "--once")
+    assert done.code == 3
+    assert "not a PostgreSQL cluster" in done.sentence
+    assert (place.data_dir / "postgres" / "diary.txt").read_text() == "dear diary"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_data_dir_that_is_not_ours() -> None:
+    if not shutil.which("setpriv"):
+        pytest.skip("no setpriv")
+    result = subprocess.run(
+        [
+            *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+            *(sys.executable, "-m", "bigbrotr", "run", "--once", "--data-dir", "/proc/nothing"),
+        ],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd="/",
+        check=False,
+    )
+    if "No module named" in result.stderr or "Permission denied" in result.stderr[:200]:
+        pytest.skip("the interpreter is root's own")
+    assert result.returncode == 3, result.stderr
+    assert "choose another data directory" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+async def test_data_dir_and_port_in_use(archive: Place, tmp_path: Path) -> None:
+    done = await archive.call("run", "--once")
+    assert done.code == 5
+    assert re.search(r"is in use by bigbrotr \(pid \d+\)", done.sentence)
+    port = free_port()
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", port)
+    async with server:
+        place = Place(tmp_path / "place", more=f'[web]\nlisten = "127.0.0.1:{port}"\n')
+        done = await place.call("run", "--once")
+        assert done.code == 5
+        assert f"cannot listen on 127.0.0.1:{port}" in done.sentence
+
+
+# Looking
+
+
+async def test_status_while_running_and_after(relay: ScriptedRelay, tmp_path: Path) -> None:
+    place = Place(tmp_path / "place", [relay.url])
+    await place.run_once()
+    done = await place.call("status")
+    assert done.code == 0, done.err
+    assert "\x1b" not in done.out
+    for words in (str(place.data_dir), "relays 1", "events 40", relay.url, "the beginning"):
+        assert words in done.out.replace("\n", ""), words
+
+
+async def test_status_of_a_running_archive(archive: Place) -> None:
+    done = await archive.call("status", "--json")
+    assert done.code == 0, done.err
+    status = json.loads(done.out)
+    assert status.keys() == {
+        *("relays", "candidates", "events", "pairs", "gaps", "rejected", "progress"),
+    }
+    assert (status["relays"], status["events"], status["pairs"]) == (1, 40, 40)
+    (progress,) = status["progress"]
+    assert progress.keys() >= {"url", "network", "pairs", "gaps", "rejected", "outcome", "proven"}
+    assert progress["proven"][0][0] == 0
+    assert (await archive.call("status")).code == 0
+
+
+async def test_url_for_psql_while_running(archive: Place) -> None:
+    done = await archive.call("db", "url")
+    assert (done.code, done.err) == (0, "")
+    psql = subprocess.run(  # noqa: ASYNC221 -- for a moment
+        [binary("psql"), done.out.strip(), "-Atc", "SELECT count(*) FROM events"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert psql.stdout == "40\n"
+    done = await archive.call("db", "psql", "--", "-Atc", "SELECT url FROM relays")
+    assert done.code == 0
+    assert done.out.startswith("ws://127.0.0.1:")
+
+
+async def test_url_while_not_running(tmp_path: Path) -> None:
+    place = Place(tmp_path / "place")
+    done = await place.call("db", "url")
+    assert done.code == 0
+    assert done.out.startswith("postgresql://bigbrotr@/bigbrotr?host=")
+    assert "not running" in done.err
+
+
+async def test_migrate_and_seed_while_running(archive: Place) -> None:
+    done = await archive.call("db", "migrate")
+    assert (done.code, done.out) == (0, "the database is of revision 1, full\n")
+    url = "wss://relay.example"
+    done = await archive.call("seed", url, f"{url}/")
+    assert (done.code, done.out) == (0, "added 1, known before 0\n")
+    done = await archive.call("seed", url)
+    assert (done.code, done.out) == (0, "added 0, known before 1\n")
+
+
+async def test_psql_passes_on_its_exit_code(archive: Place) -> None:
+    done = await archive.call("db", "psql", "--", "-Atc", "SELECT nonsense")
+    assert done.code == 1
+    assert "nonsense" in done.err
+
+
+@pytest.mark.parametrize("profile", ["full", "lite"])
+async def test_config_show_can_be_read_again(profile: str, tmp_path: Path) -> None:
+    shown = await call("config", "show", "--profile", profile, DB_PASSWORD=SECRET)
+    assert shown.code == 0
+    assert SECRET not in shown.out
+    path = tmp_path / "shown.toml"
+    path.write_text(shown.out)
+    done = await call("config", "check", str(path))
+    assert (done.code, done.out) == (0, f"{path}: ok\n")
+    again = await call("config", "show", "--config", str(path))
+    assert again.out == shown.out
+
+
+async def test_reader_of_our_output_goes_away() -> None:
+    process = subprocess.Popen(  # noqa: ASYNC220 -- for a moment
+        [sys.executable, "-m", "bigbrotr", "config", "show"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 0
+
+
+# Health
+
+
+def ask(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+async def test_health(tmp_path: Path) -> None:
+    port = free_port()
+    place = Place(tmp_path / "place", more=f'[web]\nlisten = "127.0.0.1:{port}"\n')
+    url = f"http://127.0.0.1:{port}"
+    async with place.start() as running:
+        await running.says("ready")
+        assert await asyncio.to_thread(ask, f"{url}/healthz") == (200, "ok\n")
+        assert await asyncio.to_thread(ask, f"{url}/readyz") == (200, "ok\n")
+        assert (await asyncio.to_thread(ask, f"{url}/other"))[0] == 404
+        async with place.look() as connection:
+            await connection.execute("INSERT INTO ledger VALUES (99, 'full', 'x', 0)")
+            code, words = await asyncio.to_thread(ask, f"{url}/readyz")
+            await connection.execute("DELETE FROM ledger WHERE revision = 99")
+        assert code == 503
+        assert "install a newer bigbrotr" in words
+        assert await asyncio.to_thread(ask, f"{url}/readyz") == (200, "ok\n")
+        os.kill(place.postmaster, signal.SIGKILL)
+        assert await asyncio.to_thread(ask, f"{url}/healthz") == (200, "ok\n")
+
+        async def is_ready() -> bool:
+            return await asyncio.to_thread(ask, f"{url}/readyz") == (200, "ok\n")
+
+        await until(is_ready, "it recovers")
+        assert await running.end() == 0
+
+
+# On a terminal
+
+
+class Terminal:
+    """A command on a pseudo-terminal, and what it has written there."""
+
+    def __init__(self, *words: str, cwd: Path) -> None:
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bigbrotr", *words],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=cwd,
+            env=environment(TERM="xterm-256color", COLUMNS="120", LINES="40"),
+            start_new_session=True,
+        )
+        os.close(theirs)
+        os.set_blocking(ours, False)
+        self.ours = ours
+        self.raw = b""
+
+    def read(self) -> str:
+        """All text so far, without colours and movements."""
+        try:
+            while more := os.read(self.ours, 65536):
+                self.raw += more
+        except OSError:
+            pass  # nothing more now, or the other end has gone
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.raw.decode(errors="replace"))
+
+    async def ends(self) -> int:
+        await until(lambda: self.read() is not None and self.process.poll() is not None, "end")
+        return self.process.returncode
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.ours)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Callable[..., Terminal]]:
+    opened: list[Terminal] = []
+
+    def start(*words: str, cwd: Path) -> Terminal:
+        opened.append(Terminal(*words, cwd=cwd))
+        return opened[-1]
+
+    yield start
+    for each in opened:
+        each.close()
+
+
+async def test_live_status_on_a_terminal(
+    relay: ScriptedRelay, terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    place = Place(tmp_path / "place", [relay.url])
+    run = terminal("run", *place.options, cwd=tmp_path)
+    for words in ("seeder running", "synchronizer running", "events 40", relay.url, "relays 1"):
+        await until(lambda words=words: words in run.read(), words)
+    assert b"\x1b[" in run.raw
+    assert "Traceback" not in run.read()
+    run.process.send_signal(signal.SIGINT)
+    assert await run.ends() == 0
+    # The cursor is shown again at the end.
+    assert run.raw.rfind(b"\x1b[?25h") > run.raw.rfind(b"\x1b[?25l")
+
+
+async def test_status_on_a_terminal_without_a_run(
+    terminal: Callable[..., Terminal], archive: Place
+) -> None:
+    status = terminal("status", *archive.options, cwd=archive.folder)
+    assert await status.ends() == 0
+    assert "events 40" in status.read()
+
+
+@pytest.mark.slow
+async def test_demo(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+    shown = terminal("demo", "--data-dir", str(tmp_path / "demo"), cwd=tmp_path)
+    assert await shown.ends() == 0, shown.read()
+    text = shown.read()
+    for words in ("making 4,000 signed events", "Archived in", "relays 4", "services", "complete"):
+        assert words in text, words
+    assert "gaps 0   rejected 0" in text
+    # Again, over the first, this time into a file: without any escape sequence.
+    done = await call("demo", "--data-dir", str(tmp_path / "demo"))
+    assert done.code == 0
+    assert "Archived in" in done.err + done.out
+    assert "\x1b" not in done.err + done.out
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("years of work")
+    done = await call("demo", "--data-dir", str(other))
+    assert done.code == 2
+    assert "holds something else" in done.sentence
+    assert (other / "thesis.txt").exists()
+
+
+async def test_no_escape_sequences_in_a_file(relay: ScriptedRelay, tmp_path: Path) -> None:
+    place = Place(tmp_path / "place", [relay.url])
+    said = await place.run_once()
+    assert "\x1b" not in said
+    assert "copied" in said
+
+
+async def test_json_log(relay: ScriptedRelay, tmp_path: Path) -> None:
+    place = Place(tmp_path / "place", [relay.url])
+    started = time.time()
+    said = await place.run_once("--log-json", "--log-level", "debug")
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert {"copied", "seeded", "ready"} <= {line["message"] for line in lines}
+    assert "DEBUG" in {line["level"] for line in lines}
+    assert time.time() - started > 0
+    assert quote(relay.url, safe=":/") in said

@@ -1,0 +1,173 @@
+"""The house itself: which part may know which, what a wheel holds, where packages come from."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import environment
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "bigbrotr"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# What each part may import of the others, besides itself.
+FOUNDATION = {"errors", "secret", "models", "config"}
+ALLOWED: dict[str, set[str]] = {
+    "": set(),  # bigbrotr/__init__.py
+    "errors": set(),
+    "secret": {"errors"},
+    "models": {"errors", "secret"},
+    "config": {"errors", "secret", "models"},
+    "nostr": FOUNDATION,
+    "core": FOUNDATION,
+    "services": FOUNDATION | {"nostr", "core"},
+    "web": FOUNDATION | {"core"},
+    "supervisor": FOUNDATION | {"core", "services", "web"},
+    "view": FOUNDATION | {"core", "supervisor"},
+    "demo": FOUNDATION | {"core", "nostr", "supervisor", "view"},
+    # The command line reads seed files as the seeder does.
+    "cli": FOUNDATION | {"core", "supervisor", "view", "demo", "services.seeder"},
+    "__main__": {"cli"},
+}
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def part_of(module: str) -> str:
+    return [*module.split("."), ""][1]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules of bigbrotr that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("bigbrotr"))
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            if node.module == "bigbrotr":
+                for alias in node.names:
+                    inner = PACKAGE / alias.name
+                    is_module = inner.is_dir() or inner.with_suffix(".py").exists()
+                    yield f"bigbrotr.{alias.name}" if is_module else "bigbrotr"
+            elif node.module and node.module.startswith("bigbrotr."):
+                yield node.module
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_downwards(path: Path) -> None:
+    ours = part_of(name_of(path))
+    assert ours in ALLOWED, f"say here what {ours} may import"
+    for module in imports(path):
+        part = part_of(module)
+        if part in ("", ours):
+            continue
+        below = module.removeprefix("bigbrotr.")
+        assert part in ALLOWED[ours] or below in ALLOWED[ours], f"{name_of(path)} -> {module}"
+
+
+def test_services_do_not_know_each_other() -> None:
+    known = {
+        "bigbrotr.services.synchronizer": {"bigbrotr.services.worker", "bigbrotr.services.call"},
+        "bigbrotr.services.worker": {"bigbrotr.services.call"},
+    }
+    for path in (PACKAGE / "services").glob("*.py"):
+        found = {module for module in imports(path) if part_of(module) == "services"}
+        assert found <= known.get(name_of(path), set()), name_of(path)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_every_module_says_what_lives_there(path: Path) -> None:
+    words = ast.get_docstring(ast.parse(path.read_text()))
+    assert words, path
+    first = words.partition("\n\n")[0]
+    assert re.fullmatch(r"\S[^\n]*(\n[^\n]+)?[.:]", first), f"{path}: {first}"
+
+
+@pytest.mark.parametrize("name", ["run.txt", "dev.txt"])
+def test_requirements_are_pinned_by_hash(name: str) -> None:
+    text = (ROOT / "requirements" / name).read_text()
+    assert not re.search(r"(?m)^\s*(-i|-f|--(extra-)?index-url|--find-links|--trusted-host)", text)
+    entries = re.sub(r"\\\n", " ", re.sub(r"(?m)^\s*#.*\n", "", text)).strip().splitlines()
+    assert len(entries) > 10
+    for entry in entries:
+        assert re.match(r"[a-z0-9._-]+==[^ ;]+( ;[^\\]*?)? +--hash=sha256:[0-9a-f]{64}", entry), (
+            entry
+        )
+
+
+def test_nothing_names_a_registry() -> None:
+    # In pieces, so that this file does not name one either.
+    hosts = ["pypi" + ".org", "pythonhosted" + ".org", "crates" + ".io", "docker" + ".io"]
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    for name in listed.stdout.decode().splitlines():
+        path = ROOT / name
+        if path.is_file():
+            text = path.read_bytes().decode(errors="replace")
+            assert not [host for host in hosts if host in text], name
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet"),
+            *("--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(folder)),
+            str(ROOT),
+        ],
+        check=True,
+    )
+    (found,) = folder.glob("bigbrotr-*.whl")
+    return found
+
+
+def test_wheel_is_whole(wheel: Path) -> None:
+    held = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {"bigbrotr/py.typed"}
+    wanted |= {str(path.relative_to(ROOT)) for path in MODULES}
+    for folder in ("sql", "configs"):
+        files = [path for path in (ROOT / folder).rglob("*") if path.is_file()]
+        wanted |= {
+            f"bigbrotr/{path.relative_to(ROOT)}" for path in files if path.name != ".gitkeep"
+        }
+    assert wanted <= held, wanted - held
+    assert not [name for name in held if name.startswith("tests/")]
+
+
+def test_wheel_works_from_anywhere(wheel: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    zipfile.ZipFile(wheel).extractall(target)
+    done = subprocess.run(
+        [sys.executable, "-m", "bigbrotr", "config", "show"],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(target)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "[synchronizer]" in done.stdout
+    where = subprocess.run(
+        [sys.executable, "-c", "import bigbrotr.config as c; print(c.shipped('sql'))"],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(target)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert where.stdout.strip() == os.fspath(target / "bigbrotr" / "sql")
