@@ -6,7 +6,16 @@ import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import msgspec
@@ -15,7 +24,8 @@ from msgspec import Meta, Struct, field
 
 import bigbrotr
 from bigbrotr.errors import ConfigError
-from bigbrotr.models.relay import Network
+from bigbrotr.models.filter import Filter
+from bigbrotr.models.relay import Network, Relay
 
 EMBEDDED = "embedded"
 YEAR_S = 366 * 86_400
@@ -220,6 +230,35 @@ class MonitorSettings(ServiceSection, frozen=True):
     interval_s: Annotated[float, Meta(ge=0.1, description="from one cycle to the next")] = 60.0
 
 
+Seconds = Annotated[int, Meta(ge=0, le=2**53)]
+PageLimit = Annotated[int, Meta(ge=1, le=5000)]
+
+
+class RelaySettings(Section, frozen=True):
+    """What differs for one relay; what is not said is as for all of them."""
+
+    enabled: Annotated[bool, Meta(description="false: it is not asked for events")] = True
+    since: Seconds | None = None
+    filter: Annotated[Filter | None, Meta(description="instead of the other one, as a whole")] = (
+        None
+    )
+    page_limit: PageLimit | None = None
+    live: bool | None = None
+
+
+class Terms(NamedTuple):
+    """What is wanted of one relay, and how it is asked."""
+
+    since: int
+    filter: Filter
+    page_limit: int
+    live: bool
+
+    def until(self, settled: int) -> int:
+        """The end (exclusive) of what is wanted when the seconds before `settled` are over."""
+        return min(self.filter.newest + 1, settled)
+
+
 class SynchronizerSettings(ServiceSection, frozen=True):
     """Which events are copied, how often and how many at once."""
 
@@ -228,23 +267,71 @@ class SynchronizerSettings(ServiceSection, frozen=True):
     slice_s: Annotated[
         float, Meta(ge=1, le=600, description="how long a worker is busy before it reports")
     ] = 30.0
-    since: Annotated[
-        int, Meta(ge=0, le=2**53, description="Unix seconds; older events are not wanted")
-    ] = 0
+    since: Annotated[Seconds, Meta(description="Unix seconds; older events are not wanted")] = 0
     revisit_s: Annotated[
         float, Meta(ge=1, le=YEAR_S, description="until a relay that is complete is asked again")
     ] = 120.0
+    live: Annotated[bool, Meta(description="stay subscribed to relays that are complete")] = True
+    live_relays: Annotated[
+        int, Meta(ge=0, le=10_000, description="subscribed to at once; the others are revisited")
+    ] = 200
     settle_s: Annotated[
         int,
         Meta(ge=0, le=YEAR_S, description="the newest seconds, in which events still arrive late"),
     ] = 900
-    page_limit: Annotated[int, Meta(ge=1, le=5000, description="events asked for at once")] = 500
+    page_limit: Annotated[PageLimit, Meta(description="events asked for at once")] = 500
     max_event_bytes: Annotated[
         int, Meta(ge=1024, le=64 << 20, description="larger frames end the conversation")
     ] = 1 << 20
     max_page_bytes: Annotated[
         int, Meta(ge=1 << 16, le=256 << 20, description="a page is cut off here")
     ] = 4 << 20
+    auth: Annotated[
+        Literal["throwaway", "configured", "never"],
+        Meta(description="the key shown to relays that insist on one: PRIVATE_KEY if configured"),
+    ] = "throwaway"
+    filter: Annotated[Filter, Meta(description="which events are wanted; none: all")] = Filter()
+    relays: Annotated[
+        dict[str, RelaySettings],
+        Meta(description='[synchronizer.relays."wss://…"] says what differs for one relay'),
+    ] = {}
+
+    def __post_init__(self) -> None:
+        relays: dict[str, RelaySettings] = {}
+        for raw, settings in self.relays.items():
+            try:
+                url = Relay(raw).url
+            except ValueError as error:
+                raise ValueError(f'relays."{raw}": {error}') from None
+            if url in relays:
+                raise ValueError(f'relays."{raw}": {url} is there twice')
+            relays[url] = settings
+        msgspec.structs.force_setattr(self, "relays", relays)
+        for url in ("", *relays):
+            terms = self.terms(url)
+            if terms.filter.newest < terms.since:
+                place = f'relays."{url}".' if url else ""
+                raise ValueError(f"{place}filter.until is before since")
+
+    def terms(self, url: str) -> Terms:
+        """What is wanted of the relay at a normalised URL, and how it is asked."""
+        own = self.relays.get(url) or RelaySettings()
+        return Terms(
+            since=self.since if own.since is None else own.since,
+            filter=self.filter if own.filter is None else own.filter,
+            page_limit=self.page_limit if own.page_limit is None else own.page_limit,
+            live=self.live if own.live is None else own.live,
+        )
+
+    @property
+    def refused(self) -> list[str]:
+        """The URLs of relays that are not asked for events."""
+        return [url for url, settings in self.relays.items() if not settings.enabled]
+
+    @property
+    def is_live_anywhere(self) -> bool:
+        """Whether any relay may be stayed subscribed to."""
+        return self.live or any(settings.live for settings in self.relays.values())
 
 
 class SupervisorSettings(Section, frozen=True):
@@ -395,21 +482,55 @@ def _tables_apart(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str
 def _explain(message: str, values: Mapping[str, Any], section: type[Section]) -> str:
     """msgspec's message in the words of a TOML file."""
     reason, _, path = message.partition(" - at `$")
-    keys = re.findall(r"\.([A-Za-z0-9_-]+)", path)
+    keys, kind = _follow(path, values, section)
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", reason)
     if not unknown:
         return f"{_where(keys)}: {_value(values, keys)}{_plain(reason)}"
-    for key in keys:
-        section = get_type_hints(section)[key]
-    known = [known.name for known in msgspec.structs.fields(section)]
+    known = [known.name for known in msgspec.structs.fields(kind)]
     near = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.5)
     hint = f'; did you mean "{near[0]}"?' if near else f"; known here: {', '.join(known)}"
     return f"{_where([*keys, unknown[1]])}: unknown key{hint}"
 
 
+def _follow(path: str, found: Any, kind: Any) -> tuple[list[str], Any]:
+    """The keys on msgspec's path, and the type that was expected at its end.
+
+    It does not say which key of a table it means where any is allowed: the first that is wrong.
+    """
+    keys: list[str] = []
+    for key, any_key in re.findall(r"\.([A-Za-z0-9_-]+)|(\[\.\.\.\])", path):
+        if not any_key:
+            kind, name = _bare(get_type_hints(kind, include_extras=True)[key]), key
+        elif isinstance(found, Mapping):
+            each = get_args(kind)[1]
+            name = next(name for name, value in found.items() if not _is_right(value, each))
+            kind = _bare(each)
+        else:
+            break  # inside a list
+        keys.append(name)
+        found = found[name]
+    return keys, kind
+
+
+def _bare(kind: Any) -> Any:
+    """A type without what surrounds it: its range and words, and None."""
+    if get_origin(kind) is Annotated or type(None) in get_args(kind):
+        return _bare(get_args(kind)[0])
+    return kind
+
+
+def _is_right(value: Any, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
 def _where(keys: list[str]) -> str:
     if not keys:
         return "the file"
+    keys = [_toml_key(key) for key in keys]
     table, key = ".".join(keys[:-1]), keys[-1]
     return f"[{table}] {key}" if table else f"[{key}]"
 
@@ -420,7 +541,9 @@ def _value(values: Mapping[str, Any], keys: list[str]) -> str:
         if not isinstance(found, Mapping) or key not in found:
             return ""
         found = found[key]
-    return "" if isinstance(found, Mapping) else f"{found!r} is wrong: "
+    if isinstance(found, Mapping) or "nsec1" in repr(found):
+        return ""
+    return f"{found!r} is wrong: "
 
 
 def _plain(reason: str) -> str:
@@ -439,15 +562,19 @@ def show(config: Config) -> str:
     return "\n".join(_tables(config, "")) + "\n"
 
 
-def _tables(section: Section, name: str) -> Iterator[str]:
-    below: list[tuple[str, Section]] = []
+def _tables(section: Struct, name: str) -> Iterator[str]:
+    below: list[tuple[str, Struct]] = []
     hints = get_type_hints(type(section), include_extras=True)
     if name:
         yield f"[{name}]"
     for known in msgspec.structs.fields(section):
         value = getattr(section, known.name)
-        if isinstance(value, Section):
-            below.append((f"{name}.{known.name}" if name else known.name, value))
+        table = f"{name}.{known.name}" if name else known.name
+        if isinstance(value, Struct):
+            below.append((table, value))
+            continue
+        if known.name == "relays" and value:
+            below += [(f"{table}.{_toml_key(url)}", each) for url, each in value.items()]
             continue
         meta = getattr(hints[known.name], "__metadata__", ())
         words = "".join(f"  # {m.description}" for m in meta if m.description)
@@ -458,6 +585,15 @@ def _tables(section: Section, name: str) -> Iterator[str]:
         yield from _tables(value, table)
 
 
-def _toml(value: bool | float | str) -> str:
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else _toml(key)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, Mapping):
+        inside = ", ".join(f"{_toml_key(key)} = {_toml(each)}" for key, each in value.items())
+        return f"{{ {inside} }}" if inside else "{}"
+    if isinstance(value, frozenset):
+        return f"[{', '.join(_toml(each) for each in sorted(value))}]"
     # The same literals in TOML for these types, but that DEL must be escaped there.
     return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")

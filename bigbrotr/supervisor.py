@@ -30,6 +30,7 @@ from bigbrotr.errors import (
 from bigbrotr.services.seeder import Seeder
 from bigbrotr.services.synchronizer import Synchronizer
 from bigbrotr.services.validator import Validator
+from bigbrotr.services.worker import signer_of
 from bigbrotr.web import health
 
 DATABASE_CHECK_S = 0.5  # between looks whether a database that went away is back
@@ -169,7 +170,17 @@ class Supervisor:
             while True:
                 code = await server.wait_dead()
                 self.log.error("PostgreSQL died, starting it again", exit_code=code)
-                await server.restart()
+                delay_s = self.config.supervisor.restart_delay_s
+                while True:
+                    try:
+                        await server.restart()
+                    except DatabaseError as error:
+                        # A full disk, say: somebody may make room.
+                        self.log.error("cannot start PostgreSQL", error=error, again_in_s=delay_s)
+                        await anyio.sleep(delay_s)
+                        delay_s = min(2 * delay_s + 0.1, self.config.supervisor.max_restart_delay_s)
+                    else:
+                        break
 
     async def _what_is_wrong(self) -> str | None:
         """Why the supervisor cannot do its work now, in words; None when it can."""
@@ -306,4 +317,6 @@ def choose(config: Config, only: Sequence[str] | None) -> list[str]:
                 pass
         except OSError as error:
             raise ConfigError(f"[seeder] file: cannot read {file}: {error.strerror}") from None
+    if Synchronizer.SERVICE_NAME in chosen:
+        signer_of(config.synchronizer.auth)  # now, not in each worker
     return chosen

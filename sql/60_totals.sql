@@ -29,17 +29,19 @@ BEGIN
         (SELECT count(*) FROM public.candidates),
         (SELECT coalesce(sum(t.events), 0)::bigint FROM public.tallies t),
         (SELECT coalesce(sum(t.pairs), 0)::bigint FROM public.tallies t),
-        (SELECT count(*) FROM public.gaps),
+        (SELECT count(*) FROM public.gaps g JOIN public.visits v ON v.relay_id = g.relay_id AND v.filter = g.filter),
         (SELECT coalesce(sum(r.count), 0)::bigint FROM public.rejected r);
 END $$;
 
--- How far each relay is: a row a relay.
+-- How far each relay is with what is wanted of it now: a row a relay.
 CREATE OR REPLACE VIEW public.relay_progress AS
 SELECT r.url, r.network, r.discovered_at, t.events, t.pairs,
        v.due_at, v.owner IS NOT NULL AS in_progress, v.failures, v.visited_at, v.outcome, v.detail,
-       (SELECT range_agg(c.proven) FROM public.coverage c WHERE c.relay_id = r.id) AS proven,
-       (SELECT count(*) FROM public.gaps g WHERE g.relay_id = r.id) AS gaps,
-       (SELECT coalesce(sum(x.count), 0)::bigint FROM public.rejected x WHERE x.relay_id = r.id) AS rejected
+       (SELECT range_agg(c.proven) FROM public.coverage c
+        WHERE c.relay_id = r.id AND c.filter IN ('', v.filter)) AS proven,
+       (SELECT count(*) FROM public.gaps g WHERE g.relay_id = r.id AND g.filter = v.filter) AS gaps,
+       (SELECT coalesce(sum(x.count), 0)::bigint FROM public.rejected x WHERE x.relay_id = r.id) AS rejected,
+       v.filter, encode(v.identity, 'hex') AS identity
 FROM public.relays r
 JOIN public.visits v ON v.relay_id = r.id
 JOIN public.tallies t ON t.relay_id = r.id;

@@ -34,7 +34,8 @@ workers = 2
 slice_s = 5
 page_limit = {page_limit}
 revisit_s = {revisit_s}
-settle_s = 0
+settle_s = {settle_s}
+live = {live}
 [supervisor]
 restart_delay_s = 0.1
 shutdown_timeout_s = 15
@@ -128,6 +129,8 @@ class Place:
         page_limit: int = 100,
         timeout_s: float = 20.0,
         revisit_s: float = 60.0,
+        settle_s: int = 0,
+        live: bool = False,
         more: str = "",
     ) -> None:
         self.folder = folder
@@ -144,6 +147,8 @@ class Place:
                 page_limit=page_limit,
                 timeout_s=timeout_s,
                 revisit_s=revisit_s,
+                settle_s=settle_s,
+                live=str(live).lower(),
                 more=more,
             )
         )

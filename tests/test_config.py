@@ -1,7 +1,7 @@
 """Settings: what files may say, what is said back about mistakes, and what is shown."""
 
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bigbrotr.config import Config, Database, Link, Networks, Profile, Section, load, shipped, show
 from bigbrotr.errors import ConfigError
+from bigbrotr.models.filter import Filter
 from bigbrotr.models.relay import Network
 
 SECRET = "correct-horse-battery-staple"
@@ -67,6 +68,37 @@ MISTAKES = [
     ('[database]\nurl = "postgresql://h:x/d"', r"\[database\]: url: "),
     ('[database]\nurl = "postgresql://[h/d"', r"\[database\]: .*IPv6"),
     ('[database]\nurl = "postgresql://h/d"\nhost = "h"', r"\[database\]: give either"),
+    ("[synchronizer.filter]\nkind = [1]", r"\[synchronizer\.filter\] kind: .*mean \"kinds\""),
+    ("[synchronizer.filter]\nkinds = []", r"\[synchronizer\.filter\] kinds: \[\] is wrong"),
+    ("[synchronizer.filter]\nkinds = [65536]", r"\[synchronizer\.filter\] kinds: .* <= 65535"),
+    ("[synchronizer.filter]\ntags = {t = []}", r"\[synchronizer\.filter\.tags\] t: \[\] is wrong"),
+    ('[synchronizer.filter]\ntags = {tt = ["x"]}', r"\[synchronizer\] filter: tags: 'tt' is not"),
+    ('[synchronizer.filter]\nauthors = ["x"]', r"\[synchronizer\] filter: authors: 'x' is no"),
+    (
+        "[synchronizer]\nsince = 9\nfilter = {until = 8}",
+        r"\[synchronizer\]: filter.until is before",
+    ),
+    ('[synchronizer]\nauth = "mine"', r"\[synchronizer\] auth: 'mine' is wrong"),
+    (
+        '[synchronizer.relays."http://h.com"]',
+        r'\[synchronizer\]: relays."http://h.com": a relay URL',
+    ),
+    (
+        '[synchronizer.relays."wss://h.com"]\n[synchronizer.relays."wss://h.com:443"]',
+        r'\[synchronizer\]: relays."wss://h.com:443": wss://h.com is there twice',
+    ),
+    (
+        '[synchronizer.relays."wss://g.com"]\n[synchronizer.relays."wss://h.com"]\npage_limits = 3',
+        r'\[synchronizer\.relays\."wss://h.com"\] page_limits: unknown .* "page_limit"',
+    ),
+    (
+        '[synchronizer.relays."wss://h.com"]\nfilter = {kinds = [-1]}',
+        r'\[synchronizer\.relays\."wss://h.com"\.filter\] kinds: \[-1\] is wrong',
+    ),
+    (
+        '[synchronizer.relays."wss://h.com"]\nsince = 9\nfilter = {until = 8}',
+        r'\[synchronizer\]: relays\."wss://h.com"\.filter.until is before since',
+    ),
     ("[database", r"Expected ']'"),
     ("a = 1\na = 2\n", r"Cannot overwrite a value \(at line 2"),
     ("a = '\udcff'", r"not UTF-8"),
@@ -102,6 +134,48 @@ def test_passwords_are_refused_and_not_repeated(path: Path, text: str) -> None:
     assert SECRET not in str(raised.value)
 
 
+def test_private_keys_are_not_repeated(path: Path) -> None:
+    for authors in (f'"nsec1{SECRET}"', f'["nsec1{SECRET}"]', f'["nsec1{SECRET}", 7]'):
+        with pytest.raises(ConfigError, match="authors") as raised:
+            read(path, f"[synchronizer.filter]\nauthors = {authors}")
+        assert SECRET not in str(raised.value)
+
+
+RELAYS = """
+[synchronizer]
+since = 5
+[synchronizer.filter]
+kinds = [7, 1]
+tags = { t = ["nostr"] }
+until = 10
+[synchronizer.relays."WSS://One.example.com:443/"]
+enabled = false
+page_limit = 100
+[synchronizer.relays."wss://two.example.com"]
+since = 3
+filter = { authors = ["npub180cvv07tjdrrgpa0j7j7tmnyl2yr6yr7l8j4s3evf6u64th6gkwsyjh6w6"] }
+live = false
+"""
+
+
+def test_terms_of_each_relay(path: Path) -> None:
+    synchronizer = read(path, RELAYS).synchronizer
+    assert synchronizer.refused == ["wss://one.example.com"]
+    both = synchronizer.filter
+    assert both.to_request() == {"kinds": [1, 7], "#t": ["nostr"]}
+    assert both.until == both.newest == 10
+    assert synchronizer.terms("wss://other.example.com") == (5, both, 500, True)
+    assert synchronizer.terms("wss://one.example.com") == (5, both, 100, True)
+    since, own, page_limit, live = terms = synchronizer.terms("wss://two.example.com")
+    assert (since, page_limit, live) == (3, 500, False)
+    assert own.to_request() == {
+        "authors": ["3bf0c63fcb93463407af97a5e5ee64fa883d107ef9e558472c4eb9aaaefa459d"]
+    }
+    assert terms.until(8) == 8
+    assert [synchronizer.terms("").until(settled) for settled in (8, 11, 99)] == [8, 11, 11]
+    assert read(path, show(read(path, RELAYS))) == read(path, RELAYS)
+
+
 def test_a_partial_table_keeps_the_other_defaults(path: Path) -> None:
     config = read(path, "[networks.tor]\nenabled = true\n[networks.local]\nwidth = 2\n")
     tor = Networks().tor
@@ -126,10 +200,11 @@ def test_what_is_shown_is_read_back(path: Path) -> None:
 def test_every_setting_is_shown() -> None:
     text = show(Config())
 
-    def names(section: type[Section]) -> set[str]:
+    def names(section: type[msgspec.Struct]) -> set[str]:
         found = set()
         for name, kind in get_type_hints(section).items():
-            found |= names(kind) if isinstance(kind, type) and issubclass(kind, Section) else {name}
+            is_table = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+            found |= names(kind) if is_table else {name}
         return found
 
     for name in names(Config):
@@ -147,6 +222,20 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 
 
+FILTERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "kinds": st.lists(st.integers(0, 65535), min_size=1, max_size=3),
+        "authors": st.lists(st.sampled_from(["0a" * 32, "FB" * 32]), min_size=1),
+        "tags": st.dictionaries(
+            st.sampled_from("abT"), st.lists(WORDS, min_size=1, max_size=3), max_size=2
+        ),
+        "until": st.integers(0, 2**53),
+    },
+)
+URLS = st.sampled_from(["wss://one.example.com/", "WS://two.example.com:8080/Path", "ws://[::1]:7"])
+
+
 def values(kind: Any) -> st.SearchStrategy[Any]:
     """Whatever the declaration of a setting allows."""
     if isinstance(kind, type) and issubclass(kind, Section):
@@ -160,6 +249,14 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         )
     metas = [meta for meta in get_args(kind)[1:] if isinstance(meta, msgspec.Meta)]
     plain = get_args(kind)[0] if metas else kind
+    if plain is Filter:
+        return FILTERS
+    if get_origin(plain) is dict:
+        return st.dictionaries(URLS, values(get_args(plain)[1]), max_size=2)
+    if type(None) in get_args(plain) and plain != str | None:
+        return values(get_args(plain)[0])  # a file cannot say none
+    if get_origin(plain) is Annotated:
+        return values(plain)
     if plain is bool:
         return st.booleans()
     if plain in (int, float):

@@ -1,7 +1,7 @@
 """The database in the words of the domain: each change is one call of a stored function."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +37,14 @@ class Visit(NamedTuple):
     pairs: int  # archived events that it is known to hold
     missing: list[tuple[int, int]]  # half-open spans of Unix seconds, oldest first
     wanted: tuple[int, int]  # the span that they are missing of
+
+
+class Wanted(NamedTuple):
+    """Which events of a relay are wanted: half-open in Unix seconds, and a filter's key."""
+
+    since: int
+    until: int
+    filter: str = ""
 
 
 class Rejected(NamedTuple):
@@ -156,11 +164,13 @@ class Brotr:
         proofs: Sequence[Proof] = (),
         gaps: Sequence[Gap] = (),
         rejected: Sequence[Rejected] = (),
+        identity: str | None = None,
         now: int,
     ) -> tuple[int, int]:
         """Stores what one page brought and what it proved, in one transaction.
 
-        `events` are sorted by (created_at, id). Returns how many events and pairs were new.
+        `events` are sorted by (created_at, id). `identity` is the public key, in hex, with which
+        the relay answered, if it insisted on one. Returns how many events and pairs were new.
 
         Raises:
             LeaseLostError: another process has taken over the relay; nothing was stored.
@@ -182,7 +192,7 @@ class Brotr:
                 )
             # Last, and always: it is the fence.
             await connection.execute(
-                "SELECT public.record_coverage($1, $2, $3, $4, $5, $6, $7, $8)",
+                "SELECT public.record_coverage($1, $2, $3, $4, $5, $6, $7, $8, $9)",
                 visit.relay_id,
                 visit.epoch,
                 [asyncpg.Range(*proof.span) for proof in proofs],
@@ -190,6 +200,7 @@ class Brotr:
                 [asyncpg.Range(*gap.span) for gap in gaps],
                 [gap.reason for gap in gaps],
                 [storable(gap.detail)[:500] for gap in gaps],
+                None if identity is None else bytes.fromhex(identity),
                 now,
             )
             return counts
@@ -285,17 +296,29 @@ class Brotr:
         lease_s: float,
         since: int,
         until: int,
+        filter: str = "",  # noqa: A002 -- the field's own word
+        apart: Mapping[str, Wanted] | None = None,
+        refused: Collection[str] = (),
     ) -> list[Visit]:
-        """Relays that are due, each with what is missing within [since, until)."""
+        """Relays that are due, but for the URLs `refused`, each with what is missing within
+        [since, until) for the conditions `filter`; `apart` says what else is wanted by URL."""
+        apart = apart or {}
+        sinces, untils, filters = _columns(list(apart.values()), 3)
         rows = await self.pool.fetch(
             "SELECT relay_id, url, epoch, pairs, missing"
-            " FROM public.claim_visits($1, $2, $3, $4, $5, $6, $7)",
+            " FROM public.claim_visits($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
             [network.value for network in networks],
             limit,
             owner,
             int(lease_s),
             since,
             until,
+            filter,
+            list(refused),
+            list(apart),
+            sinces,
+            untils,
+            filters,
             int(time.time()),
         )
         return [
@@ -305,10 +328,31 @@ class Brotr:
                 row["epoch"],
                 row["pairs"],
                 [(span.lower, span.upper) for span in row["missing"]],
-                (since, until),
+                apart[row["url"]][:2] if row["url"] in apart else (since, until),
             )
             for row in rows
         ]
+
+    async def renew_visit(self, visit: Visit, *, lease_s: float, until: int) -> Visit:
+        """The same visit with a prolonged lease and what is missing up to `until`.
+
+        Raises:
+            LeaseLostError: another process has taken over the relay.
+        """
+        since = visit.wanted[0]
+        missing = await self.pool.fetchval(
+            "SELECT public.renew_visit($1, $2, $3, $4, $5, $6)",
+            visit.relay_id,
+            visit.epoch,
+            int(lease_s),
+            since,
+            until,
+            int(time.time()),
+        )
+        if missing is None:
+            raise LeaseLostError(f"{visit.url} has passed to another process")
+        spans = [(span.lower, span.upper) for span in missing]
+        return visit._replace(missing=spans, wanted=(since, until))
 
     async def finish_visit(
         self, visit: Visit, verdict: str, *, next_at: int, outcome: str, detail: str = ""
@@ -331,10 +375,14 @@ class Brotr:
         """Gives back what `owner` held when it crashed; returns how much."""
         return await self._count("SELECT public.release_leases($1, $2)", owner, int(time.time()))
 
-    async def next_visit_at(self, networks: Sequence[Network]) -> int | None:
-        """When the next relay is due; None without relays."""
+    async def next_visit_at(
+        self, networks: Sequence[Network], refused: Collection[str] = ()
+    ) -> int | None:
+        """When the next relay is due, but for the URLs `refused`; None without relays."""
         due: int | None = await self.pool.fetchval(
-            "SELECT public.next_visit_at($1)", [network.value for network in networks]
+            "SELECT public.next_visit_at($1, $2)",
+            [network.value for network in networks],
+            list(refused),
         )
         return due
 

@@ -29,7 +29,9 @@ def settings(memory_bytes: int, cpus: int, shm_bytes: int = GB) -> dict[str, str
         # -- the log of changes: an archive mostly writes, so checkpoints are rare and smooth
         "max_wal_size": "2GB" if memory_bytes >= 4 * GB else "1GB",
         "min_wal_size": "128MB",
-        "wal_compression": "on",  # full pages are most of the log, and compress well
+        # A new event touches a random page of several indexes: compressing an image of each by
+        # pglz would cost more than all the rest.
+        "wal_compression": "off",
         "checkpoint_timeout": "15min",
         "checkpoint_completion_target": "0.9",
         # -- processes

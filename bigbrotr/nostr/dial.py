@@ -5,7 +5,7 @@ import errno
 import ipaddress
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from functools import cache
@@ -38,10 +38,19 @@ class Failure(StrEnum):
     NOT_WEBSOCKET = "not-websocket"  # something answers, but does not upgrade
     PROXY = "proxy"  # our own proxy fails
     FORBIDDEN = "forbidden-address"  # a name of the open internet that leads inside
-    OFFLINE = "offline"  # this machine cannot resolve or route: nobody's fault but ours
+    OFFLINE = "offline"  # no name server answers, or there is no route: perhaps our fault
 
 
-OURS = frozenset({Failure.OFFLINE, Failure.PROXY})  # never counted against a relay
+OURS = frozenset({Failure.PROXY})  # never counted against a relay
+# What a machine without a network sees; each alone may well be the relay's fault.
+PERHAPS_OURS = frozenset({Failure.OFFLINE, Failure.NO_NAME, Failure.UNREACHABLE, Failure.TIMEOUT})
+OFFLINE_SAMPLE = 4  # as many failures in a row, all of which may be ours, mean that they are
+
+
+def is_offline(failures: Collection[Failure | None]) -> bool:
+    """Whether failures to reach relays of the open internet, one a relay (None: reached), are
+    rather our own network's than everybody's."""
+    return len(failures) >= OFFLINE_SAMPLE and all(each in PERHAPS_OURS for each in failures)
 
 
 class Unreached(NamedTuple):

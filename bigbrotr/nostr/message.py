@@ -85,6 +85,11 @@ def publish(event: Event) -> bytes:
     return b'["EVENT",%b]' % event.to_json().encode("utf-8", "surrogatepass")
 
 
+def authenticate(event: bytes) -> bytes:
+    """The AUTH frame: answers a challenge with an event, given as JSON."""
+    return b'["AUTH",%b]' % event
+
+
 def decode(frame: bytes) -> Message:
     """The message in a frame that a relay sent, which may be any bytes at all."""
     try:

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,11 +11,15 @@ from msgspec import Struct
 
 from bigbrotr.models.event import Event, WireEvent
 from bigbrotr.nostr import message
-from bigbrotr.nostr.message import Auth, Closed, Eose, EventMessage, Malformed, Notice
+from bigbrotr.nostr.auth import MAX_CHALLENGE, Signer, prove
+from bigbrotr.nostr.message import Auth, Closed, Eose, EventMessage, Malformed, Notice, Ok
 from bigbrotr.nostr.paging import End
 from bigbrotr.nostr.stream import DisconnectedError, Stream
 
+LIVE = "live"  # the subscription that stays
 SAMPLE_BYTES = 4096  # of a frame that could not be read
+CHALLENGE_S = 2.0  # some relays refuse first, and send their challenge then
+AUTH_PREFIXES = ("auth-required:", "restricted:")  # of CLOSED's text, NIP-42
 
 
 class Bounds(Struct, frozen=True):
@@ -31,6 +35,7 @@ class Page(Struct):
 
     events: list[WireEvent | Event]
     end: End
+    received: int = 0  # how many events there were, once they have been sorted out
     reason: str = ""  # CLOSED's text, or how the connection ended
     hints: tuple[str, ...] = ()  # NIP-67
     size: int = 0  # in bytes
@@ -39,14 +44,25 @@ class Page(Struct):
 
 
 class Session:
-    """One conversation over an open connection; closes it at the end of the block."""
+    """One conversation over an open connection; closes it at the end of the block.
 
-    def __init__(self, stream: Stream) -> None:
+    A relay at `url` that refuses an answer until it knows who asks is told so by `signer`.
+    """
+
+    def __init__(self, stream: Stream, url: str = "", signer: Signer | None = None) -> None:
         self._stream = stream
+        self._url = url
+        self._signer = signer
+        self._is_answered = False  # the newest challenge
+        self._proof_id = ""  # of the answer on which the relay has not said anything yet
+        self.identity: str | None = None  # the public key that the relay accepted
         self._numbers = itertools.count(1)
         self.challenge: str | None = None  # of the newest AUTH
         self.notice: str = ""  # the newest
         self.is_open = True
+        self.is_subscribed = False  # to what comes in live
+        self._arrivals: list[WireEvent | Event] = []
+        self._arrived_bytes = 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -62,7 +78,44 @@ class Session:
 
     async def fetch(self, filter_: Mapping[str, Any], bounds: Bounds) -> Page:
         """Asks for the stored events that match, and reads until the relay says that this is all,
-        the connection breaks, or a bound is reached."""
+        the connection breaks, or a bound is reached.
+
+        When the relay wants to know who asks, it is told, and asked once more.
+        """
+        page = await self._ask(filter_, bounds)
+        if page.end is End.CLOSED and page.reason.startswith(AUTH_PREFIXES):
+            try:
+                async with asyncio.timeout(bounds.reply_s):
+                    is_known = await self._authenticate(bounds)
+            except TimeoutError:
+                is_known = False
+            except DisconnectedError:
+                self.is_open = is_known = False
+            if is_known:
+                page = await self._ask(filter_, bounds)
+        return page
+
+    async def _authenticate(self, bounds: Bounds) -> bool:
+        """Answers the relay's newest challenge, once; whether it accepts us now."""
+        if self._signer is None or self._is_answered:
+            return False
+        async with asyncio.timeout(CHALLENGE_S):
+            await self._read_on(lambda: self.challenge is not None, bounds)
+        if self.challenge is None:
+            return False
+        proof = prove(self._signer, self._url, self.challenge, int(time.time()))
+        self._is_answered, self._proof_id = True, proof.event_id
+        await self._stream.send(message.authenticate(proof.event))
+        await self._read_on(lambda: not self._proof_id, bounds)
+        return self.identity is not None
+
+    async def _read_on(self, is_enough: Callable[[], bool], bounds: Bounds) -> None:
+        """Reads between two questions, within the bytes of a page; what comes in live is kept."""
+        page = Page(events=[], end=End.CUT)
+        while not is_enough() and page.end is End.CUT:
+            self._take(await self._stream.receive(), "", page, bounds.page_bytes)
+
+    async def _ask(self, filter_: Mapping[str, Any], bounds: Bounds) -> Page:
         subscription = f"b{next(self._numbers)}"
         page = Page(events=[], end=End.CUT)
         started = time.monotonic()
@@ -81,6 +134,44 @@ class Session:
             if page.end is End.CUT:
                 page.reason = str(error)
         page.elapsed_s = time.monotonic() - started
+        return page
+
+    async def subscribe(self, filter_: Mapping[str, Any], reply_s: float) -> None:
+        """Asks for what matches, from now on: `listen` hands it out. One such subscription."""
+        try:
+            async with asyncio.timeout(reply_s):
+                await self._stream.send(message.request(LIVE, filter_))
+            self.is_subscribed = True
+        except (TimeoutError, DisconnectedError):
+            self.is_open = False
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether live events can still come."""
+        return self.is_open and self.is_subscribed
+
+    async def listen(self, seconds: float, max_bytes: int) -> Page:
+        """What has come in live since the last call, waiting up to `seconds` for it.
+
+        When more than `max_bytes` come, or came in meanwhile, the connection is given up.
+        """
+        page = Page(events=[], end=End.TIMEOUT)
+        try:
+            async with asyncio.timeout(seconds):
+                while self.is_listening:
+                    self._take(await self._stream.receive(), "", page, max_bytes)
+                    if self._arrived_bytes > max_bytes:
+                        break
+        except TimeoutError:
+            pass
+        except DisconnectedError as error:
+            self.is_open = False
+            page.end, page.reason = End.CUT, str(error)
+        if self._arrived_bytes > max_bytes:
+            self.is_open = False
+            page.end, page.reason = End.OVERSIZE, f"over {max_bytes} bytes at once"
+        page.events, self._arrivals = self._arrivals, []
+        page.size, self._arrived_bytes = self._arrived_bytes, 0
         return page
 
     async def _read(self, subscription: str, page: Page, bounds: Bounds) -> None:
@@ -107,16 +198,26 @@ class Session:
             if isinstance(answer, EventMessage):
                 if answer.subscription == subscription and not has_ended:
                     events.append(answer.event)
+                elif answer.subscription == LIVE and self._arrived_bytes <= page_bytes:
+                    self._arrivals.append(answer.event)
+                    self._arrived_bytes += len(frame)
             elif isinstance(answer, Eose):
                 if answer.subscription == subscription:
                     page.end, page.hints, has_ended = End.EOSE, answer.hints, True
             elif isinstance(answer, Closed):
                 if answer.subscription == subscription:
                     page.end, page.reason, has_ended = End.CLOSED, answer.reason, True
+                elif answer.subscription == LIVE:
+                    self.is_subscribed, self.notice = False, answer.reason
             elif isinstance(answer, Notice):
                 self.notice = answer.text
             elif isinstance(answer, Auth):
-                self.challenge = answer.challenge
+                if len(answer.challenge) <= MAX_CHALLENGE and answer.challenge != self.challenge:
+                    self.challenge, self._is_answered = answer.challenge, False
+            elif isinstance(answer, Ok):
+                if self._signer and self._proof_id and answer.event_id == self._proof_id:
+                    self._proof_id = ""
+                    self.identity = self._signer.public_key if answer.is_accepted else None
             elif isinstance(answer, Malformed):
                 count, sample = page.malformed.get(answer.reason, (0, frame[:SAMPLE_BYTES]))
                 page.malformed[answer.reason] = (count + 1, sample)

@@ -51,11 +51,23 @@ class Synchronizer(BaseService[SynchronizerSettings]):
         self._lost: list[Exception] = []  # how slices failed, in the newest cycle
         self._slices = 0
         self._busy = 0
+        self._live: dict[int, int] = {}  # relays that each lane stays subscribed to
+        self._is_endless = False  # one cycle alone would never end with live calls
         self._told = Report()
         self._told_at = 0.0
 
+    async def run_forever(
+        self, interval: float | None = None, max_consecutive_failures: int | None = None
+    ) -> None:
+        """The same as any service's; only here it stays subscribed to relays (`live`)."""
+        self._is_endless = self.settings.is_live_anywhere
+        try:
+            await super().run_forever(interval, max_consecutive_failures)
+        finally:
+            self._is_endless = False
+
     async def run(self) -> None:
-        """Copies until no relay is due."""
+        """Copies until no relay is due, and none is subscribed to."""
         if self._slices >= SLICES_PER_EXECUTOR:
             await self._retire_executor()
         if self._lost:
@@ -76,8 +88,11 @@ class Synchronizer(BaseService[SynchronizerSettings]):
             raise WorkerLostError("a worker process died; what it had not committed is done again")
         raise error
 
+    def _is_cycle_over(self) -> bool:
+        return self._stop.is_set() or bool(self._lost) or self._slices >= SLICES_PER_EXECUTOR
+
     async def _is_anything_due(self) -> bool:
-        due = await self.brotr.next_visit_at(self._networks())
+        due = await self.brotr.next_visit_at(self._networks(), self.settings.refused)
         return due is not None and due <= time.time()
 
     def _networks(self) -> list[Network]:
@@ -97,8 +112,11 @@ class Synchronizer(BaseService[SynchronizerSettings]):
                 if share(link.width, self.workers, lane)
             },
         )
+        if self._is_endless:
+            live_calls = share(self.settings.live_relays, self.workers, lane)
+            order = msgspec.structs.replace(order, live_calls=live_calls)
         loop = asyncio.get_running_loop()
-        while not self._stop.is_set() and not self._lost:
+        while not self._is_cycle_over():
             self._busy += 1
             try:
                 report = await loop.run_in_executor(self._running_executor(), run_slice, order)
@@ -108,9 +126,10 @@ class Synchronizer(BaseService[SynchronizerSettings]):
             finally:
                 self._busy -= 1
             self._slices += 1
-            self._add(report)
+            self.copied.add(report)
+            self._live[lane] = report.live
             self._tell()
-            if report.visits == 0:
+            if report.visits == 0 and report.live == 0:
                 if self._busy == 0:
                     return
                 await self.wait(IDLE_S)
@@ -156,12 +175,6 @@ class Synchronizer(BaseService[SynchronizerSettings]):
         super().request_shutdown()
         if self._lifeline is not None:
             self._lifeline.close()
-
-    def _add(self, report: Report) -> None:
-        total = self.copied
-        for name in ("visits", "received", "new", "known", "rejected", "pages", "bytes", "gaps"):
-            setattr(total, name, getattr(total, name) + getattr(report, name))
-        total.outcomes = dict(Counter(total.outcomes) + Counter(report.outcomes))
 
     def _tell(self, is_final: bool = False) -> None:
         """A line in the log about what was copied since the last one."""

@@ -9,19 +9,13 @@ import anyio
 from bigbrotr.config import Link, Networks, ValidatorSettings
 from bigbrotr.core.base_service import BaseService
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.nostr.dial import OURS, Failure, Unreached, dial
+from bigbrotr.nostr.dial import OURS, Failure, Unreached, dial, is_offline
 from bigbrotr.nostr.paging import End
 from bigbrotr.nostr.session import Bounds, Page, Session
 
 FRAME_BYTES = 1 << 20
 ANSWER_BYTES = 4 << 20
 LEASE_ROUNDS = 6  # time-outs that a claim outlasts
-OFFLINE_SAMPLE = (
-    4  # as many failures of one sweep, all of which may be ours, mean that we are offline
-)
-
-# What a machine without a network sees; each alone may well be the relay's fault.
-PERHAPS_OURS = frozenset({Failure.OFFLINE, Failure.NO_NAME, Failure.UNREACHABLE, Failure.TIMEOUT})
 
 
 class Verdict(StrEnum):
@@ -75,7 +69,9 @@ class Validator(BaseService[ValidatorSettings]):
             if not candidates:
                 return
             greetings = await self._sweep(candidates, link)
-            if network is Network.CLEARNET and is_offline(greetings):
+            if network is Network.CLEARNET and is_offline(
+                [greeting.failure for greeting in greetings]
+            ):
                 greetings = [greeting._replace(verdict=Verdict.POSTPONED) for greeting in greetings]
                 self.log.warning(
                     "this machine seems to be offline: no candidate could be reached, none is "
@@ -132,10 +128,3 @@ def judge(relay: Relay, page: Page, *, is_challenged: bool) -> Greeting:
         return Greeting(relay, Verdict.RELAY, "needs-auth")
     outcome = "not-nostr" if page.malformed else "no-answer"
     return Greeting(relay, Verdict.FAILED, outcome, page.reason)
-
-
-def is_offline(greetings: list[Greeting]) -> bool:
-    """Whether the failures of a whole sweep are rather our own network's than everybody's."""
-    return len(greetings) >= OFFLINE_SAMPLE and all(
-        greeting.failure in PERHAPS_OURS for greeting in greetings
-    )

@@ -1,8 +1,9 @@
 """The synchronizer's worker: a process that copies relays for a while and reports in plain values.
 
-Memory is arithmetic: a worker holds at most `width` conversations, each with one page on its way,
-one being verified and one being stored, so width x 3 x max_page_bytes of frames, and about as much
-again in decoded events. Nothing queues: a stalled database stops the sockets.
+Memory is arithmetic: each of at most `width` calls holds one page that is on its way or waits for
+its turn, and PAGES_AT_WORK pages are being verified or stored: so (width + PAGES_AT_WORK) x
+max_page_bytes of frames, and about as much again in decoded events. Nothing queues: a stalled
+database stops the sockets.
 """
 
 import asyncio
@@ -11,7 +12,9 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection as Pipe
 
 import anyio
@@ -20,16 +23,18 @@ import uvloop
 from msgspec import Struct
 
 from bigbrotr.config import Config
-from bigbrotr.core.brotr import Brotr, Visit
+from bigbrotr.core.brotr import Brotr, Visit, Wanted
 from bigbrotr.core.logger import Logger, configure
 from bigbrotr.core.pool import Pool
-from bigbrotr.errors import DatabaseError, LeaseLostError, leaves
+from bigbrotr.errors import ConfigError, DatabaseError, LeaseLostError, leaves
 from bigbrotr.models.relay import Network
+from bigbrotr.nostr.auth import Signer, Throwaway
+from bigbrotr.nostr.dial import OFFLINE_SAMPLE, OURS, Failure, is_offline
 from bigbrotr.nostr.paging import Habits
-from bigbrotr.services.call import Call, Report
+from bigbrotr.services.call import Call, Report, lease_s
 
-LEASE_SLICES = 3  # a lease outlasts its slice, and the page that was under way at its end
 IDLE_S = 0.5  # between looks for due relays while others are under way
+PAGES_AT_WORK = 16  # in one worker: verified, or waiting for the database
 REMEMBERED_RELAYS = 10_000  # of which a worker remembers the habits
 
 
@@ -39,6 +44,7 @@ class Order(Struct, frozen=True):
     owner: str
     seconds: float
     widths: dict[Network, int]
+    live_calls: int = 0  # relays to stay subscribed to
 
 
 class Worker:
@@ -49,87 +55,143 @@ class Worker:
         self.brotr = brotr
         self.log = log or Logger("worker")
         self.stop = asyncio.Event()
+        self.signer = signer_of(config.synchronizer.auth)
         self.habits: dict[int, Habits] = {}  # by relay, the latest last
+        self._calls: dict[asyncio.Task[None], Call] = {}
+        self._gate = asyncio.Semaphore(PAGES_AT_WORK)
+        self._reached: deque[Failure | None] = deque(maxlen=2 * OFFLINE_SAMPLE)
+        self._report = Report()
+        self._deadline = 0.0  # of the slice under way, in monotonic seconds
 
     async def work(self, order: Order) -> Report:
-        """Visits due relays until the slice is over or nothing is due."""
-        report = Report()
-        deadline = time.monotonic() + order.seconds
+        """Visits due relays until the slice is over, or nothing is due and no call is live.
+
+        Live calls go on between slices.
+        """
+        self._deadline = time.monotonic() + order.seconds
         async with anyio.create_task_group() as group:
             for network, width in order.widths.items():
-                group.start_soon(self._work_off, network, width, order, deadline, report)
+                group.start_soon(self._work_off, network, width, order)
+        report, self._report = self._report, Report()
+        report.live = sum(call.is_live for call in self._calls.values())
         return report
 
-    async def _work_off(
-        self, network: Network, width: int, order: Order, deadline: float, report: Report
-    ) -> None:
-        """Keeps up to `width` conversations of one network going."""
-        running: set[asyncio.Task[None]] = set()
+    async def _work_off(self, network: Network, width: int, order: Order) -> None:
+        """Keeps up to `width` calls of one network going, beside the live ones."""
         settings = self.config.synchronizer
         try:
-            while not self.stop.is_set() and time.monotonic() < deadline:
-                if len(running) < width:
+            while not self._is_over():
+                width_left = width - sum(not call.is_live for call in self._of(network).values())
+                if width_left > 0:
                     visits = await self.brotr.claim_visits(
                         [network],
-                        limit=width - len(running),
+                        limit=width_left,
                         owner=order.owner,
-                        lease_s=LEASE_SLICES * order.seconds + 30,
-                        since=settings.since,
-                        until=int(time.time()) - settings.settle_s,
+                        lease_s=lease_s(order.seconds, settings.revisit_s),
+                        **self._wanted()._asdict(),
+                        apart={url: self._wanted(url) for url in settings.relays},
+                        refused=settings.refused,
                     )
                     for visit in visits:
-                        running.add(
-                            asyncio.create_task(self._visit(visit, network, deadline, report))
-                        )
-                if not running:
+                        self._start(visit, network, order)
+                if not self._of(network):
                     return
-                done, running = await asyncio.wait(
-                    running, timeout=IDLE_S, return_when=asyncio.FIRST_COMPLETED
-                )
-                raise_first(done)
-            if running:
-                done, running = await asyncio.wait(running)
-                raise_first(done)
-        finally:
-            for task in running:
+                await self._wait(network, IDLE_S)
+            # A call under way ends with its page; a live one stays, unless all is to stop.
+            while any(
+                self.stop.is_set() or not call.is_live for call in self._of(network).values()
+            ):
+                await self._wait(network, IDLE_S)
+        except BaseException:
+            tasks = list(self._of(network))
+            for task in tasks:
+                del self._calls[task]
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
 
-    async def _visit(self, visit: Visit, network: Network, deadline: float, report: Report) -> None:
+    def _is_over(self) -> bool:
+        return self.stop.is_set() or time.monotonic() > self._deadline
+
+    def _wanted(self, url: str = "") -> Wanted:
+        """What is wanted of the relay at `url` at this moment, or of any that is not set apart."""
+        settings = self.config.synchronizer
+        terms = settings.terms(url)
+        until = terms.until(int(time.time()) - settings.settle_s)
+        return Wanted(terms.since, until, terms.filter.key)
+
+    def _of(self, network: Network) -> dict[asyncio.Task[None], Call]:
+        return {task: call for task, call in self._calls.items() if call.network is network}
+
+    async def _wait(self, network: Network, seconds: float) -> None:
+        """Waits until a call of the network ends, up to `seconds`; raises what it raised."""
+        done, _ = await asyncio.wait(
+            self._of(network), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in done:
+            del self._calls[task]
+        raise_first(done)
+
+    def _start(self, visit: Visit, network: Network, order: Order) -> None:
+        def is_live_wanted() -> bool:
+            return sum(call.is_live for call in self._calls.values()) < order.live_calls
+
         call = Call(
             visit,
             network,
-            report,
+            self._add,
             brotr=self.brotr,
             config=self.config,
             stop=self.stop,
-            deadline=deadline,
+            deadline=self._deadline,
             habits=self.habits.pop(visit.relay_id, None),
+            gate=self._gate,
+            is_our_fault=partial(self._is_our_fault, network),
+            is_live_wanted=is_live_wanted,
+            signer=self.signer,
         )
+        self._calls[asyncio.create_task(self._visit(call))] = call
+
+    def _is_our_fault(self, network: Network, failure: Failure | None) -> bool:
+        """Whether a failure to reach a relay is our own, given how other calls fare."""
+        if network is not Network.CLEARNET:
+            return failure in OURS
+        self._reached.append(failure)
+        # Relays that are followed are not dialled: without a look at them, those that are left,
+        # the dead ones, would speak for all.
+        is_online = any(call.is_live for call in self._of(network).values())
+        return failure in OURS or (not is_online and is_offline(self._reached))
+
+    def _add(self, report: Report) -> None:
+        """Adds what a call has done to the report of the slice that is under way."""
+        self._report.add(report)
+
+    async def _visit(self, call: Call) -> None:
         try:
-            verdict, outcome, detail = await call.copy()
+            verdict, outcome, detail = await call.run()
         except LeaseLostError as error:
-            self.log.warning("lease lost", relay=visit.url, error=str(error))
+            self.log.warning("lease lost", relay=call.relay.url, error=str(error))
             return
         except asyncio.CancelledError:
             # Shutdown or a crash elsewhere: what was stored stays, the rest comes at once.
             with suppress(Exception):
                 async with asyncio.timeout(2):
                     await self.brotr.finish_visit(
-                        visit, "unfinished", next_at=0, outcome="interrupted"
+                        call.visit, "unfinished", next_at=0, outcome="interrupted"
                     )
             raise
-        self._remember(visit.relay_id, call.habits)
-        report.visits += 1
-        report.outcomes[outcome] = report.outcomes.get(outcome, 0) + 1
+        self._remember(call.visit.relay_id, call.habits)
+        self._add(Report(visits=1, outcomes={outcome: 1}))
         await self.brotr.finish_visit(
-            visit,
+            call.visit,
             verdict,
             next_at=int(time.time() + self.config.synchronizer.revisit_s),
             outcome=outcome,
             detail=detail,
         )
-        self.log.debug("visited", relay=visit.url, outcome=outcome, detail=detail, new=call.new)
+        self.log.debug(
+            "visited", relay=call.relay.url, outcome=outcome, detail=detail, new=call.new
+        )
 
     def _remember(self, relay_id: int, habits: Habits | None) -> None:
         """Keeps what was learned of a relay for the next visit, of the latest few relays."""
@@ -137,6 +199,24 @@ class Worker:
             self.habits[relay_id] = habits
             if len(self.habits) > REMEMBERED_RELAYS:
                 del self.habits[next(iter(self.habits))]
+
+
+def signer_of(auth: str) -> Signer | None:
+    """The key with which relays may know us, by the setting `auth`.
+
+    Raises:
+        ConfigError: PRIVATE_KEY is to be used, and is not there or no key.
+    """
+    if auth == "never":
+        return None
+    if auth == "throwaway":
+        return Throwaway()
+    from bigbrotr.models.keys import Keys  # slow to import, and most need it not
+
+    keys = Keys.from_env("PRIVATE_KEY")
+    if keys is None:
+        raise ConfigError('[synchronizer] auth = "configured", but PRIVATE_KEY is not set')
+    return keys
 
 
 def raise_first(done: set[asyncio.Task[None]]) -> None:
@@ -158,8 +238,9 @@ class Process:
         self.config = config
         self.lifeline = lifeline
         self.parent = os.getppid()
-        self.runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-        self.loop = self.runner.get_loop()
+        # Runs all the time, so that live calls go on between slices.
+        self.loop = uvloop.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True, name="loop").start()
         # The archive may lose its last moments in a crash of the server, and coverage with them:
         # both are fetched again.
         self.brotr = Brotr(
@@ -180,7 +261,7 @@ class Process:
 
     def run(self, order: Order) -> Report:
         """One slice, in this process's loop."""
-        return self.runner.run(self._slice(order))
+        return asyncio.run_coroutine_threadsafe(self._slice(order), self.loop).result()
 
     async def _slice(self, order: Order) -> Report:
         await self.brotr.pool.connect()
@@ -204,6 +285,11 @@ def run_slice(order: Order) -> Report:
     assert _worker is not None
     try:
         return _worker.run(order)
-    except* (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as group:
+    except* (
+        OSError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+    ) as group:
         lost = leaves(group)[0]
     raise DatabaseError(f"worker: {lost}") from lost

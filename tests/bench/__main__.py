@@ -1,20 +1,28 @@
 """Runs the benchmarks: `python -m tests.bench [NAME …] [--events N]`, or `make bench`."""
 
 import argparse
+import asyncio
+import contextlib
 import os
 import platform
+import statistics
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import asyncpg
 import uvloop
 
+from bigbrotr.config import Profile
 from tests.bench import baseline, corpus, floors
 from tests.bench.stage import WARM_UP, Archive, Stage, stage
 
+CORES = os.cpu_count() or 1
+
 
 async def ingest(on: Stage, events: int) -> None:
-    """First copy, further copies, and ten relays that share 90 %, against the baseline."""
+    """First copy, further copies and ten relays that share 90 %, beside the ordinary way."""
     data = corpus.build(events)
     size = sum(len(body) for _, body in data) / len(data)
     print(f"  corpus: {events:,} events of {size:.0f} bytes on average")
@@ -22,13 +30,12 @@ async def ingest(on: Stage, events: int) -> None:
         ordinary_new, ordinary_known = await _baseline(on, urls[0], events)
     print(f"  baseline: new {ordinary_new:.0f} us, known {ordinary_known:.0f} us an event")
     async with on.archive() as archive:
-        async with on.relays(data, 2, shared=0.0) as urls:
-            seconds = await archive.copy(urls)
-        first = seconds / events * 1e6
-        _row("first copy (two relays, half each)", first, ordinary_new)
-        async with on.relays(data, 2) as urls:
-            seconds = await archive.copy(urls)
-        _row("further copies", seconds / events / 2 * 1e6, ordinary_known)
+        async with on.relays(data, 4, shared=0.0) as urls:
+            first = await archive.copy(urls) / events * 1e6
+        _row("first copy (four relays, a quarter each)", first, ordinary_new)
+        async with on.relays(data, 4) as urls:
+            further = await archive.copy(urls) / events / 4 * 1e6
+        _row("further copies (four relays)", further, ordinary_known)
         await _check(archive, events + WARM_UP)
     async with on.archive() as archive, on.relays(data, 10, shared=0.9) as urls:
         seconds = await archive.copy(urls)
@@ -36,20 +43,12 @@ async def ingest(on: Stage, events: int) -> None:
         pairs = (await archive.brotr.totals()).pairs
         mixed = (ordinary_new * events + ordinary_known * (pairs - events)) / pairs
         _row(f"ten relays sharing 90 % ({pairs:,} pairs)", seconds / pairs * 1e6, mixed)
-    floor = floors.measure(data[:5000])
-    cores = os.cpu_count() or 1
-    words = ", ".join(f"{name} {us:.1f}" for name, us in floor.items())
-    print(f"  floors: {words} us")
+    steps = floors.measure(data[:5000]) | await floors.insert(on, data)
+    print("  floors: " + ", ".join(f"{name} {us:.1f}" for name, us in steps.items()) + " us")
+    floor = sum(steps.values()) / CORES
     print(
-        f"  sum of the floors without insert: {sum(floor.values()):.1f} us on one of {cores} cores"
+        f"  first copy / (floors / {CORES} cores) = {first:.1f} / {floor:.1f} = {first / floor:.2f}"
     )
-
-
-async def _check(archive: Archive, events: int) -> None:
-    """A figure counts only if the work was done."""
-    found = await archive.brotr.pool.fetchval("SELECT count(*) FROM events")
-    if found != events:
-        raise SystemExit(f"{found:,} events were archived instead of {events:,}")
 
 
 async def _baseline(on: Stage, url: str, events: int) -> tuple[float, float]:
@@ -69,28 +68,158 @@ async def _baseline(on: Stage, url: str, events: int) -> tuple[float, float]:
     return new / events * 1e6, known / events * 1e6
 
 
+async def size(on: Stage, events: int) -> None:
+    """Bytes a pair of event and relay at ten relays; bytes an event, full and lite."""
+    data = corpus.build(events)
+    each = {}
+    for profile in Profile:
+        async with on.archive(profile) as archive, on.relays(data, 10) as urls:
+            for url in urls:  # one after the other, as an archive meets them over the years
+                await archive.copy([url])
+            await _check(archive, events + WARM_UP)
+            pool = archive.brotr.pool
+            pairs = (await archive.brotr.totals()).pairs
+            each[profile] = await _bytes(archive, "events") / events
+            presence = await _bytes(archive, "presence")
+            text = await pool.fetchval("SELECT avg(cardinality(relay_ids)) FROM presence")
+        print(
+            f"  {profile}: {each[profile]:.0f} bytes an event, "
+            f"{presence / pairs:.1f} bytes a pair at {text:.1f} relays an event, with indexes"
+        )
+    print(f"  lite is {1 - each[Profile.LITE] / each[Profile.FULL]:.0%} smaller than full")
+
+
+async def _bytes(archive: Archive, table: str) -> int:
+    found: int = await archive.brotr.pool.fetchval(
+        "SELECT sum(pg_total_relation_size(inhrelid)) FROM pg_inherits"
+        " WHERE inhparent = $1::text::regclass",
+        table,
+    )
+    return found
+
+
+async def memory(on: Stage, events: int) -> None:
+    """Peak memory of the processes, without PostgreSQL, at 200 relays at once."""
+    data = corpus.build(events)
+    async with on.archive(width=200) as archive, on.relays(data, 200) as urls:
+        peak = 0
+        done = threading.Event()
+
+        def watch() -> None:
+            nonlocal peak
+            while not done.wait(0.1):
+                pids = [os.getpid(), *archive.worker_pids()]
+                peak = max(peak, sum(_proportional_kib(pid) for pid in pids))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        seconds = await archive.copy(urls)
+        done.set()
+        watcher.join()
+        await _check(archive, events + WARM_UP)
+    print(
+        f"  {peak / 1024:.0f} MB in {archive.synchronizer.workers + 1} processes ({seconds:.0f} s)"
+    )
+
+
+def _proportional_kib(pid: int) -> int:
+    """Memory of a process, what it shares with others counted by its share."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
+    return 0
+
+
+async def scaling(on: Stage, events: int) -> None:
+    """One, two and four workers."""
+    data = corpus.build(events)
+    alone = 0.0
+    for workers in (1, 2, 4):
+        async with on.archive(workers=workers) as archive:
+            async with on.relays(data, 8, shared=0.0) as urls:
+                new = await archive.copy(urls) / events * 1e6
+            async with on.relays(data, 8) as urls:
+                known = await archive.copy(urls) / events / 8 * 1e6
+        alone = alone or new
+        print(
+            f"  {workers} workers: {new:.1f} us a new event ({alone / new:.2f} times one worker's "
+            f"speed), {known:.1f} us a known one, on {CORES} cores"
+        )
+
+
+async def growth(on: Stage, events: int) -> None:
+    """Microseconds an event when 10 000, 100 000 and 1 000 000 are stored already."""
+    data = corpus.build(events)
+    first = 0.0
+    for stored in (10_000, 100_000, 1_000_000):
+        async with on.archive() as archive:
+            await on.fill(archive, stored)
+            async with on.relays(data, 4, shared=0.0) as urls:
+                new = await archive.copy(urls) / events * 1e6
+            async with on.relays(data, 4) as urls:
+                known = await archive.copy(urls) / events / 4 * 1e6
+        first = first or new
+        print(f"  {stored:>9,} stored: new {new:.1f} us ({new / first:.2f}), known {known:.1f} us")
+
+
+async def lag(on: Stage, events: int) -> None:
+    """How late a timer of the supervisor's loop is while the synchronizer runs flat out."""
+    data = corpus.build(events)
+    late: list[float] = []
+    async with on.archive() as archive, on.relays(data, 8) as urls:
+        copying = asyncio.create_task(archive.copy(urls))
+        while not copying.done():
+            due = time.perf_counter() + 0.01
+            await asyncio.sleep(0.01)
+            late.append((time.perf_counter() - due) * 1000)
+        await copying
+    cuts = statistics.quantiles(late, n=100)
+    print(
+        f"  {len(late):,} timers: median {cuts[49]:.1f} ms, 99th percentile {cuts[98]:.1f} ms late"
+    )
+
+
+async def _check(archive: Archive, events: int) -> None:
+    """A figure counts only if the work was done."""
+    found = await archive.brotr.pool.fetchval("SELECT count(*) FROM events")
+    if found != events:
+        raise SystemExit(f"{found:,} events were archived instead of {events:,}")
+
+
 def _row(name: str, ours: float, ordinary: float) -> None:
-    print(f"  {name:42} {ours:7.1f} us an event   {ordinary / ours:5.1f} times the baseline")
+    print(f"  {name:42} {ours:7.1f} us an event   {ordinary / ours:5.1f} times as fast")
 
 
-BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {"ingest": ingest}
+BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
+    "ingest": ingest,
+    "size": size,
+    "memory": memory,
+    "scaling": scaling,
+    "growth": growth,
+    "lag": lag,
+}
 
 
 async def run(names: list[str], events: int) -> None:
     print(
-        f"{time.strftime('%Y-%m-%d')}  {os.cpu_count()} cores, Python {platform.python_version()}"
+        f"{time.strftime('%Y-%m-%d')}, {CORES} cores, Python {platform.python_version()}",
+        flush=True,
     )
     for name in names:
-        print(f"{name}: {BENCHMARKS[name].__doc__}")
+        print(f"{name}: {BENCHMARKS[name].__doc__}", flush=True)
         async with stage() as on:
             await BENCHMARKS[name](on, events)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
-    parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--events", type=int, default=20_000)
     options = parser.parse_args()
+    for name in options.names:
+        if name not in BENCHMARKS:
+            parser.error(f"no benchmark is called {name}: there are {', '.join(BENCHMARKS)}")
     uvloop.run(run(options.names or list(BENCHMARKS), options.events))
 
 

@@ -66,6 +66,30 @@ class Stage:
             process.wait()
             process.stdout.close()
 
+    async def fill(self, archive: "Archive", stored: int) -> None:
+        """Puts as many made-up rows into the tables, over the same year as the corpus."""
+        await archive.brotr.pool.execute(
+            "WITH made AS ("
+            " SELECT $2::bigint - (random() * $3)::bigint AS created_at,"
+            "  sha256(n::text::bytea) AS id"
+            " FROM generate_series(1, $1) AS n"
+            "), stored AS ("
+            " INSERT INTO events (created_at, kind, id, pubkey, sig, tags, tagvalues, content)"
+            " SELECT created_at, 1, id, sha256(substring(id FOR 1)), id || id, '[]',"
+            "  ARRAY['e:' || encode(id, 'hex')], repeat(encode(id, 'hex'), 4) FROM made"
+            ") INSERT INTO presence SELECT created_at, id, '{1}', '{1}' FROM made",
+            stored,
+            corpus.NEWEST,
+            corpus.SPREAD_S,
+        )
+        # Not within the transaction of a pool's connection.
+        connection = await asyncpg.connect(archive.brotr.pool.address)
+        try:
+            await connection.execute("VACUUM ANALYZE events")
+            await connection.execute("VACUUM ANALYZE presence")
+        finally:
+            await connection.close()
+
     @asynccontextmanager
     async def archive(
         self, profile: Profile = Profile.FULL, workers: int = 0, width: int = 50
@@ -96,6 +120,11 @@ class Archive:
     def __init__(self, brotr: Brotr, synchronizer: Synchronizer) -> None:
         self.brotr = brotr
         self.synchronizer = synchronizer
+
+    def worker_pids(self) -> list[int]:
+        """The worker processes."""
+        executor = self.synchronizer._executor
+        return list(executor._processes or {}) if executor is not None else []
 
     async def copy(self, urls: list[str]) -> float:
         """Copies relays that it has not met; returns the seconds that it took."""

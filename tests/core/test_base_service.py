@@ -172,7 +172,7 @@ async def test_cancellation_is_no_failure(probe: Probe) -> None:
 async def test_waiting(probe: Probe) -> None:
     start = time.monotonic()
     assert not await probe.wait(0.05)
-    assert time.monotonic() - start >= 0.05
+    assert time.monotonic() - start >= 0.04  # timers may be a little early
     assert not await probe.wait(0)
     assert not await probe.wait(-1)
     task = asyncio.create_task(probe.wait(60))

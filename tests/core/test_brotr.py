@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bigbrotr.config import Limits, PoolSettings, Profile
-from bigbrotr.core.brotr import Brotr, Rejected, Visit
+from bigbrotr.core.brotr import Brotr, Rejected, Visit, Wanted
 from bigbrotr.core.pool import Pool
 from bigbrotr.errors import LeaseLostError
 from bigbrotr.models.coverage import Gap, How, Proof, Span
@@ -464,6 +464,135 @@ async def test_what_is_missing_agrees_with_counting_seconds(
         for row in rows:
             for second in range(row["span"].lower, row["span"].upper):
                 assert waiting[second] == row["attempts"]
+
+
+# --- filters --------------------------------------------------------------------------------------
+
+KEYS = ["", "a", "b"]
+
+
+async def claim_for(
+    brotr: Brotr, key: str, *, since: int = 0, until: int = 60, at: int = 0
+) -> Visit:
+    """A visit that wants what `key` stands for, of the only relay; gaps are overdue."""
+    await brotr.pool.execute("UPDATE visits SET due_at = 0")
+    await brotr.pool.execute("UPDATE gaps SET due_at = $1", at)
+    (visit,) = await brotr.claim_visits(
+        CLEARNET, limit=1, owner="me", lease_s=60, since=since, until=until, filter=key
+    )
+    return visit
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.tuples(st.sampled_from(KEYS), SPANS, SPANS, st.booleans()), max_size=6))
+async def test_what_is_missing_for_a_filter_agrees_with_counting_seconds(
+    brotr: Brotr, steps: list[tuple[str, list[tuple[int, int]], list[tuple[int, int]], bool]]
+) -> None:
+    await brotr.pool.execute("DELETE FROM relays")
+    await brotr.insert_relays([A])
+    proven: dict[str, set[int]] = {key: set() for key in KEYS}
+    waiting: dict[str, set[int]] = {key: set() for key in KEYS}
+    for key, proofs, gaps, is_overdue in steps:
+        visit = await claim_for(brotr, key)
+        await brotr.store_page(
+            visit,
+            [],
+            proofs=[Proof(Span(*span), How.PAGING) for span in proofs],
+            gaps=[Gap(Span(*span), "cut", "") for span in gaps],
+            now=NOW,
+        )
+        seconds = {second for span in proofs for second in range(*span)}
+        proven[key] |= seconds
+        for other in KEYS:
+            if key in ("", other):  # all events: whatever the filter
+                waiting[other] -= seconds
+        waiting[key] |= {second for span in gaps for second in range(*span)}
+        for other in KEYS:
+            at = 0 if is_overdue else 2**40
+            missing = (await claim_for(brotr, other, at=at)).missing
+            rest = set(range(60)) - proven[""] - proven[other]
+            rest -= set() if is_overdue else waiting[other]
+            assert {s for span in missing for s in range(*span)} == rest
+            (row,) = await brotr.progress()
+            counted = await brotr.pool.fetchval(
+                "SELECT range_agg(span) FROM gaps WHERE filter = $1", other
+            )
+            held = {s for span in counted or () for s in range(span.lower, span.upper)}
+            assert held == waiting[other]
+            assert row["filter"] == other
+            assert (await brotr.totals()).gaps == row["gaps"]
+
+
+async def test_gaps_in_what_is_no_longer_wanted_set_no_visit(brotr: Brotr) -> None:
+    """Else a relay would be due at once for ever: nobody asks for them."""
+    await brotr.insert_relays([A])
+    later = int(time.time()) + 10**6
+    visit = await claim_for(brotr, "a")
+    await brotr.store_page(visit, [], gaps=[Gap(Span(1, 5), "cut", "")], now=NOW)
+    for key, since, is_due in [("a", 0, True), ("b", 0, False), ("", 0, False), ("a", 5, False)]:
+        visit = await claim_for(brotr, key, since=since)
+        await brotr.finish_visit(visit, "done", next_at=later, outcome="complete")
+        due_at = await brotr.next_visit_at(CLEARNET)
+        assert due_at == (0 if is_due else later), (key, since)
+
+
+async def test_relays_apart(brotr: Brotr) -> None:
+    await brotr.insert_relays([A, B, C])
+    apart = {B.url: Wanted(5, 9, "b"), "wss://unknown.example.com": Wanted(1, 2, "x")}
+    visits = await brotr.claim_visits(
+        CLEARNET,
+        limit=9,
+        owner="me",
+        lease_s=60,
+        since=1,
+        until=100,
+        filter="a",
+        apart=apart,
+        refused=[C.url],
+    )
+    found = {visit.url: (visit.missing, visit.wanted) for visit in visits}
+    assert found == {A.url: ([(1, 100)], (1, 100)), B.url: ([(5, 9)], (5, 9))}
+    rows = await brotr.pool.fetch(
+        "SELECT url, filter, since, until FROM visits v JOIN relays r ON r.id = v.relay_id"
+    )
+    assert {tuple(row) for row in rows} == {
+        (A.url, "a", 1, 100),
+        (B.url, "b", 5, 9),
+        (C.url, "", 0, 0),
+    }
+    for visit in visits:
+        await brotr.store_page(visit, [], proofs=[Proof(Span(5, 7), How.PAGING)], now=NOW)
+    (b,) = [visit for visit in visits if visit.url == B.url]
+    renewed = await brotr.renew_visit(b, lease_s=60, until=12)
+    assert (renewed.missing, renewed.wanted) == ([(7, 12)], (5, 12))
+    # A refused one is not due.
+    await brotr.pool.execute("UPDATE visits SET due_at = 2^40 WHERE owner IS NOT NULL")
+    assert await brotr.next_visit_at(CLEARNET) != 2**40
+    assert await brotr.next_visit_at(CLEARNET, [C.url]) == 2**40
+    assert await brotr.next_visit_at(CLEARNET, [A.url, B.url, C.url]) is None
+
+
+async def test_nothing_is_missing_of_an_empty_span(brotr: Brotr) -> None:
+    await brotr.insert_relays([A])
+    visit = await claim_for(brotr, "", since=50, until=10)
+    assert visit.missing == []
+    assert await brotr.finish_visit(visit, "done", next_at=7, outcome="complete")
+
+
+async def test_identity_of_the_newest_proof(brotr: Brotr) -> None:
+    visit = await claim_a(brotr)
+    proofs = [Proof(Span(1, 2), How.PAGING)]
+    for identity, said, shown in [
+        ("ab" * 32, proofs, "ab" * 32),
+        (None, [], "ab" * 32),
+        ("cd" * 32, proofs, "cd" * 32),
+        (None, proofs, None),
+    ]:
+        await brotr.store_page(visit, [], proofs=said, identity=identity, now=NOW)
+        (row,) = await brotr.progress()
+        assert row["identity"] == shown
 
 
 # --- visits ---------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ async def test_answers_by_its_url(server: EmbeddedPostgres) -> None:
         ("jit", "off"),
         ("lc_collate", "C"),
         ("TimeZone", "UTC"),
-        ("wal_compression", "pglz"),
+        ("wal_compression", "off"),
         ("unix_socket_permissions", "0700"),
     ],
 )

@@ -16,7 +16,7 @@ import pytest
 from bigbrotr.config import Link
 from bigbrotr.models.relay import Relay
 from bigbrotr.nostr import dial as dialling
-from bigbrotr.nostr.dial import Failure, Unreached, dial
+from bigbrotr.nostr.dial import Failure, Unreached, dial, is_offline
 from tests.relays.model import Vices
 from tests.relays.real import free_port
 from tests.relays.scripted import ScriptedRelay
@@ -365,3 +365,12 @@ async def test_redirects_are_not_followed_through_a_proxy_either() -> None:
 async def test_onion_without_a_proxy_is_never_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", None)
     assert await failure(ONION) is Failure.PROXY
+
+
+def test_when_it_is_us() -> None:
+    assert is_offline([Failure.NO_NAME] * 4)
+    assert is_offline([Failure.OFFLINE, Failure.TIMEOUT] * 4)
+    assert not is_offline([Failure.NO_NAME] * 3)
+    assert not is_offline([*[Failure.NO_NAME] * 9, Failure.REFUSED])
+    assert not is_offline([*[Failure.NO_NAME] * 9, None])
+    assert not is_offline([])

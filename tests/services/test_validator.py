@@ -15,8 +15,7 @@ from bigbrotr.core.base_service import Surroundings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import configure
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.nostr.dial import Failure
-from bigbrotr.services.validator import Greeting, Validator, Verdict, greet, is_offline
+from bigbrotr.services.validator import Greeting, Validator, Verdict, greet
 from tests.relays.events import make_event
 from tests.relays.model import Vices
 from tests.relays.real import free_port
@@ -200,18 +199,6 @@ async def test_unresolvable_names(
     (row,) = (await candidates(brotr)).values()
     assert (row["attempts"], row["outcome"]) == (1, "no-such-name")  # one alone proves nothing
     assert "offline" not in capsys.readouterr().err
-
-
-def test_when_it_is_us() -> None:
-    def failed(failure: Failure | None) -> Greeting:
-        return Greeting(Relay("wss://relay.example"), Verdict.FAILED, "x", "", failure)
-
-    assert is_offline([failed(Failure.NO_NAME)] * 4)
-    assert is_offline([failed(Failure.OFFLINE), failed(Failure.TIMEOUT)] * 4)
-    assert not is_offline([failed(Failure.NO_NAME)] * 3)
-    assert not is_offline([failed(Failure.NO_NAME)] * 9 + [failed(Failure.REFUSED)])
-    assert not is_offline([failed(Failure.NO_NAME)] * 9 + [failed(None)])
-    assert not is_offline([])
 
 
 async def test_candidate_of_a_crashed_validator_comes_back(brotr: Brotr) -> None:
