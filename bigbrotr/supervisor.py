@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import asyncpg
 from anyio.abc import TaskStatus
 
 from bigbrotr.config import Config, Profile
@@ -41,6 +42,8 @@ SERVICES: dict[str, type[BaseService[Any]]] = {
     Validator.SERVICE_NAME: Validator,
     Synchronizer.SERVICE_NAME: Synchronizer,
 }
+
+PARTITIONS_S = 6 * 3600.0  # between two looks at the partitions
 
 
 class State(StrEnum):
@@ -217,6 +220,7 @@ class Supervisor:
         async with anyio.create_task_group() as group:
             async with anyio.create_task_group() as services:
                 group.start_soon(self._limit_stopping, limit_s, services.cancel_scope)
+                group.start_soon(self._keep_partitions)
                 for keeper in self.keepers:
                     services.start_soon(self._keep, keeper)
             group.cancel_scope.cancel()
@@ -226,6 +230,19 @@ class Supervisor:
         await anyio.sleep(limit_s)
         self.log.warning("cancelling what has not stopped", after_s=limit_s)
         scope.cancel()
+
+    async def _keep_partitions(self) -> None:
+        """Makes the partitions of coming quarters in time, however long the run lasts."""
+        assert self.brotr is not None
+        while True:
+            await anyio.sleep(PARTITIONS_S)
+            try:
+                made = await self.brotr.ensure_partitions()
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                self.log.warning("partitions were not looked after", error=str(error))
+            else:
+                if made:
+                    self.log.info("made partitions", count=made)
 
     async def _keep(self, keeper: Keeper) -> None:
         """Runs a service until it stops, or has crashed too often in a while."""

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from bigbrotr.config import LogSettings
 from bigbrotr.core.brotr import Brotr, Totals
-from bigbrotr.core.logger import configure
+from bigbrotr.core.logger import configure, printable
 from bigbrotr.supervisor import State, Supervisor
 
 REFRESH_S = 1.0
@@ -103,17 +103,21 @@ def relay_table(relays: Sequence[asyncpg.Record]) -> Table:
     table.add_column("proven back to", justify="right", no_wrap=True, min_width=14)
     table.add_column("last visit", overflow="ellipsis", no_wrap=True, ratio=2)
     for relay in relays:
-        table.add_row(
+        cells = (
             relay["url"],
             *(f"{relay[column]:,}" for _, column in counted),
             proven_back_to(relay["proven"]),
-            "copying now" if relay["in_progress"] else last_visit(relay),
+            last_visit(relay),
         )
+        # Relays choose some of the words: no markup, no escape sequence may come of them.
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
 
 
 def last_visit(relay: asyncpg.Record) -> str:
     """What the last visit came to, and when."""
+    if relay["in_progress"]:
+        return "followed live" if relay["outcome"] == "live" else "copying now"
     if relay["visited_at"] is None:
         return "not yet"
     ago = duration(time.time() - relay["visited_at"])
@@ -163,7 +167,7 @@ async def print_status(brotr: Brotr, place: str) -> None:
     """Prints what is in a database and how far each relay is."""
     totals, relays = await brotr.totals(), await brotr.progress()
     console = Console()
-    console.print(f"[bold]{place}[/bold]", highlight=False)
+    console.print(Text(place, style="bold"))
     console.print(
         f"relays {totals.relays:,}   candidates {totals.candidates:,}   "
         f"events {totals.events:,}   pairs of event and relay {totals.pairs:,}   "

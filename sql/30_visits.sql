@@ -76,7 +76,7 @@ BEGIN
 END $$;
 
 -- Ends a visit. `p_verdict` 'done': come back at p_next_at, or for the first gap that is due before. 'failed': come
--- back after a growing delay. 'unfinished': come back at once. False when the lease has passed on. Gaps in what is no
+-- back after a growing delay. 'throttled': not before p_next_at, whatever is due. 'unfinished': come back at once. False when the lease has passed on. Gaps in what is no
 -- longer wanted don't count.
 CREATE OR REPLACE FUNCTION public.finish_visit(
     p_relay_id bigint, p_epoch bigint, p_verdict text, p_next_at bigint, p_outcome text, p_detail text, p_now bigint
@@ -89,6 +89,7 @@ BEGIN
         failures   = CASE p_verdict WHEN 'failed' THEN v.failures + 1 WHEN 'done' THEN 0 ELSE v.failures END,
         due_at     = CASE p_verdict
             WHEN 'failed' THEN p_now + public.backoff_s(v.failures + 1)
+            WHEN 'throttled' THEN p_next_at
             WHEN 'done' THEN least(p_next_at, (
                 SELECT min(g.due_at) FROM public.gaps g
                 WHERE g.relay_id = p_relay_id AND g.filter = v.filter

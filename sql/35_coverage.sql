@@ -37,9 +37,11 @@ BEGIN
                     WHERE g.relay_id = p_relay_id AND g.filter = p_filter AND g.due_at > p_now), '{}');
 END $$;
 
--- Takes spans out of a relay's gaps, those for p_filter or, with NULL, for any: what is left of a gap keeps its reason
--- and its history.
-CREATE OR REPLACE FUNCTION public.carve_gaps(p_relay_id bigint, p_filter text, p_spans int8multirange) RETURNS void
+-- Takes spans out of a relay's gaps, those for p_filter or, with NULL, for any. What is left of a gap keeps its reason;
+-- its attempts are counted anew when p_is_progress says that the spans were proven.
+CREATE OR REPLACE FUNCTION public.carve_gaps(
+    p_relay_id bigint, p_filter text, p_spans int8multirange, p_is_progress boolean
+) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     WITH cut AS (
@@ -48,12 +50,13 @@ BEGIN
         RETURNING *
     )
     INSERT INTO public.gaps (relay_id, filter, span, reason, detail, attempts, noted_at, due_at)
-    SELECT cut.relay_id, cut.filter, rest.span, cut.reason, cut.detail, cut.attempts, cut.noted_at, cut.due_at
+    SELECT cut.relay_id, cut.filter, rest.span, cut.reason, cut.detail,
+           CASE WHEN p_is_progress THEN 0 ELSE cut.attempts END, cut.noted_at, cut.due_at
     FROM cut CROSS JOIN LATERAL unnest(int8multirange(cut.span) - p_spans) AS rest (span);
 END $$;
 
 -- Records what one page proved for the filter of the visit, with which identity, and which gaps it left; belongs into
--- the transaction that stores the page's events. A gap that is met again keeps its count and waits longer. Refused
+-- the transaction that stores the page's events. A gap that is met again, without progress, waits longer. Refused
 -- (BB001) when the lease has passed on.
 CREATE OR REPLACE FUNCTION public.record_coverage(
     p_relay_id bigint, p_epoch bigint, p_spans int8range[], p_hows text[],
@@ -82,13 +85,13 @@ BEGIN
         ON CONFLICT (relay_id, filter, how) DO UPDATE SET
             proven = c.proven + EXCLUDED.proven, proven_at = EXCLUDED.proven_at;
         PERFORM public.carve_gaps(
-            p_relay_id, nullif(conditions, ''), (SELECT range_agg(s) FROM unnest(p_spans) AS s));
+            p_relay_id, nullif(conditions, ''), (SELECT range_agg(s) FROM unnest(p_spans) AS s), true);
     END IF;
 
     FOR gap IN SELECT * FROM unnest(p_gap_spans, p_gap_reasons, p_gap_details) AS u (span, reason, detail) LOOP
         SELECT 1 + coalesce(max(g.attempts), 0) INTO tried
         FROM public.gaps g WHERE g.relay_id = p_relay_id AND g.filter = conditions AND g.span && gap.span;
-        PERFORM public.carve_gaps(p_relay_id, conditions, int8multirange(gap.span));
+        PERFORM public.carve_gaps(p_relay_id, conditions, int8multirange(gap.span), false);
         INSERT INTO public.gaps (relay_id, filter, span, reason, detail, attempts, noted_at, due_at)
         VALUES (p_relay_id, conditions, gap.span, gap.reason, gap.detail, tried, p_now, p_now + public.backoff_s(tried));
     END LOOP;

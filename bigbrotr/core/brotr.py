@@ -19,6 +19,7 @@ from bigbrotr.models.relay import Network, Relay
 
 T = TypeVar("T")
 
+UPKEEP_S = 86_400.0  # for what reads every partition
 TRIES = 5  # of a call that met a deadlock: each function may be repeated
 BROKEN_OFF = (
     asyncpg.DeadlockDetectedError,
@@ -214,7 +215,7 @@ class Brotr:
 
     async def delete_orphan_events(self) -> int:
         """Deletes the events that no relay of ours holds; returns how many."""
-        return await self._count("SELECT public.delete_orphan_events()")
+        return await self._count("SELECT public.delete_orphan_events()", timeout=UPKEEP_S)
 
     # Relays and candidates
 
@@ -233,7 +234,7 @@ class Brotr:
 
     async def delete_orphan_relays(self) -> int:
         """Deletes the relays of which no event and no snapshot is known; returns how many."""
-        return await self._count("SELECT public.delete_orphan_relays()")
+        return await self._count("SELECT public.delete_orphan_relays()", timeout=UPKEEP_S)
 
     async def insert_candidates(self, relays: Iterable[Relay], source: str) -> int:
         """Adds candidates, due at once; known ones keep their history. Returns how many are new."""
@@ -262,7 +263,14 @@ class Brotr:
             int(lease_s),
             int(time.time()),
         )
-        return [Relay(row["url"]) for row in rows]
+        relays, invalid = [], []
+        for row in rows:
+            try:
+                relays.append(Relay(row["url"]))
+            except ValueError as error:  # written by hand, or by a release with other rules
+                invalid.append((row["url"], "failed", "invalid-url", str(error)))
+        await self.resolve_candidates(invalid)
+        return relays
 
     async def resolve_candidates(self, verdicts: Sequence[tuple[str, str, str, str]]) -> int:
         """Records (url, verdict, outcome, detail) of each; returns how many became new relays.
@@ -280,6 +288,15 @@ class Brotr:
             [storable(detail)[:500] for detail in details],
             int(time.time()),
         )
+
+    async def some_relays(self, network: Network, limit: int) -> list[Relay]:
+        """A few relays of a network, by chance."""
+        rows = await self.pool.fetch(
+            "SELECT url FROM public.relays WHERE network = $1 ORDER BY random() LIMIT $2",
+            network.value,
+            limit,
+        )
+        return [Relay(row["url"]) for row in rows]
 
     async def delete_failed_candidates(self, max_attempts: int) -> int:
         """Deletes the candidates that failed `max_attempts` times or more; returns how many."""
@@ -410,7 +427,7 @@ class Brotr:
 
     async def delete_orphan_metadata(self) -> int:
         """Deletes the documents that no snapshot names; returns how many."""
-        return await self._count("SELECT public.delete_orphan_metadata()")
+        return await self._count("SELECT public.delete_orphan_metadata()", timeout=UPKEEP_S)
 
     async def refresh_metadata_latest(self) -> None:
         """Rebuilds the newest snapshots from the time series."""
@@ -489,6 +506,12 @@ class Brotr:
             "SELECT * FROM public.relay_progress ORDER BY pairs DESC, url LIMIT $1", limit
         )
 
+    async def ensure_partitions(self) -> int:
+        """Makes the partitions up to the quarter after the next; returns how many."""
+        return await self._count(
+            "SELECT public.ensure_partitions($1)", int(time.time()), timeout=UPKEEP_S
+        )
+
     # How calls are made
 
     async def _kept_columns(self) -> frozenset[str]:
@@ -501,8 +524,10 @@ class Brotr:
         for start in range(0, len(rows), self.max_batch_size):
             yield rows[start : start + self.max_batch_size]
 
-    async def _count(self, query: str, *arguments: object) -> int:
-        count: int = await self._retry(lambda: self.pool.fetchval(query, *arguments))
+    async def _count(self, query: str, *arguments: object, timeout: float | None = None) -> int:
+        count: int = await self._retry(
+            lambda: self.pool.fetchval(query, *arguments, timeout=timeout)
+        )
         return count
 
     async def _transact(self, work: Callable[[Connection], Awaitable[T]]) -> T:

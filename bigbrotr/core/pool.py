@@ -153,6 +153,7 @@ class Pool:
             max_queries=limits.max_queries,
             max_inactive_connection_lifetime=limits.max_inactive_connection_lifetime,
             timeout=self.settings.timeouts.acquisition,
+            command_timeout=self.settings.timeouts.command,
             # Behind PgBouncer a prepared statement may meet another server connection.
             statement_cache_size=0 if self.settings.pgbouncer else 100,
             server_settings=session,

@@ -17,6 +17,7 @@ from bigbrotr.config import Profile, shipped
 from bigbrotr.errors import SchemaError
 
 OLDEST_SERVER = 15
+LONG_S = 86_400.0  # a migration of a large database takes its time
 LOCK = 0x62_69_67_62_72_6F  # "bigbro": the advisory lock under which the schema is changed
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
@@ -98,12 +99,12 @@ class Schema:
         whether anything but partitions was done.
         """
         async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK, timeout=LONG_S)
             ledger = await self.check(connection, profile)
             changed = ledger is None or ledger.digest != self.digest(profile)
             if changed:
                 await self._apply(connection, ledger, profile, now)
-            await connection.execute("SELECT public.ensure_partitions($1)", now)
+            await connection.execute("SELECT public.ensure_partitions($1)", now, timeout=LONG_S)
         return changed
 
     async def _apply(
@@ -112,9 +113,9 @@ class Schema:
         if ledger is not None:
             for revision, path in self.migrations().items():
                 if revision > ledger.revision:
-                    await connection.execute(path.read_text())
+                    await connection.execute(path.read_text(), timeout=LONG_S)
         for path in self.files(profile):
-            await connection.execute(path.read_text())
+            await connection.execute(path.read_text(), timeout=LONG_S)
         await connection.execute(
             "INSERT INTO public.ledger (revision, profile, digest, applied_at)"
             " VALUES ($1, $2, $3, $4)"

@@ -35,7 +35,7 @@ def settings(memory_bytes: int, cpus: int, shm_bytes: int = GB) -> dict[str, str
         "checkpoint_timeout": "15min",
         "checkpoint_completion_target": "0.9",
         # -- processes
-        "max_connections": "60",
+        "max_connections": str(max(60, 30 + 6 * cpus)),  # a worker a core, each with a few
         "max_logical_replication_workers": "0",  # nobody subscribes to anything here
         "max_parallel_workers_per_gather": str(min(2, cpus // 2)),
         "max_locks_per_transaction": "128",  # a query over all time locks every partition

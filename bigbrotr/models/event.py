@@ -160,7 +160,7 @@ class Event(msgspec.Struct, frozen=True, eq=False):
         try:
             tags = _tags_decoder.decode(wire.tags)
             content = _content_decoder.decode(wire.content)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise ValueError(f"malformed: {error}") from None
         return cls._from_fields(
             wire.id, wire.pubkey, wire.created_at, wire.kind, tags, content, wire.sig

@@ -301,6 +301,12 @@ class Paging:
             until_excluded=self._until_excluded,
         )
 
+    def lower_limit(self, limit: int) -> None:
+        """Ask for fewer events at once from now on: pages were too large in bytes."""
+        self._limit = max(1, min(limit, self._limit))
+        if self._asked is not None:
+            self._asked = self._asked._replace(limit=self._limit)
+
     def ask(self) -> Ask | None:
         """The next question, or None: every wanted second is proven or a gap."""
         if not self._walks:
@@ -380,7 +386,9 @@ class Paging:
         return elapsed_s >= SLOW_S and elapsed_s >= SLOW_FACTOR * usual_s
 
     def _is_full(self, size: int) -> bool:
-        """Whether a page of this size may have been cut short by the relay's own limit."""
+        """Whether a page of this size may have been cut short, by the relay's limit or ours."""
+        if size >= self._limit:
+            return True
         if self._varied:
             return size >= self._largest
         return size >= max(self._known_capacity, self._smallest_clamp)

@@ -14,9 +14,10 @@ from bigbrotr.nostr import message
 from bigbrotr.nostr.auth import MAX_CHALLENGE, Signer, prove
 from bigbrotr.nostr.message import Auth, Closed, Eose, EventMessage, Malformed, Notice, Ok
 from bigbrotr.nostr.paging import End
-from bigbrotr.nostr.stream import DisconnectedError, Stream
+from bigbrotr.nostr.stream import FRAME_COST, DisconnectedError, Stream
 
 LIVE = "live"  # the subscription that stays
+STRAY_PAGES = 8  # times the size of a page that may come unasked for while it is read
 SAMPLE_BYTES = 4096  # of a frame that could not be read
 CHALLENGE_S = 2.0  # some relays refuse first, and send their challenge then
 AUTH_PREFIXES = ("auth-required:", "restricted:")  # of CLOSED's text, NIP-42
@@ -38,7 +39,8 @@ class Page(Struct):
     received: int = 0  # how many events there were, once they have been sorted out
     reason: str = ""  # CLOSED's text, or how the connection ended
     hints: tuple[str, ...] = ()  # NIP-67
-    size: int = 0  # in bytes
+    size: int = 0  # of its events, in bytes
+    strays: int = 0  # bytes that came meanwhile and do not belong to it
     elapsed_s: float = 0.0
     malformed: dict[str, tuple[int, bytes]] = {}  # reason: how many, and a sample
 
@@ -193,15 +195,26 @@ class Session:
         """Sorts frames into the page; whether it has ended."""
         decode, events, has_ended = message.decode, page.events, False
         for frame in frames:
-            page.size += len(frame)
+            cost = len(frame) + FRAME_COST
             answer = decode(frame)
             if isinstance(answer, EventMessage):
                 if answer.subscription == subscription and not has_ended:
                     events.append(answer.event)
-                elif answer.subscription == LIVE and self._arrived_bytes <= page_bytes:
-                    self._arrivals.append(answer.event)
-                    self._arrived_bytes += len(frame)
-            elif isinstance(answer, Eose):
+                    page.size += cost
+                    if page.size > page_bytes:
+                        page.end, page.reason = End.OVERSIZE, f"over {page_bytes} bytes"
+                        return True
+                    continue
+                if answer.subscription == LIVE:
+                    if self._arrived_bytes <= page_bytes:
+                        self._arrivals.append(answer.event)
+                        self._arrived_bytes += cost
+                    continue
+            # Everything else, also what is left of an earlier answer, has a bound of its own.
+            page.strays += cost
+            if page.strays > STRAY_PAGES * page_bytes:
+                raise DisconnectedError("flooded with what nobody asked for")
+            if isinstance(answer, Eose):
                 if answer.subscription == subscription:
                     page.end, page.hints, has_ended = End.EOSE, answer.hints, True
             elif isinstance(answer, Closed):
@@ -219,9 +232,7 @@ class Session:
                     self._proof_id = ""
                     self.identity = self._signer.public_key if answer.is_accepted else None
             elif isinstance(answer, Malformed):
-                count, sample = page.malformed.get(answer.reason, (0, frame[:SAMPLE_BYTES]))
-                page.malformed[answer.reason] = (count + 1, sample)
-            if page.size > page_bytes and not has_ended:
-                page.end, page.reason = End.OVERSIZE, f"over {page_bytes} bytes"
-                return True
+                reason = answer.reason.partition(":")[0]
+                count, sample = page.malformed.get(reason, (0, frame[:SAMPLE_BYTES]))
+                page.malformed[reason] = (count + 1, sample)
         return has_ended

@@ -10,6 +10,7 @@ from websockets.uri import parse_uri
 from bigbrotr.nostr.websocket import Code, FrameReader, Goodbye, encode
 
 MAX_HEAD = 16_384  # bytes of the answer to the handshake
+FRAME_COST = 64  # bytes that a message counts for besides its own: an empty one takes room too
 HELD_BYTES = 1 << 20  # unread messages at which the socket is no longer read
 
 
@@ -121,7 +122,7 @@ class Stream(asyncio.Protocol):
         messages = reader.feed(data)
         if messages:
             self._messages += messages
-            self._held += sum(map(len, messages))
+            self._held += sum(map(len, messages)) + FRAME_COST * len(messages)
             if self._held > HELD_BYTES and not self._is_paused and self._transport is not None:
                 self._is_paused = True
                 self._transport.pause_reading()

@@ -16,6 +16,7 @@ class Code(IntEnum):
     NORMAL = 1000
     PROTOCOL_ERROR = 1002
     NO_STATUS = 1005  # the peer gave none
+    POLICY_VIOLATION = 1008
     TOO_BIG = 1009
 
 
@@ -25,6 +26,8 @@ class Goodbye(NamedTuple):
     code: int
     reason: str
 
+
+MAX_IDLE = 1000  # frames in a row that are no message: pings, fragments, empty ones
 
 _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 _FINAL_TEXT = 0x80 | _TEXT
@@ -47,6 +50,7 @@ class FrameReader:
         self._needed = 2  # bytes until there is something to read
         self._fragments: list[bytes] | None = None  # of a message in several frames
         self._fragments_size = 0
+        self._idle = 0  # frames since the last message
 
     def feed(self, data: bytes) -> list[bytes]:
         """The messages that `data` completes, in order."""
@@ -85,8 +89,9 @@ class FrameReader:
             if stop > end:
                 needed = stop - position
                 break
-            if data[position] == _FINAL_TEXT and self._fragments is None:
+            if data[position] == _FINAL_TEXT and length and self._fragments is None:
                 messages.append(data[start:stop])
+                self._idle = 0
             else:
                 self._take_other(data[position], data[start:stop], messages)
                 if self._is_over():
@@ -103,7 +108,11 @@ class FrameReader:
         return self.goodbye is not None
 
     def _take_other(self, first: int, payload: bytes, messages: list[bytes]) -> None:
-        """Any frame but a whole text message."""
+        """Any frame but a whole text message with something in it."""
+        self._idle += 1
+        if self._idle > MAX_IDLE:
+            self._fail(Code.POLICY_VIOLATION, f"{MAX_IDLE} frames without a message")
+            return
         is_final, reserved, opcode = first & 0x80, first & 0x70, first & 0x0F
         if reserved:
             self._fail(Code.PROTOCOL_ERROR, "an extension that was not agreed on")
@@ -111,7 +120,8 @@ class FrameReader:
             if not is_final or len(payload) > 125:
                 self._fail(Code.PROTOCOL_ERROR, "a fragmented or long control frame")
             elif opcode == _PING:
-                self.replies.append(encode(payload, _PONG))
+                # Of several pings the newest is answered (RFC 6455, 5.5.3).
+                self.replies[:] = [encode(payload, _PONG)]
             elif opcode == _CLOSE:
                 self._take_close(payload)
         elif opcode in (_TEXT, _BINARY):

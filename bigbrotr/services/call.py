@@ -19,6 +19,7 @@ from bigbrotr.nostr.paging import Answer, Ask, End, GapReason, Habits, Paging, P
 from bigbrotr.nostr.session import Bounds, Page, Session
 
 PAGE_ROUNDS = 12  # reply time-outs that a whole page may take: three bounds, the third is the slice
+REASONS = ("malformed", "bad id", "bad signature")  # why events are rejected
 LIVE_S = 1.0  # what comes in live is stored at least this often
 NARROW_KINDS = [0, 1, 3, 10002]  # what any relay with users holds
 
@@ -48,7 +49,7 @@ class Report(Struct):
 class Result(NamedTuple):
     """What a call came to, in the words of `finish_visit` in sql/."""
 
-    verdict: str  # 'done', 'failed' or 'unfinished'
+    verdict: str  # 'done', 'failed', 'throttled' or 'unfinished'
     outcome: str
     detail: str = ""
 
@@ -148,6 +149,8 @@ class Call:
                 return self._unfinished()
             for gap in gaps:
                 reason, detail = gap.reason, gap.detail
+        if detail.startswith("rate-limited"):
+            return Result("throttled", "rate-limited", detail)
         return Result("done", reason or "complete", detail)
 
     async def _stay(self, session: Session) -> Result:
@@ -261,6 +264,9 @@ class Call:
 
     def _judge(self, session: Session, paging: Paging, page: Page, answer: Answer) -> Progress:
         """What an answer proves, and the gaps that it leaves when the conversation cannot go on."""
+        if page.end is End.OVERSIZE:
+            self.limit = max(1, min(self.limit, page.received) // 2)
+            paging.lower_limit(self.limit)
         progress = paging.answer(answer)
         self.timeouts += page.end is End.TIMEOUT
         self.has_proven = self.has_proven or bool(progress.proven)
@@ -352,6 +358,8 @@ class Haul:
     def reject(self, reason: str, sample: bytes, count: int = 1) -> None:
         """Counts what is no valid event, by the first words of the reason."""
         reason = reason.partition(":")[0]
+        if reason not in REASONS:  # each makes a row
+            reason = "malformed"
         before, first = self.rejected.get(reason, (0, sample))
         self.rejected[reason] = (before + count, first)
 
@@ -367,7 +375,8 @@ def sift(page: Page, ask: Ask, terms: Terms) -> tuple[Answer, Haul]:
     haul = Haul(page.malformed)
     times: list[int] = []
     seen: set[bytes] = set()
-    off_filter = 0
+    # What could not be read at all took places as well.
+    off_filter = sum(count for count, _ in page.malformed.values())
     filter_ = terms.filter
     until = filter_.newest if ask.until is None else ask.until
     for event in page.events:
@@ -376,6 +385,11 @@ def sift(page: Page, ask: Ask, terms: Terms) -> tuple[Answer, Haul]:
             is_wanted = filter_.matches(event)
         except ValueError as error:
             haul.reject(str(error), sample_of(event))
+            # It took the place of another in the page: the walk has to go on below it.
+            if ask.since <= event.created_at <= until:
+                times.append(event.created_at)
+            else:
+                off_filter += 1
             continue
         if event_id in seen:
             continue

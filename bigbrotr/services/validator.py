@@ -9,7 +9,7 @@ import anyio
 from bigbrotr.config import Link, Networks, ValidatorSettings
 from bigbrotr.core.base_service import BaseService
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.nostr.dial import OURS, Failure, Unreached, dial, is_offline
+from bigbrotr.nostr.dial import OFFLINE_SAMPLE, OURS, Failure, Unreached, dial, is_offline
 from bigbrotr.nostr.paging import End
 from bigbrotr.nostr.session import Bounds, Page, Session
 
@@ -69,9 +69,7 @@ class Validator(BaseService[ValidatorSettings]):
             if not candidates:
                 return
             greetings = await self._sweep(candidates, link)
-            if network is Network.CLEARNET and is_offline(
-                [greeting.failure for greeting in greetings]
-            ):
+            if network is Network.CLEARNET and await self._is_offline(greetings, link):
                 greetings = [greeting._replace(verdict=Verdict.POSTPONED) for greeting in greetings]
                 self.log.warning(
                     "this machine seems to be offline: no candidate could be reached, none is "
@@ -80,6 +78,13 @@ class Validator(BaseService[ValidatorSettings]):
                     example=f"{greetings[0].relay.url}: {greetings[0].detail}",
                 )
             await self._record(network, greetings)
+
+    async def _is_offline(self, greetings: list[Greeting], link: Link) -> bool:
+        """Whether a sweep failed for our own fault: all of it, and relays that we know as well."""
+        if not is_offline([greeting.failure for greeting in greetings]):
+            return False
+        known = await self.brotr.some_relays(Network.CLEARNET, OFFLINE_SAMPLE)
+        return all(greeting.failure is not None for greeting in await self._sweep(known, link))
 
     async def _sweep(self, candidates: list[Relay], link: Link) -> list[Greeting]:
         width = anyio.CapacityLimiter(link.width)

@@ -8,6 +8,7 @@ database stops the sockets.
 
 import asyncio
 import os
+import random
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ from multiprocessing.connection import Connection as Pipe
 
 import anyio
 import asyncpg
+import msgspec
 import uvloop
 from msgspec import Struct
 
@@ -27,14 +29,16 @@ from bigbrotr.core.brotr import Brotr, Visit, Wanted
 from bigbrotr.core.logger import Logger, configure
 from bigbrotr.core.pool import Pool
 from bigbrotr.errors import ConfigError, DatabaseError, LeaseLostError, leaves
-from bigbrotr.models.relay import Network
+from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Signer, Throwaway
 from bigbrotr.nostr.dial import OFFLINE_SAMPLE, OURS, Failure, is_offline
 from bigbrotr.nostr.paging import Habits
 from bigbrotr.services.call import Call, Report, lease_s
 
 IDLE_S = 0.5  # between looks for due relays while others are under way
+CONNECTIONS = 4  # to the database, of one worker
 PAGES_AT_WORK = 16  # in one worker: verified, or waiting for the database
+THROTTLED_S = (450, 750)  # how long a relay that calls us too fast is left alone
 REMEMBERED_RELAYS = 10_000  # of which a worker remembers the habits
 
 
@@ -93,7 +97,7 @@ class Worker:
                         refused=settings.refused,
                     )
                     for visit in visits:
-                        self._start(visit, network, order)
+                        await self._start(visit, network, order)
                 if not self._of(network):
                     return
                 await self._wait(network, IDLE_S)
@@ -132,7 +136,15 @@ class Worker:
             del self._calls[task]
         raise_first(done)
 
-    def _start(self, visit: Visit, network: Network, order: Order) -> None:
+    async def _start(self, visit: Visit, network: Network, order: Order) -> None:
+        try:
+            Relay(visit.url)
+        except ValueError as error:  # written by hand, or by a release with other rules
+            await self.brotr.finish_visit(
+                visit, "failed", next_at=0, outcome="invalid-url", detail=str(error)
+            )
+            return
+
         def is_live_wanted() -> bool:
             return sum(call.is_live for call in self._calls.values()) < order.live_calls
 
@@ -182,10 +194,13 @@ class Worker:
             raise
         self._remember(call.visit.relay_id, call.habits)
         self._add(Report(visits=1, outcomes={outcome: 1}))
+        pause_s = self.config.synchronizer.revisit_s
+        if verdict == "throttled":
+            pause_s = max(pause_s, random.uniform(*THROTTLED_S))
         await self.brotr.finish_visit(
             call.visit,
             verdict,
-            next_at=int(time.time() + self.config.synchronizer.revisit_s),
+            next_at=int(time.time() + pause_s),
             outcome=outcome,
             detail=detail,
         )
@@ -243,8 +258,13 @@ class Process:
         threading.Thread(target=self.loop.run_forever, daemon=True, name="loop").start()
         # The archive may lose its last moments in a crash of the server, and coverage with them:
         # both are fetched again.
+        limits = config.pool.limits
+        limits = msgspec.structs.replace(
+            limits, min_size=1, max_size=min(limits.max_size, CONNECTIONS)
+        )
+        settings = msgspec.structs.replace(config.pool, limits=limits)
         self.brotr = Brotr(
-            Pool(config.database, config.pool, dsn=dsn, session={"synchronous_commit": "off"})
+            Pool(config.database, settings, dsn=dsn, session={"synchronous_commit": "off"})
         )
         self.worker = Worker(config, self.brotr)
         threading.Thread(target=self._watch, daemon=True, name="lifeline").start()
