@@ -40,6 +40,7 @@ class Page(Struct):
     reason: str = ""  # CLOSED's text, or how the connection ended
     hints: tuple[str, ...] = ()  # NIP-67
     size: int = 0  # of its events, in bytes
+    unreadable: int = 0  # frames that look like events and are none
     strays: int = 0  # bytes that came meanwhile and do not belong to it
     elapsed_s: float = 0.0
     malformed: dict[str, tuple[int, bytes]] = {}  # reason: how many, and a sample
@@ -235,4 +236,5 @@ class Session:
                 reason = answer.reason.partition(":")[0]
                 count, sample = page.malformed.get(reason, (0, frame[:SAMPLE_BYTES]))
                 page.malformed[reason] = (count + 1, sample)
+                page.unreadable += answer.is_event
         return has_ended

@@ -375,8 +375,7 @@ def sift(page: Page, ask: Ask, terms: Terms) -> tuple[Answer, Haul]:
     haul = Haul(page.malformed)
     times: list[int] = []
     seen: set[bytes] = set()
-    # What could not be read at all took places as well.
-    off_filter = sum(count for count, _ in page.malformed.values())
+    off_filter = page.unreadable  # they took places in the page as well
     filter_ = terms.filter
     until = filter_.newest if ask.until is None else ask.until
     for event in page.events:

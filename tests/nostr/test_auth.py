@@ -186,8 +186,8 @@ async def test_silence_on_an_answer() -> None:
 
 async def test_flood_on_an_answer() -> None:
     noise = ["NOTICE", "x" * 5000]
-    rude = Rude([["AUTH", "c"]], judge=lambda _: [noise] * 40)
-    bounds = Bounds(reply_s=20, page_s=60, page_bytes=10_000)
+    rude = Rude([["AUTH", "c"]], judge=lambda _: [noise] * 10)
+    bounds = Bounds(reply_s=2, page_s=60, page_bytes=10_000)
     assert await rude.asked(bounds) == (End.CLOSED, "restricted: no")
 
 
