@@ -20,6 +20,9 @@ from bigbrotr.nostr.session import Bounds, Page, Session
 
 PAGE_ROUNDS = 12  # reply time-outs that a whole page may take: three bounds, the third is the slice
 REASONS = ("malformed", "bad id", "bad signature")  # why events are rejected
+REMEMBERED_EVENTS = 5_000  # verified last, of this size at most: about 10 MB
+REMEMBERED_CHARACTERS = 2_000
+REMEMBERED_TAGS = 20
 LIVE_S = 1.0  # what comes in live is stored at least this often
 NARROW_KINDS = [0, 1, 3, 10002]  # what any relay with users holds
 
@@ -75,6 +78,7 @@ class Call:
         deadline: float,
         habits: Habits | None = None,
         gate: asyncio.Semaphore,
+        verified: "VerifiedEvents",
         is_our_fault: Callable[[Failure | None], bool],
         is_live_wanted: Callable[[], bool] = lambda: False,
         signer: Signer | None = None,
@@ -87,6 +91,7 @@ class Call:
         self.link = config.networks.link(network)
         self.allow_local = config.networks.local.enabled
         self.gate = gate  # to the pages that are worked on
+        self.verified = verified  # lately, in this worker
         self.is_our_fault = is_our_fault  # told how the call began
         self.is_live_wanted = is_live_wanted
         self.is_live = False
@@ -294,7 +299,7 @@ class Call:
         for position in unknown:
             _, event_id, wire = haul.events[position]
             try:
-                fresh.append(wire if isinstance(wire, Event) else Event.from_wire(wire))
+                fresh.append(self.verified.take(event_id, wire))
             except ValueError as error:
                 haul.reject(str(error), event_id)
         haul.events.clear()
@@ -344,6 +349,28 @@ def request(ask: Ask, terms: Terms) -> dict[str, object]:
 def wiser(before: Habits | None, now: Habits) -> Habits:
     """What is known of a relay after one more walk; a walk over little teaches little."""
     return before if before is not None and before.capacity > now.capacity else now
+
+
+class VerifiedEvents:
+    """The events that were verified last: several relays bring the same new ones at once."""
+
+    def __init__(self) -> None:
+        self._events: dict[bytes, Event] = {}  # the latest last
+
+    def take(self, event_id: bytes, wire: WireEvent | Event) -> Event:
+        """The verified event of this (proven) id.
+
+        Raises:
+            ValueError: it is no valid event.
+        """
+        if (known := self._events.get(event_id)) is not None:
+            return known
+        event = wire if isinstance(wire, Event) else Event.from_wire(wire)
+        if len(event.content) <= REMEMBERED_CHARACTERS and len(event.tags) <= REMEMBERED_TAGS:
+            self._events[event_id] = event
+            if len(self._events) > REMEMBERED_EVENTS:
+                del self._events[next(iter(self._events))]
+        return event
 
 
 class Haul:

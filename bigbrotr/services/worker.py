@@ -33,8 +33,10 @@ from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Signer, Throwaway
 from bigbrotr.nostr.dial import OFFLINE_SAMPLE, OURS, Failure, is_offline
 from bigbrotr.nostr.paging import Habits
-from bigbrotr.services.call import Call, Report, lease_s
+from bigbrotr.services.call import Call, Report, VerifiedEvents, lease_s
 
+CLAIM = 2  # relays at a time ...
+PACE_S = 0.05  # ... and the time until the next are claimed
 IDLE_S = 0.5  # between looks for due relays while others are under way
 CONNECTIONS = 4  # to the database, of one worker
 PAGES_AT_WORK = 16  # in one worker: verified, or waiting for the database
@@ -62,6 +64,7 @@ class Worker:
         self.signer = signer_of(config.synchronizer.auth)
         self.habits: dict[int, Habits] = {}  # by relay, the latest last
         self._calls: dict[asyncio.Task[None], Call] = {}
+        self._verified = VerifiedEvents()
         self._gate = asyncio.Semaphore(PAGES_AT_WORK)
         self._reached: deque[Failure | None] = deque(maxlen=2 * OFFLINE_SAMPLE)
         self._report = Report()
@@ -86,10 +89,13 @@ class Worker:
         try:
             while not self._is_over():
                 width_left = width - sum(not call.is_live for call in self._of(network).values())
+                visits: list[Visit] = []
                 if width_left > 0:
+                    # A few at a time, so that the workers share what is due, and nobody meets a
+                    # burst of new connections.
                     visits = await self.brotr.claim_visits(
                         [network],
-                        limit=width_left,
+                        limit=min(width_left, CLAIM),
                         owner=order.owner,
                         lease_s=lease_s(order.seconds, settings.revisit_s),
                         **self._wanted()._asdict(),
@@ -100,7 +106,7 @@ class Worker:
                         await self._start(visit, network, order)
                 if not self._of(network):
                     return
-                await self._wait(network, IDLE_S)
+                await self._wait(network, PACE_S if visits else IDLE_S)
             # A call under way ends with its page; a live one stays, unless all is to stop.
             while any(
                 self.stop.is_set() or not call.is_live for call in self._of(network).values()
@@ -158,6 +164,7 @@ class Worker:
             deadline=self._deadline,
             habits=self.habits.pop(visit.relay_id, None),
             gate=self._gate,
+            verified=self._verified,
             is_our_fault=partial(self._is_our_fault, network),
             is_live_wanted=is_live_wanted,
             signer=self.signer,
