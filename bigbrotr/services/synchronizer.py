@@ -23,7 +23,7 @@ from bigbrotr.services.call import Report
 from bigbrotr.services.worker import Order, run_slice, start_process
 
 SLICES_PER_EXECUTOR = 500  # then its processes are replaced, with whatever their libraries leaked
-IDLE_S = 0.5  # a lane without work looks again while another is still busy
+IDLE_S = 0.1  # a lane without work looks again while another is still busy
 QUIET_S = 10.0  # between two lines in the log about what was copied
 
 

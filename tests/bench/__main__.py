@@ -215,7 +215,7 @@ async def run(names: list[str], events: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
-    parser.add_argument("--events", type=int, default=20_000)
+    parser.add_argument("--events", type=int, default=20_000, help="in the corpus")
     options = parser.parse_args()
     for name in options.names:
         if name not in BENCHMARKS:
