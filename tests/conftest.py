@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
+import hypothesis
 import pytest
 
 from bigbrotr.config import Limits, PoolSettings, Profile
@@ -21,6 +22,12 @@ from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.embedded import EmbeddedPostgres
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
+
+# The same examples each time: a failure is the change's, not the day's.
+# HYPOTHESIS_PROFILE=explore looks at others.
+hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 LOGIN = "bigbrotr_test_login"  # a role that has to give a password
 FAST = "fsync = off\nsynchronous_commit = off\nfull_page_writes = off\nautovacuum = off\n"
