@@ -92,6 +92,33 @@ async def claim_a(brotr: Brotr, *, until: int = NOW) -> Visit:
 # --- events ---------------------------------------------------------------------------------------
 
 
+async def test_relays_that_bring_the_same_new_events_at_once_lose_no_pair(brotr: Brotr) -> None:
+    """An event that another relay's page commits between our look and our insert is not unknown
+    to nobody: either it is noted, or it is inserted."""
+    events = sorted(
+        (make_event(str(n), created_at=NOW - n) for n in range(400)),
+        key=lambda event: (event.created_at, event.id),
+    )
+    await brotr.insert_relays([Relay(f"wss://r{n}.example.com") for n in range(5)])
+    visits = await claim(brotr, until=NOW)
+    assert len(visits) == 5
+
+    async def copy(visit: Visit) -> None:
+        for start in range(0, len(events), 40):
+            page = events[start : start + 40]
+            keys = [(event.created_at, event.id) for event in page]
+            unknown = await brotr.note_presence(visit.relay_id, keys, NOW)
+            await brotr.store_page(visit, [page[position] for position in unknown], now=NOW)
+
+    for _ in range(4):
+        await asyncio.gather(*map(copy, visits))
+        held = await brotr.pool.fetchval("SELECT sum(cardinality(relay_ids)) FROM presence")
+        assert held == 5 * len(events)
+        assert (await brotr.totals()).pairs == held
+        await brotr.pool.execute("TRUNCATE events, presence")
+        await brotr.pool.execute("UPDATE tallies SET events = 0, pairs = 0")
+
+
 @BOTH
 async def test_new_known_and_repeated_events(brotr: Brotr) -> None:
     events = [make_event() for _ in range(5)]
