@@ -85,19 +85,19 @@ def make_folder(data_dir: Path) -> None:
 # The network
 
 
-def make_events(chance: random.Random) -> list[str]:
-    """Signed events of the usual kinds as JSON, over the last two years."""
+def make_events(chance: random.Random) -> list[Event]:
+    """Signed events of the usual kinds, over the last two years."""
     now = int(time.time()) - 86400
     authors = [Keys.generate() for _ in range(AUTHORS)]
-    events: list[str] = []
+    events: list[Event] = []
     ids: list[str] = []
     for _ in range(EVENTS):
         author = chance.choice(authors)
         created_at = now - int(chance.triangular(0, 2 * 365 * 86400, 0))
         kind, content, tags = make_content(chance, authors, ids)
-        event = author.sign_event(kind, content, tags, created_at)
+        event = Event.from_json(author.sign_event(kind, content, tags, created_at))
         events.append(event)
-        ids.append(Event.from_json(event).id.hex())
+        ids.append(event.id.hex())
     return events
 
 
@@ -120,7 +120,7 @@ def make_content(
 
 
 @asynccontextmanager
-async def network(events: Sequence[str], console: Console) -> AsyncIterator[list[str]]:
+async def network(events: Sequence[Event], console: Console) -> AsyncIterator[list[str]]:
     """Relays on loopback that hold the events between them; yields their URLs."""
     chance = random.Random(2)
     relays = []
@@ -133,7 +133,7 @@ async def network(events: Sequence[str], console: Console) -> AsyncIterator[list
             await relay.run()
             relays.append(relay)
             urls.append(str(await relay.url()))
-        shares: list[list[str]] = [[] for _ in relays]
+        shares: list[list[Event]] = [[] for _ in relays]
         for event in events:
             for index in chance.sample(range(RELAYS), k=chance.randint(1, RELAYS)):
                 shares[index].append(event)
@@ -146,7 +146,7 @@ async def network(events: Sequence[str], console: Console) -> AsyncIterator[list
             relay.shutdown()
 
 
-async def fill(url: str, events: Sequence[str]) -> int:
+async def fill(url: str, events: Sequence[Event]) -> int:
     """Publishes events to a relay; returns how many it took (not older versions of a profile)."""
     stream = await dial(Relay(url), Link(), max_frame_bytes=1 << 20, allow_local=True)
     if isinstance(stream, Unreached):
@@ -155,7 +155,7 @@ async def fill(url: str, events: Sequence[str]) -> int:
 
     async def offer() -> None:
         for event in events:
-            await stream.send(b'["EVENT",%b]' % event.encode())
+            await stream.send(message.publish(event))
 
     try:
         async with anyio.create_task_group() as group:
