@@ -2,8 +2,9 @@
 
 Memory is arithmetic: each of at most `width` calls holds one page that is on its way or waits for
 its turn, and PAGES_AT_WORK pages are being verified or stored: so (width + PAGES_AT_WORK) x
-max_page_bytes of frames, and about as much again in decoded events. Nothing queues: a stalled
-database stops the sockets.
+max_page_bytes of frames, and about as much again in decoded events. A live call holds at most
+max_page_bytes of arrivals, for a second, and a MiB unread. Nothing queues: a stalled database stops
+the sockets.
 """
 
 import asyncio
