@@ -29,6 +29,7 @@ from bigbrotr.models.relay import Network, Relay
 
 EMBEDDED = "embedded"
 YEAR_S = 366 * 86_400
+MAX_CONSECUTIVE_FAILURES = 5  # cycles of a service, by default
 PROXY_SCHEMES = ("socks5h", "socks5")
 
 
@@ -198,7 +199,9 @@ class ServiceSection(Section, frozen=True):
 
     enabled: bool = True
     interval_s: Annotated[float, Meta(ge=0.1, description="from one cycle to the next")] = 60.0
-    max_consecutive_failures: Annotated[int, Meta(ge=0, description="0: no limit")] = 5
+    max_consecutive_failures: Annotated[int, Meta(ge=0, description="0: no limit")] = (
+        MAX_CONSECUTIVE_FAILURES
+    )
 
 
 class SeederSettings(ServiceSection, frozen=True):

@@ -5,13 +5,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import asyncpg
 from msgspec import Struct, field
 
-from bigbrotr.config import Config, Profile, ServiceSection, decode, load
+from bigbrotr.config import MAX_CONSECUTIVE_FAILURES, Config, Profile, ServiceSection, decode, load
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import Logger
 from bigbrotr.errors import BigBrotrError, leaves
@@ -46,7 +45,7 @@ class BaseService(ABC, Generic[C]):
 
     SERVICE_NAME: ClassVar[str]
     CONFIG_CLASS: ClassVar[type[ServiceSection]]
-    MAX_CONSECUTIVE_FAILURES: ClassVar[int] = 5
+    MAX_CONSECUTIVE_FAILURES: ClassVar[int] = MAX_CONSECUTIVE_FAILURES
 
     def __init__(
         self, brotr: Brotr, settings: C | None = None, around: Surroundings | None = None
@@ -154,11 +153,6 @@ class BaseService(ABC, Generic[C]):
         self._is_running = True
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._is_running = False
         self._stop.set()
