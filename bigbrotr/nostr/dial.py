@@ -230,12 +230,12 @@ def _judge_socket(error: OSError) -> Unreached:
     if isinstance(error, ConnectionResetError | BrokenPipeError | ConnectionAbortedError):
         return Unreached(Failure.UNREACHABLE, "connection reset")
     words = error.strerror or str(error)
-    if _is_offline(error):
+    if _has_no_route(error):
         return Unreached(Failure.OFFLINE, words)
     return Unreached(Failure.UNREACHABLE, words)
 
 
-def _is_offline(error: OSError) -> bool:
+def _has_no_route(error: OSError) -> bool:
     """No route from this machine at all; a far host's troubles read "no route to host"."""
     return error.errno in (errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL)
 

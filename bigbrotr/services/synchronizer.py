@@ -8,7 +8,6 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection as Pipe
-from types import TracebackType
 from typing import Self
 
 import anyio
@@ -51,7 +50,6 @@ class Synchronizer(BaseService[SynchronizerSettings]):
         self._lost: list[Exception] = []  # how slices failed, in the newest cycle
         self._slices = 0
         self._busy = 0
-        self._live: dict[int, int] = {}  # relays that each lane stays subscribed to
         self._is_endless = False  # one cycle alone would never end with live calls
         self._told = Report()
         self._told_at = 0.0
@@ -127,7 +125,6 @@ class Synchronizer(BaseService[SynchronizerSettings]):
                 self._busy -= 1
             self._slices += 1
             self.copied.add(report)
-            self._live[lane] = report.live
             self._tell()
             if report.visits == 0 and report.live == 0:
                 if self._busy == 0:
@@ -202,13 +199,8 @@ class Synchronizer(BaseService[SynchronizerSettings]):
         await self.brotr.release_leases(self.owner)
         return await super().__aenter__()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await super().__aexit__(kind, error, trace)
+    async def __aexit__(self, *error: object) -> None:
+        await super().__aexit__(*error)
         await self._retire_executor()
 
 
