@@ -1,4 +1,4 @@
-"""Reconciling two sets of event ids (Negentropy V1, as NIP-77 carries it): pure machines, both sides.
+"""Reconciling two sets of event ids: Negentropy V1, as NIP-77 carries it, in pure machines.
 
 Bytes in, bytes out: no socket, no database, no hex. `Items` are what one side holds, `Client` asks
 until it knows both differences, `Server` answers and keeps nothing between two messages.
@@ -102,8 +102,8 @@ class Items:
                 raise ValueError("created_at out of range")
             if set(map(len, ids)) != {ID_SIZE}:
                 raise ValueError("an id has 32 bytes")
-            self._created_ats.extend(created_ats)
             self._ids += b"".join(ids)
+            self._created_ats.extend(created_ats)
 
     def seal(self) -> None:
         """Put the items in order, and sum their ids; doing so again changes nothing."""
@@ -256,10 +256,9 @@ class Client:
                     raise NegentropyError("ids that were not asked for")
                 self._compare(lo, hi, part.ids)
             elif part.mode == FINGERPRINT and part.digest != self._items.fingerprint(lo, hi):
-                met = overlap(Stretch(part.lower, part.upper, lo, hi), islice(asked, first, None))
-                before = len(again)
-                again.extend(met)
-                is_cut |= len(again) > before + 1
+                met = overlap(Stretch(part.lower, part.upper, lo, hi), asked, first)
+                is_cut |= len(met) > 1
+                again += met
             lo = hi
         self._budget = self._budget // 2 if is_cut else self._budget * 2
         self._budget = min(max(self._budget, SMALLEST_FRAME_LIMIT), self._frame_limit)
@@ -440,11 +439,11 @@ def read_varint(message: bytes, at: int) -> tuple[int, int]:
     """The number at an offset, below 2^64, and the offset after it."""
     value = 0
     for end in range(at, min(at + 10, len(message))):
-        byte = message[end]
-        value = value << 7 | byte & 0x7F
-        if not byte & 0x80:
+        digit = message[end]
+        value = value << 7 | digit & 0x7F
+        if not digit & 0x80:
             if value > INFINITY or (end > at and message[at] == 0x80):
-                break
+                raise NegentropyError("bad number")
             return value, end + 1
     raise NegentropyError("truncated" if len(message) < at + 10 else "bad number")
 
@@ -470,14 +469,16 @@ def is_within(part: Part, stretch: Stretch) -> bool:
     return stretch.lower <= part.lower and part.upper <= stretch.upper
 
 
-def overlap(stretch: Stretch, others: Iterable[Stretch]) -> Iterator[Stretch]:
-    """What a stretch has in common with others, which are ascending and do not end before it."""
-    for other in others:
+def overlap(stretch: Stretch, others: list[Stretch], first: int) -> list[Stretch]:
+    """What a stretch has in common with others, ascending ones, of which `first` may be one."""
+    met = []
+    for other in map(others.__getitem__, range(first, len(others))):
         if other.lower >= stretch.upper:
             break
         lower, upper = max(stretch.lower, other.lower), min(stretch.upper, other.upper)
         if lower < upper:
-            yield Stretch(lower, upper, max(stretch.lo, other.lo), min(stretch.hi, other.hi))
+            met.append(Stretch(lower, upper, max(stretch.lo, other.lo), min(stretch.hi, other.hi)))
+    return met
 
 
 def encode(bound: Bound, before: Bound) -> bytes:
