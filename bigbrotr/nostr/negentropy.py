@@ -37,7 +37,7 @@ TAIL_SIZE = BOUND_SIZE + 1 + 3 + FINGERPRINT_SIZE
 BLOCK = 16  # items for each sum that is kept: two bytes an item
 CHUNK = 10_000  # rows taken over at a time
 
-SPARE_ROUNDS = 64  # the fuse: this many answers, ...
+SPARE_ROUNDS = 32  # the fuse: this many answers, ...
 SETTLED_PER_ROUND = 8  # ... and one more for so many items settled; honest peers settle far more
 MOST_OPEN = 100_000  # stretches, about 300 bytes each; honest answers of 500 kB open a third
 
@@ -190,7 +190,7 @@ class Client:
 
     `frame_limit`: bytes of a message of ours, before hex. `max_needed`: ids in `need` at most, else
     TooManyNeededError. What is settled stays so; a peer that settles nothing comes to an end after
-    64 answers, any other after 64 + (len(items) + max_needed) / 8, by NegentropyError. Memory:
+    32 answers, any other after 32 + (len(items) + max_needed) / 8, by NegentropyError. Memory:
     the items, what was found, one message each way and 30 MB for a peer that splits without end.
     """
 
