@@ -150,11 +150,14 @@ class Items:
         shared = next(n for n in range(ID_SIZE) if before[n] != item[n])
         return Bound(timestamp, item[: shared + 1])
 
+    def fingerprints(self, cuts: Iterable[int]) -> list[bytes]:
+        """The fingerprints of the ids between each position and the next."""
+        sums = [(position, self._sum_before(position)) for position in cuts]
+        return [digest(after - before, hi - lo) for (lo, before), (hi, after) in pairwise(sums)]
+
     def fingerprint(self, lo: int, hi: int) -> bytes:
         """The fingerprint of the ids at the positions [lo, hi), whatever their number."""
-        total = (self._sum_before(hi) - self._sum_before(lo)) % MODULUS
-        content = total.to_bytes(ID_SIZE, "little") + varint(hi - lo)
-        return sha256(content).digest()[:FINGERPRINT_SIZE]
+        return self.fingerprints((lo, hi))[0]
 
     def _sum_before(self, position: int) -> int:
         assert self._sums is not None, "the items are not sealed"
@@ -175,9 +178,8 @@ class Items:
 
     def _sort(self) -> None:
         keys = sorted(time.to_bytes(8) + self.id(n) for n, time in enumerate(self._created_ats))
-        keys = [key for key, _ in groupby(keys)]
-        self._created_ats = array("Q", (int.from_bytes(key[:8]) for key in keys))
-        self._ids = bytearray().join(key[8:] for key in keys)
+        self._created_ats, self._ids = array("Q"), bytearray()
+        self.extend((int.from_bytes(key[:8]), key[8:]) for key, _ in groupby(keys))
 
 
 class Client:
@@ -255,7 +257,7 @@ class Client:
                 if first == len(asked) or not is_within(part, asked[first]):
                     raise NegentropyError("ids that were not asked for")
                 self._compare(lo, hi, part.ids)
-            elif part.mode == FINGERPRINT and part.digest != self._items.fingerprint(lo, hi):
+            elif part.mode == FINGERPRINT and part.fingerprint != self._items.fingerprint(lo, hi):
                 met = overlap(Stretch(part.lower, part.upper, lo, hi), asked, first)
                 is_cut |= len(met) > 1
                 again += met
@@ -307,7 +309,7 @@ class Server:
             rest = None
             if part.mode == ID_LIST:
                 rest = writer.list_ids(stretch)
-            elif part.mode == FINGERPRINT and part.digest != self._items.fingerprint(lo, hi):
+            elif part.mode == FINGERPRINT and part.fingerprint != self._items.fingerprint(lo, hi):
                 rest = writer.describe(stretch)
             if rest is not None:
                 writer.end_early(rest)
@@ -333,10 +335,10 @@ class Writer:
             return self.list_ids(stretch)
         cuts = [stretch.lo + size * n // BUCKETS for n in range(1, BUCKETS)]
         bounds = [stretch.lower, *map(items.bound, cuts), stretch.upper]
-        edges = pairwise([stretch.lo, *cuts, stretch.hi])
-        for (lower, upper), (lo, hi) in zip(pairwise(bounds), edges, strict=True):
-            part = Stretch(lower, upper, lo, hi)
-            if not self._put(part, FINGERPRINT, items.fingerprint(lo, hi)):
+        cuts = [stretch.lo, *cuts, stretch.hi]
+        parts = zip(pairwise(bounds), pairwise(cuts), items.fingerprints(cuts), strict=True)
+        for (lower, upper), (lo, hi), fingerprint in parts:
+            if not self._put(Stretch(lower, upper, lo, hi), FINGERPRINT, fingerprint):
                 return Stretch(lower, stretch.upper, lo, stretch.hi)
         return None
 
@@ -364,8 +366,7 @@ class Writer:
             # implementations do, the range that did not fit from that of its own rest.
             self._put(stretch, ID_LIST, varint(0))
         else:
-            digest = self._items.fingerprint(stretch.lo, stretch.hi)
-            self._put(stretch, FINGERPRINT, digest)
+            self._put(stretch, FINGERPRINT, self._items.fingerprint(stretch.lo, stretch.hi))
 
     def _put(self, stretch: Stretch, mode: int, payload: bytes) -> bool:
         at = self._at
@@ -383,12 +384,12 @@ class Writer:
 
 
 class Part(NamedTuple):
-    """A range of a message; `digest` and `ids` say something in their own modes only."""
+    """A range of a message; `fingerprint` and `ids` say something in their own modes only."""
 
     lower: Bound
     upper: Bound
     mode: int
-    digest: bytes
+    fingerprint: bytes
     ids: set[bytes]
 
 
@@ -398,9 +399,9 @@ def read(message: bytes) -> Iterator[Part]:
     while at < len(message):
         upper, at = read_bound(message, at, lower)
         mode, at = read_varint(message, at)
-        digest, ids = b"", set[bytes]()
+        fingerprint, ids = b"", set[bytes]()
         if mode == FINGERPRINT:
-            digest, at = take(message, at, FINGERPRINT_SIZE)
+            fingerprint, at = take(message, at, FINGERPRINT_SIZE)
         elif mode == ID_LIST:
             number, at = read_varint(message, at)
             listed, at = take(message, at, number * ID_SIZE)
@@ -411,7 +412,7 @@ def read(message: bytes) -> Iterator[Part]:
                 raise NegentropyError("an id out of its range")
         elif mode != SKIP:
             raise NegentropyError("unknown mode")
-        yield Part(lower, upper, mode, digest, ids)
+        yield Part(lower, upper, mode, fingerprint, ids)
         lower = upper
 
 
@@ -479,6 +480,12 @@ def overlap(stretch: Stretch, others: list[Stretch], first: int) -> list[Stretch
         if lower < upper:
             met.append(Stretch(lower, upper, max(stretch.lo, other.lo), min(stretch.hi, other.hi)))
     return met
+
+
+def digest(total: int, number: int) -> bytes:
+    """The fingerprint of so many ids, given their sum as little-endian numbers."""
+    content = (total % MODULUS).to_bytes(ID_SIZE, "little") + varint(number)
+    return sha256(content).digest()[:FINGERPRINT_SIZE]
 
 
 def encode(bound: Bound, before: Bound) -> bytes:

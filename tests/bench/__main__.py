@@ -16,6 +16,7 @@ import uvloop
 
 from bigbrotr.config import Profile
 from tests.bench import baseline, corpus, floors
+from tests.bench import negentropy as reconciliation
 from tests.bench.stage import WARM_UP, Archive, Stage, stage
 
 CORES = os.cpu_count() or 1
@@ -180,6 +181,11 @@ async def lag(on: Stage, events: int) -> None:
     )
 
 
+async def negentropy(on: Stage, events: int) -> None:
+    """Reconciling 1 000 000 ids with a peer that differs in 1 000, and with an equal one."""
+    reconciliation.measure()
+
+
 async def _check(archive: Archive, events: int) -> None:
     """A figure counts only if the work was done."""
     found = await archive.brotr.pool.fetchval("SELECT count(*) FROM events")
@@ -198,6 +204,7 @@ BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
     "scaling": scaling,
     "growth": growth,
     "lag": lag,
+    "negentropy": negentropy,
 }
 
 
