@@ -473,7 +473,8 @@ def is_within(part: Part, stretch: Stretch) -> bool:
 def overlap(stretch: Stretch, others: list[Stretch], first: int) -> list[Stretch]:
     """What a stretch has in common with others, ascending ones, of which `first` may be one."""
     met = []
-    for other in map(others.__getitem__, range(first, len(others))):
+    for n in range(first, len(others)):
+        other = others[n]
         if other.lower >= stretch.upper:
             break
         lower, upper = max(stretch.lower, other.lower), min(stretch.upper, other.upper)

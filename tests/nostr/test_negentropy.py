@@ -379,7 +379,7 @@ def test_the_first_message_byte_by_byte() -> None:
     rows = [(300 * n, bytes([n]) * 32) for n in range(32)]
     expected = HELLO
     for n in range(0, 30, 2):  # 601 is 4 * 128 + 89
-        expected += b"\x84\xd9"[:1] + b"\x59" + b"\0\x01" + digest(rows[n : n + 2])
+        expected += b"\x84\x59\0\x01" + digest(rows[n : n + 2])
     expected += b"\0\0\x01" + digest(rows[30:])
     assert Client(Items(rows), max_needed=0).initiate() == expected
 
