@@ -248,6 +248,7 @@ class RelaySettings(Section, frozen=True):
     )
     page_limit: PageLimit | None = None
     live: bool | None = None
+    reconcile: bool | None = None
 
 
 class Terms(NamedTuple):
@@ -257,6 +258,7 @@ class Terms(NamedTuple):
     filter: Filter
     page_limit: int
     live: bool
+    reconcile: bool
 
     def until(self, settled: int) -> int:
         """The end (exclusive) of what is wanted when the seconds before `settled` are over."""
@@ -283,6 +285,19 @@ class SynchronizerSettings(ServiceSection, frozen=True):
         int,
         Meta(ge=0, le=YEAR_S, description="the newest seconds, in which events still arrive late"),
     ] = 900
+    reconcile: Annotated[
+        bool, Meta(description="compare ids (NIP-77) with relays that really can, instead of pages")
+    ] = True
+    audit_s: Annotated[
+        int,
+        Meta(ge=7200, le=YEAR_S, description="until what is proven is looked at again, by ids"),
+    ] = 86_400
+    lookback_s: Annotated[
+        int, Meta(ge=0, le=YEAR_S, description="... or this much of it, where only pages can tell")
+    ] = 86_400
+    rewalk_s: Annotated[
+        int, Meta(ge=0, le=10 * YEAR_S, description="... and all of it, page by page; 0: never")
+    ] = 90 * 86_400
     page_limit: Annotated[PageLimit, Meta(description="events asked for at once")] = 500
     max_event_bytes: Annotated[
         int, Meta(ge=1024, le=64 << 20, description="larger frames end the conversation")
@@ -325,6 +340,7 @@ class SynchronizerSettings(ServiceSection, frozen=True):
             filter=self.filter if own.filter is None else own.filter,
             page_limit=self.page_limit if own.page_limit is None else own.page_limit,
             live=self.live if own.live is None else own.live,
+            reconcile=self.reconcile if own.reconcile is None else own.reconcile,
         )
 
     @property

@@ -19,10 +19,16 @@ CREATE INDEX IF NOT EXISTS visits_due_at_idx ON public.visits (due_at);
 
 -- Claims relays that are due, but for the URLs p_refused. `missing` is what is neither proven nor a gap that has to
 -- wait, within [p_since, p_until), for the conditions p_filter; for p_urls there are p_sinces, p_untils and p_filters.
+-- `stale` is what is proven and is to be looked at again (see stale_spans). `may_reconcile` says whether to try NIP-77,
+-- `most_items` how many events the relay lets a window hold, as far as we know.
 CREATE OR REPLACE FUNCTION public.claim_visits(
     p_networks text[], p_limit integer, p_owner text, p_lease_s bigint, p_since bigint, p_until bigint, p_filter text,
-    p_refused text[], p_urls text[], p_sinces bigint[], p_untils bigint[], p_filters text[], p_now bigint
-) RETURNS TABLE (relay_id bigint, url text, epoch bigint, pairs bigint, missing int8multirange)
+    p_refused text[], p_urls text[], p_sinces bigint[], p_untils bigint[], p_filters text[],
+    p_audit_s bigint, p_lookback_s bigint, p_rewalk_s bigint, p_now bigint
+) RETURNS TABLE (
+    relay_id bigint, url text, epoch bigint, pairs bigint, missing int8multirange, stale int8multirange,
+    may_reconcile boolean, most_items bigint
+)
 LANGUAGE plpgsql AS $$
 BEGIN
     RETURN QUERY
@@ -49,15 +55,21 @@ BEGIN
         RETURNING v.relay_id, r.url, v.epoch, v.filter, v.since, v.until
     )
     SELECT c.relay_id, c.url, c.epoch, coalesce(t.pairs, 0),
-           public.missing_spans(c.relay_id, c.since, c.until, p_now, c.filter)
+           public.missing_spans(c.relay_id, c.since, c.until, p_now, c.filter),
+           public.stale_spans(
+               c.relay_id, c.since, c.until, p_audit_s, p_lookback_s, p_rewalk_s, p_now, c.filter),
+           coalesce(n.outcome = 'works' OR n.due_at <= p_now, true), n.most_items
     FROM claimed c
-    LEFT JOIN public.tallies t ON t.relay_id = c.relay_id;
+    LEFT JOIN public.tallies t ON t.relay_id = c.relay_id
+    LEFT JOIN public.reconciliation n ON n.relay_id = c.relay_id;
 END $$;
 
--- Prolongs the lease on a relay that one stays subscribed to, and says what is missing now; NULL when it has passed on.
+-- Prolongs the lease on a relay that one stays subscribed to, and says what is missing and what is stale now; no row when
+-- the lease has passed on.
 CREATE OR REPLACE FUNCTION public.renew_visit(
-    p_relay_id bigint, p_epoch bigint, p_lease_s bigint, p_since bigint, p_until bigint, p_now bigint
-) RETURNS int8multirange
+    p_relay_id bigint, p_epoch bigint, p_lease_s bigint, p_since bigint, p_until bigint,
+    p_audit_s bigint, p_lookback_s bigint, p_rewalk_s bigint, p_now bigint
+) RETURNS TABLE (missing int8multirange, stale int8multirange)
 LANGUAGE plpgsql AS $$
 DECLARE
     conditions text;
@@ -72,12 +84,17 @@ BEGIN
         until      = p_until
     WHERE v.relay_id = p_relay_id AND v.epoch = p_epoch
     RETURNING v.filter INTO conditions;
-    RETURN CASE WHEN FOUND THEN public.missing_spans(p_relay_id, p_since, p_until, p_now, conditions) END;
+    IF FOUND THEN
+        RETURN QUERY SELECT
+            public.missing_spans(p_relay_id, p_since, p_until, p_now, conditions),
+            public.stale_spans(
+                p_relay_id, p_since, p_until, p_audit_s, p_lookback_s, p_rewalk_s, p_now, conditions);
+    END IF;
 END $$;
 
 -- Ends a visit. `p_verdict` 'done': come back at p_next_at, or for the first gap that is due before. 'failed': come
--- back after a growing delay. 'throttled': not before p_next_at, whatever is due. 'unfinished': come back at once. False when the lease has passed on. Gaps in what is no
--- longer wanted don't count.
+-- back after a growing delay. 'throttled': not before p_next_at, whatever is due. 'unfinished': come back at once. False
+-- when the lease has passed on. Gaps in what is no longer wanted don't count.
 CREATE OR REPLACE FUNCTION public.finish_visit(
     p_relay_id bigint, p_epoch bigint, p_verdict text, p_next_at bigint, p_outcome text, p_detail text, p_now bigint
 ) RETURNS boolean

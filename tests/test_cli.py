@@ -34,6 +34,7 @@ COMMANDS = [
     "run",
     "demo",
     "status",
+    "where",
     "seed",
     "config",
     "config show",
@@ -328,6 +329,28 @@ async def test_status_while_running_and_after(relay: ScriptedRelay, tmp_path: Pa
     assert "\x1b" not in done.out
     for words in (str(place.data_dir), "relays 1", "events 40", relay.url, "the beginning"):
         assert words in done.out.replace("\n", ""), words
+
+
+async def test_where_an_event_is(archive: Place) -> None:
+    event_id = EVENTS[3]["id"]
+    done = await archive.call("where", event_id)
+    assert done.code == 0
+    assert event_id in done.out
+    assert re.search(r"present +ws://127\.0\.0\.1:\d+ +since 20", done.out)
+    assert "present on 1, absent from 0, unknown for 0" in done.out
+    done = await archive.call("where", event_id, "--json")
+    place = json.loads(done.out)
+    assert (place["event"], place["is_archived"], place["kind"]) == (event_id, True, 1)
+    assert place["created_at"] == EVENTS[3]["created_at"]
+    (present,) = place["present"]
+    assert abs(present["first_seen"] - time.time()) < 300
+    assert (place["absent"], place["unknown"]) == ([], [])
+    done = await archive.call("where", "00" * 32)
+    assert (done.code, "not in the archive" in done.out) == (0, True)
+    done = await archive.call("where", "note1xyz")
+    assert (done.code, done.err) == (
+        *(2, "bigbrotr: 'note1xyz' is no event id: 64 hex digits, a note or an nevent\n"),
+    )
 
 
 async def test_status_of_a_running_archive(archive: Place) -> None:

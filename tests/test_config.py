@@ -164,10 +164,10 @@ def test_terms_of_each_relay(path: Path) -> None:
     both = synchronizer.filter
     assert both.to_request() == {"kinds": [1, 7], "#t": ["nostr"]}
     assert both.until == both.newest == 10
-    assert synchronizer.terms("wss://other.example.com") == (5, both, 500, True)
-    assert synchronizer.terms("wss://one.example.com") == (5, both, 100, True)
-    since, own, page_limit, live = terms = synchronizer.terms("wss://two.example.com")
-    assert (since, page_limit, live) == (3, 500, False)
+    assert synchronizer.terms("wss://other.example.com") == (5, both, 500, True, True)
+    assert synchronizer.terms("wss://one.example.com") == (5, both, 100, True, True)
+    since, own, page_limit, live, reconcile = terms = synchronizer.terms("wss://two.example.com")
+    assert (since, page_limit, live, reconcile) == (3, 500, False, True)
     assert own.to_request() == {
         "authors": ["3bf0c63fcb93463407af97a5e5ee64fa883d107ef9e558472c4eb9aaaefa459d"]
     }

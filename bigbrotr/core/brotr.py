@@ -11,7 +11,7 @@ import msgspec
 
 from bigbrotr.core.pool import Connection, Pool
 from bigbrotr.errors import LeaseLostError
-from bigbrotr.models.coverage import Gap, Proof
+from bigbrotr.models.coverage import Gap, How, Proof, Span
 from bigbrotr.models.event import Event, EventRelay, storable, tag_values
 from bigbrotr.models.metadata import RelayMetadata
 from bigbrotr.models.relay import Network, Relay
@@ -26,6 +26,7 @@ BROKEN_OFF = (
     asyncpg.ForeignKeyViolationError,  # a relay or a document was deleted in between
 )
 LEASE_LOST = "BB001"  # raised by record_coverage
+WINDOW_CHANGED = "BB002"  # raised by mark_window
 
 
 class Visit(NamedTuple):
@@ -37,6 +38,34 @@ class Visit(NamedTuple):
     pairs: int  # archived events that it is known to hold
     missing: list[tuple[int, int]]  # half-open spans of Unix seconds, oldest first
     wanted: tuple[int, int]  # the span that they are missing of
+    stale: Sequence[tuple[int, int]] = ()  # proven so long ago that they are looked at again
+    may_reconcile: bool = False  # whether it speaks NIP-77, or that is to be tried
+    most_items: int | None = None  # how many events a window may hold, if it has refused more
+
+
+class Patience(NamedTuple):
+    """After how many seconds what is proven is looked at again: see `stale_spans` in sql/."""
+
+    audit_s: int = 2**40
+    lookback_s: int = 0
+    rewalk_s: int = 0  # 0: never
+
+
+ENDLESS = Patience()
+
+
+class Window(NamedTuple):
+    """What a reconciliation found out about one window of a relay's past."""
+
+    span: Span
+    digest_span: Span  # this window, maybe with the one before it ...
+    items: int  # ... in which the relay holds so many events
+    sum: bytes  # of their ids: 32 bytes, little-endian
+    withheld: Sequence[bytes] = ()  # of its ids, those that it does not hand over
+    # Of the archived events, as far as that is not noted yet:
+    expected: int | None = None  # the window holds so many, and the relay all of them ...
+    absent: Sequence[bytes] = ()  # ... but for these ids
+    dropped: Sequence[tuple[int, bytes]] = ()  # the relay no longer holds these (created_at, id)
 
 
 class Wanted(NamedTuple):
@@ -186,26 +215,170 @@ class Brotr:
                     now,
                 )
             # Last, and always: it is the fence.
-            await connection.execute(
-                "SELECT public.record_coverage($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-                visit.relay_id,
-                visit.epoch,
-                [asyncpg.Range(*proof.span) for proof in proofs],
-                [proof.how for proof in proofs],
-                [asyncpg.Range(*gap.span) for gap in gaps],
-                [gap.reason for gap in gaps],
-                [storable(gap.detail)[:500] for gap in gaps],
-                None if identity is None else bytes.fromhex(identity),
-                now,
-            )
+            await _record_coverage(connection, visit, proofs, gaps, identity, now)
             return counts
 
+        return await self._transact(store)
+
+    # Reconciliation
+
+    async def read_ids(
+        self,
+        span: Span,
+        after: bytes,
+        limit: int,
+        *,
+        kinds: Collection[int] | None = None,
+        authors: Collection[str] | None = None,
+        held_by: int | None = None,
+    ) -> tuple[bytes, bytes]:
+        """The archived ids of a span in the order (created_at, id), or those that the relay of the
+        number `held_by` is known to hold: at most `limit`, after the id `after` of its first
+        second. Their times, 8 bytes each, most significant first, and they themselves, 32 each.
+        """
+        conditions = (
+            span.since,
+            span.until,
+            after,
+            limit,
+            None if kinds is None else sorted(kinds),
+            None if authors is None else [bytes.fromhex(author) for author in sorted(authors)],
+        )
+        if held_by is None:
+            query = "SELECT * FROM public.read_ids($1, $2, $3, $4, $5, $6)"
+            row = await self.pool.fetchrow(query, *conditions)
+        else:
+            query = "SELECT * FROM public.read_held_ids($1, $2, $3, $4, $5, $6, $7)"
+            row = await self.pool.fetchrow(query, held_by, *conditions)
+        assert row is not None
+        return row["created_ats"] or b"", row["ids"] or b""
+
+    async def find_events(self, ids: Sequence[bytes], span: Span) -> list[int | None]:
+        """When the events of these ids were created; None for those not archived in the span."""
+        if not ids:
+            return []
+        found: list[int | None] = await self.pool.fetchval(
+            "SELECT public.find_events($1, $2, $3)", ids, *span
+        )
+        return found
+
+    async def digests(self, visit: Visit, filter: str) -> list[tuple[Span, int, bytes]]:  # noqa: A002
+        """What the relay was found to hold by window, oldest first: span, number, sum of ids."""
+        rows = await self.pool.fetch(
+            "SELECT span, items, sum FROM public.digests"
+            " WHERE relay_id = $1 AND filter = $2 ORDER BY span",
+            visit.relay_id,
+            filter,
+        )
+        return [(Span(row[0].lower, row[0].upper), row[1], row[2]) for row in rows]
+
+    async def withheld(self, visit: Visit, span: Span) -> dict[bytes, tuple[int, int]]:
+        """What the relay has not handed over in a span, by id: how often it was asked in vain, and
+        when it is to be asked again."""
+        rows = await self.pool.fetch(
+            "SELECT event_id, attempts, due_at FROM public.withheld"
+            " WHERE relay_id = $1 AND span && $2",
+            visit.relay_id,
+            asyncpg.Range(*span),
+        )
+        return {row["event_id"]: (row["attempts"], row["due_at"]) for row in rows}
+
+    async def note_withheld(
+        self, visit: Visit, reasons: Mapping[bytes, str], span: Span, *, is_final: bool = True
+    ) -> int:
+        """Notes events that the relay did not hand over, by id, and why. They wait for longer each
+        time; not at all if that is not final."""
+        return await self._count(
+            "SELECT public.note_withheld($1, $2, $3, $4, $5, $6)",
+            visit.relay_id,
+            list(reasons),
+            list(reasons.values()),
+            asyncpg.Range(*span),
+            is_final,
+            int(time.time()),
+        )
+
+    async def note_reconciliation(
+        self, visit: Visit, outcome: str, detail: str, *, due_at: int, most_items: int | None
+    ) -> None:
+        """Notes what came of trying NIP-77: 'works', 'refused', 'silent', 'broken' or 'lies'."""
+        await self.pool.execute(
+            "SELECT public.note_reconciliation($1, $2, $3, $4, $5, $6)",
+            visit.relay_id,
+            outcome,
+            storable(detail)[:500],
+            due_at,
+            most_items,
+            int(time.time()),
+        )
+
+    async def record_window(
+        self,
+        visit: Visit,
+        window: Window,
+        *,
+        filter: str,  # noqa: A002 -- the field's own word
+        identity: str | None,
+        now: int,
+    ) -> tuple[int, int] | None:
+        """Records what a reconciliation found out, and that the window is proven, in one
+        transaction. Returns how many pairs began and how many ended.
+
+        None, and nothing is recorded, when the window no longer holds as many events as expected:
+        name those that the relay holds to `note_presence`, and try again without `expected`.
+
+        Raises:
+            LeaseLostError: another process has taken over the relay; nothing was recorded.
+        """
+
+        async def record(connection: Connection) -> tuple[int, int]:
+            began = ended = 0
+            span = asyncpg.Range(*window.span)
+            if window.expected is not None:
+                began = await connection.fetchval(
+                    "SELECT public.mark_window($1, $2, $3, $4, $5, $6)",
+                    visit.relay_id,
+                    *window.span,
+                    window.expected,
+                    window.absent,
+                    now,
+                )
+            if window.dropped:
+                ended = await connection.fetchval(
+                    "SELECT public.note_drops($1, $2, $3, $4)",
+                    visit.relay_id,
+                    *_columns(window.dropped, 2),
+                    now,
+                )
+            await connection.execute(
+                "SELECT public.forget_withheld($1, $2, $3)", visit.relay_id, span, window.withheld
+            )
+            await connection.execute(
+                "SELECT public.keep_digest($1, $2, $3, $4, $5)",
+                visit.relay_id,
+                filter,
+                asyncpg.Range(*window.digest_span),
+                window.items,
+                window.sum,
+            )
+            proof = Proof(window.span, How.RECONCILIATION)
+            await _record_coverage(connection, visit, [proof], [], identity, now)
+            return began, ended
+
         try:
-            return await self._transact(store)
+            return await self._transact(record)
         except asyncpg.PostgresError as error:
-            if error.sqlstate == LEASE_LOST:
-                raise LeaseLostError(str(error)) from None
+            if error.sqlstate == WINDOW_CHANGED:
+                return None
             raise
+
+    async def whereabouts(self, event_id: bytes) -> list[asyncpg.Record]:
+        """What is known of each relay and an event: the rows of `whereabouts` in sql/."""
+        return await self.pool.fetch("SELECT * FROM public.whereabouts($1)", event_id)
+
+    async def event(self, event_id: bytes) -> asyncpg.Record | None:
+        """An archived event by its id, as the columns of `events` have it."""
+        return await self.pool.fetchrow("SELECT * FROM public.events WHERE id = $1", event_id)
 
     async def delete_orphan_events(self) -> int:
         """Deletes the events that no relay of ours holds; returns how many."""
@@ -310,14 +483,15 @@ class Brotr:
         filter: str = "",  # noqa: A002 -- the field's own word
         apart: Mapping[str, Wanted] | None = None,
         refused: Collection[str] = (),
+        patience: Patience = ENDLESS,
     ) -> list[Visit]:
         """Relays that are due, but for the URLs `refused`, each with what is missing within
         [since, until) for the conditions `filter`; `apart` says what else is wanted by URL."""
         apart = apart or {}
         sinces, untils, filters = _columns(list(apart.values()), 3)
         rows = await self.pool.fetch(
-            "SELECT relay_id, url, epoch, pairs, missing"
-            " FROM public.claim_visits($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+            "SELECT * FROM public.claim_visits"
+            "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
             [network.value for network in networks],
             limit,
             owner,
@@ -330,6 +504,7 @@ class Brotr:
             sinces,
             untils,
             filters,
+            *patience,
             int(time.time()),
         )
         return [
@@ -338,32 +513,39 @@ class Brotr:
                 row["url"],
                 row["epoch"],
                 row["pairs"],
-                [(span.lower, span.upper) for span in row["missing"]],
+                _spans(row["missing"]),
                 apart[row["url"]][:2] if row["url"] in apart else (since, until),
+                _spans(row["stale"]),
+                row["may_reconcile"],
+                row["most_items"],
             )
             for row in rows
         ]
 
-    async def renew_visit(self, visit: Visit, *, lease_s: float, until: int) -> Visit:
-        """The same visit with a prolonged lease and what is missing up to `until`.
+    async def renew_visit(
+        self, visit: Visit, *, lease_s: float, until: int, patience: Patience = ENDLESS
+    ) -> Visit:
+        """The same visit with a prolonged lease, and what is missing and stale up to `until`.
 
         Raises:
             LeaseLostError: another process has taken over the relay.
         """
         since = visit.wanted[0]
-        missing = await self.pool.fetchval(
-            "SELECT public.renew_visit($1, $2, $3, $4, $5, $6)",
+        row = await self.pool.fetchrow(
+            "SELECT * FROM public.renew_visit($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             visit.relay_id,
             visit.epoch,
             int(lease_s),
             since,
             until,
+            *patience,
             int(time.time()),
         )
-        if missing is None:
+        if row is None:
             raise LeaseLostError(f"{visit.url} has passed to another process")
-        spans = [(span.lower, span.upper) for span in missing]
-        return visit._replace(missing=spans, wanted=(since, until))
+        return visit._replace(
+            missing=_spans(row["missing"]), stale=_spans(row["stale"]), wanted=(since, until)
+        )
 
     async def finish_visit(
         self, visit: Visit, verdict: str, *, next_at: int, outcome: str, detail: str = ""
@@ -529,7 +711,12 @@ class Brotr:
             async with self.pool.transaction() as connection:
                 return await work(connection)
 
-        return await self._retry(attempt)
+        try:
+            return await self._retry(attempt)
+        except asyncpg.PostgresError as error:
+            if error.sqlstate == LEASE_LOST:
+                raise LeaseLostError(str(error)) from None
+            raise
 
     async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeats a call that PostgreSQL broke off in favour of another."""
@@ -559,6 +746,32 @@ async def _relay_ids(connection: Connection, relays: Iterable[Relay]) -> dict[st
         )
         if len(rows) == len(known):
             return {row["url"]: row["id"] for row in rows}
+
+
+def _spans(multirange: Iterable["asyncpg.Range[int]"]) -> list[tuple[int, int]]:
+    return [(span.lower, span.upper) for span in multirange]  # type: ignore[misc]
+
+
+async def _record_coverage(
+    connection: Connection,
+    visit: Visit,
+    proofs: Sequence[Proof],
+    gaps: Sequence[Gap],
+    identity: str | None,
+    now: int,
+) -> None:
+    await connection.execute(
+        "SELECT public.record_coverage($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        visit.relay_id,
+        visit.epoch,
+        [asyncpg.Range(*proof.span) for proof in proofs],
+        [proof.how for proof in proofs],
+        [asyncpg.Range(*gap.span) for gap in gaps],
+        [gap.reason for gap in gaps],
+        [storable(gap.detail)[:500] for gap in gaps],
+        None if identity is None else bytes.fromhex(identity),
+        now,
+    )
 
 
 def _discovered_at(relay: Relay, now: int) -> int:

@@ -3,8 +3,8 @@
 Memory is arithmetic: each of at most `width` calls holds one page that is on its way or waits for
 its turn, and PAGES_AT_WORK pages are being verified or stored: so (width + PAGES_AT_WORK) x
 max_page_bytes of frames, and about as much again in decoded events. A live call holds at most
-max_page_bytes of arrivals, for a second, and a MiB unread. Nothing queues: a stalled database stops
-the sockets.
+max_page_bytes of arrivals, for a second, and a MiB unread. WINDOWS_AT_WORK windows are reconciled,
+10 MB each. Nothing queues: a stalled database stops the sockets.
 """
 
 import asyncio
@@ -34,13 +34,15 @@ from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Signer, Throwaway
 from bigbrotr.nostr.dial import OFFLINE_SAMPLE, OURS, Failure, is_offline
 from bigbrotr.nostr.paging import Habits
-from bigbrotr.services.call import Call, Report, VerifiedEvents, lease_s
+from bigbrotr.services.call import Call, lease_s, patience
+from bigbrotr.services.intake import Report, VerifiedEvents
 
 CLAIM = 2  # relays at a time ...
 PACE_S = 0.05  # ... and the time until the next are claimed
 IDLE_S = 0.5  # between looks for due relays while others are under way
 CONNECTIONS = 4  # to the database, of one worker
 PAGES_AT_WORK = 16  # in one worker: verified, or waiting for the database
+WINDOWS_AT_WORK = 4  # in one worker: reconciled
 THROTTLED_S = (450, 750)  # how long a relay that calls us too fast is left alone
 REMEMBERED_RELAYS = 10_000  # of which a worker remembers the habits
 
@@ -67,6 +69,7 @@ class Worker:
         self._calls: dict[asyncio.Task[None], Call] = {}
         self._verified = VerifiedEvents()
         self._gate = asyncio.Semaphore(PAGES_AT_WORK)
+        self._window_gate = asyncio.Semaphore(WINDOWS_AT_WORK)
         self._reached: deque[Failure | None] = deque(maxlen=2 * OFFLINE_SAMPLE)
         self._report = Report()
         self._deadline = 0.0  # of the slice under way, in monotonic seconds
@@ -102,6 +105,7 @@ class Worker:
                         **self._wanted()._asdict(),
                         apart={url: self._wanted(url) for url in settings.relays},
                         refused=settings.refused,
+                        patience=patience(settings),
                     )
                     for visit in visits:
                         await self._start(visit, network, order)
@@ -165,6 +169,7 @@ class Worker:
             deadline=self._deadline,
             habits=self.habits.pop(visit.relay_id, None),
             gate=self._gate,
+            window_gate=self._window_gate,
             verified=self._verified,
             is_our_fault=partial(self._is_our_fault, network),
             is_live_wanted=is_live_wanted,
@@ -213,7 +218,7 @@ class Worker:
             detail=detail,
         )
         self.log.debug(
-            "visited", relay=call.relay.url, outcome=outcome, detail=detail, new=call.new
+            "visited", relay=call.relay.url, outcome=outcome, detail=detail, new=call.intake.new
         )
 
     def _remember(self, relay_id: int, habits: Habits | None) -> None:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bigbrotr.config import Limits, PoolSettings, Profile
-from bigbrotr.core.brotr import Brotr, Rejected, Visit, Wanted
+from bigbrotr.core.brotr import Brotr, Rejected, Visit, Wanted, Window
 from bigbrotr.core.pool import Pool
 from bigbrotr.errors import LeaseLostError
 from bigbrotr.models.coverage import Gap, How, Proof, Span
@@ -354,6 +354,185 @@ async def test_a_page_is_stored_with_its_coverage(brotr: Brotr) -> None:
     row = await brotr.pool.fetchrow("SELECT * FROM rejected WHERE reason = 'bad id'")
     assert row is not None
     assert (row["count"], [len(sample) for sample in row["samples"]]) == (3, [4096])
+    await check_totals(brotr)
+
+
+async def spans_of(brotr: Brotr, query: str, *arguments: object) -> list[tuple[int, int]]:
+    return [(span.lower, span.upper) for span in await brotr.pool.fetchval(query, *arguments)]
+
+
+async def test_each_proof_keeps_its_time(brotr: Brotr) -> None:
+    """What was proven within an hour stands together, as of the first; a new proof replaces an
+    old one, in whatever way each was got."""
+    visit = await claim_a(brotr)
+
+    async def prove(since: int, until: int, how: How, now: int) -> None:
+        await brotr.store_page(visit, [], proofs=[Proof(Span(since, until), how)], now=now)
+
+    async def rows() -> list[tuple[str, int, list[tuple[int, int]]]]:
+        found = await brotr.pool.fetch("SELECT * FROM coverage ORDER BY proven_at, how")
+        return [
+            (row["how"], row["proven_at"], [(s.lower, s.upper) for s in row["proven"]])
+            for row in found
+        ]
+
+    await prove(0, 100, How.PAGING, 10_000)
+    await prove(100, 150, How.PAGING, 12_000)
+    assert await rows() == [("paging", 10_000, [(0, 150)])]
+    await prove(150, 200, How.PAGING, 14_000)
+    await prove(50, 60, How.RECONCILIATION, 20_000)
+    assert await rows() == [
+        ("paging", 10_000, [(0, 50), (60, 150)]),
+        ("paging", 14_000, [(150, 200)]),
+        ("reconciliation", 20_000, [(50, 60)]),
+    ]
+    await prove(0, 200, How.RECONCILIATION, 20_500)
+    assert await rows() == [("reconciliation", 20_500, [(0, 200)])]
+    await prove(10, 20, How.PAGING, 20_500)
+    assert await rows() == [
+        ("paging", 20_500, [(10, 20)]),
+        ("reconciliation", 20_500, [(0, 10), (20, 200)]),
+    ]
+
+
+async def test_what_is_stale(brotr: Brotr) -> None:
+    visit = await claim_a(brotr)
+    for since, until, at in ((0, 500, 1000), (500, 900, 9000)):
+        proof = Proof(Span(since, until), How.PAGING)
+        await brotr.store_page(visit, [], proofs=[proof], now=at)
+    query = "SELECT stale_spans($1, 0, 1000, $2, $3, $4, 10000)"
+
+    async def stale(audit_s: int, lookback_s: int, rewalk_s: int) -> list[tuple[int, int]]:
+        return await spans_of(brotr, query, visit.relay_id, audit_s, lookback_s, rewalk_s)
+
+    assert await stale(500, 0, 0) == []
+    assert await stale(500, 9400, 0) == [(600, 900)]
+    assert await stale(500, 9600, 0) == [(400, 900)]
+    assert await stale(2000, 9600, 0) == [(400, 500)]
+    assert await stale(500, 0, 2000) == [(0, 500)]
+    assert await stale(500, 9400, 2000) == [(0, 500), (600, 900)]
+    await brotr.note_reconciliation(visit, "works", "", due_at=0, most_items=None)
+    assert await stale(500, 0, 0) == [(0, 900)]
+    assert await stale(2000, 0, 0) == [(0, 500)]
+    # What was tried in vain has to wait.
+    gaps = [Gap(Span(100, 200), "cut", "")]
+    await brotr.store_page(visit, [], gaps=gaps, now=9990)
+    assert await stale(2000, 0, 0) == [(0, 100), (200, 500)]
+
+
+async def test_ids_are_read_in_order(brotr: Brotr) -> None:
+    events = ordered([make_event(created_at=NOW + n // 3) for n in range(20)])
+    await brotr.insert_events([*pairs(events, A), *pairs(events[::2], B)])
+    everything = Span(0, NOW + 100)
+
+    async def read(span: Span, limit: int, **conditions: Any) -> list[tuple[int, bytes]]:
+        found: list[tuple[int, bytes]] = []
+        after = b""
+        while True:
+            times, ids = await brotr.read_ids(span, after, limit, **conditions)
+            assert len(times) // 8 == len(ids) // 32 <= limit
+            found += [
+                (int.from_bytes(times[8 * n : 8 * n + 8]), ids[32 * n : 32 * n + 32])
+                for n in range(len(ids) // 32)
+            ]
+            if len(ids) // 32 < limit:
+                return found
+            span, after = Span(found[-1][0], span.until), found[-1][1]
+
+    b = await relay_id(brotr, B)
+    for limit in (1, 3, 7, 1000):
+        assert await read(everything, limit) == keys(events)
+        assert await read(everything, limit, held_by=b) == keys(events[::2])
+        assert await read(Span(NOW + 2, NOW + 4), limit) == keys(events[6:12])
+    assert await read(everything, 5, kinds={7}) == []
+    some = {events[3].pubkey.hex()}
+    expected = keys([event for event in events if event.pubkey == events[3].pubkey])
+    assert await read(everything, 5, authors=some, kinds={events[3].kind}) == expected
+    assert await brotr.find_events([events[4].id, bytes(32), events[0].id], everything) == [
+        events[4].created_at,
+        None,
+        events[0].created_at,
+    ]
+    assert await brotr.find_events([events[4].id], Span(0, 5)) == [None]
+
+
+async def test_reading_ids_reads_the_index_only(brotr: Brotr) -> None:
+    await brotr.insert_events(pairs([make_event(created_at=NOW + n) for n in range(50)], A))
+    await brotr.pool.execute("CHECKPOINT")  # what is not on the disk yet is not taken for visible
+    await brotr.pool.execute("VACUUM events")
+    fetched = (
+        "SELECT sum(idx_tup_fetch), sum(seq_tup_read) FROM pg_stat_xact_user_tables"
+        " WHERE relname LIKE 'events%'"
+    )
+    read = "SELECT length(ids) FROM read_ids(0, $1, '', 100, $2, NULL)"
+    async with brotr.pool.transaction() as connection:
+        assert await connection.fetchval(read, NOW + 100, None) == 50 * 32
+        assert tuple(await connection.fetchrow(fetched) or ()) == (0, 0)
+        assert await connection.fetchval(read, NOW + 100, [1]) is not None  # this one has to
+        assert tuple(await connection.fetchrow(fetched) or ()) == (50, 0)
+
+
+async def test_a_window_is_marked_in_one_pass(brotr: Brotr) -> None:
+    visit = await claim_a(brotr)
+    events = ordered([make_event(created_at=NOW + n) for n in range(30)])
+    await brotr.insert_events(pairs(events, B))
+    await brotr.note_presence(visit.relay_id, keys(events[:3]), NOW)
+    span = Span(NOW, NOW + 20)
+    absent = [events[5].id, events[19].id, events[25].id]
+    window = Window(span, span, 18, bytes(32), expected=20, absent=absent)
+
+    async def record(window: Window) -> tuple[int, int] | None:
+        return await brotr.record_window(visit, window, filter="", identity=None, now=NOW)
+
+    assert await record(window._replace(expected=21)) is None
+    assert await brotr.pool.fetchval("SELECT count(*) FROM coverage") == 0
+    assert await record(window) == (15, 0)
+    assert await record(window) == (0, 0)
+    theirs = {each for each, url in await held(brotr) if url == A.url}
+    assert theirs == {event.id for event in events[:20]} - set(absent)
+    await check_totals(brotr)
+    digests = [(span, 18, bytes(32))]
+    assert await brotr.digests(visit, "") == digests
+    # What it no longer holds has been a pair, and is noted.
+    gone = keys(events[7:9])
+    assert await record(window._replace(expected=None, dropped=gone)) == (0, 2)
+    assert await record(window._replace(expected=None, dropped=gone)) == (0, 0)
+    await check_totals(brotr)
+    rows = await brotr.pool.fetch("SELECT event_id, seen_at, dropped_at FROM dropped ORDER BY 1")
+    assert {row["event_id"] for row in rows} == {event.id for event in events[7:9]}
+    await brotr.pool.execute("UPDATE visits SET epoch = epoch + 1")
+    with pytest.raises(LeaseLostError):
+        await record(window._replace(digest_span=Span(0, 5), expected=None))
+    assert await brotr.digests(visit, "") == digests
+
+
+async def test_windows_and_pages_at_once(brotr: Brotr) -> None:
+    """Many relays are marked, noted and stored over the same events without a deadlock."""
+    events = ordered([make_event(created_at=NOW + n // 2) for n in range(300)])
+    await brotr.insert_events(pairs(events[:200], C))
+    relays = [Relay(f"wss://r{n}.example.com", NOW) for n in range(8)]
+    await brotr.insert_relays(relays)
+    visits = await brotr.claim_visits(
+        CLEARNET, limit=20, owner="me", lease_s=600, since=0, until=NOW + 1000
+    )
+    span = Span(NOW, NOW + 1000)
+
+    async def work(number: int, visit: Visit) -> None:
+        if number % 2:
+            for start in range(0, 300, 50):
+                batch = events[start : start + 50]
+                await brotr.store_page(visit, batch, now=NOW)
+                await brotr.note_presence(visit.relay_id, keys(batch), NOW)
+            return
+        while True:
+            count = await brotr.pool.fetchval("SELECT count(*) FROM events")
+            window = Window(span, span, 0, bytes(32), expected=count)
+            if await brotr.record_window(visit, window, filter="", identity=None, now=NOW):
+                return
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for number, visit in enumerate(visits):
+            group.create_task(work(number, visit))
     await check_totals(brotr)
 
 

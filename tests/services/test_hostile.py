@@ -13,7 +13,7 @@ from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.dial import Unreached, dial
 from bigbrotr.nostr.paging import End
 from bigbrotr.nostr.session import Bounds, Session
-from bigbrotr.services.call import Report
+from bigbrotr.services.intake import Report
 from bigbrotr.services.worker import Order, Worker
 from bigbrotr.view import relay_table
 from tests.nostr.test_websocket import frame
