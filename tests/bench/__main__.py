@@ -17,6 +17,7 @@ import uvloop
 from bigbrotr.config import Profile
 from tests.bench import baseline, corpus, floors
 from tests.bench import negentropy as reconciliation
+from tests.bench import reconcile as visits
 from tests.bench.stage import WARM_UP, Archive, Stage, stage
 
 CORES = os.cpu_count() or 1
@@ -186,6 +187,11 @@ async def negentropy(on: Stage, events: int) -> None:
     reconciliation.measure()
 
 
+async def reconcile(on: Stage, events: int) -> None:
+    """A relay whose events are all known: by pages, by ids, and by ids once more."""
+    await visits.measure(on, events)
+
+
 async def _check(archive: Archive, events: int) -> None:
     """A figure counts only if the work was done."""
     found = await archive.brotr.pool.fetchval("SELECT count(*) FROM events")
@@ -205,6 +211,7 @@ BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
     "growth": growth,
     "lag": lag,
     "negentropy": negentropy,
+    "reconcile": reconcile,
 }
 
 

@@ -35,6 +35,7 @@ EVENTS = [
     for n in range(700)
 ]
 OTHERS = [make_event(BEGIN + 331 * n, content=f"another {n}") for n in range(60)]
+UNTIL = BEGIN + 100_000  # nothing is wanted of the time that passes during a test
 OLD = Relay("wss://old.example.com")
 NEWEST = EVENTS[-40:]
 BOTH = pytest.mark.parametrize("profile", list(Profile))
@@ -49,9 +50,14 @@ def chance() -> None:
 
 
 def config(timeout_s: float = 10.0, **settings: Any) -> Config:
+    defaults: dict[str, Any] = {
+        "settle_s": 0,
+        "live": False,
+        "filter": Filter(until=UNTIL),
+    }
     return Config(
         networks=Networks(clearnet=Link(enabled=False), local=Link(timeout_s=timeout_s)),
-        synchronizer=SynchronizerSettings(**{"settle_s": 0, "live": False} | settings),
+        synchronizer=SynchronizerSettings(**defaults | settings),
     )
 
 
@@ -103,7 +109,7 @@ async def grow_old(brotr: Brotr, seconds: int = 100_000) -> None:
 async def is_proven(brotr: Brotr, relay: ScriptedRelay | str) -> bool:
     url = Relay(relay if isinstance(relay, str) else relay.url).url
     missing = await brotr.pool.fetchval(
-        "SELECT missing_spans(id, 0, $2, $2) FROM relays WHERE url = $1", url, int(time.time()) - 5
+        "SELECT missing_spans(id, 0, $2, $2) FROM relays WHERE url = $1", url, UNTIL
     )
     gaps = await brotr.pool.fetchval("SELECT count(*) FROM gaps")
     return not list(missing) and gaps == 0
@@ -431,7 +437,7 @@ async def test_within_a_filter(brotr: Brotr) -> None:
     await archive(brotr, EVENTS * 1)
     more = [make_event(BEGIN + n, content=f"more {n}", kind=1) for n in range(600)]
     await archive(brotr, more)
-    filter_ = Filter(kinds=frozenset([1]), authors=frozenset([pubkey(0), pubkey(1)]))
+    filter_ = Filter(until=UNTIL, kinds=frozenset([1]), authors=frozenset([pubkey(0), pubkey(1)]))
     wanted = [e for e in [*EVENTS, *more] if e["kind"] == 1 and e["pubkey"] in filter_.authors]  # type: ignore[operator]
     theirs = [*wanted[30:], *EVENTS, *OTHERS]
     async with ScriptedRelay(theirs, Vices(reconciles="honestly")) as relay:
@@ -442,7 +448,7 @@ async def test_within_a_filter(brotr: Brotr) -> None:
         await grow_old(brotr)
         report = await visit(brotr, relay, config(filter=filter_))
         assert (report.windows, report.dropped, report.new) == (1, 0, 0)
-        tagged = config(filter=Filter(tags={"t": frozenset(["x"])}))
+        tagged = config(filter=Filter(until=UNTIL, tags={"t": frozenset(["x"])}))
         asked = len(relay.seen.reconciliations)
         await visit(brotr, relay, tagged)
         assert len(relay.seen.reconciliations) == asked
@@ -484,7 +490,13 @@ async def test_pages_tell_of_late_events_where_ids_cannot(brotr: Brotr) -> None:
     now = int(time.time())
     recent = [make_event(now - 5000 - n, content=f"recent {n}") for n in range(5)]
     async with ScriptedRelay([*EVENTS[:20], *recent]) as relay:
-        settings = config(reconcile=False, audit_s=7200, lookback_s=86_400, rewalk_s=200_000)
+        settings = config(
+            reconcile=False,
+            filter=Filter(),
+            audit_s=7200,
+            lookback_s=86_400,
+            rewalk_s=200_000,
+        )
         await visit(brotr, relay, settings)
         late, very_late = make_event(now - 4000, content="late"), make_event(BEGIN, content="late")
         await relay.add(late)
