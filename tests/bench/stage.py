@@ -99,7 +99,8 @@ class Stage:
         config = Config(
             pool=PoolSettings(),
             networks=Networks(clearnet=Link(enabled=False), local=Link(width=width)),
-            synchronizer=SynchronizerSettings(workers=workers, slice_s=60),
+            # By pages: what ids cost instead is a benchmark of its own.
+            synchronizer=SynchronizerSettings(workers=workers, slice_s=60, reconcile=False),
         )
         async with Brotr(Pool(settings=config.pool, dsn=address)) as brotr:
             async with brotr.pool.acquire() as connection:
