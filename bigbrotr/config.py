@@ -24,12 +24,13 @@ from msgspec import Meta, Struct, field
 
 import bigbrotr
 from bigbrotr.errors import ConfigError
-from bigbrotr.models.filter import Filter
+from bigbrotr.models.filter import Filter, public_key
 from bigbrotr.models.relay import Network, Relay
 
 EMBEDDED = "embedded"
 YEAR_S = 366 * 86_400
 MAX_CONSECUTIVE_FAILURES = 5  # cycles of a service, by default
+TOMBSTONE_S = 180 * 86_400.0  # how long what was given up is remembered, by default
 PROXY_SCHEMES = ("socks5h", "socks5")
 
 
@@ -213,10 +214,81 @@ class SeederSettings(ServiceSection, frozen=True):
     ] = None
 
 
-class FinderSettings(ServiceSection, frozen=True):
-    """Relay URLs in what is archived. No service reads this section yet."""
+class SourceSettings(Section, frozen=True):
+    """One list of relays on the web."""
 
-    enabled: Annotated[bool, Meta(description="no effect yet: there is no finder")] = False
+    url: Annotated[str, Meta(description="http:// or https://, without a password")]
+    path: Annotated[
+        str, Meta(description="JSONPath of the URLs in the answer; `~` selects keys: $.relays.~")
+    ] = "$[*]"
+    enabled: bool = True
+    interval_s: Annotated[float, Meta(ge=60, le=YEAR_S, description="until it is asked again")] = (
+        86_400.0
+    )
+    timeout_s: Annotated[float, Meta(gt=0, le=600, description="for the whole answer")] = 30.0
+    max_bytes: Annotated[
+        int, Meta(ge=1024, le=64 << 20, description="a longer answer is refused, unpacked or not")
+    ] = 4 << 20
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+            raise ValueError("url is http://… or https://…, without a password")
+        from jsonpath import JSONPathError, compile  # noqa: A004 -- slow to import, rarely needed
+
+        try:
+            compile(self.path)
+        except JSONPathError as error:
+            raise ValueError(f"path: {str(error).splitlines()[0]}") from None
+
+
+class MonitorsSettings(Section, frozen=True):
+    """Monitors whose announcements of relays (NIP-66) are asked for; without any, none are."""
+
+    enabled: bool = True
+    pubkeys: Annotated[
+        tuple[str, ...], Meta(description="64 hex digits or npub; nobody else is believed")
+    ] = ()
+    relays: Annotated[tuple[str, ...], Meta(description="URLs of relays to ask")] = ()
+    interval_s: Annotated[
+        float, Meta(ge=60, le=YEAR_S, description="until they are asked again")
+    ] = 3600.0
+
+    def __post_init__(self) -> None:
+        keys, urls = [], []
+        for pubkey in self.pubkeys:
+            try:
+                keys.append(public_key(pubkey))
+            except ValueError as error:
+                raise ValueError(f"pubkeys: {str(error).partition(': ')[2]}") from None
+        for raw in self.relays:
+            try:
+                urls.append(Relay(raw).url)
+            except ValueError as error:
+                raise ValueError(f"relays: {raw!r}: {error}") from None
+        msgspec.structs.force_setattr(self, "pubkeys", tuple(dict.fromkeys(keys)))
+        msgspec.structs.force_setattr(self, "relays", tuple(dict.fromkeys(urls)))
+
+
+class FinderSettings(ServiceSection, frozen=True):
+    """How relays are discovered: what archived events name, lists on the web, monitors."""
+
+    interval_s: Annotated[float, Meta(ge=0.1, description="from one cycle to the next")] = 10.0
+    max_per_host: Annotated[
+        int,
+        Meta(
+            ge=0, le=100_000, description="addresses of one host with a path or a port of their own"
+        ),
+    ] = 16
+    tombstone_s: Annotated[
+        float,
+        Meta(ge=0, le=100 * YEAR_S, description="until a URL that was given up may come again"),
+    ] = TOMBSTONE_S
+    sources: Annotated[
+        dict[str, SourceSettings],
+        Meta(description="[finder.sources.NAME] is a list of relays on the web"),
+    ] = {}
+    monitors: MonitorsSettings = MonitorsSettings()
 
 
 class ValidatorSettings(ServiceSection, frozen=True):
@@ -577,8 +649,8 @@ def _tables(section: Struct, name: str) -> Iterator[str]:
         if isinstance(value, Struct):
             below.append((table, value))
             continue
-        if known.name == "relays" and value:
-            below += [(f"{table}.{_toml_key(url)}", each) for url, each in value.items()]
+        if isinstance(value, Mapping) and any(isinstance(each, Struct) for each in value.values()):
+            below += [(f"{table}.{_toml_key(key)}", each) for key, each in value.items()]
             continue
         meta = getattr(hints[known.name], "__metadata__", ())
         words = "".join(f"  # {m.description}" for m in meta if m.description)

@@ -272,7 +272,8 @@ class Process:
         )
         settings = msgspec.structs.replace(config.pool, limits=limits)
         self.brotr = Brotr(
-            Pool(config.database, settings, dsn=dsn, session={"synchronous_commit": "off"})
+            Pool(config.database, settings, dsn=dsn, session={"synchronous_commit": "off"}),
+            notes_sightings=config.finder.enabled,
         )
         self.worker = Worker(config, self.brotr)
         threading.Thread(target=self._watch, daemon=True, name="lifeline").start()
