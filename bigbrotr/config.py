@@ -5,12 +5,14 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import (
     Annotated,
     Any,
     Literal,
     NamedTuple,
+    TypeAlias,
     TypeVar,
     get_args,
     get_origin,
@@ -25,7 +27,7 @@ from msgspec import Meta, Struct, field
 import bigbrotr
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.filter import Filter, public_key
-from bigbrotr.models.relay import Network, Relay
+from bigbrotr.models.relay import DEFAULT_PORTS, Network, Relay
 
 EMBEDDED = "embedded"
 YEAR_S = 366 * 86_400
@@ -158,6 +160,10 @@ class Link(Section, frozen=True):
     enabled: bool = True
     width: Annotated[int, Meta(ge=1, le=1000, description="conversations at once")] = 50
     timeout_s: Annotated[float, Meta(gt=0, le=600, description="to connect, and per reply")] = 10.0
+    quick_s: Annotated[
+        float,
+        Meta(gt=0, le=600, description="a candidate that takes longer lets others pass meanwhile"),
+    ] = 4.0
     proxy: Annotated[str | None, Meta(description="socks5h://host:port; it resolves names")] = None
 
     def __post_init__(self) -> None:
@@ -173,10 +179,14 @@ class Networks(Section, frozen=True):
     """The networks on which relays live."""
 
     clearnet: Link = field(default_factory=Link)
-    tor: Link = Link(enabled=False, width=10, timeout_s=30.0, proxy="socks5h://127.0.0.1:9050")
-    i2p: Link = Link(enabled=False, width=5, timeout_s=45.0, proxy="socks5h://127.0.0.1:4447")
-    loki: Link = Link(enabled=False, width=5, timeout_s=30.0)
-    local: Link = Link(enabled=False, width=20, timeout_s=5.0)
+    tor: Link = Link(
+        enabled=False, width=10, timeout_s=30.0, quick_s=15.0, proxy="socks5h://127.0.0.1:9050"
+    )
+    i2p: Link = Link(
+        enabled=False, width=5, timeout_s=45.0, quick_s=20.0, proxy="socks5h://127.0.0.1:4447"
+    )
+    loki: Link = Link(enabled=False, width=5, timeout_s=30.0, quick_s=15.0)
+    local: Link = Link(enabled=False, width=20, timeout_s=5.0, quick_s=2.0)
 
     def __post_init__(self) -> None:
         for network in (Network.TOR, Network.I2P, Network.LOKI):
@@ -193,6 +203,55 @@ class Networks(Section, frozen=True):
         for network in Network:
             if (link := self.link(network)).enabled:
                 yield network, link
+
+
+OptedOut: TypeAlias = str | IPv4Network | IPv6Network
+
+
+class MannersSettings(Section, frozen=True):
+    """What we spare those who did not ask for our visit; addresses of `networks.local` apart."""
+
+    contact: Annotated[
+        str | None, Meta(description="where complaints go: a part of the User-Agent")
+    ] = None
+    per_address: Annotated[
+        int, Meta(ge=1, le=1000, description="conversations at once with one IP address")
+    ] = 4
+    per_subnet: Annotated[
+        int, Meta(ge=1, le=10_000, description="conversations at once with one /24, or /48 of IPv6")
+    ] = 16
+    starts_per_s: Annotated[float, Meta(gt=0, le=1000, description="new connections a second")] = (
+        20.0
+    )
+    opt_out: Annotated[
+        tuple[str, ...],
+        Meta(description="never dialled: hosts with their subdomains, addresses, networks (CIDR)"),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        if self.contact is not None and not re.fullmatch(r"[!-\'*-~ ]{1,200}", self.contact):
+            raise ValueError("contact is printable ASCII without parentheses")
+        for text in self.opt_out:
+            opted_out(text)
+
+
+def opted_out(text: str) -> OptedOut:
+    """An entry of `opt_out`: a network, or a host in the spelling of relay URLs.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return ip_network(text, strict=False)
+    except ValueError:
+        pass
+    try:
+        relay = Relay(f"ws://{text}")
+    except ValueError as error:
+        raise ValueError(f'opt_out: "{text}": {error}') from None
+    if relay.path or relay.port != DEFAULT_PORTS["ws"]:
+        raise ValueError(f'opt_out: "{text}" is neither a host nor a network')
+    return relay.host
 
 
 class ServiceSection(Section, frozen=True):
@@ -260,7 +319,7 @@ class MonitorsSettings(Section, frozen=True):
             try:
                 keys.append(public_key(pubkey))
             except ValueError as error:
-                raise ValueError(f"pubkeys: {str(error).partition(': ')[2]}") from None
+                raise ValueError(f"pubkeys: {error}") from None
         for raw in self.relays:
             try:
                 urls.append(Relay(raw).url)
@@ -455,6 +514,7 @@ class Config(Section, frozen=True):
     database: Database = field(default_factory=Database)
     pool: PoolSettings = field(default_factory=PoolSettings)
     networks: Networks = field(default_factory=Networks)
+    manners: MannersSettings = field(default_factory=MannersSettings)
     seeder: SeederSettings = field(default_factory=SeederSettings)
     finder: FinderSettings = field(default_factory=FinderSettings)
     validator: ValidatorSettings = field(default_factory=ValidatorSettings)
