@@ -606,6 +606,11 @@ class Brotr:
 
     # Service data
 
+    async def backoff_s(self, failures: int) -> int:
+        """Seconds to wait after so many failures in a row: growing, and never quite the same."""
+        seconds: int = await self.pool.fetchval("SELECT public.backoff_s($1)", failures)
+        return seconds
+
     async def upsert_service_data(self, records: Sequence[tuple[str, str, str, Any]]) -> int:
         """Writes (service, type, key, value); values are JSON. Returns how many keys."""
         now = int(time.time())

@@ -57,8 +57,8 @@ def mentioned(kind: int, tags: Sequence[Sequence[str]], content: str) -> list[st
 
 
 def _normal(text: str) -> str | None:
-    """A relay's URL as it is written here, None if it is none."""
-    return _parse(text) if len(text) <= MAX_URL else None
+    """A relay's URL as it is written here, None if it is none; U+FFFD stands for what was lost."""
+    return _parse(text) if len(text) <= MAX_URL and "\ufffd" not in text else None
 
 
 @lru_cache(maxsize=8192)  # of at most MAX_URL characters; the same few are named all the time
