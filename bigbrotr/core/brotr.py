@@ -330,11 +330,13 @@ class Brotr:
         if "tags" not in await self._kept_columns():
             return []
         rows = await self.pool.fetch(
-            "SELECT e.created_at, e.id, e.kind, e.tags, e.content,"
-            " public.unpack_seen(p.seen_ats[1]) AS seen_at"
-            " FROM public.events e"
-            " JOIN public.presence p ON p.created_at = e.created_at AND p.event_id = e.id"
-            " WHERE (e.created_at, e.id) > ($1, $2) ORDER BY e.created_at, e.id LIMIT $3",
+            # Presence is probed for each event: a join would read all of it for each batch.
+            "SELECT e.*, coalesce(("
+            "  SELECT public.unpack_seen(p.seen_ats[1]) FROM public.presence p"
+            "  WHERE p.created_at = e.created_at AND p.event_id = e.id), 0) AS seen_at"
+            " FROM (SELECT created_at, id, kind, tags, content FROM public.events"
+            "  WHERE (created_at, id) > ($1, $2) ORDER BY created_at, id LIMIT $3) AS e"
+            " ORDER BY e.created_at, e.id",
             walk.created_at,
             bytes.fromhex(walk.id),
             limit,

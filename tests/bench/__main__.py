@@ -15,6 +15,10 @@ import asyncpg
 import uvloop
 
 from bigbrotr.config import Profile
+from bigbrotr.core.brotr import WALK, Walk
+from bigbrotr.models.event import Event
+from bigbrotr.models.mentions import mentioned
+from bigbrotr.services.finder import Finder
 from tests.bench import baseline, corpus, floors
 from tests.bench.stage import WARM_UP, Archive, Stage, stage
 
@@ -180,6 +184,35 @@ async def lag(on: Stage, events: int) -> None:
     )
 
 
+async def finder(on: Stage, events: int) -> None:
+    """Relays that archived events name, on one core, beside a plain loop; and the way in."""
+    data = corpus.build(events)
+    async with on.archive() as archive:
+        await on.store(archive, data)
+        on.keep_to_one_core()
+        brotr = archive.brotr
+        started = time.perf_counter()
+        naive = await baseline.find_relays(brotr.pool.address)
+        ordinary = time.perf_counter() - started
+        await brotr.pool.execute("TRUNCATE sightings")  # of the events that warmed up the stage
+        await brotr.upsert_service_data([(*WALK, Walk(2**40, -1, "")._asdict())])
+        started = time.perf_counter()
+        await Finder(brotr, around=archive.synchronizer.around).run()
+        seconds = time.perf_counter() - started
+        rows = await brotr.pool.fetch("SELECT url, named FROM candidates")
+        found = {row["url"]: row["named"] for row in rows}
+        if found != naive or await brotr.read_walk() is not None:
+            raise SystemExit(f"{len(found)} candidates were found instead of {len(naive)}")
+    print(
+        f"  {events:,} events in {seconds:.1f} s, {seconds / events * 1e6:.1f} us each, "
+        f"{ordinary / seconds:.1f} times as fast as the loop ({ordinary:.1f} s)"
+    )
+    decoded = [Event.from_json(body) for _, body in data[:5000]]
+    fields = [(event.kind, event.tags, event.content) for event in decoded]
+    us = floors.each(lambda event: mentioned(*event), fields)
+    print(f"  on the way in: {us:.1f} us an event")
+
+
 async def _check(archive: Archive, events: int) -> None:
     """A figure counts only if the work was done."""
     found = await archive.brotr.pool.fetchval("SELECT count(*) FROM events")
@@ -198,6 +231,7 @@ BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
     "scaling": scaling,
     "growth": growth,
     "lag": lag,
+    "finder": finder,
 }
 
 
