@@ -22,7 +22,7 @@ _keys_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 # NIP-19: what is written in bech32 and may carry relays.
 _ALPHABET = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 _CHECKSUM = 6  # letters
-_entity = re.compile(rf"n(?:profile|event|addr|relay)1[{_ALPHABET}]{{{_CHECKSUM},5000}}")
+_entity = re.compile(rf"n(?:profile|event|addr|relay)1q[{_ALPHABET}]{{{_CHECKSUM},5000}}")
 _TO_VALUES = bytes.maketrans(_ALPHABET.encode(), bytes(range(32)))
 _TO_DIGITS = str.maketrans(_ALPHABET, "0123456789abcdefghijklmnopqrstuv")
 _GENERATORS = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
@@ -48,7 +48,7 @@ def mentioned(kind: int, tags: Sequence[Sequence[str]], content: str) -> list[st
         texts = chain(texts, _keys(content))
     elif kind == RECOMMENDATION:
         texts = chain(texts, (content,))
-    if _entity.search(content):
+    if "1q" in content:  # each begins with a type below 8, whose first five bits are a q
         texts = chain(texts, _carried(content))
     if not texts:
         return []
