@@ -43,7 +43,9 @@ def mentioned(kind: int, tags: Sequence[Sequence[str]], content: str) -> list[st
     texts: Iterable[str] = ()
     # One look for the most frequent case, an event that names none.
     if "://" in "\0".join(chain.from_iterable(tags)):
-        texts = [value for tag in tags for value in tag if _begins_like_a_relay(value)]
+        texts = [
+            value for tag in tags for value in tag if "://" in value and _begins_like_a_relay(value)
+        ]
     if kind == CONTACTS:
         texts = chain(texts, _keys(content))
     elif kind == RECOMMENDATION:
@@ -52,17 +54,20 @@ def mentioned(kind: int, tags: Sequence[Sequence[str]], content: str) -> list[st
         texts = chain(texts, _carried(content))
     if not texts:
         return []
-    urls = (_normal(text) for text in islice(dict.fromkeys(texts), MAX_TEXTS))
-    return list(islice(dict.fromkeys(filter(None, urls)), MAX_MENTIONS))
-
-
-def _normal(text: str) -> str | None:
-    """A relay's URL as it is written here, None if it is none; U+FFFD stands for what was lost."""
-    return _parse(text) if len(text) <= MAX_URL and "\ufffd" not in text else None
+    urls: dict[str, None] = {}
+    for text in islice(dict.fromkeys(texts), MAX_TEXTS):
+        if len(text) <= MAX_URL and (url := _normal(text)) is not None:
+            urls[url] = None
+            if len(urls) == MAX_MENTIONS:
+                break
+    return list(urls)
 
 
 @lru_cache(maxsize=8192)  # of at most MAX_URL characters; the same few are named all the time
-def _parse(text: str) -> str | None:
+def _normal(text: str) -> str | None:
+    """A relay's URL as it is written here, None if it is none."""
+    if "\ufffd" in text:  # it stands for what was lost
+        return None
     try:
         return Relay(text).url
     except ValueError:
