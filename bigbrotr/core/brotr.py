@@ -670,6 +670,14 @@ class Brotr:
         assert row is not None
         return Totals(*row)
 
+    async def candidate_sources(self) -> dict[str, int]:
+        """How many candidates were first seen where, the most frequent first."""
+        rows = await self.pool.fetch(
+            "SELECT source, count(*) AS found FROM public.candidates"
+            " GROUP BY source ORDER BY found DESC, source"
+        )
+        return {row["source"]: row["found"] for row in rows}
+
     async def progress(self, limit: int | None = None) -> list[asyncpg.Record]:
         """How far each relay is: the rows of `relay_progress`, the largest first."""
         return await self.pool.fetch(

@@ -150,6 +150,7 @@ async def test_one_seed_leads_to_the_next_relay(profile: str, tmp_path: Path) ->
             async with place.database() as connection:
                 rows = await connection.fetch("SELECT url, source, named FROM candidates")
                 assert [tuple(row) for row in rows] == [(hidden.url, "kind 10002", 2)]
+            assert "candidates by source: kind 10002 1" in (await place.call("status")).out
             await place.run_once()
             async with place.database() as connection:
                 relays = await connection.fetch("SELECT url FROM relays")
