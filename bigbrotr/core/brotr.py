@@ -1,8 +1,10 @@
 """The database in the words of the domain: each change is one call of a stored function."""
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
@@ -310,9 +312,9 @@ class Brotr:
                     sources.setdefault(url, source)
                     times[url] += count
             found = [
-                Sighting(relay, sources[url], times[url])
-                for url in times
-                if (relay := _relay(url)) is not None and relay.network in networks
+                Sighting(relay, sources[relay.url], times[relay.url])
+                for relay in await asyncio.to_thread(_relays, times)  # there may be many
+                if relay.network in networks
             ]
             new = await self._insert_sightings(connection, found, max_per_host)
             return len(pages), times.total(), new
@@ -745,12 +747,13 @@ async def _relay_ids(connection: Connection, relays: Iterable[Relay]) -> dict[st
             return {row["url"]: row["id"] for row in rows}
 
 
-def _relay(url: str) -> Relay | None:
-    """The relay at a stored URL, None where another release had other rules."""
-    try:
-        return Relay(url)
-    except ValueError:
-        return None
+def _relays(urls: Iterable[str]) -> list[Relay]:
+    """The relays at stored URLs; those that another release wrote by other rules are left out."""
+    relays = []
+    for url in urls:
+        with suppress(ValueError):
+            relays.append(Relay(url))
+    return relays
 
 
 def _discovered_at(relay: Relay, now: int) -> int:

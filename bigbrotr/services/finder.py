@@ -24,7 +24,7 @@ from bigbrotr.nostr.monitors import MonitorReading
 from bigbrotr.nostr.reach import Unreached
 from bigbrotr.nostr.session import Bounds, Session
 
-PAGES = 200  # of the queue, taken at once
+PAGES = 20  # of the queue, taken at once: what they name was in pages of max_page_bytes
 EVENTS = 2000  # of the archive, looked at together
 QUIET_S = 10.0  # between two lines in the log about a walk through the archive
 MAX_LISTED = 50_000  # values of one list that are looked at
