@@ -6,8 +6,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import asyncpg
@@ -105,13 +105,21 @@ class Stage:
         finally:
             await connection.close()
 
-    def keep_to_one_core(self) -> None:
-        """Has this process and the server share one core from now on."""
-        core = {min(os.sched_getaffinity(0))}
+    @contextmanager
+    def one_core(self) -> Iterator[None]:
+        """Has this process and the server share one core for the length of the block."""
+        cores = os.sched_getaffinity(0)
+        self._keep_to({min(cores)})
+        try:
+            yield
+        finally:
+            self._keep_to(cores)
+
+    def _keep_to(self, cores: set[int]) -> None:
         assert self.server.pid is not None
         for pid in (os.getpid(), self.server.pid, *children(self.server.pid)):
             with suppress(ProcessLookupError):
-                os.sched_setaffinity(pid, core)
+                os.sched_setaffinity(pid, cores)
 
     @asynccontextmanager
     async def archive(
