@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
@@ -285,6 +286,10 @@ class ValidatorSettings(ServiceSection, frozen=True):
     max_attempts: Annotated[
         int, Meta(ge=1, le=1000, description="failures in a row before a candidate rests for good")
     ] = 20
+    retire_after_s: Annotated[
+        float,
+        Meta(ge=1, le=YEAR_S, description="a relay that only fails for so long: a candidate again"),
+    ] = 14 * 86_400.0
 
 
 class MonitorSettings(ServiceSection, frozen=True):
@@ -385,6 +390,11 @@ class SynchronizerSettings(ServiceSection, frozen=True):
             page_limit=self.page_limit if own.page_limit is None else own.page_limit,
             live=self.live if own.live is None else own.live,
         )
+
+    @property
+    def processes(self) -> int:
+        """How many workers there are."""
+        return self.workers or os.cpu_count() or 1
 
     @property
     def refused(self) -> list[str]:

@@ -141,6 +141,8 @@ async def test_migrations_end_where_a_fresh_database_begins(
     make_database: Make, folder: Path, tmp_path: Path, profile: Profile
 ) -> None:
     """Both roads meet: an older truth taken along by migrations, and today's truth."""
+    for path in (folder / "migrations").glob("*.sql"):
+        path.unlink()
     older = Path(shutil.copytree(folder, tmp_path / "older"))
     path = older / "20_events.sql"
     text = path.read_text().replace("events_kind_idx", "events_kinds_idx")
@@ -177,6 +179,30 @@ async def test_migrations_end_where_a_fresh_database_begins(
         assert await upgraded.fetchval("SELECT to_regclass('events_kind_idx') IS NOT NULL")
         with pytest.raises(SchemaError, match="revision 3"):
             await Schema(older).migrate(upgraded, profile, NOW)
+
+
+# What each migration has brought, taken away again.
+UNDONE = {
+    4: """
+        ALTER TABLE visits DROP COLUMN failing_since, DROP COLUMN rests_since CASCADE;
+        ALTER TABLE candidates DROP COLUMN named, DROP COLUMN alias_of;
+        DROP FUNCTION retire_relays;
+        DROP FUNCTION resolve_candidates;
+        CREATE FUNCTION resolve_candidates(text[], text[], text[], text[], bigint) RETURNS integer
+        LANGUAGE plpgsql AS 'BEGIN RETURN 0; END';
+    """,
+}
+
+
+@pytest.mark.parametrize("revision", UNDONE)
+async def test_a_deployed_database_is_taken_along(empty: Connection, revision: int) -> None:
+    await Schema().migrate(empty, Profile.FULL, NOW)
+    wanted = await catalog(empty)
+    await empty.execute(UNDONE[revision])
+    await empty.execute("UPDATE ledger SET revision = $1, digest = ''", revision - 1)
+    assert await catalog(empty) != wanted
+    assert await Schema().migrate(empty, Profile.FULL, NOW)
+    assert await catalog(empty) == wanted
 
 
 async def test_a_changed_file_is_run_again(empty: Connection, folder: Path) -> None:

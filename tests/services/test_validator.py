@@ -52,11 +52,13 @@ async def meet(url: str) -> Greeting:
     ("vices", "verdict", "outcome"),
     [
         (Vices(), "relay", "speaks-nostr"),
-        (Vices(refuses="restricted: members only"), "relay", "closed"),
-        (Vices(needs_auth=True), "relay", "closed"),
+        (Vices(refuses="restricted: members only"), "relay", "refuses-us"),
+        (Vices(refuses="error: no such filter"), "relay", "refuses-us"),
+        (Vices(rate_limited_after=0), "relay", "rate-limited"),
+        (Vices(needs_auth=True), "relay", "needs-auth"),
         (Vices(no_eose=True), "relay", "speaks-nostr"),  # it has shown an event
         (Vices(garbage=frozenset({"not-json", "wrong-shape"})), "relay", "speaks-nostr"),
-        (Vices(silent=True), "failed", "no-answer"),
+        (Vices(silent=True), "failed", "slow"),
         (Vices(silent=True, needs_auth=True), "relay", "needs-auth"),
         (Vices(http_only=True), "failed", "not-websocket"),
         (Vices(drop_after_pages=0), "failed", "no-answer"),
@@ -94,7 +96,7 @@ async def test_server_that_accepts_and_says_nothing() -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         greeting = await meet(f"ws://127.0.0.1:{silent.getsockname()[1]}")
-    assert (greeting.verdict, greeting.outcome) == (Verdict.FAILED, "timeout")
+    assert (greeting.verdict, greeting.outcome) == (Verdict.FAILED, "slow")
 
 
 # With the database
