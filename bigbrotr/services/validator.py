@@ -30,7 +30,7 @@ from bigbrotr.nostr.session import Bounds, Page, Session
 
 FRAME_BYTES = 1 << 20
 ANSWER_BYTES = 4 << 20
-CLAIM_ROUNDS = 4  # times the width: the slow ones wait beside those whose turn it is
+CLAIM_ROUNDS = 8  # times the width: the slow ones wait beside those whose turn it is
 LEASE_ROUNDS = 12  # time-outs that a claim outlasts
 DAY_S = 86_400.0
 REST_S = 600.0  # for a host that asked us to slow down

@@ -15,7 +15,7 @@ import asyncpg
 import uvloop
 
 from bigbrotr.config import Profile
-from tests.bench import baseline, corpus, floors
+from tests.bench import baseline, candidates, corpus, floors
 from tests.bench.stage import WARM_UP, Archive, Stage, stage
 
 CORES = os.cpu_count() or 1
@@ -180,6 +180,17 @@ async def lag(on: Stage, events: int) -> None:
     )
 
 
+async def validation(on: Stage, _: int) -> None:
+    """Candidates a second when nearly all time out: two time-outs, beside the patient one alone."""
+    one = await candidates.measure(on, candidates.TIMEOUT_S)
+    two = await candidates.measure(on, candidates.QUICK_S)
+    print(
+        f"  {candidates.COUNT:,} candidates, {candidates.ALIVE} of them alive, width "
+        f"{candidates.WIDTH}, time-outs {candidates.QUICK_S:g} and {candidates.TIMEOUT_S:g} s: "
+        f"{two:.0f} a second, {one:.0f} with the patient one alone ({two / one:.1f} times as fast)"
+    )
+
+
 async def _check(archive: Archive, events: int) -> None:
     """A figure counts only if the work was done."""
     found = await archive.brotr.pool.fetchval("SELECT count(*) FROM events")
@@ -198,6 +209,7 @@ BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
     "scaling": scaling,
     "growth": growth,
     "lag": lag,
+    "candidates": validation,
 }
 
 

@@ -3,9 +3,11 @@
 import asyncio
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,9 @@ import pytest
 
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.relay import Relay
-from tests.processes import environment
-from tests.town import PER_ADDRESS, PER_SUBNET
+from tests.processes import environment, until
+from tests.relays.scripted import ScriptedRelay
+from tests.town import EVENTS, PER_ADDRESS, PER_SUBNET
 
 NAMESPACES = (
     ("unshare", "--net", "--mount"),
@@ -118,3 +121,93 @@ def check_internet(seen: dict[str, Any]) -> None:
     assert seen["proxied"] == seen["hidden"]
     assert not [name for name in seen["asked"] if name.endswith((".onion", ".i2p", ".loki"))]
     assert "relay.town.example" not in seen["asked"]
+
+
+CONFIG = """
+[database]
+url = "{dsn}"
+[networks]
+clearnet = {{ timeout_s = 2, quick_s = 1 }}
+local = {{ enabled = true, width = 100, timeout_s = 1, quick_s = 0.2 }}
+"""
+
+
+def validate(dsn: str, folder: Path) -> list[str]:
+    """The command that tries all candidates once."""
+    config = folder / "config.toml"
+    config.write_text(CONFIG.format(dsn=dsn))
+    return [
+        *(sys.executable, "-m", "bigbrotr", "run", "--only", "validator", "--once"),
+        *("--profile", "full", "--config", str(config)),
+    ]
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["with relays", "at the first start"])
+async def test_machine_without_a_network_blames_nobody(
+    brotr: Brotr, dsn: str, tmp_path: Path, is_known: bool
+) -> None:
+    if not namespace():
+        pytest.skip("no network namespaces here: unshare and ip, and the right to use them")
+    if not is_reachable_from_a_namespace(dsn):
+        pytest.skip("the database cannot be reached from a network namespace")
+    if is_known:
+        await brotr.insert_relays([Relay(f"wss://known{n}.example.com") for n in range(3)])
+    candidates = [f"wss://relay{n}.example.com" for n in range(6)] + ["ws://8.8.8.8"]
+    await brotr.insert_candidates([Relay(url) for url in candidates], "test")
+    code, _, err = await output(*namespace(), *validate(dsn, tmp_path))
+    assert code == 0, err
+    assert "this machine seems to be offline" in err
+    for row in await brotr.pool.fetch("SELECT * FROM candidates"):
+        assert row["attempts"] == 0, dict(row)
+        assert row["due_at"] - row["tried_at"] == 60
+
+
+def rss_kib(pid: int) -> int:
+    """The memory that a process takes now."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    raise AssertionError("it has ended")
+
+
+@pytest.mark.slow
+async def test_thousands_of_dead_candidates_take_no_more_memory(
+    brotr: Brotr, dsn: str, tmp_path: Path
+) -> None:
+    dead = [f"ws://127.{n // 65_536 + 2}.{n // 256 % 256}.{n % 256}:9" for n in range(9_800)]
+    async with AsyncExitStack() as stack:
+        alive = [
+            await stack.enter_async_context(ScriptedRelay(EVENTS, host=f"127.9.1.{n + 1}"))
+            for n in range(100)
+        ]
+        silent = [
+            stack.enter_context(socket.create_server((f"127.9.2.{n + 1}", 0), backlog=8))
+            for n in range(100)
+        ]
+        urls = [*dead, *(relay.url for relay in alive)]
+        urls += ["ws://{}:{}".format(*each.getsockname()) for each in silent]
+        await brotr.insert_candidates([Relay(url) for url in urls], "test")
+        process = await asyncio.create_subprocess_exec(
+            *validate(dsn, tmp_path), stderr=asyncio.subprocess.PIPE, env=environment()
+        )
+        reading = asyncio.create_task(process.communicate())
+        taken: dict[int, int] = {}  # by how many were left
+
+        async def is_worked_off() -> bool:
+            left = await brotr.pool.fetchval(
+                "SELECT count(*) FROM candidates WHERE tried_at IS NULL"
+            )
+            if 0 < left < len(urls) and not reading.done():
+                taken[left] = rss_kib(process.pid)
+            return left == 0 or reading.done()
+
+        await until(is_worked_off, "all are tried", TOWN_S)
+        _, said = await reading
+    assert process.returncode == 0, said.decode()
+    totals = await brotr.totals()
+    assert (totals.relays, totals.candidates) == (100, 9_900)
+    outcomes = await brotr.pool.fetch("SELECT outcome, count(*) FROM candidates GROUP BY outcome")
+    assert {row["outcome"]: row["count"] for row in outcomes} == {"refused": 9_800, "slow": 100}
+    first = max(rss for left, rss in taken.items() if left > len(urls) - 2000)
+    last = max(rss for left, rss in taken.items() if left < 1000)
+    assert last < first + 8 * 1024, taken
