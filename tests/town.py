@@ -21,10 +21,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import asyncpg
 from websockets.asyncio.server import ServerConnection, serve
 
 from tests.nostr.test_dial import onion
-from tests.processes import environment
+from tests.processes import environment, until
 from tests.relays.certificates import Authority, handshakes
 from tests.relays.events import make_event
 from tests.relays.model import Vices
@@ -510,6 +511,59 @@ async def visit(town: Town, folder: Path, dsn: str) -> str:
     return said.decode()
 
 
+async def follow(town: Town, folder: Path, dsn: str) -> dict[str, int]:
+    """Lets a synchronizer follow more relays at one address than manners allow, until each has had
+    its turn; how many it talked to at once."""
+    crowd = await town.relay("crowd")
+    for number in range(CROWD):
+        town.zone[f"crowd{number}.example"] = [town.places[crowd.called.partition("//")[2]]]
+    config, log = folder / "follow.toml", folder / "follow.log"
+    config.write_text(FOLLOW.format(dsn=dsn, per_address=2 * PER_ADDRESS))
+    with log.open("wb") as err:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "bigbrotr", "run", "--only", "synchronizer"),
+            *("--profile", "full", "--config", str(config)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stderr=err,
+            env=environment(),
+        )
+    connection = await asyncpg.connect(dsn)
+    try:
+
+        async def is_everybody_done() -> bool:
+            assert process.returncode is None, log.read_text()
+            done = await connection.fetchval(
+                "SELECT count(DISTINCT relay_id) FROM coverage WHERE upper(proven) > $1",
+                EVENTS[-1]["created_at"],
+            )
+            return bool(done == CROWD)
+
+        await until(is_everybody_done, "each relay of the crowd is proven")
+    finally:
+        await connection.close()
+        process.terminate()
+        await process.wait()
+    return {"most_at_one_address": crowd.seen.most}
+
+
+FOLLOW = """
+[database]
+url = "{dsn}"
+[networks]
+clearnet = {{ timeout_s = 1 }}
+[manners]
+per_address = {per_address}
+starts_per_s = 200
+[synchronizer]
+workers = 2
+interval_s = 0.2
+revisit_s = 1
+settle_s = 0
+slice_s = 5
+"""
+CROWD = 10
+
+
 def open_internet(folder: Path) -> None:
     """Makes the namespace that we are in an internet: addresses, routes, a resolver."""
     resolver = folder / "resolv.conf"
@@ -539,6 +593,7 @@ async def main() -> None:
     options.add_argument("dsn")
     options.add_argument("folder", type=Path)
     options.add_argument("--on-loopback", action="store_true")
+    options.add_argument("--follow", action="store_true", help="copy a crowd at one address")
     given = options.parse_args()
     if not given.on_loopback:
         open_internet(given.folder)
@@ -546,6 +601,9 @@ async def main() -> None:
         town = Town(stack, given.folder, is_on_loopback=given.on_loopback)
         if not given.on_loopback:
             await stack.enter_async_context(name_server(town))
+        if given.follow:
+            print(json.dumps(await follow(town, given.folder, given.dsn)))
+            return
         questions = await build(town)
         said = await visit(town, given.folder, given.dsn)
         answers = {name: ask() for name, ask in questions.items()}

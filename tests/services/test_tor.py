@@ -20,7 +20,7 @@ from tests.relays.events import make_event
 from tests.relays.scripted import ScriptedRelay
 
 EVENTS = [make_event(1_600_000_000 + n, content=str(n)) for n in range(30)]
-READY_S = 90.0
+READY_S = 75.0
 
 
 @pytest.mark.slow
@@ -41,7 +41,8 @@ async def test_relay_behind_an_onion(
         assert hidden.network is Network.TOR
 
         async def is_reached() -> bool:
-            greeting = await greet(hidden, link, allow_local=False)
+            impatient = Link(proxy=network.proxy, timeout_s=4.0)
+            greeting = await greet(hidden, impatient, allow_local=False)
             return greeting.outcome == "speaks-nostr"
 
         started = time.monotonic()
