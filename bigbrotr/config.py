@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -28,7 +29,7 @@ from msgspec import Meta, Struct, field
 import bigbrotr
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.filter import Filter
-from bigbrotr.models.relay import DEFAULT_PORTS, Network, Relay
+from bigbrotr.models.relay import Network, Relay
 
 EMBEDDED = "embedded"
 YEAR_S = 366 * 86_400
@@ -241,16 +242,16 @@ def opted_out(text: str) -> OptedOut:
     Raises:
         ValueError: it is neither.
     """
-    try:
+    with suppress(ValueError):
         return ip_network(text, strict=False)
-    except ValueError:
-        pass
     try:
         relay = Relay(f"ws://{text}")
     except ValueError as error:
         raise ValueError(f'opt_out: "{text}": {error}') from None
-    if relay.path or relay.port != DEFAULT_PORTS["ws"]:
+    if relay.url != f"ws://{relay.host}":
         raise ValueError(f'opt_out: "{text}" is neither a host nor a network')
+    with suppress(ValueError):
+        return ip_network(relay.host)
     return relay.host
 
 

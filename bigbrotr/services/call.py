@@ -126,7 +126,7 @@ class Call:
         is_ours = self.is_our_fault(stream.failure if isinstance(stream, Unreached) else None)
         if isinstance(stream, Unreached):
             if is_ours:  # the relay is asked again later, and not blamed
-                return Result("done", stream.failure.value, stream.detail)
+                return Result("throttled", stream.failure.value, stream.detail)
             return Result("failed", stream.failure.value, stream.detail)
         self.stream = stream
         async with Session(stream, self.relay.url, self.signer) as session:

@@ -208,7 +208,7 @@ class Worker:
         self._remember(call.visit.relay_id, call.habits)
         self._add(Report(visits=1, outcomes={outcome: 1}))
         pause_s = self.config.synchronizer.revisit_s
-        if verdict == "throttled":
+        if outcome == "rate-limited" and verdict == "throttled":
             pause_s = max(pause_s, random.uniform(*THROTTLED_S))
             self.manners.let_rest(call.relay.host, call.relay.port, pause_s)
         await self.brotr.finish_visit(

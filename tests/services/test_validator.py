@@ -369,3 +369,18 @@ async def test_relay_that_rests_is_tried_again_and_is_the_same(brotr: Brotr) -> 
         assert await candidates(brotr) == {}
         assert await brotr.pool.fetchval("SELECT id FROM relays") == before
         assert await brotr.next_visit_at([Network.LOCAL]) is not None
+
+
+async def test_relay_that_rests_is_no_hot_loop(brotr: Brotr) -> None:
+    """Gaps that are due must not call a relay that is to be left alone again and again."""
+    events = many(60)
+    config = around().config
+    order = Order("test", 2.0, {Network.LOCAL: 10})
+    async with ScriptedRelay(events, Vices(clamp=20, rate_limited_after=2)) as relay:
+        await brotr.insert_relays([Relay(relay.url)])
+        worker = Worker(config, brotr)
+        assert (await worker.work(order)).outcomes == {"rate-limited": 1}
+        for table in ("visits", "gaps"):
+            await brotr.pool.execute(f"UPDATE {table} SET due_at = 0")
+        assert (await worker.work(order)).outcomes == {"resting": 1}
+        assert relay.seen.connections == 1
