@@ -2,8 +2,10 @@
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -27,7 +29,7 @@ from msgspec import Meta, Struct, field
 import bigbrotr
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.filter import Filter, public_key
-from bigbrotr.models.relay import DEFAULT_PORTS, Network, Relay
+from bigbrotr.models.relay import Network, Relay
 
 EMBEDDED = "embedded"
 YEAR_S = 366 * 86_400
@@ -241,16 +243,16 @@ def opted_out(text: str) -> OptedOut:
     Raises:
         ValueError: it is neither.
     """
-    try:
+    with suppress(ValueError):
         return ip_network(text, strict=False)
-    except ValueError:
-        pass
     try:
         relay = Relay(f"ws://{text}")
     except ValueError as error:
         raise ValueError(f'opt_out: "{text}": {error}') from None
-    if relay.path or relay.port != DEFAULT_PORTS["ws"]:
+    if relay.url != f"ws://{relay.host}":
         raise ValueError(f'opt_out: "{text}" is neither a host nor a network')
+    with suppress(ValueError):
+        return ip_network(relay.host)
     return relay.host
 
 
@@ -357,6 +359,10 @@ class ValidatorSettings(ServiceSection, frozen=True):
     max_attempts: Annotated[
         int, Meta(ge=1, le=1000, description="failures in a row before a candidate rests for good")
     ] = 20
+    retire_after_s: Annotated[
+        float,
+        Meta(ge=1, le=YEAR_S, description="a relay that only fails for so long: a candidate again"),
+    ] = 14 * 86_400.0
 
 
 class MonitorSettings(ServiceSection, frozen=True):
@@ -457,6 +463,11 @@ class SynchronizerSettings(ServiceSection, frozen=True):
             page_limit=self.page_limit if own.page_limit is None else own.page_limit,
             live=self.live if own.live is None else own.live,
         )
+
+    @property
+    def processes(self) -> int:
+        """How many workers there are."""
+        return self.workers or os.cpu_count() or 1
 
     @property
     def refused(self) -> list[str]:

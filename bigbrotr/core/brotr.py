@@ -88,6 +88,17 @@ class Archived(NamedTuple):
     seen_at: int  # first
 
 
+class Resolution(NamedTuple):
+    """What a try of a candidate came to, in the words of `resolve_candidates` in sql/."""
+
+    url: str
+    verdict: str  # 'relay', 'failed', 'postponed' or 'alias'
+    outcome: str
+    detail: str = ""
+    wait_s: float = 0.0  # to leave it alone at least
+    target: str = ""  # of an alias: the URL of the relay
+
+
 class Totals(NamedTuple):
     """What is in the database."""
 
@@ -313,7 +324,7 @@ class Brotr:
                     times[url] += count
             found = [
                 Sighting(relay, sources[relay.url], times[relay.url])
-                for relay in await asyncio.to_thread(_relays, times)  # there may be many
+                for relay in await asyncio.to_thread(_valid_relays, times)  # there may be many
                 if relay.network in networks
             ]
             new = await self._insert_sightings(connection, found, max_per_host)
@@ -425,26 +436,42 @@ class Brotr:
             try:
                 relays.append(Relay(row["url"]))
             except ValueError as error:  # written by hand, or by a release with other rules
-                invalid.append((row["url"], "failed", "invalid-url", str(error)))
+                invalid.append(Resolution(row["url"], "failed", "invalid-url", str(error)))
         await self.resolve_candidates(invalid)
         return relays
 
-    async def resolve_candidates(self, verdicts: Sequence[tuple[str, str, str, str]]) -> int:
-        """Records (url, verdict, outcome, detail) of each; returns how many became new relays.
-
-        The verdict is 'relay', 'failed' or 'postponed'.
-        """
-        if not verdicts:
+    async def resolve_candidates(self, tried: Sequence[Resolution]) -> int:
+        """Records what became of candidates; returns how many became relays."""
+        if not tried:
             return 0
-        urls, kinds, outcomes, details = _columns(verdicts, 4)
+        urls, verdicts, outcomes, details, waits, targets = _columns(tried, 6)
         return await self._count(
-            "SELECT public.resolve_candidates($1, $2, $3, $4, $5)",
+            "SELECT public.resolve_candidates($1, $2, $3, $4, $5, $6, $7)",
             urls,
-            kinds,
+            verdicts,
             outcomes,
             [storable(detail)[:500] for detail in details],
+            [int(wait) for wait in waits],
+            targets,
             int(time.time()),
         )
+
+    async def retire_relays(self, after_s: float, failures: int = 5) -> int:
+        """Makes candidates again of relays whose visits have only failed, `failures` times or more
+        and for `after_s`; what is archived of them stays. Returns how many."""
+        return await self._count(
+            "SELECT public.retire_relays($1, $2, $3)", int(after_s), failures, int(time.time())
+        )
+
+    async def relays_at(self, origins: Sequence[str]) -> list[Relay]:
+        """The relays on hosts, whatever their paths; `origins` are URLs without one."""
+        rows = await self.pool.fetch(
+            "SELECT r.url FROM public.relays r JOIN public.visits v ON v.relay_id = r.id"
+            " WHERE v.rests_since IS NULL AND EXISTS (SELECT FROM unnest($1::text[]) AS o (url)"
+            " WHERE r.url = o.url OR starts_with(r.url, o.url || '/')) ORDER BY r.url",
+            list(origins),
+        )
+        return _valid_relays(row["url"] for row in rows)
 
     async def some_relays(self, network: Network, limit: int) -> list[Relay]:
         """A few relays of a network, by chance."""
@@ -453,7 +480,7 @@ class Brotr:
             network.value,
             limit,
         )
-        return [Relay(row["url"]) for row in rows]
+        return _valid_relays(row["url"] for row in rows)
 
     async def delete_failed_candidates(
         self, max_attempts: int, tombstone_s: float = TOMBSTONE_S
@@ -747,8 +774,8 @@ async def _relay_ids(connection: Connection, relays: Iterable[Relay]) -> dict[st
             return {row["url"]: row["id"] for row in rows}
 
 
-def _relays(urls: Iterable[str]) -> list[Relay]:
-    """The relays at stored URLs; those that another release wrote by other rules are left out."""
+def _valid_relays(urls: Iterable[str]) -> list[Relay]:
+    """Without those that were written by hand, or by a release with other rules."""
     relays = []
     for url in urls:
         with suppress(ValueError):

@@ -19,7 +19,7 @@ from bigbrotr.core.brotr import WALK, Walk
 from bigbrotr.models.event import Event
 from bigbrotr.models.mentions import mentioned
 from bigbrotr.services.finder import Finder
-from tests.bench import baseline, corpus, floors
+from tests.bench import baseline, candidates, corpus, floors
 from tests.bench import negentropy as reconciliation
 from tests.bench.stage import WARM_UP, Archive, Stage, stage
 
@@ -219,6 +219,17 @@ async def negentropy(on: Stage, events: int) -> None:
     reconciliation.measure()
 
 
+async def validation(on: Stage, _: int) -> None:
+    """Candidates a second when nearly all time out: two time-outs, beside the patient one alone."""
+    one = await candidates.measure(on, candidates.TIMEOUT_S)
+    two = await candidates.measure(on, candidates.QUICK_S)
+    print(
+        f"  {candidates.COUNT:,} candidates, {candidates.ALIVE} of them alive, width "
+        f"{candidates.WIDTH}, time-outs {candidates.QUICK_S:g} and {candidates.TIMEOUT_S:g} s: "
+        f"{two:.0f} a second, {one:.0f} with the patient one alone ({two / one:.1f} times as fast)"
+    )
+
+
 async def _check(archive: Archive, events: int) -> None:
     """A figure counts only if the work was done."""
     found = await archive.brotr.pool.fetchval("SELECT count(*) FROM events")
@@ -239,6 +250,7 @@ BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
     "lag": lag,
     "finder": finder,
     "negentropy": negentropy,
+    "candidates": validation,
 }
 
 

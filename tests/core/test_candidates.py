@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bigbrotr.config import PoolSettings, Profile, ServerSettings
-from bigbrotr.core.brotr import WALK, Archived, Brotr, Sighting, Walk, _insert_events
+from bigbrotr.core.brotr import WALK, Archived, Brotr, Resolution, Sighting, Walk, _insert_events
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
 from bigbrotr.models.event import Event, EventRelay
@@ -63,7 +63,7 @@ async def test_new_events_name_candidates_once(brotr: Brotr) -> None:
     assert await named(brotr) == {A.url: ("kind 10002", 2), B.url: ("kind 10002", 1)}
     assert await absorb(brotr) == (0, 0, 0)
     # Known ones add their names and keep their history.
-    await brotr.resolve_candidates([(A.url, "failed", "refused", "no")])
+    await brotr.resolve_candidates([Resolution(A.url, "failed", "refused", "no")])
     before = await candidates(brotr)
     await store(brotr, names(A, C, HOLDER, kind=1))
     assert await absorb(brotr) == (1, 3, 0)  # the others are relays
@@ -180,7 +180,7 @@ async def test_several_write_and_take_at_once(brotr: Brotr) -> None:
     async def resolve() -> None:
         for _ in range(10):
             urls = chance.sample(list(expected), 10)
-            await brotr.resolve_candidates([(url, "failed", "x", "") for url in urls])
+            await brotr.resolve_candidates([Resolution(url, "failed", "x") for url in urls])
 
     async with asyncio.TaskGroup() as group:
         for number, batch in enumerate(batches):
@@ -300,7 +300,7 @@ async def test_cap_holds_when_several_add_at_once(brotr: Brotr) -> None:
 
 async def test_given_up_stays_given_up_for_a_while(brotr: Brotr) -> None:
     await brotr.insert_candidates([A, B], "seed")
-    await brotr.resolve_candidates([(A.url, "failed", "refused", "")])
+    await brotr.resolve_candidates([Resolution(A.url, "failed", "refused")])
     assert await brotr.delete_failed_candidates(1, tombstone_s=30 * DAY_S) == 1
     (stone,) = await brotr.pool.fetch("SELECT * FROM tombstones")
     assert (stone["url"], stone["outcome"]) == (A.url, "refused")
@@ -319,7 +319,7 @@ async def test_given_up_stays_given_up_for_a_while(brotr: Brotr) -> None:
 
 async def test_a_person_insists(brotr: Brotr) -> None:
     await brotr.insert_candidates([A], "seed")
-    await brotr.resolve_candidates([(A.url, "failed", "refused", "")])
+    await brotr.resolve_candidates([Resolution(A.url, "failed", "refused")])
     await brotr.delete_failed_candidates(1)
     assert await brotr.insert_candidates([A], "command", is_typed=True) == 1
     row = (await candidates(brotr))[A.url]

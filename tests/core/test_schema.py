@@ -141,9 +141,9 @@ async def test_migrations_end_where_a_fresh_database_begins(
     make_database: Make, folder: Path, tmp_path: Path, profile: Profile
 ) -> None:
     """Both roads meet: an older truth taken along by migrations, and today's truth."""
-    older = Path(shutil.copytree(folder, tmp_path / "older"))
-    for path in (older / "migrations").glob("*.sql"):
+    for path in (folder / "migrations").glob("*.sql"):
         path.unlink()
+    older = Path(shutil.copytree(folder, tmp_path / "older"))
     path = older / "20_events.sql"
     text = path.read_text().replace("events_kind_idx", "events_kinds_idx")
     path.write_text(text.replace("tags       jsonb,", "tags       jsonb,\n    extra      text,"))
@@ -151,15 +151,15 @@ async def test_migrations_end_where_a_fresh_database_begins(
         (older / "50_service_data.sql").read_text().replace("jsonb  NOT NULL,", "jsonb,")
         + "CREATE OR REPLACE FUNCTION public.forgotten() RETURNS int LANGUAGE sql RETURN 1;\n"
     )
-    (folder / "migrations" / "8001_tidy.sql").write_text(
+    (folder / "migrations" / "0002_tidy.sql").write_text(
         "ALTER TABLE public.events DROP COLUMN extra;\n"
         "ALTER INDEX public.events_kinds_idx RENAME TO events_kind_idx;\n"
         "DROP FUNCTION public.forgotten();\n"
     )
-    (folder / "migrations" / "8002_values.sql").write_text(
+    (folder / "migrations" / "0003_values.sql").write_text(
         "ALTER TABLE public.service_data ALTER COLUMN data SET NOT NULL;\n"
     )
-    assert (Schema(older).revision, Schema(folder).revision) == (1, 8002)
+    assert (Schema(older).revision, Schema(folder).revision) == (1, 3)
 
     async with (
         connected(await make_database(None)) as upgraded,
@@ -168,9 +168,7 @@ async def test_migrations_end_where_a_fresh_database_begins(
         await Schema(older).migrate(upgraded, profile, NOW)
         assert await Schema(folder).migrate(upgraded, profile, NOW)
         await Schema(folder).migrate(fresh, profile, NOW)
-        assert [row[0] for row in await upgraded.fetch("SELECT revision FROM ledger")] == [
-            *(1, 8002),
-        ]
+        assert [row[0] for row in await upgraded.fetch("SELECT revision FROM ledger")] == [1, 3]
         ours, theirs = await catalog(upgraded), await catalog(fresh)
         # The leaves' indexes kept the names that they were given; the parents' were renamed.
         for each in (ours, theirs):
@@ -179,8 +177,32 @@ async def test_migrations_end_where_a_fresh_database_begins(
             each["columns"] = [row for row in each["columns"] if "_kind" not in str(row[0])]
         assert ours == theirs
         assert await upgraded.fetchval("SELECT to_regclass('events_kind_idx') IS NOT NULL")
-        with pytest.raises(SchemaError, match="revision 8002"):
+        with pytest.raises(SchemaError, match="revision 3"):
             await Schema(older).migrate(upgraded, profile, NOW)
+
+
+# What each migration has brought, taken away again.
+UNDONE = {
+    4: """
+        ALTER TABLE visits DROP COLUMN failing_since, DROP COLUMN rests_since CASCADE;
+        ALTER TABLE candidates DROP COLUMN named, DROP COLUMN alias_of;
+        DROP FUNCTION retire_relays;
+        DROP FUNCTION resolve_candidates;
+        CREATE FUNCTION resolve_candidates(text[], text[], text[], text[], bigint) RETURNS integer
+        LANGUAGE plpgsql AS 'BEGIN RETURN 0; END';
+    """,
+}
+
+
+@pytest.mark.parametrize("revision", UNDONE)
+async def test_a_deployed_database_is_taken_along(empty: Connection, revision: int) -> None:
+    await Schema().migrate(empty, Profile.FULL, NOW)
+    wanted = await catalog(empty)
+    await empty.execute(UNDONE[revision])
+    await empty.execute("UPDATE ledger SET revision = $1, digest = ''", revision - 1)
+    assert await catalog(empty) != wanted
+    assert await Schema().migrate(empty, Profile.FULL, NOW)
+    assert await catalog(empty) == wanted
 
 
 async def test_a_changed_file_is_run_again(empty: Connection, folder: Path) -> None:

@@ -34,6 +34,7 @@ class Seen:
     """What a relay saw of its clients."""
 
     connections: int = 0
+    most: int = 0  # connections at once
     filters: list[list[dict[str, Any]]] = field(default_factory=list)  # one list per REQ
     closed: list[str] = field(default_factory=list)  # subscriptions that the client closed
     events: list[dict[str, Any]] = field(default_factory=list)  # received by EVENT, good or not
@@ -54,17 +55,21 @@ class ScriptedRelay:
         vices: Vices | None = None,
         *,
         nip11: Mapping[str, Any] | bytes | None = None,
+        paths: Mapping[str, Iterable[Mapping[str, Any] | bytes]] | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.vices = vices or Vices()
         self.events = [Held(event) for event in events]
+        # Where a path shows events of its own; any other shows `events`.
+        self.paths = {path: [Held(each) for each in held] for path, held in (paths or {}).items()}
         self.nip11 = nip11
         self.seen = Seen()
         self.port = port
         self._host = host
         self._tls = tls
+        self.called = ""  # the URL by which others know it, where that differs
         self._talks: set[_Talk] = set()
         self._server: Server | None = None
 
@@ -132,6 +137,7 @@ class ScriptedRelay:
         self.seen.connections += 1
         talk = _Talk(self, socket)
         self._talks.add(talk)
+        self.seen.most = max(self.seen.most, len(self._talks))
         try:
             await talk.run()
         except ConnectionClosed:
@@ -148,6 +154,7 @@ class _Talk:
         self.socket = socket
         self.live: dict[str, list[Filter]] = {}
         self.requests = 0
+        self.path = socket.request.path if socket.request else ""
         self.challenge = secrets.token_hex(8)
         self.is_known = False  # authenticated
 
@@ -228,7 +235,8 @@ class _Talk:
     # answers
 
     async def reply(self, sub: str, filters: tuple[Filter, ...], vices: Vices) -> None:
-        replies = [respond(self.relay.events, wanted, vices) for wanted in filters]
+        events = self.relay.paths.get(self.path, self.relay.events)
+        replies = [respond(events, wanted, vices) for wanted in filters]
         await asyncio.sleep(max((reply.elapsed_s for reply in replies), default=0.0))
         await self.litter(sub, vices)
         for reply in replies:
