@@ -286,22 +286,16 @@ class Brotr:
         return await self._count("SELECT public.delete_orphan_relays()", timeout=UPKEEP_S)
 
     async def insert_candidates(
-        self,
-        relays: Iterable[Relay],
-        source: str,
-        *,
-        max_per_host: int | None = None,
-        is_typed: bool = False,
+        self, relays: Iterable[Relay], source: str, *, is_typed: bool = False
     ) -> int:
-        """Adds candidates, due at once; known ones keep their history. Returns how many are new.
+        """Adds what people have listed, due at once; known ones keep their history.
 
-        `max_per_host` bounds the addresses with a path or a port of their own; `is_typed` by a
-        person, who may insist on what was given up.
+        `is_typed` just now: then it is no obstacle that one was given up. Returns how many are new.
         """
         sightings = [Sighting(relay, source, 0) for relay in relays]
         return await self._transact(
             lambda connection: self._insert_sightings(
-                connection, sightings, max_per_host, is_typed=is_typed
+                connection, sightings, None, is_typed=is_typed
             )
         )
 
@@ -390,7 +384,10 @@ class Brotr:
         return await self._transact(advance)
 
     async def add_sightings(self, sightings: Sequence[Sighting], max_per_host: int) -> int:
-        """Adds what was named elsewhere than in archived events; returns how many are new."""
+        """Adds what was named elsewhere than in archived events; returns how many are new.
+
+        `max_per_host` bounds the addresses of one host with a path or a port of their own.
+        """
         return await self._transact(
             lambda connection: self._insert_sightings(connection, sightings, max_per_host)
         )

@@ -29,12 +29,41 @@ EVENTS = 2000  # of the archive, looked at together
 QUIET_S = 10.0  # between two lines in the log about a walk through the archive
 MAX_LISTED = 50_000  # values of one list that are looked at
 MONITOR_PAGES = 40  # of one relay at a time; what is older is out of date
+MONITOR_S = 60.0  # then no other page is asked for
 MONITOR_LATE_S = 900  # how late what a monitor says may reach a relay
 FRAME_BYTES = 1 << 20
 PAGE_BYTES = 4 << 20
-PAGE_ROUNDS = 12  # reply time-outs that a page may take
+PAGE_ROUNDS = 3  # reply time-outs that a page may take
 
 _tags_decoder = msgspec.json.Decoder(tuple[tuple[str, ...], ...])
+
+
+class Errand(NamedTuple):
+    """Somebody to be asked for relays from time to time."""
+
+    what: str  # the word for it in the log, and in service data
+    key: str
+    source: str  # of the candidates
+    subject: list[str]  # what is asked: if that changes, what is remembered is void
+    interval_s: float
+
+
+class Memory(Struct):
+    """What is remembered of an errand."""
+
+    subject: list[str]
+    due_at: int = 0
+    failures: int = 0  # in a row
+    since: int = 0  # what is older has been read
+
+
+class News(NamedTuple):
+    """What came of asking, and why that is not all."""
+
+    relays: Sequence[Relay] = ()
+    counts: Mapping[str, int] = {}
+    trouble: str = ""
+    detail: str = ""
 
 
 class Finder(BaseService[FinderSettings]):
@@ -151,13 +180,14 @@ class Finder(BaseService[FinderSettings]):
             now = int(time.time())
             reading = MonitorReading(frozenset(monitors.pubkeys), Span(memory.since, now + 1))
             bounds = Bounds(link.timeout_s, PAGE_ROUNDS * link.timeout_s, PAGE_BYTES)
+            until = time.monotonic() + MONITOR_S
             async with Session(stream) as session:
                 for _ in range(MONITOR_PAGES):
-                    if (request := reading.request()) is None or self._stop.is_set():
+                    if (request := reading.request()) is None:
                         break
                     page = await session.fetch(request, bounds)
                     await anyio.to_thread.run_sync(reading.take, page)  # it verifies signatures
-                    if not session.is_open:
+                    if not session.is_open or self._stop.is_set() or time.monotonic() > until:
                         reading.give_up()
             memory.since = memory.since if reading.trouble else max(0, now - MONITOR_LATE_S)
             counts = {"events": reading.events}
@@ -170,9 +200,7 @@ class Finder(BaseService[FinderSettings]):
         )
         await self._run_errand(errand, ask)
 
-    async def _run_errand(
-        self, errand: "Errand", ask: Callable[["Memory"], Awaitable["News"]]
-    ) -> None:
+    async def _run_errand(self, errand: Errand, ask: Callable[[Memory], Awaitable[News]]) -> None:
         """Asks, if it is due, for what is new; where that fails, again after a growing while."""
         memory = await self._recall(errand)
         if memory.due_at > time.time():
@@ -199,41 +227,13 @@ class Finder(BaseService[FinderSettings]):
             fields |= {"trouble": news.trouble, "detail": news.detail, "again_in_s": delay_s}
         self.log.info("asked for relays", **fields)
 
-    async def _recall(self, errand: "Errand") -> "Memory":
+    async def _recall(self, errand: Errand) -> Memory:
         for row in await self.brotr.get_service_data(self.SERVICE_NAME, errand.what, errand.key):
             with suppress(msgspec.ValidationError):  # of another release
                 memory = msgspec.convert(row["value"], Memory)
                 if memory.subject == errand.subject:
                     return memory
         return Memory(errand.subject)
-
-
-class Errand(NamedTuple):
-    """Somebody to be asked for relays from time to time."""
-
-    what: str  # the word for it in the log, and in service data
-    key: str
-    source: str  # of the candidates
-    subject: list[str]  # what is asked: if that changes, what is remembered is void
-    interval_s: float
-
-
-class Memory(Struct):
-    """What is remembered of an errand."""
-
-    subject: list[str]
-    due_at: int = 0
-    failures: int = 0  # in a row
-    since: int = 0  # what is older has been read
-
-
-class News(NamedTuple):
-    """What came of asking, and why that is not all."""
-
-    relays: Sequence[Relay] = ()
-    counts: Mapping[str, int] = {}
-    trouble: str = ""
-    detail: str = ""
 
 
 def look_through(

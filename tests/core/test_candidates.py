@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -252,21 +252,25 @@ async def test_lite_has_nothing_to_walk(brotr: Brotr) -> None:
 # --- caps -----------------------------------------------------------------------------------------
 
 
+async def discover(brotr: Brotr, relays: Iterable[Relay], max_per_host: int) -> int:
+    return await brotr.add_sightings([Sighting(r, "x", 0) for r in relays], max_per_host)
+
+
 async def test_host_has_a_few_addresses_and_always_itself(brotr: Brotr) -> None:
     paths = [Relay(f"wss://one.example.com/{n}") for n in range(10_000)]
     ports = [Relay(f"wss://one.example.com:{n}") for n in range(1000, 1100)]
     other = [Relay("wss://two.example.com/x"), Relay("wss://two.example.com/y")]
     await brotr.insert_relays([Relay("wss://one.example.com/known")])
-    added = await brotr.insert_candidates([*paths, *ports, *other], "x", max_per_host=5)
+    added = await discover(brotr, [*paths, *ports, *other], 5)
     assert added == 4 + 2
-    assert await brotr.insert_candidates([*ports, *paths], "x", max_per_host=5) == 0
+    assert await discover(brotr, [*ports, *paths], 5) == 0
     root = [Relay("wss://one.example.com"), Relay("ws://one.example.com")]
-    assert await brotr.insert_candidates([*paths, *root], "x", max_per_host=5) == 2
-    # What is often named comes first, given up ones keep their places, a person insists.
+    assert await discover(brotr, [*paths, *root], 5) == 2
+    # Given up ones keep their places, and what people list has no bound.
     assert await brotr.add_sightings([Sighting(r, "x", 1) for r in ports[:3]], 6) == 1
     await brotr.pool.execute("UPDATE candidates SET attempts = 9")
     assert await brotr.delete_failed_candidates(9) == 9
-    assert await brotr.insert_candidates(ports, "x", max_per_host=6) == 0
+    assert await discover(brotr, ports, 6) == 0
     assert await brotr.insert_candidates(ports, "command", is_typed=True) == 100
 
 
@@ -291,7 +295,7 @@ async def test_cap_holds_when_several_add_at_once(brotr: Brotr) -> None:
     async with asyncio.TaskGroup() as group:
         for start in range(8):
             relays = [Relay(f"wss://one.example.com/{start}/{n}") for n in range(5)]
-            group.create_task(brotr.insert_candidates(relays, "x", max_per_host=6))
+            group.create_task(discover(brotr, relays, 6))
     assert len(await candidates(brotr)) == 6
 
 
