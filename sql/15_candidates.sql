@@ -169,8 +169,8 @@ BEGIN
     RETURN became;
 END $$;
 
--- Gives up the candidates that failed `p_max_attempts` times or more, but for relays that rest: of each a tombstone is left for p_tombstone_s
--- seconds. Those that have expired go. Returns how many candidates were given up. Idempotent.
+-- Gives up the candidates that failed `p_max_attempts` times or more, but for relays that rest: of each a tombstone is
+-- left for p_tombstone_s seconds. Those that have expired go. Returns how many candidates were given up. Idempotent.
 CREATE OR REPLACE FUNCTION public.delete_failed_candidates(
     p_max_attempts integer, p_tombstone_s bigint, p_now bigint
 ) RETURNS integer
