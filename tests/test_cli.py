@@ -29,6 +29,7 @@ from tests.relays.events import make_event
 from tests.relays.real import free_port
 from tests.relays.scripted import ScriptedRelay
 
+REVISION = Schema().revision
 SECRET = "correct-horse-battery-staple"
 COMMANDS = [
     "",
@@ -238,7 +239,7 @@ async def test_wrong_and_right_password(tcp_server: int, tmp_path: Path) -> None
     assert done.code == 4
     assert "no schema yet" in done.sentence
     done = await place.call("db", "migrate", DB_PASSWORD=SECRET)
-    assert (done.code, done.out) == (0, "the database brought to revision 1, full\n")
+    assert (done.code, done.out) == (0, f"the database brought to revision {REVISION}, full\n")
     done = await place.call("db", "psql", "--", "-Atc", "SELECT 6 * 7", DB_PASSWORD=SECRET)
     assert (done.code, done.out) == (0, "42\n")
     done = await place.call("status", "--json", DB_PASSWORD=SECRET)
@@ -370,8 +371,7 @@ async def test_url_while_not_running(tmp_path: Path) -> None:
 
 async def test_migrate_and_seed_while_running(archive: Place) -> None:
     done = await archive.call("db", "migrate")
-    revision = Schema().revision
-    assert (done.code, done.out) == (0, f"the database is of revision {revision}, full\n")
+    assert (done.code, done.out) == (0, f"the database is of revision {REVISION}, full\n")
     url = "wss://relay.example"
     done = await archive.call("seed", url, f"{url}/")
     assert (done.code, done.out) == (0, "added 1, known before 0\n")
