@@ -29,6 +29,7 @@ from tests.relays.events import make_event
 from tests.relays.real import free_port
 from tests.relays.scripted import ScriptedRelay
 
+REVISION = Schema().revision
 SECRET = "correct-horse-battery-staple"
 REVISION = Schema().revision
 COMMANDS = [

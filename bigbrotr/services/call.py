@@ -272,11 +272,12 @@ class Call:
             if storing is not None:
                 await storing
         finally:
-            for task in (asking, storing):
-                if task is not None:
-                    task.cancel()
-                    # Also when it is done: asyncio complains of errors that nobody looks at.
-                    await asyncio.gather(task, return_exceptions=True)
+            tasks = [task for task in (asking, storing) if task is not None]
+            for task in tasks:
+                task.cancel()
+            # Also when they are done: asyncio complains of errors that nobody looks at. Together,
+            # for this may be cancelled while it waits.
+            await asyncio.gather(*tasks, return_exceptions=True)
         return gaps
 
     def _fetch(self, session: Session, ask: Ask) -> asyncio.Task[Page]:

@@ -281,9 +281,11 @@ PATHLESS = frozenset(Failure) - {Failure.NOT_WEBSOCKET, Failure.REFUSES_US, Fail
 
 def inherit(last: Greeting | None, relay: Relay) -> Greeting | None:
     """What `relay` need not be asked, given another path on its host; None if it does."""
-    if last is None or last.failure not in PATHLESS:
+    if last is None:
         return None
-    return last._replace(relay=relay)
+    if last.outcome == Failure.SLOW:  # one wait a host is enough: this one's turn comes
+        return last._replace(relay=relay, verdict=Verdict.POSTPONED)
+    return last._replace(relay=relay) if last.failure in PATHLESS else None
 
 
 def judge_failure(relay: Relay, unreached: Unreached) -> Greeting:

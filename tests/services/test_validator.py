@@ -333,6 +333,17 @@ async def test_the_slow_do_not_hold_up_the_others(brotr: Brotr) -> None:
         assert (await candidates(brotr))[silent.url]["outcome"] == "slow"
 
 
+async def test_slow_host_is_waited_for_once(brotr: Brotr) -> None:
+    async with ScriptedRelay([EVENT], Vices(silent=True)) as relay:
+        urls = [f"{relay.url}/{n}" for n in range(5)]
+        await brotr.insert_candidates([Relay(url) for url in urls], "test")
+        await run(brotr)
+        assert relay.seen.connections == 1
+        rows = [row for _, row in sorted((await candidates(brotr)).items())]
+        assert [row["attempts"] for row in rows] == [1, 0, 0, 0, 0]
+        assert {row["outcome"] for row in rows} == {"slow"}
+
+
 # Who wants none of us
 
 
