@@ -334,7 +334,7 @@ async def test_a_person_insists(brotr: Brotr) -> None:
 # --- a database from before -----------------------------------------------------------------------
 
 BEFORE = """
-    DELETE FROM ledger; INSERT INTO ledger VALUES (1, '{profile}', 'digest', 0);
+    DELETE FROM ledger; INSERT INTO ledger VALUES (2, '{profile}', 'digest', 0);
     DROP TABLE tombstones, sightings;
     DROP FUNCTION note_sightings, take_sightings, insert_candidates, delete_failed_candidates;
     DROP INDEX candidates_host_idx;
