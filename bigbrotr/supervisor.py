@@ -28,6 +28,7 @@ from bigbrotr.errors import (
     ServiceFailedError,
     leaves,
 )
+from bigbrotr.services.finder import Finder
 from bigbrotr.services.seeder import Seeder
 from bigbrotr.services.synchronizer import Synchronizer
 from bigbrotr.services.validator import Validator
@@ -39,6 +40,7 @@ DATABASE_CHECK_S = 0.5  # between looks whether a database that went away is bac
 # The services, in the order in which one cycle of each makes sense.
 SERVICES: dict[str, type[BaseService[Any]]] = {
     Seeder.SERVICE_NAME: Seeder,
+    Finder.SERVICE_NAME: Finder,
     Validator.SERVICE_NAME: Validator,
     Synchronizer.SERVICE_NAME: Synchronizer,
 }

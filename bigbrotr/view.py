@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import anyio
@@ -27,6 +28,7 @@ from bigbrotr.supervisor import State, Supervisor
 REFRESH_S = 1.0
 RATE_WINDOW_S = 10.0
 SHOWN_RELAYS = 12
+SHOWN_SOURCES = 8
 COLOURS = {
     State.RUNNING: "green",
     State.RESTARTING: "yellow",
@@ -171,17 +173,18 @@ async def state(brotr: Brotr) -> dict[str, Any]:
     """What is in a database and how far each relay is, as plain values."""
     totals = await brotr.totals()
     return totals._asdict() | {
+        "candidate_sources": await brotr.candidate_sources(),
         "progress": [
             dict(relay)
             | {"proven": [[s.lower, s.upper] for s in relay["proven"] or ()]}
             | {"how": msgspec.json.decode(relay["how"] or "{}")}
             for relay in await brotr.progress()
-        ]
+        ],
     }
 
 
 async def print_status(brotr: Brotr, place: str) -> None:
-    """Prints what is in a database and how far each relay is."""
+    """Prints what is in a database, where candidates come from, and how far each relay is."""
     totals, relays = await brotr.totals(), await brotr.progress()
     console = Console()
     console.print(Text(place, style="bold"))
@@ -191,6 +194,10 @@ async def print_status(brotr: Brotr, place: str) -> None:
         f"gaps {totals.gaps:,}   rejected {totals.rejected:,}",
         highlight=False,
     )
+    if sources := await brotr.candidate_sources():
+        shown = [f"{source} {found:,}" for source, found in islice(sources.items(), SHOWN_SOURCES)]
+        more = [f"{len(sources) - len(shown)} more"] if len(sources) > len(shown) else []
+        console.print(Text(f"candidates by source: {', '.join(shown + more)}"))
     if relays:
         console.print(relay_table(relays, with_ways=True))
 

@@ -13,7 +13,9 @@ CREATE TABLE IF NOT EXISTS public.visits (
     filter     text    NOT NULL DEFAULT '',
     since      bigint  NOT NULL DEFAULT 0,
     until      bigint  NOT NULL DEFAULT 0,
-    identity   bytea                        -- the public key with which the newest proof was got; NULL: without any
+    identity   bytea,                       -- the public key with which the newest proof was got; NULL: without any
+    failing_since bigint,                   -- the first of the failures in a row
+    rests_since   bigint                    -- it has failed for long: nobody calls, it is a candidate again
 );
 CREATE INDEX IF NOT EXISTS visits_due_at_idx ON public.visits (due_at);
 
@@ -34,7 +36,7 @@ BEGIN
     RETURN QUERY
     WITH due AS (
         SELECT v.relay_id FROM public.visits v
-        WHERE v.due_at <= p_now
+        WHERE v.due_at <= p_now AND v.rests_since IS NULL
           AND EXISTS (SELECT FROM public.relays r WHERE r.id = v.relay_id
                       AND r.network = ANY (p_networks) AND r.url <> ALL (p_refused))
         ORDER BY v.due_at, v.relay_id
@@ -80,6 +82,7 @@ BEGIN
         outcome    = 'live',
         detail     = '',
         failures   = 0,
+        failing_since = NULL,
         since      = p_since,
         until      = p_until
     WHERE v.relay_id = p_relay_id AND v.epoch = p_epoch
@@ -104,6 +107,8 @@ DECLARE
 BEGIN
     UPDATE public.visits v SET
         failures   = CASE p_verdict WHEN 'failed' THEN v.failures + 1 WHEN 'done' THEN 0 ELSE v.failures END,
+        failing_since = CASE p_verdict
+            WHEN 'failed' THEN coalesce(v.failing_since, p_now) WHEN 'done' THEN NULL ELSE v.failing_since END,
         due_at     = CASE p_verdict
             WHEN 'failed' THEN p_now + public.backoff_s(v.failures + 1)
             WHEN 'throttled' THEN p_next_at
@@ -142,5 +147,36 @@ CREATE OR REPLACE FUNCTION public.next_visit_at(p_networks text[], p_refused tex
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN (SELECT min(v.due_at) FROM public.visits v JOIN public.relays r ON r.id = v.relay_id
-            WHERE r.network = ANY (p_networks) AND r.url <> ALL (p_refused));
+            WHERE v.rests_since IS NULL AND r.network = ANY (p_networks) AND r.url <> ALL (p_refused));
+END $$;
+
+-- Lays to rest the relays that nobody visits now and whose visits have only failed, p_failures times or more and for
+-- p_after_s or longer: they are candidates again, with their history, and what is archived of them stays. Returns how
+-- many. Idempotent.
+CREATE OR REPLACE FUNCTION public.retire_relays(p_after_s bigint, p_failures integer, p_now bigint) RETURNS integer
+LANGUAGE plpgsql AS $$
+DECLARE
+    retired integer;
+BEGIN
+    WITH failing AS (
+        SELECT v.relay_id FROM public.visits v
+        WHERE v.rests_since IS NULL AND v.owner IS NULL
+          AND v.failures >= p_failures AND v.failing_since <= p_now - p_after_s
+        ORDER BY v.relay_id
+        FOR UPDATE OF v SKIP LOCKED
+    ), resting AS (
+        UPDATE public.visits v SET rests_since = p_now FROM failing f WHERE v.relay_id = f.relay_id
+        RETURNING v.relay_id, v.failures, v.visited_at, v.outcome, v.detail
+    ), again AS (
+        INSERT INTO public.candidates
+            (url, network, source, discovered_at, due_at, attempts, tried_at, outcome, detail)
+        SELECT r.url, r.network, 'retired', r.discovered_at, p_now + public.backoff_s(s.failures), s.failures,
+               s.visited_at, s.outcome, s.detail
+        FROM resting s JOIN public.relays r ON r.id = s.relay_id
+        ORDER BY r.url
+        ON CONFLICT (url) DO UPDATE SET source = 'retired'
+        RETURNING 1
+    )
+    SELECT count(*) INTO retired FROM again;
+    RETURN retired;
 END $$;

@@ -31,6 +31,7 @@ from tests.relays.scripted import ScriptedRelay
 
 REVISION = Schema().revision
 SECRET = "correct-horse-battery-staple"
+REVISION = Schema().revision
 COMMANDS = [
     "",
     "run",
@@ -361,6 +362,7 @@ async def test_status_of_a_running_archive(archive: Place) -> None:
     status = json.loads(done.out)
     assert status.keys() == {
         *("relays", "candidates", "events", "pairs", "gaps", "rejected", "progress"),
+        "candidate_sources",
     }
     assert (status["relays"], status["events"], status["pairs"]) == (1, 40, 40)
     (progress,) = status["progress"]

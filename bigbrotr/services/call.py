@@ -10,7 +10,8 @@ from bigbrotr.core.brotr import Brotr, Patience, Visit
 from bigbrotr.models.coverage import Gap, Span
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Signer
-from bigbrotr.nostr.dial import Failure, Unreached, dial
+from bigbrotr.nostr.dial import dial
+from bigbrotr.nostr.manners import Manners
 from bigbrotr.nostr.paging import (
     Answer,
     Ask,
@@ -21,7 +22,9 @@ from bigbrotr.nostr.paging import (
     Progress,
     uncovered,
 )
+from bigbrotr.nostr.reach import Failure, Unreached
 from bigbrotr.nostr.session import Bounds, Page, Session
+from bigbrotr.nostr.stream import Stream
 from bigbrotr.services.intake import Intake, Report, VerifiedEvents, sift
 from bigbrotr.services.reconciliation import Reconciliation
 
@@ -67,6 +70,7 @@ class Call:
         is_our_fault: Callable[[Failure | None], bool],
         is_live_wanted: Callable[[], bool] = lambda: False,
         signer: Signer | None = None,
+        manners: Manners | None = None,
     ) -> None:
         self.visit, self.network, self.brotr = visit, network, brotr
         self.relay = Relay(visit.url)
@@ -82,6 +86,8 @@ class Call:
         self.is_live = False
         self.terms = self.settings.terms(self.relay.url)
         self.limit = self.terms.page_limit
+        self.manners = manners
+        self.stream: Stream | None = None  # once it is open
         self.signer = signer  # for a relay that insists on knowing who asks
         self.intake = Intake(brotr, visit, self.terms, verified, report)
         self.timeouts = 0  # pages that ended in one
@@ -99,12 +105,14 @@ class Call:
             self.link,
             max_frame_bytes=self.settings.max_event_bytes,
             allow_local=self.allow_local,
+            manners=self.manners,
         )
         is_ours = self.is_our_fault(stream.failure if isinstance(stream, Unreached) else None)
         if isinstance(stream, Unreached):
             if is_ours:  # the relay is asked again later, and not blamed
-                return Result("done", stream.failure.value, stream.detail)
+                return Result("throttled", stream.failure.value, stream.detail)
             return Result("failed", stream.failure.value, stream.detail)
+        self.stream = stream
         async with Session(stream, self.relay.url, self.signer) as session:
             result = await self._copy(session)
             if result.verdict == "done" and session.is_open and self._may_be_live():
@@ -115,7 +123,12 @@ class Call:
     def _may_be_live(self) -> bool:
         """Whether to stay subscribed: not for what is all in the past."""
         is_to_come = self.terms.filter.newest >= time.time()
-        return self.terms.live and is_to_come and self.is_live_wanted()
+        is_wanted = self.terms.live and is_to_come and self.is_live_wanted()
+        return is_wanted and not self._is_in_the_way()
+
+    def _is_in_the_way(self) -> bool:
+        """Whether others wait for this call's place among those with the relay's address."""
+        return self.stream is not None and self.stream.is_contested
 
     async def _copy(self, session: Session) -> Result:
         """Copies what is missing, newest first, since that is of most interest; then what is stale
@@ -206,7 +219,7 @@ class Call:
             refresh_at = time.monotonic() + self.settings.revisit_s
             while session.is_listening and not self.stop.is_set():
                 left_s = refresh_at - time.monotonic()
-                if left_s <= 0:
+                if left_s <= 0 or self._is_in_the_way():
                     break
                 page = await session.listen(min(left_s, LIVE_S), self.bounds.page_bytes)
                 if page.events or page.malformed:
@@ -215,6 +228,8 @@ class Call:
                 return Result("unfinished", "stopped")
             if not session.is_listening:
                 return Result("done", "subscription-ended", session.notice)
+            if self._is_in_the_way():
+                return Result("done", "complete", "made room for others at its address")
             self.visit = await self.brotr.renew_visit(
                 self.visit,
                 lease_s=lease_s(self.settings.slice_s, self.settings.revisit_s),
@@ -302,11 +317,12 @@ class Call:
             if storing is not None:
                 await storing
         finally:
-            for task in (asking, storing):
-                if task is not None:
-                    task.cancel()
-                    # Also when it is done: asyncio complains of errors that nobody looks at.
-                    await asyncio.gather(task, return_exceptions=True)
+            tasks = [task for task in (asking, storing) if task is not None]
+            for task in tasks:
+                task.cancel()
+            # Also when they are done: asyncio complains of errors that nobody looks at. Together,
+            # for this may be cancelled while it waits.
+            await asyncio.gather(*tasks, return_exceptions=True)
         return walk
 
     def _fetch(self, session: Session, ask: Ask) -> asyncio.Task[Page]:

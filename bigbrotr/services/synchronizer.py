@@ -2,7 +2,6 @@
 
 import asyncio
 import multiprocessing
-import os
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -43,7 +42,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
         around: Surroundings | None = None,
     ) -> None:
         super().__init__(brotr, settings, around)
-        self.workers = self.settings.workers or os.cpu_count() or 1
+        self.workers = self.settings.processes
         self.copied = Report()  # since the start
         self._executor: ProcessPoolExecutor | None = None
         self._lifeline: Pipe | None = None

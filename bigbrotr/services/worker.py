@@ -32,8 +32,9 @@ from bigbrotr.core.pool import Pool
 from bigbrotr.errors import ConfigError, DatabaseError, LeaseLostError, leaves
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Signer, Throwaway
-from bigbrotr.nostr.dial import OFFLINE_SAMPLE, OURS, Failure, is_offline
+from bigbrotr.nostr.manners import manners_of
 from bigbrotr.nostr.paging import Habits
+from bigbrotr.nostr.reach import OFFLINE_SAMPLE, OURS, UNTRIED, Failure, is_offline
 from bigbrotr.services.call import Call, lease_s, patience
 from bigbrotr.services.intake import Report, VerifiedEvents
 
@@ -65,6 +66,7 @@ class Worker:
         self.log = log or Logger("worker")
         self.stop = asyncio.Event()
         self.signer = signer_of(config.synchronizer.auth)
+        self.manners = manners_of(config.manners, config.synchronizer.processes)
         self.habits: dict[int, Habits] = {}  # by relay, the latest last
         self._calls: dict[asyncio.Task[None], Call] = {}
         self._verified = VerifiedEvents()
@@ -174,11 +176,14 @@ class Worker:
             is_our_fault=partial(self._is_our_fault, network),
             is_live_wanted=is_live_wanted,
             signer=self.signer,
+            manners=self.manners,
         )
         self._calls[asyncio.create_task(self._visit(call))] = call
 
     def _is_our_fault(self, network: Network, failure: Failure | None) -> bool:
         """Whether a failure to reach a relay is our own, given how other calls fare."""
+        if failure in UNTRIED:
+            return True
         if network is not Network.CLEARNET:
             return failure in OURS
         self._reached.append(failure)
@@ -208,8 +213,9 @@ class Worker:
         self._remember(call.visit.relay_id, call.habits)
         self._add(Report(visits=1, outcomes={outcome: 1}))
         pause_s = self.config.synchronizer.revisit_s
-        if verdict == "throttled":
+        if outcome == "rate-limited" and verdict == "throttled":
             pause_s = max(pause_s, random.uniform(*THROTTLED_S))
+            self.manners.let_rest(call.relay.host, call.relay.port, pause_s)
         await self.brotr.finish_visit(
             call.visit,
             verdict,
@@ -277,7 +283,8 @@ class Process:
         )
         settings = msgspec.structs.replace(config.pool, limits=limits)
         self.brotr = Brotr(
-            Pool(config.database, settings, dsn=dsn, session={"synchronous_commit": "off"})
+            Pool(config.database, settings, dsn=dsn, session={"synchronous_commit": "off"}),
+            notes_sightings=config.finder.enabled,
         )
         self.worker = Worker(config, self.brotr)
         threading.Thread(target=self._watch, daemon=True, name="lifeline").start()

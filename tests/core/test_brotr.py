@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bigbrotr.config import Limits, PoolSettings, Profile
-from bigbrotr.core.brotr import Brotr, Rejected, Visit, Wanted, Window
+from bigbrotr.core.brotr import Brotr, Rejected, Resolution, Visit, Wanted, Window
 from bigbrotr.core.pool import Pool
 from bigbrotr.errors import LeaseLostError
 from bigbrotr.models.coverage import Gap, How, Proof, Span
@@ -552,7 +552,7 @@ async def test_words_of_a_relay_are_made_storable(brotr: Brotr) -> None:
     await brotr.store_page(visit, [], gaps=[Gap(Span(1, 2), "closed", nasty)], now=NOW)
     assert await brotr.finish_visit(visit, "done", next_at=NOW, outcome="closed", detail=nasty)
     await brotr.insert_candidates([B], "seed")
-    await brotr.resolve_candidates([(B.url, "failed", "refused", nasty)])
+    await brotr.resolve_candidates([Resolution(B.url, "failed", "refused", nasty)])
     for table in ("gaps", "visits", "candidates"):
         detail = await brotr.pool.fetchval(f"SELECT detail FROM {table}")
         assert detail == "\ufffd\ufffd" + "x" * 498
@@ -932,10 +932,10 @@ async def test_candidates_are_resolved(brotr: Brotr) -> None:
     await brotr.insert_candidates([A, B, C], "seed")
     promoted = await brotr.resolve_candidates(
         [
-            (A.url, "relay", "event", ""),
-            (B.url, "failed", "refused", "no"),
-            (C.url, "postponed", "our network", ""),
-            ("wss://unknown.example.com", "relay", "event", ""),
+            Resolution(A.url, "relay", "event"),
+            Resolution(B.url, "failed", "refused", "no"),
+            Resolution(C.url, "postponed", "our network"),
+            Resolution("wss://unknown.example.com", "relay", "event"),
         ]
     )
     assert promoted == 1
@@ -949,7 +949,7 @@ async def test_candidates_are_resolved(brotr: Brotr) -> None:
     assert now + 40 <= b["due_at"] <= now + 76
     assert (c["attempts"], c["outcome"]) == (0, "our network")
     assert now + 55 <= c["due_at"] <= now + 60
-    assert await brotr.resolve_candidates([(A.url, "relay", "event", "")]) == 0
+    assert await brotr.resolve_candidates([Resolution(A.url, "relay", "event")]) == 0
     assert await brotr.resolve_candidates([]) == 0
     await check_totals(brotr)
 
@@ -958,7 +958,7 @@ async def test_a_candidate_backs_off_until_it_rests(brotr: Brotr) -> None:
     await brotr.insert_candidates([A], "seed")
     for attempts in range(1, 20):
         before = int(time.time())
-        await brotr.resolve_candidates([(A.url, "failed", "refused", "")])
+        await brotr.resolve_candidates([Resolution(A.url, "failed", "refused")])
         row = await candidate(brotr, A)
         assert row is not None
         full = min(604_800, 60 * 2 ** (attempts - 1))
@@ -973,6 +973,125 @@ async def test_a_candidate_backs_off_until_it_rests(brotr: Brotr) -> None:
     assert await brotr.delete_failed_candidates(20) == 0
     assert await brotr.delete_failed_candidates(19) == 1
     assert await brotr.delete_failed_candidates(19) == 0
+
+
+async def test_who_asks_for_rest_gets_it(brotr: Brotr) -> None:
+    await brotr.insert_candidates([A, B, C], "seed")
+    now = int(time.time())
+    await brotr.resolve_candidates(
+        [
+            Resolution(A.url, "relay", "rate-limited", wait_s=600),
+            Resolution(B.url, "failed", "rate-limited", wait_s=600),
+            Resolution(C.url, "postponed", "opted-out", wait_s=86_400),
+        ]
+    )
+    assert await brotr.next_visit_at(CLEARNET) in range(now + 600, now + 660)
+    b, c = await candidate(brotr, B), await candidate(brotr, C)
+    assert b is not None
+    assert c is not None
+    assert b["due_at"] in range(now + 600, now + 660)
+    assert c["due_at"] in range(now + 86_400, now + 86_460)
+
+
+async def test_more_names_sooner_tried(brotr: Brotr) -> None:
+    await brotr.insert_candidates([A, B, C], "seed")
+    await brotr.pool.execute("UPDATE candidates SET named = 3 WHERE url = $1", C.url)
+    claimed = await brotr.claim_candidates(
+        Network.CLEARNET, limit=1, max_attempts=9, owner="me", lease_s=60
+    )
+    assert claimed == [C]
+
+
+async def fail_visit(brotr: Brotr) -> None:
+    await brotr.pool.execute("UPDATE visits SET due_at = 0")
+    (visit,) = await claim(brotr)
+    assert await brotr.finish_visit(visit, "failed", next_at=0, outcome="timeout", detail="gone")
+
+
+async def test_relay_that_fails_for_long_is_a_candidate_again(brotr: Brotr) -> None:
+    await brotr.insert_events([EventRelay(make_event(), A, NOW)])
+    relay_id = await brotr.pool.fetchval("SELECT id FROM relays")
+    for _ in range(4):
+        await fail_visit(brotr)
+    assert await brotr.retire_relays(0) == 0  # too few to say
+    await fail_visit(brotr)
+    assert await brotr.retire_relays(3600) == 0  # not for long
+    await brotr.pool.execute("UPDATE visits SET due_at = 0")
+    (visit,) = await claim(brotr)
+    assert await brotr.retire_relays(0) == 0  # somebody is there
+    await brotr.finish_visit(visit, "failed", next_at=0, outcome="timeout", detail="gone")
+
+    assert await brotr.retire_relays(0) == 1
+    assert await brotr.retire_relays(0) == 0
+    row = await candidate(brotr, A)
+    assert row is not None
+    history = {name: row[name] for name in ("source", "discovered_at", "attempts", "outcome")}
+    assert history == {
+        "source": "retired",
+        "discovered_at": NOW,
+        "attempts": 6,
+        "outcome": "timeout",
+    }
+    assert row["due_at"] > time.time() + 1000
+    # Nobody calls, and nothing is forgotten.
+    await brotr.pool.execute("UPDATE visits SET due_at = 0")
+    assert await claim(brotr) == []
+    assert await brotr.next_visit_at(CLEARNET) is None
+    (progress,) = await brotr.progress()
+    assert (progress["pairs"], progress["rests_since"] is not None) == (1, True)
+    # Who names it, or brings its events, does not wake it.
+    assert await brotr.insert_candidates([A], "finder") == 0
+    assert await brotr.insert_relays([A]) == 0
+    assert (await candidate(brotr, A)) == row
+    # It is tried for ever.
+    await brotr.pool.execute("UPDATE candidates SET due_at = 0, attempts = 500")
+    assert await brotr.delete_failed_candidates(20) == 0
+    assert await brotr.claim_candidates(
+        Network.CLEARNET, limit=1, max_attempts=20, owner="me", lease_s=60
+    ) == [A]
+    # And is the same relay again.
+    assert await brotr.resolve_candidates([Resolution(A.url, "relay", "speaks-nostr")]) == 1
+    assert await candidate(brotr, A) is None
+    (visit,) = await claim(brotr)
+    assert (visit.relay_id, visit.pairs) == (relay_id, 1)
+    row = await brotr.pool.fetchrow("SELECT failures, failing_since FROM visits")
+    assert row is not None
+    assert tuple(row) == (0, None)
+    await check_totals(brotr)
+
+
+async def test_one_answer_ends_the_failures(brotr: Brotr) -> None:
+    await brotr.insert_relays([A])
+    for verdict in ("failed", "done"):
+        await brotr.pool.execute("UPDATE visits SET due_at = 0")
+        (visit,) = await claim(brotr)
+        await brotr.finish_visit(visit, verdict, next_at=0, outcome="x")
+        since = await brotr.pool.fetchval("SELECT failing_since FROM visits")
+        assert (since is None) == (verdict == "done")
+
+
+async def test_alias_is_remembered_with_its_relay(brotr: Brotr) -> None:
+    path = Relay(f"{A.url}/path")
+    await brotr.insert_candidates([A, path], "seed")
+    await brotr.resolve_candidates(
+        [
+            Resolution(path.url, "alias", "alias", wait_s=30 * 86_400, target=A.url),
+            Resolution(A.url, "relay", "speaks-nostr"),
+        ]
+    )
+    row = await candidate(brotr, path)
+    assert row is not None
+    assert row["alias_of"] == await brotr.pool.fetchval("SELECT id FROM relays")
+    assert row["due_at"] > time.time() + 29 * 86_400
+    totals = await brotr.totals()
+    assert (totals.relays, totals.candidates) == (1, 0)
+    assert await brotr.insert_candidates([path], "finder") == 0
+    assert await brotr.relays_at([A.url, B.url]) == [A]
+    assert await brotr.relays_at([A.url[:-1]]) == []
+    await brotr.pool.execute("DELETE FROM relays")
+    row = await candidate(brotr, path)
+    assert row is not None
+    assert row["alias_of"] is None
 
 
 # --- orphans --------------------------------------------------------------------------------------

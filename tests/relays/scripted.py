@@ -6,6 +6,7 @@ It keeps every event that it accepts: it replaces, deletes and expires nothing.
 import asyncio
 import json
 import secrets
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -34,6 +35,7 @@ class Seen:
     """What a relay saw of its clients."""
 
     connections: int = 0
+    most: int = 0  # connections at once
     filters: list[list[dict[str, Any]]] = field(default_factory=list)  # one list per REQ
     reconciliations: list[dict[str, Any]] = field(default_factory=list)  # filters of NEG-OPEN
     closed: list[str] = field(default_factory=list)  # subscriptions that the client closed
@@ -55,21 +57,28 @@ class ScriptedRelay:
         vices: Vices | None = None,
         *,
         nip11: Mapping[str, Any] | bytes | None = None,
+        paths: Mapping[str, Iterable[Mapping[str, Any] | bytes]] | None = None,
         host: str = "127.0.0.1",
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.vices = vices or Vices()
         self.events = [Held(event) for event in events]
+        # Where a path shows events of its own; any other shows `events`.
+        self.paths = {path: [Held(each) for each in held] for path, held in (paths or {}).items()}
         self.nip11 = nip11
         self.seen = Seen()
-        self.port = 0
+        self.port = port
         self._host = host
+        self._tls = tls
+        self.called = ""  # the URL by which others know it, where that differs
         self._talks: set[_Talk] = set()
         self._server: Server | None = None
 
     @property
     def url(self) -> str:
-        """Where to connect: ws://127.0.0.1:port."""
-        return f"ws://{self._host}:{self.port}"
+        """Where to connect: ws://127.0.0.1:port, wss with TLS."""
+        return f"{'wss' if self._tls else 'ws'}://{self._host}:{self.port}"
 
     @property
     def open_connections(self) -> int:
@@ -80,7 +89,8 @@ class ScriptedRelay:
         self._server = await serve(
             self._converse,
             self._host,
-            0,
+            self.port,
+            ssl=self._tls,
             process_request=self._greet,
             compression=None,
             ping_interval=None,
@@ -129,6 +139,7 @@ class ScriptedRelay:
         self.seen.connections += 1
         talk = _Talk(self, socket)
         self._talks.add(talk)
+        self.seen.most = max(self.seen.most, len(self._talks))
         try:
             await talk.run()
         except ConnectionClosed:
@@ -145,6 +156,7 @@ class _Talk:
         self.socket = socket
         self.live: dict[str, list[Filter]] = {}
         self.requests = 0
+        self.path = socket.request.path if socket.request else ""
         self.challenge = secrets.token_hex(8)
         self.reconciled: dict[str, negentropy.Server] = {}
         self.is_known = False  # authenticated
@@ -271,7 +283,8 @@ class _Talk:
     # answers
 
     async def reply(self, sub: str, filters: tuple[Filter, ...], vices: Vices) -> None:
-        held = [event for event in self.relay.events if event["id"] not in vices.withholds]
+        events = self.relay.paths.get(self.path, self.relay.events)
+        held = [event for event in events if event["id"] not in vices.withholds]
         replies = [respond(held, wanted, vices) for wanted in filters]
         await asyncio.sleep(max((reply.elapsed_s for reply in replies), default=0.0))
         await self.litter(sub, vices)
