@@ -36,7 +36,7 @@ from bigbrotr.nostr.manners import manners_of
 from bigbrotr.nostr.paging import Habits
 from bigbrotr.nostr.reach import OFFLINE_SAMPLE, OURS, UNTRIED, Failure, is_offline
 from bigbrotr.services.call import Call, lease_s, patience
-from bigbrotr.services.intake import Report, VerifiedEvents
+from bigbrotr.services.intake import Crowd, Report
 
 CLAIM = 2  # relays at a time ...
 PACE_S = 0.05  # ... and the time until the next are claimed
@@ -69,7 +69,7 @@ class Worker:
         self.manners = manners_of(config.manners, config.synchronizer.processes)
         self.habits: dict[int, Habits] = {}  # by relay, the latest last
         self._calls: dict[asyncio.Task[None], Call] = {}
-        self._verified = VerifiedEvents()
+        self._crowd = Crowd()
         self._gate = asyncio.Semaphore(PAGES_AT_WORK)
         self._window_gate = asyncio.Semaphore(WINDOWS_AT_WORK)
         self._reached: deque[Failure | None] = deque(maxlen=2 * OFFLINE_SAMPLE)
@@ -172,7 +172,7 @@ class Worker:
             habits=self.habits.pop(visit.relay_id, None),
             gate=self._gate,
             window_gate=self._window_gate,
-            verified=self._verified,
+            crowd=self._crowd,
             is_our_fault=partial(self._is_our_fault, network),
             is_live_wanted=is_live_wanted,
             signer=self.signer,
