@@ -7,6 +7,7 @@ half of a round trip.
 import argparse
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -156,25 +157,35 @@ async def serve(path: Path) -> None:
         assert port is not None
         passed = 0
 
+        def hand_over(writer: asyncio.StreamWriter, data: bytes) -> None:
+            if not writer.is_closing():
+                writer.write(data)
+
         async def carry(
-            reader: asyncio.StreamReader, writer: asyncio.StreamWriter, wait_s: float
+            from_: socket.socket,
+            reader: asyncio.StreamReader,
+            writer: asyncio.StreamWriter,
+            wait_s: float,
         ) -> None:
             nonlocal passed
             loop = asyncio.get_running_loop()
             while data := await reader.read(1 << 16):
                 passed += len(data)
+                # As our own sockets do, or the relay would wait for it.
+                from_.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
                 if wait_s:
-                    loop.call_later(wait_s, writer.write, data)
+                    loop.call_later(wait_s, hand_over, writer, data)
                 else:
-                    writer.write(data)
+                    hand_over(writer, data)
             loop.call_later(wait_s, writer.close)
 
         async def door(round_trip_s: float) -> int:
             async def open_(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
                 inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+                ours, theirs = (each.get_extra_info("socket") for each in (writer, inner_writer))
                 await asyncio.gather(
-                    carry(reader, inner_writer, round_trip_s / 2),
-                    carry(inner_reader, writer, round_trip_s / 2),
+                    carry(ours, reader, inner_writer, round_trip_s / 2),
+                    carry(theirs, inner_reader, writer, round_trip_s / 2),
                     return_exceptions=True,
                 )
 
