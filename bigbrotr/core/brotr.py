@@ -78,10 +78,7 @@ class Window(NamedTuple):
     items: int  # ... in which the relay holds so many events
     sum: bytes  # of their ids: 32 bytes, little-endian
     withheld: Sequence[bytes] = ()  # of its ids, those that it does not hand over
-    # Of the archived events, as far as that is not noted yet:
-    expected: int | None = None  # the window holds so many, and the relay all of them ...
-    absent: Sequence[bytes] = ()  # ... but for these ids
-    dropped: Sequence[tuple[int, bytes]] = ()  # the relay no longer holds these (created_at, id)
+    dropped: Sequence[tuple[int, bytes]] = ()  # (created_at, id) that it held, and no longer does
 
 
 class Wanted(NamedTuple):
@@ -377,6 +374,24 @@ class Brotr:
             int(time.time()),
         )
 
+    async def mark_window(
+        self, visit: Visit, span: Span, expected: int, absent: Sequence[bytes]
+    ) -> int | None:
+        """Notes that the relay holds all archived events of a span but for the ids `absent`.
+
+        Returns how many of these pairs are new; None, and nothing is noted, unless the span holds
+        as many events as `expected`: name those that the relay holds to `note_presence` then.
+        """
+        arguments = (visit.relay_id, *span, expected, absent, int(time.time()))
+        try:
+            return await self._count(
+                "SELECT public.mark_window($1, $2, $3, $4, $5, $6)", *arguments
+            )
+        except asyncpg.PostgresError as error:
+            if error.sqlstate == WINDOW_CHANGED:
+                return None
+            raise
+
     async def record_window(
         self,
         visit: Visit,
@@ -385,29 +400,18 @@ class Brotr:
         filter: str,  # noqa: A002 -- the field's own word
         identity: str | None,
         now: int,
-    ) -> tuple[int, int] | None:
+    ) -> int:
         """Records what a reconciliation found out, and that the window is proven, in one
-        transaction. Returns how many pairs began and how many ended.
-
-        None, and nothing is recorded, when the window no longer holds as many events as expected:
-        name those that the relay holds to `note_presence`, and try again without `expected`.
+        transaction. Which archived events the relay holds is noted before. Returns how many pairs
+        have ended.
 
         Raises:
             LeaseLostError: another process has taken over the relay; nothing was recorded.
         """
 
-        async def record(connection: Connection) -> tuple[int, int]:
-            began = ended = 0
+        async def record(connection: Connection) -> int:
+            ended = 0
             span = asyncpg.Range(*window.span)
-            if window.expected is not None:
-                began = await connection.fetchval(
-                    "SELECT public.mark_window($1, $2, $3, $4, $5, $6)",
-                    visit.relay_id,
-                    *window.span,
-                    window.expected,
-                    window.absent,
-                    now,
-                )
             if window.dropped:
                 ended = await connection.fetchval(
                     "SELECT public.note_drops($1, $2, $3, $4)",
@@ -428,14 +432,9 @@ class Brotr:
             )
             proof = Proof(window.span, How.RECONCILIATION)
             await _record_coverage(connection, visit, [proof], [], identity, now)
-            return began, ended
+            return ended
 
-        try:
-            return await self._transact(record)
-        except asyncpg.PostgresError as error:
-            if error.sqlstate == WINDOW_CHANGED:
-                return None
-            raise
+        return await self._transact(record)
 
     async def whereabouts(self, event_id: bytes) -> list[asyncpg.Record]:
         """What is known of each relay and an event: the rows of `whereabouts` in sql/."""

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 from msgspec import Struct
@@ -98,15 +98,17 @@ class Session:
         self.is_open = False
         self._stream.abort()
 
-    async def fetch(self, filter_: Mapping[str, Any], bounds: Bounds) -> Page:
-        """Asks for the stored events that match, and reads until the relay says that this is all,
-        the connection breaks, or a bound is reached.
+    async def fetch(
+        self, filter_: Mapping[str, Any], bounds: Bounds, *more: Mapping[str, Any]
+    ) -> Page:
+        """Asks for the stored events that match the filter, or one of `more`, and reads until the
+        relay says that this is all, the connection breaks, or a bound is reached.
 
         When the relay wants to know who asks, it is told, and asked once more.
         """
-        page = await self._ask(filter_, bounds)
+        page = await self._ask((filter_, *more), bounds)
         if page.end is End.CLOSED and await self._is_let_in(page.reason, bounds):
-            page = await self._ask(filter_, bounds)
+            page = await self._ask((filter_, *more), bounds)
         return page
 
     async def _is_let_in(self, refusal: str, bounds: Bounds) -> bool:
@@ -213,13 +215,13 @@ class Session:
         except (TimeoutError, DisconnectedError):
             self.is_open = False
 
-    async def _ask(self, filter_: Mapping[str, Any], bounds: Bounds) -> Page:
+    async def _ask(self, filters: Sequence[Mapping[str, Any]], bounds: Bounds) -> Page:
         subscription = f"b{next(self._numbers)}"
         page = Page(events=[], end=End.CUT)
         started = time.monotonic()
         try:
             async with asyncio.timeout(bounds.reply_s):
-                await self._stream.send(message.request(subscription, filter_))
+                await self._stream.send(message.request(subscription, *filters))
             await self._read(subscription, page, bounds)
             if page.end is not End.CLOSED:
                 async with asyncio.timeout(bounds.reply_s):

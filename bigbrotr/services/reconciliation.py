@@ -37,7 +37,8 @@ MOST_REFUSALS = 8  # of single ids in a row: then it hands over none of the othe
 MOST_TIMEOUTS = 3
 SAMPLE = 2  # events of each sort that a relay is tested with ...
 LARGE_SAMPLE = 16  # ... and once it has failed: a quarter missing is no accident
-PAIRS = 5_000  # that are noted at once
+PAIRS = 5_000  # that are noted at once, by name
+MARKED = 25_000  # events of a window that are marked at once
 
 DAY_S = 86_400
 RETRY_S = {  # until it is tried again, give or take a quarter
@@ -63,6 +64,13 @@ class Remembered(NamedTuple):
 
     span: Span
     digest: Digest
+
+
+class Collected(NamedTuple):
+    """What became of the events that we lacked."""
+
+    withheld: set[bytes]  # ids that the relay does not hand over
+    created_ats: list[int]  # of the events that it did
 
 
 class Reconciliation:
@@ -178,10 +186,10 @@ class Reconciliation:
             await self._note("lies", "unchanged, but not so when asked for events")
             return span.until, Verdict.STOP
         tried = await self.brotr.withheld(self.visit, span)
-        withheld = await self._collect(span, tried, is_held=False) if tried else set()
-        if withheld is None:
+        collected = await self._collect(span, tried, is_held=False)
+        if collected is None:
             return span.until, Verdict.STOP
-        await self._record(remembered, withheld=withheld)
+        await self._record(remembered, withheld=collected.withheld)
         return span.until, Verdict.DONE
 
     async def _compare(self, span: Span, is_held: bool) -> tuple[int, Verdict]:
@@ -198,15 +206,13 @@ class Reconciliation:
             return until, Verdict.PAGE if is_smallest else Verdict.SMALLER
         if verdict is not Verdict.DONE:
             return until, verdict
-        new = self.intake.new
         if not await self._is_truthful(window, items, client):
             await self._note("lies", "what it says of its ids is not what it shows")
             return until, Verdict.STOP
-        withheld = await self._collect(window, client.need, is_held)
-        if withheld is None:
+        collected = await self._collect(window, client.need, is_held)
+        if collected is None:
             return until, Verdict.STOP
-        total = len(items) + self.intake.new - new
-        await self._conclude(window, items, client, withheld, total, is_held)
+        await self._conclude(window, items, client, collected, is_held)
         return until, Verdict.DONE
 
     # Ids of ours
@@ -300,46 +306,37 @@ class Reconciliation:
         """Tests a few events of each sort: those that the relay says it has must be there when
         asked for, the others must not, and a page must show nothing that it did not name."""
         absent = set(client.have)
-        hidden = random.sample(sorted(absent), min(SAMPLE, len(absent)))
         shown = sample(len(items), absent, SAMPLE)
-        missing = await self._missing(span, items, shown, hidden)
-        if missing:  # one may have been deleted just now; a lie shows again
-            again = sample(len(items), absent, LARGE_SAMPLE)
-            missing = await self._missing(span, items, again, ())
-            if missing and 4 * missing >= len(again):
-                return False
-        if missing is None:
-            return False
+        hidden = random.sample(sorted(absent), min(SAMPLE, len(absent)))
         until = items.created_at(random.randrange(len(items))) if len(items) else span.until - 1
-        asked = self._request(span) | {"until": until, "limit": SAMPLE}
-        page = await self.session.fetch(asked, self.bounds)
-        times = {event_id: created_at for created_at, event_id in await self._take_keys(page, span)}
-        return all(
-            event_id in client.need or is_named(items, absent, created_at, event_id)
-            for event_id, created_at in times.items()
-        )
-
-    async def _missing(
-        self, span: Span, items: Items, shown: Collection[int], hidden: Collection[int]
-    ) -> int | None:
-        """How many of the items that the relay says it has it does not hand over; None when it
-        hands over one that it says it lacks."""
-        ids = [items.id(place) for place in (*shown, *hidden)]
-        if not ids:
-            return 0
-        page = await self._ask_ids(ids)
+        some = self._request(span) | {"until": until, "limit": SAMPLE}
+        ids = [items.id(place).hex() for place in (*shown, *hidden)]
+        asked = [{"ids": ids, "limit": len(ids)}] if ids else []
+        page = await self.session.fetch(some, self.bounds, *asked)
         if page.end is not End.EOSE:
-            return 0  # nobody can tell
-        found = await self._take(page, span)
-        for place in shown:  # each alone, if it hands out few at a time
-            if len(ids) > 1 and items.id(place) not in found:
-                page = await self._ask_ids([items.id(place)])
-                if page.end is not End.EOSE:
-                    return 0
-                found |= await self._take(page, span)
-        if any(items.id(place) in found for place in hidden):
-            return None
-        return sum(items.id(place) not in found for place in shown)
+            return True  # nobody can tell
+        keys = await self._take_keys(page, span)
+        if not all(
+            event_id in client.need or is_named(items, absent, created_at, event_id)
+            for created_at, event_id in keys
+        ):
+            return False
+        found = {event_id for _, event_id in keys}
+        if all(items.id(place) in found for place in shown):
+            return True
+        # One may have been deleted just now, or few are handed out at a time: a lie shows again.
+        again = sample(len(items), absent, LARGE_SAMPLE)
+        return 4 * await self._missing(span, items, again) < len(again)
+
+    async def _missing(self, span: Span, items: Items, places: Collection[int]) -> int:
+        """How many of the items the relay does not hand over, though each is asked for alone."""
+        missing = 0
+        for place in places:
+            page = await self._ask_ids([items.id(place)])
+            if page.end is not End.EOSE:
+                return 0  # nobody can tell
+            missing += not await self._take_keys(page, span)
+        return missing
 
     async def _shows_what_it_holds(self, span: Span) -> bool:
         """Whether a page of an unchanged window shows events, and none that we did not know of."""
@@ -360,17 +357,18 @@ class Reconciliation:
 
     async def _collect(
         self, span: Span, need: Collection[bytes], is_held: bool
-    ) -> set[bytes] | None:
-        """Gets the events that we lack; returns those that the relay does not hand over. None when
-        it was interrupted."""
+    ) -> Collected | None:
+        """Gets the events that we lack; None when it was interrupted."""
         missing = set(need)
+        collected = Collected(set(), [])
         if is_held and missing:
             missing -= await self._note_archived(sorted(missing), span)
         if not missing:
-            return set()
+            return collected
         tried = await self.brotr.withheld(self.visit, span)
         now = time.time()
-        waiting = {event_id for event_id in missing if tried.get(event_id, (0, 0))[1] > now}
+        waiting = collected.withheld
+        waiting.update(each for each in missing if tried.get(each, (0, 0))[1] > now)
         for attempts, size in enumerate(ID_BATCHES):
             is_last = size == ID_BATCHES[-1]
             ids = [
@@ -380,7 +378,7 @@ class Reconciliation:
                 or (is_last and times > attempts)
             ]
             reasons: dict[bytes, str] = {}
-            blamed = await self._fetch_all(ids, size, span, reasons)
+            blamed = await self._fetch_all(ids, size, span, reasons, collected.created_ats)
             if blamed is not None:
                 # One of them may have been its end: next time they are asked for apart.
                 again = dict.fromkeys(blamed, "interrupted")
@@ -388,10 +386,10 @@ class Reconciliation:
             if reasons:
                 await self.brotr.note_withheld(self.visit, reasons, span)
                 self.intake.report(Report(withheld=len(reasons)))
-                waiting |= reasons.keys()
+                waiting.update(reasons)
             if blamed is not None:
                 return None
-        return waiting
+        return collected
 
     async def _note_archived(self, ids: list[bytes], span: Span) -> set[bytes]:
         """Notes the relay as a holder of what other relays have brought already."""
@@ -412,9 +410,15 @@ class Reconciliation:
         return {event_id for _, event_id in keys} - {keys[place][1] for place in unknown}
 
     async def _fetch_all(
-        self, ids: list[bytes], size: int, span: Span, reasons: dict[bytes, str]
+        self,
+        ids: list[bytes],
+        size: int,
+        span: Span,
+        reasons: dict[bytes, str],
+        created_ats: list[int],
     ) -> list[bytes] | None:
-        """Asks for events by id until they are there, or it is clear why not (`reasons`).
+        """Asks for events by id until they are there (`created_ats`), or it is clear why not
+        (`reasons`).
 
         A relay may take fewer ids in a question than we ask for, with or without saying so.
         Returns what was asked for when it was interrupted, maybe for that; None when it was not.
@@ -429,6 +433,7 @@ class Reconciliation:
             page = await self._ask_ids(batch)
             end, words = page.end, page.reason
             found = await self._take(page, span, batch)
+            created_ats += found.values()
             left = [event_id for event_id in batch if event_id not in found]
             if end is End.CLOSED and words.startswith("rate-limited"):
                 self.throttled = words
@@ -461,14 +466,13 @@ class Reconciliation:
 
     async def _take(
         self, page: Page, span: Span, wanted: Collection[bytes] | None = None
-    ) -> set[bytes]:
-        """Stores what a page brought of a span; returns the ids that are archived now."""
+    ) -> dict[bytes, int]:
+        """Stores what a page brought of a span; returns what is archived of it now, by id, and
+        when it was created."""
         keys = await self._take_keys(page, span, wanted)
         ids = [event_id for _, event_id in keys]
-        if not ids:
-            return set()
         times = await self.brotr.find_events(ids, span)
-        return {event_id for event_id, at in zip(ids, times, strict=True) if at is not None}
+        return {event_id: at for event_id, at in zip(ids, times, strict=True) if at is not None}
 
     async def _take_keys(
         self,
@@ -493,44 +497,63 @@ class Reconciliation:
     # What is recorded
 
     async def _conclude(
-        self,
-        span: Span,
-        items: Items,
-        client: Client,
-        withheld: set[bytes],
-        total: int,
-        is_held: bool,
+        self, span: Span, items: Items, client: Client, collected: Collected, is_held: bool
     ) -> None:
-        """Notes who holds what in a window of which both sides are known; `total` is how many
-        events the archive holds there by now, as far as we know."""
+        """Notes who holds what in a window of which both sides are known."""
         absent = set(client.have)
         found = Remembered(span, client.theirs)
+        dropped: list[tuple[int, bytes]] = []
         if is_held:
-            keys = [(items.created_at(place), items.id(place)) for place in client.have]
-            await self._record(found, withheld=withheld, dropped=sorted(keys))
-            return
-        is_whole = self.terms.filter.kinds is None and self.terms.filter.authors is None
-        if is_whole and 2 * len(absent) <= len(items):
-            ids = [items.id(place) for place in client.have]
-            if await self._record(found, withheld=withheld, expected=total, absent=ids):
-                return
-        # Others have brought events of this window meanwhile, or the relay holds few: by name.
-        places = [place for place in range(len(items)) if place not in absent]
-        for start in range(0, len(places), PAIRS):
-            batch = places[start : start + PAIRS]
-            await self._note_presence([(items.created_at(n), items.id(n)) for n in batch])
-        await self._record(found, withheld=withheld)
+            dropped = sorted((items.created_at(place), items.id(place)) for place in absent)
+        elif not await self._mark(span, items, absent, collected.created_ats):
+            # Others have brought events of this window meanwhile, or the relay holds few: by name.
+            places = [place for place in range(len(items)) if place not in absent]
+            for start in range(0, len(places), PAIRS):
+                batch = places[start : start + PAIRS]
+                await self._note_presence([(items.created_at(n), items.id(n)) for n in batch])
+        await self._record(found, withheld=collected.withheld, dropped=dropped)
+
+    async def _mark(
+        self, span: Span, items: Items, absent: Collection[int], created_ats: Collection[int]
+    ) -> bool:
+        """Notes the relay as a holder of all that is archived in a window but the absent, in parts,
+        two at a time; False if that cannot be said of every part.
+
+        `created_ats` are those of the events that it has just handed over.
+        """
+        filter_ = self.terms.filter
+        if filter_.kinds is not None or filter_.authors is not None:
+            return False
+        if 2 * len(absent) > len(items):
+            return False
+        parts = []
+        since, first = span.since, 0
+        while since < span.until:
+            until = span.until
+            if first + MARKED < len(items):
+                until = max(since + 1, items.created_at(first + MARKED))
+            end = items.position(Bound(until), first)
+            gone = [items.id(place) for place in absent if first <= place < end]
+            came = sum(since <= created_at < until for created_at in created_ats)
+            parts.append((Span(since, until), end - first + came, gone))
+            since, first = until, end
+        is_marked = True
+        for start in range(0, len(parts), 2):
+            counts = await asyncio.gather(
+                *(self.brotr.mark_window(self.visit, *part) for part in parts[start : start + 2])
+            )
+            is_marked = is_marked and None not in counts
+            self.intake.report(Report(matched=sum(count or 0 for count in counts)))
+        return is_marked
 
     async def _record(
         self,
         found: Remembered,
         *,
         withheld: Collection[bytes],
-        expected: int | None = None,
-        absent: Collection[bytes] = (),
         dropped: Collection[tuple[int, bytes]] = (),
-    ) -> bool:
-        """Records a proven window; False when the archive has changed under it."""
+    ) -> None:
+        """Records a proven window."""
         joined = self._joined(found)
         window = Window(
             found.span,
@@ -538,23 +561,17 @@ class Reconciliation:
             joined.digest.items,
             joined.digest.sum.to_bytes(32, "little"),
             list(withheld),
-            expected,
-            list(absent),
             list(dropped),
         )
-        counts = await self.brotr.record_window(
+        ended = await self.brotr.record_window(
             self.visit,
             window,
             filter=self.terms.filter.key,
             identity=self.session.identity,
             now=int(time.time()),
         )
-        if counts is None:
-            return False
         self._last = joined
-        began, ended = counts
-        self.intake.report(Report(windows=1, matched=began, dropped=ended))
-        return True
+        self.intake.report(Report(windows=1, dropped=ended))
 
     def _joined(self, found: Remembered) -> Remembered:
         """A window together with the one before it, if they are small and touch."""

@@ -479,31 +479,41 @@ async def test_a_window_is_marked_in_one_pass(brotr: Brotr) -> None:
     await brotr.note_presence(visit.relay_id, keys(events[:3]), NOW)
     span = Span(NOW, NOW + 20)
     absent = [events[5].id, events[19].id, events[25].id]
-    window = Window(span, span, 18, bytes(32), expected=20, absent=absent)
-
-    async def record(window: Window) -> tuple[int, int] | None:
-        return await brotr.record_window(visit, window, filter="", identity=None, now=NOW)
-
-    assert await record(window._replace(expected=21)) is None
-    assert await brotr.pool.fetchval("SELECT count(*) FROM coverage") == 0
-    assert await record(window) == (15, 0)
-    assert await record(window) == (0, 0)
+    assert await brotr.mark_window(visit, span, 21, absent) is None
+    assert {each for each, url in await held(brotr) if url == A.url} == {
+        event.id for event in events[:3]
+    }
+    assert await brotr.mark_window(visit, span, 20, absent) == 15
+    assert await brotr.mark_window(visit, span, 20, absent) == 0
     theirs = {each for each, url in await held(brotr) if url == A.url}
     assert theirs == {event.id for event in events[:20]} - set(absent)
     await check_totals(brotr)
+
+
+async def test_what_a_reconciliation_found_is_recorded_as_one(brotr: Brotr) -> None:
+    visit = await claim_a(brotr)
+    events = ordered([make_event(created_at=NOW + n) for n in range(30)])
+    await brotr.insert_events([*pairs(events, B), *pairs(events[:20], A)])
+    span = Span(NOW, NOW + 20)
+    gone = keys(events[7:9])
+    window = Window(span, span, 18, bytes(32), dropped=gone)
+
+    async def record(window: Window) -> int:
+        return await brotr.record_window(visit, window, filter="", identity=None, now=NOW)
+
+    assert await record(window) == 2
+    assert await record(window) == 0
+    await check_totals(brotr)
     digests = [(span, 18, bytes(32))]
     assert await brotr.digests(visit, "") == digests
-    # What it no longer holds has been a pair, and is noted.
-    gone = keys(events[7:9])
-    assert await record(window._replace(expected=None, dropped=gone)) == (0, 2)
-    assert await record(window._replace(expected=None, dropped=gone)) == (0, 0)
-    await check_totals(brotr)
     rows = await brotr.pool.fetch("SELECT event_id, seen_at, dropped_at FROM dropped ORDER BY 1")
     assert {row["event_id"] for row in rows} == {event.id for event in events[7:9]}
+    assert await spans_of(brotr, "SELECT proven FROM coverage") == [span]
     await brotr.pool.execute("UPDATE visits SET epoch = epoch + 1")
     with pytest.raises(LeaseLostError):
-        await record(window._replace(digest_span=Span(0, 5), expected=None))
+        await record(window._replace(digest_span=Span(0, 5), dropped=keys(events[1:3])))
     assert await brotr.digests(visit, "") == digests
+    await check_totals(brotr)
 
 
 async def test_windows_and_pages_at_once(brotr: Brotr) -> None:
@@ -526,8 +536,7 @@ async def test_windows_and_pages_at_once(brotr: Brotr) -> None:
             return
         while True:
             count = await brotr.pool.fetchval("SELECT count(*) FROM events")
-            window = Window(span, span, 0, bytes(32), expected=count)
-            if await brotr.record_window(visit, window, filter="", identity=None, now=NOW):
+            if await brotr.mark_window(visit, span, count, []) is not None:
                 return
 
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:

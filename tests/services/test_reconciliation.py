@@ -405,7 +405,7 @@ async def test_forged_events_are_not_believed(brotr: Brotr) -> None:
 
 async def test_interrupted_and_gone_on_with(brotr: Brotr) -> None:
     await archive(brotr, EVENTS)
-    vices = Vices(reconciles="honestly", drop_after_pages=4, clamp=32)
+    vices = Vices(reconciles="honestly", drop_after_pages=3, clamp=32)
     async with ScriptedRelay([*EVENTS, *OTHERS], vices) as relay:
         await visit(brotr, relay)
         assert await brotr.pool.fetchval("SELECT reason FROM gaps LIMIT 1") == "cut"
