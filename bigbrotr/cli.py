@@ -284,7 +284,7 @@ def _seed(options: argparse.Namespace) -> int:
         if junk and not usable:
             raise ConfigError(f"nothing to add: {junk[0]}")
         async with _database(options, is_new=True) as brotr:
-            added = await brotr.insert_candidates(usable, "command")
+            added = await brotr.insert_candidates(usable, "command", is_typed=True)
         for words in junk:
             _say(f"left out: {words}")
         print(f"added {added}, known before {len(set(usable)) - added}")  # noqa: T201

@@ -5,12 +5,14 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import (
     Annotated,
     Any,
     Literal,
     NamedTuple,
+    TypeAlias,
     TypeVar,
     get_args,
     get_origin,
@@ -24,12 +26,13 @@ from msgspec import Meta, Struct, field
 
 import bigbrotr
 from bigbrotr.errors import ConfigError
-from bigbrotr.models.filter import Filter
-from bigbrotr.models.relay import Network, Relay
+from bigbrotr.models.filter import Filter, public_key
+from bigbrotr.models.relay import DEFAULT_PORTS, Network, Relay
 
 EMBEDDED = "embedded"
 YEAR_S = 366 * 86_400
 MAX_CONSECUTIVE_FAILURES = 5  # cycles of a service, by default
+TOMBSTONE_S = 180 * 86_400.0  # how long what was given up is remembered, by default
 PROXY_SCHEMES = ("socks5h", "socks5")
 
 
@@ -157,6 +160,10 @@ class Link(Section, frozen=True):
     enabled: bool = True
     width: Annotated[int, Meta(ge=1, le=1000, description="conversations at once")] = 50
     timeout_s: Annotated[float, Meta(gt=0, le=600, description="to connect, and per reply")] = 10.0
+    quick_s: Annotated[
+        float,
+        Meta(gt=0, le=600, description="a candidate that takes longer lets others pass meanwhile"),
+    ] = 4.0
     proxy: Annotated[str | None, Meta(description="socks5h://host:port; it resolves names")] = None
 
     def __post_init__(self) -> None:
@@ -172,10 +179,14 @@ class Networks(Section, frozen=True):
     """The networks on which relays live."""
 
     clearnet: Link = field(default_factory=Link)
-    tor: Link = Link(enabled=False, width=10, timeout_s=30.0, proxy="socks5h://127.0.0.1:9050")
-    i2p: Link = Link(enabled=False, width=5, timeout_s=45.0, proxy="socks5h://127.0.0.1:4447")
-    loki: Link = Link(enabled=False, width=5, timeout_s=30.0)
-    local: Link = Link(enabled=False, width=20, timeout_s=5.0)
+    tor: Link = Link(
+        enabled=False, width=10, timeout_s=30.0, quick_s=15.0, proxy="socks5h://127.0.0.1:9050"
+    )
+    i2p: Link = Link(
+        enabled=False, width=5, timeout_s=45.0, quick_s=20.0, proxy="socks5h://127.0.0.1:4447"
+    )
+    loki: Link = Link(enabled=False, width=5, timeout_s=30.0, quick_s=15.0)
+    local: Link = Link(enabled=False, width=20, timeout_s=5.0, quick_s=2.0)
 
     def __post_init__(self) -> None:
         for network in (Network.TOR, Network.I2P, Network.LOKI):
@@ -192,6 +203,55 @@ class Networks(Section, frozen=True):
         for network in Network:
             if (link := self.link(network)).enabled:
                 yield network, link
+
+
+OptedOut: TypeAlias = str | IPv4Network | IPv6Network
+
+
+class MannersSettings(Section, frozen=True):
+    """What we spare those who did not ask for our visit; addresses of `networks.local` apart."""
+
+    contact: Annotated[
+        str | None, Meta(description="where complaints go: a part of the User-Agent")
+    ] = None
+    per_address: Annotated[
+        int, Meta(ge=1, le=1000, description="conversations at once with one IP address")
+    ] = 4
+    per_subnet: Annotated[
+        int, Meta(ge=1, le=10_000, description="conversations at once with one /24, or /48 of IPv6")
+    ] = 16
+    starts_per_s: Annotated[float, Meta(gt=0, le=1000, description="new connections a second")] = (
+        20.0
+    )
+    opt_out: Annotated[
+        tuple[str, ...],
+        Meta(description="never dialled: hosts with their subdomains, addresses, networks (CIDR)"),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        if self.contact is not None and not re.fullmatch(r"[!-\'*-~ ]{1,200}", self.contact):
+            raise ValueError("contact is printable ASCII without parentheses")
+        for text in self.opt_out:
+            opted_out(text)
+
+
+def opted_out(text: str) -> OptedOut:
+    """An entry of `opt_out`: a network, or a host in the spelling of relay URLs.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return ip_network(text, strict=False)
+    except ValueError:
+        pass
+    try:
+        relay = Relay(f"ws://{text}")
+    except ValueError as error:
+        raise ValueError(f'opt_out: "{text}": {error}') from None
+    if relay.path or relay.port != DEFAULT_PORTS["ws"]:
+        raise ValueError(f'opt_out: "{text}" is neither a host nor a network')
+    return relay.host
 
 
 class ServiceSection(Section, frozen=True):
@@ -213,10 +273,81 @@ class SeederSettings(ServiceSection, frozen=True):
     ] = None
 
 
-class FinderSettings(ServiceSection, frozen=True):
-    """Relay URLs in what is archived. No service reads this section yet."""
+class SourceSettings(Section, frozen=True):
+    """One list of relays on the web."""
 
-    enabled: Annotated[bool, Meta(description="no effect yet: there is no finder")] = False
+    url: Annotated[str, Meta(description="http:// or https://, without a password")]
+    path: Annotated[
+        str, Meta(description="JSONPath of the URLs in the answer; `~` selects keys: $.relays.~")
+    ] = "$[*]"
+    enabled: bool = True
+    interval_s: Annotated[float, Meta(ge=60, le=YEAR_S, description="until it is asked again")] = (
+        86_400.0
+    )
+    timeout_s: Annotated[float, Meta(gt=0, le=600, description="for the whole answer")] = 30.0
+    max_bytes: Annotated[
+        int, Meta(ge=1024, le=64 << 20, description="a longer answer is refused, unpacked or not")
+    ] = 4 << 20
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+            raise ValueError("url is http://… or https://…, without a password")
+        from jsonpath import JSONPathError, compile  # noqa: A004 -- slow to import, rarely needed
+
+        try:
+            compile(self.path)
+        except JSONPathError as error:
+            raise ValueError(f"path: {str(error).splitlines()[0]}") from None
+
+
+class MonitorsSettings(Section, frozen=True):
+    """Monitors whose announcements of relays (NIP-66) are asked for; without any, none are."""
+
+    enabled: bool = True
+    pubkeys: Annotated[
+        tuple[str, ...], Meta(description="64 hex digits or npub; nobody else is believed")
+    ] = ()
+    relays: Annotated[tuple[str, ...], Meta(description="URLs of relays to ask")] = ()
+    interval_s: Annotated[
+        float, Meta(ge=60, le=YEAR_S, description="until they are asked again")
+    ] = 3600.0
+
+    def __post_init__(self) -> None:
+        keys, urls = [], []
+        for pubkey in self.pubkeys:
+            try:
+                keys.append(public_key(pubkey))
+            except ValueError as error:
+                raise ValueError(f"pubkeys: {error}") from None
+        for raw in self.relays:
+            try:
+                urls.append(Relay(raw).url)
+            except ValueError as error:
+                raise ValueError(f"relays: {raw!r}: {error}") from None
+        msgspec.structs.force_setattr(self, "pubkeys", tuple(dict.fromkeys(keys)))
+        msgspec.structs.force_setattr(self, "relays", tuple(dict.fromkeys(urls)))
+
+
+class FinderSettings(ServiceSection, frozen=True):
+    """How relays are discovered: what archived events name, lists on the web, monitors."""
+
+    interval_s: Annotated[float, Meta(ge=0.1, description="from one cycle to the next")] = 10.0
+    max_per_host: Annotated[
+        int,
+        Meta(
+            ge=0, le=100_000, description="addresses of one host with a path or a port of their own"
+        ),
+    ] = 16
+    tombstone_s: Annotated[
+        float,
+        Meta(ge=0, le=100 * YEAR_S, description="until a URL that was given up may come again"),
+    ] = TOMBSTONE_S
+    sources: Annotated[
+        dict[str, SourceSettings],
+        Meta(description="[finder.sources.NAME] is a list of relays on the web"),
+    ] = {}
+    monitors: MonitorsSettings = MonitorsSettings()
 
 
 class ValidatorSettings(ServiceSection, frozen=True):
@@ -383,6 +514,7 @@ class Config(Section, frozen=True):
     database: Database = field(default_factory=Database)
     pool: PoolSettings = field(default_factory=PoolSettings)
     networks: Networks = field(default_factory=Networks)
+    manners: MannersSettings = field(default_factory=MannersSettings)
     seeder: SeederSettings = field(default_factory=SeederSettings)
     finder: FinderSettings = field(default_factory=FinderSettings)
     validator: ValidatorSettings = field(default_factory=ValidatorSettings)
@@ -577,8 +709,8 @@ def _tables(section: Struct, name: str) -> Iterator[str]:
         if isinstance(value, Struct):
             below.append((table, value))
             continue
-        if known.name == "relays" and value:
-            below += [(f"{table}.{_toml_key(url)}", each) for url, each in value.items()]
+        if isinstance(value, Mapping) and any(isinstance(each, Struct) for each in value.values()):
+            below += [(f"{table}.{_toml_key(key)}", each) for key, each in value.items()]
             continue
         meta = getattr(hints[known.name], "__metadata__", ())
         words = "".join(f"  # {m.description}" for m in meta if m.description)

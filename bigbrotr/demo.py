@@ -22,7 +22,8 @@ from bigbrotr.models.event import Event
 from bigbrotr.models.keys import Keys
 from bigbrotr.models.relay import Relay
 from bigbrotr.nostr import message
-from bigbrotr.nostr.dial import Unreached, dial
+from bigbrotr.nostr.dial import dial
+from bigbrotr.nostr.reach import Unreached
 from bigbrotr.supervisor import Supervisor
 
 RELAYS = 4

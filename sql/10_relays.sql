@@ -8,6 +8,11 @@ CREATE TABLE IF NOT EXISTS public.relays (
     discovered_at bigint NOT NULL
 );
 
+-- The host in a normalised relay URL, as it is written there: IPv6 in brackets.
+CREATE OR REPLACE FUNCTION public.host_of(p_url text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN substring(p_url FROM '^wss?://(\[[^]]*\]|[^/:]*)');
+
 -- Adds relays; known URLs stay as they are. Each new relay is due for its first visit at once, and stops being a
 -- candidate. Returns how many were new. Idempotent.
 CREATE OR REPLACE FUNCTION public.insert_relays(p_urls text[], p_networks text[], p_discovered_ats bigint[])

@@ -3,30 +3,91 @@
 CREATE TABLE IF NOT EXISTS public.candidates (
     url           text    NOT NULL PRIMARY KEY,
     network       text    NOT NULL CHECK (network IN ('clearnet', 'tor', 'i2p', 'loki', 'local')),
-    source        text    NOT NULL,              -- where it was first seen: 'seed', 'command', …
+    source        text    NOT NULL,              -- where it was first seen: 'seed', 'kind 10002', 'api NAME', …
     discovered_at bigint  NOT NULL,
     due_at        bigint  NOT NULL,              -- the next try; a claim moves it by its lease
     attempts      integer NOT NULL DEFAULT 0,    -- failures in a row
     owner         text,                          -- who holds the lease
     tried_at      bigint,
     outcome       text,                          -- of the last try, as the validator names it
-    detail        text
+    detail        text,
+    named         integer NOT NULL DEFAULT 1     -- in how many events, and by what else: more names, sooner tried
 );
 CREATE INDEX IF NOT EXISTS candidates_due_at_idx ON public.candidates (due_at);
+CREATE INDEX IF NOT EXISTS candidates_host_idx ON public.candidates (public.host_of(url));
 
--- Adds candidates, due at once; known ones keep their history, relays are left out. Returns how many were new.
--- Idempotent.
-CREATE OR REPLACE FUNCTION public.insert_candidates(p_urls text[], p_networks text[], p_source text, p_now bigint)
-RETURNS integer
+-- Tombstones: URLs that were tried in vain and given up. Until one expires, only a person makes it a candidate again.
+CREATE TABLE IF NOT EXISTS public.tombstones (
+    url        text   NOT NULL PRIMARY KEY,
+    buried_at  bigint NOT NULL,
+    expires_at bigint NOT NULL,
+    outcome    text              -- of the last try
+);
+CREATE INDEX IF NOT EXISTS tombstones_expires_at_idx ON public.tombstones (expires_at);
+CREATE INDEX IF NOT EXISTS tombstones_host_idx ON public.tombstones (public.host_of(url));
+
+-- Adds candidates, due at once; known ones keep their history and add their names; relays and the buried are left out.
+-- Arrays of one length, in order of arrival: a URL that comes twice has its first source. `p_times`: how often each was
+-- named just now; 0, by whoever repeats itself, makes a candidate as well. Of one host there are at most p_max_per_host
+-- addresses (NULL: any number) with a path or a port of their own, those included that are relays or buried; the host
+-- itself always finds its place. `p_is_typed`: a person insists, so that a tombstone is no obstacle.
+-- Returns how many were new. Idempotent, but for the names.
+CREATE OR REPLACE FUNCTION public.insert_candidates(
+    p_urls text[], p_networks text[], p_sources text[], p_times integer[], p_max_per_host integer, p_is_typed boolean,
+    p_now bigint
+) RETURNS integer
 LANGUAGE plpgsql AS $$
 DECLARE
     added integer;
 BEGIN
-    WITH new_candidates AS (
-        INSERT INTO public.candidates (url, network, source, discovered_at, due_at)
-        SELECT DISTINCT ON (u.url) u.url, u.network, p_source, p_now, p_now
-        FROM unnest(p_urls, p_networks) AS u (url, network)
-        WHERE NOT EXISTS (SELECT FROM public.relays r WHERE r.url = u.url)
+    -- One at a time: a host's addresses are counted and added in one step.
+    PERFORM pg_advisory_xact_lock(108239071110724);
+    IF p_is_typed THEN
+        DELETE FROM public.tombstones WHERE url = ANY (p_urls);
+    END IF;
+
+    WITH again AS (
+        SELECT u.url, sum(u.times) AS times FROM unnest(p_urls, p_times) AS u (url, times) GROUP BY u.url
+    ), locked AS (
+        SELECT c.url, a.times FROM public.candidates c JOIN again a ON a.url = c.url AND a.times > 0
+        ORDER BY c.url FOR UPDATE OF c
+    )
+    UPDATE public.candidates c SET named = least(2147483647, c.named + l.times) FROM locked l WHERE c.url = l.url;
+
+    WITH unknown AS (
+        SELECT u.url, public.host_of(u.url) AS host, (array_agg(u.network))[1] AS network,
+               (array_agg(u.source ORDER BY u.position))[1] AS source, greatest(1, sum(u.times)) AS times
+        FROM unnest(p_urls, p_networks, p_sources, p_times) WITH ORDINALITY AS u (url, network, source, times, position)
+        WHERE NOT EXISTS (SELECT FROM public.candidates c WHERE c.url = u.url)
+          AND NOT EXISTS (SELECT FROM public.relays r WHERE r.url = u.url)
+          AND NOT EXISTS (SELECT FROM public.tombstones t WHERE t.url = u.url AND t.expires_at > p_now)
+        GROUP BY u.url
+    ), special AS (  -- addresses with a path or a port, the most often named first
+        SELECT u.url, u.host, row_number() OVER (PARTITION BY u.host ORDER BY u.times DESC, u.url) AS place
+        FROM unknown u
+        WHERE p_max_per_host IS NOT NULL AND u.url NOT IN ('ws://' || u.host, 'wss://' || u.host)
+    ), hosts AS (
+        SELECT DISTINCT s.host FROM special s
+    ), taken AS (
+        SELECT k.host, count(*) AS places
+        FROM (
+            SELECT h.host, c.url FROM hosts h JOIN public.candidates c ON public.host_of(c.url) = h.host
+            UNION ALL
+            SELECT h.host, r.url FROM hosts h JOIN public.relays r ON public.host_of(r.url) = h.host
+            UNION ALL
+            SELECT h.host, t.url FROM hosts h JOIN public.tombstones t ON public.host_of(t.url) = h.host
+            WHERE t.expires_at > p_now
+        ) AS k
+        WHERE k.url NOT IN ('ws://' || k.host, 'wss://' || k.host)
+        GROUP BY k.host
+    ), new_candidates AS (
+        INSERT INTO public.candidates (url, network, source, discovered_at, due_at, named)
+        SELECT u.url, u.network, u.source, p_now, p_now, least(2147483647, u.times)
+        FROM unknown u
+        WHERE NOT EXISTS (
+            SELECT FROM special s LEFT JOIN taken t ON t.host = s.host
+            WHERE s.url = u.url AND s.place + coalesce(t.places, 0) > p_max_per_host
+        )
         ORDER BY u.url
         ON CONFLICT (url) DO NOTHING
         RETURNING 1
@@ -84,14 +145,23 @@ BEGIN
     RETURN public.insert_relays(promoted, networks, array_fill(p_now, ARRAY[cardinality(promoted)]));
 END $$;
 
--- Deletes the candidates that failed `p_max_attempts` times or more. Returns how many. Idempotent.
-CREATE OR REPLACE FUNCTION public.delete_failed_candidates(p_max_attempts integer) RETURNS integer
+-- Gives up the candidates that failed `p_max_attempts` times or more: of each a tombstone is left for p_tombstone_s
+-- seconds. Those that have expired go. Returns how many candidates were given up. Idempotent.
+CREATE OR REPLACE FUNCTION public.delete_failed_candidates(
+    p_max_attempts integer, p_tombstone_s bigint, p_now bigint
+) RETURNS integer
 LANGUAGE plpgsql AS $$
 DECLARE
     gone integer;
 BEGIN
+    DELETE FROM public.tombstones WHERE expires_at <= p_now;
     WITH deleted AS (
-        DELETE FROM public.candidates WHERE attempts >= p_max_attempts RETURNING 1
+        DELETE FROM public.candidates WHERE attempts >= p_max_attempts RETURNING url, outcome
+    ), buried AS (
+        INSERT INTO public.tombstones AS t (url, buried_at, expires_at, outcome)
+        SELECT url, p_now, p_now + p_tombstone_s, outcome FROM deleted
+        ON CONFLICT (url) DO UPDATE SET
+            buried_at = EXCLUDED.buried_at, expires_at = EXCLUDED.expires_at, outcome = EXCLUDED.outcome
     )
     SELECT count(*) INTO gone FROM deleted;
     RETURN gone;

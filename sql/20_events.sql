@@ -39,11 +39,11 @@ CREATE TABLE IF NOT EXISTS public.events_raw (
 -- Stores verified events as held by one relay: the event where it is new, and the pair of both.
 -- Arrays of one length, sorted by (created_at, id) so that concurrent writers lock in the same order; what the profile
 -- does not keep comes as NULL arrays. `p_tagvalues` holds one array literal per event. Times are Unix seconds.
--- Returns how many events and how many pairs were new. Idempotent.
+-- Returns how many events and how many pairs were new, and which events when not all were. Idempotent.
 CREATE OR REPLACE FUNCTION public.insert_events(
     p_relay_id integer, p_seen_ats bigint[], p_created_ats bigint[], p_kinds integer[], p_ids bytea[], p_pubkeys bytea[],
     p_sigs bytea[], p_tags jsonb[], p_tagvalues text[], p_contents text[], p_raws bytea[]
-) RETURNS TABLE (new_events integer, new_pairs integer)
+) RETURNS TABLE (new_events integer, new_pairs integer, new_ids bytea[])
 LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM public.lock_presence(false);
@@ -66,9 +66,10 @@ BEGIN
         FROM unnest(p_created_ats, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tagvalues, p_contents)
              AS u (created_at, kind, id, pubkey, sig, tags, tagvalues, content)
         ON CONFLICT (created_at, id) DO NOTHING
-        RETURNING 1
+        RETURNING events.id
     )
-    SELECT count(*) INTO new_events FROM stored;
+    SELECT count(*), CASE WHEN count(*) < cardinality(p_ids) THEN coalesce(array_agg(stored.id), '{}') END
+    INTO new_events, new_ids FROM stored;
 
     INSERT INTO public.events_raw (event_id, created_at, raw)
     SELECT u.id, u.created_at, u.raw

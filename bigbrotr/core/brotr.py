@@ -1,6 +1,7 @@
 """The database in the words of the domain: each change is one call of a stored function."""
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any, NamedTuple, Self, TypeVar
 import asyncpg
 import msgspec
 
+from bigbrotr.config import TOMBSTONE_S
 from bigbrotr.core.pool import Connection, Pool
 from bigbrotr.errors import LeaseLostError
 from bigbrotr.models.coverage import Gap, Proof
 from bigbrotr.models.event import Event, EventRelay, storable, tag_values
+from bigbrotr.models.mentions import mentioned
 from bigbrotr.models.metadata import RelayMetadata
 from bigbrotr.models.relay import Network, Relay
 
@@ -26,6 +29,7 @@ BROKEN_OFF = (
     asyncpg.ForeignKeyViolationError,  # a relay or a document was deleted in between
 )
 LEASE_LOST = "BB001"  # raised by record_coverage
+WALK = ("finder", "walk", "archive")  # where service data says how far it is; ordered by migrations
 
 
 class Visit(NamedTuple):
@@ -55,6 +59,33 @@ class Rejected(NamedTuple):
     sample: bytes
 
 
+class Sighting(NamedTuple):
+    """A relay that was named: where, and how often."""
+
+    relay: Relay
+    source: str
+    times: int = 1  # 0: by whoever repeats itself; an unknown one becomes a candidate all the same
+
+
+class Walk(NamedTuple):
+    """How far the archive from before the queue of sightings has been looked through."""
+
+    until: int  # what was first seen from then on has passed the queue
+    created_at: int  # the last event that was looked at
+    id: str  # in hex
+
+
+class Archived(NamedTuple):
+    """What an archived event may name relays in; `tags` is JSON."""
+
+    created_at: int
+    id: bytes
+    kind: int
+    tags: str
+    content: str
+    seen_at: int  # first
+
+
 class Totals(NamedTuple):
     """What is in the database."""
 
@@ -72,8 +103,9 @@ class Brotr:
     Times are Unix seconds. Batches of any size are taken and split at `max_batch_size`.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, *, notes_sightings: bool = True) -> None:
         self.pool = pool
+        self.notes_sightings = notes_sightings  # of relays that new events name, for the finder
         self._kept: frozenset[str] | None = None
 
     @classmethod
@@ -126,7 +158,12 @@ class Brotr:
             for relay_id, group in groupby(ordered, key=lambda p: ids[p.relay.url]):
                 seen = {pair.event: pair.seen_at for pair in group}  # the earliest comes last
                 new_events, _ = await _insert_events(
-                    connection, relay_id, list(seen), list(seen.values()), kept
+                    connection,
+                    relay_id,
+                    list(seen),
+                    list(seen.values()),
+                    kept,
+                    self.notes_sightings,
                 )
                 inserted += new_events
             return inserted
@@ -176,7 +213,12 @@ class Brotr:
             counts = (0, 0)
             if events:
                 counts = await _insert_events(
-                    connection, visit.relay_id, events, [now] * len(events), kept
+                    connection,
+                    visit.relay_id,
+                    events,
+                    [now] * len(events),
+                    kept,
+                    self.notes_sightings,
                 )
             if rejected:
                 await connection.execute(
@@ -230,16 +272,133 @@ class Brotr:
         """Deletes the relays of which no event and no snapshot is known; returns how many."""
         return await self._count("SELECT public.delete_orphan_relays()", timeout=UPKEEP_S)
 
-    async def insert_candidates(self, relays: Iterable[Relay], source: str) -> int:
-        """Adds candidates, due at once; known ones keep their history. Returns how many are new."""
+    async def insert_candidates(
+        self,
+        relays: Iterable[Relay],
+        source: str,
+        *,
+        max_per_host: int | None = None,
+        is_typed: bool = False,
+    ) -> int:
+        """Adds candidates, due at once; known ones keep their history. Returns how many are new.
+
+        `max_per_host` bounds the addresses with a path or a port of their own; `is_typed` by a
+        person, who may insist on what was given up.
+        """
+        sightings = [Sighting(relay, source, 0) for relay in relays]
+        return await self._transact(
+            lambda connection: self._insert_sightings(
+                connection, sightings, max_per_host, is_typed=is_typed
+            )
+        )
+
+    async def absorb_sightings(
+        self, limit: int, networks: Collection[Network], max_per_host: int
+    ) -> tuple[int, int, int]:
+        """Takes up to `limit` pages of what new events name out of the queue, into candidates.
+
+        Relays of other networks are left out. Returns how many pages, how many names and how many
+        new candidates there were.
+        """
+
+        async def absorb(connection: Connection) -> tuple[int, int, int]:
+            pages = await connection.fetch("SELECT * FROM public.take_sightings($1)", limit)
+            sources: dict[str, str] = {}
+            times: Counter[str] = Counter()
+            for page in pages:
+                for url, source, count in zip(*page.values(), strict=True):
+                    sources.setdefault(url, source)
+                    times[url] += count
+            found = [
+                Sighting(relay, sources[url], times[url])
+                for url in times
+                if (relay := _relay(url)) is not None and relay.network in networks
+            ]
+            new = await self._insert_sightings(connection, found, max_per_host)
+            return len(pages), times.total(), new
+
+        return await self._transact(absorb)
+
+    async def read_walk(self) -> Walk | None:
+        """How far the walk through the archive is, None when there is nothing to walk."""
+        for row in await self.get_service_data(*WALK):
+            return Walk(**row["value"])
+        return None
+
+    async def read_archive(self, walk: Walk, limit: int) -> list[Archived]:
+        """The next `limit` archived events of a walk; none in an archive without tags."""
+        if "tags" not in await self._kept_columns():
+            return []
+        rows = await self.pool.fetch(
+            "SELECT e.created_at, e.id, e.kind, e.tags, e.content,"
+            " public.unpack_seen(p.seen_ats[1]) AS seen_at"
+            " FROM public.events e"
+            " JOIN public.presence p ON p.created_at = e.created_at AND p.event_id = e.id"
+            " WHERE (e.created_at, e.id) > ($1, $2) ORDER BY e.created_at, e.id LIMIT $3",
+            walk.created_at,
+            bytes.fromhex(walk.id),
+            limit,
+        )
+        return [Archived(*row) for row in rows]
+
+    async def advance_walk(
+        self, walk: Walk, goal: Walk | None, sightings: Sequence[Sighting], max_per_host: int
+    ) -> int:
+        """Adds what was found between two places of a walk, and moves it; None ends it.
+
+        In one transaction, and only once: nothing is done when somebody else has moved it
+        meanwhile. Returns how many candidates are new.
+        """
+
+        async def advance(connection: Connection) -> int:
+            # The order of the keys in a jsonb is PostgreSQL's: compared decoded.
+            row = await connection.fetchval(
+                "SELECT data FROM public.service_data WHERE service_name = $1 AND data_type = $2"
+                " AND data_key = $3 FOR UPDATE",
+                *WALK,
+            )
+            if row is None or Walk(**msgspec.json.decode(row)) != walk:
+                return 0
+            if goal is None:
+                await connection.execute(
+                    "SELECT public.delete_service_data($1, $2, $3)", *([part] for part in WALK)
+                )
+            else:
+                await connection.execute(
+                    "SELECT public.upsert_service_data($1, $2, $3, $4, $5)",
+                    *([part] for part in WALK),
+                    [msgspec.json.encode(goal._asdict()).decode()],
+                    int(time.time()),
+                )
+            return await self._insert_sightings(connection, sightings, max_per_host)
+
+        return await self._transact(advance)
+
+    async def add_sightings(self, sightings: Sequence[Sighting], max_per_host: int) -> int:
+        """Adds what was named elsewhere than in archived events; returns how many are new."""
+        return await self._transact(
+            lambda connection: self._insert_sightings(connection, sightings, max_per_host)
+        )
+
+    async def _insert_sightings(
+        self,
+        connection: Connection,
+        sightings: Sequence[Sighting],
+        max_per_host: int | None,
+        *,
+        is_typed: bool = False,
+    ) -> int:
         now = int(time.time())
         added = 0
-        for batch in self._batches(list(relays)):
-            added += await self._count(
-                "SELECT public.insert_candidates($1, $2, $3, $4)",
-                [relay.url for relay in batch],
-                [relay.network.value for relay in batch],
-                source,
+        for batch in self._batches(sightings):
+            added += await connection.fetchval(
+                "SELECT public.insert_candidates($1, $2, $3, $4, $5, $6, $7)",
+                [each.relay.url for each in batch],
+                [each.relay.network.value for each in batch],
+                [each.source for each in batch],
+                [each.times for each in batch],
+                max_per_host,
+                is_typed,
                 now,
             )
         return added
@@ -292,9 +451,19 @@ class Brotr:
         )
         return [Relay(row["url"]) for row in rows]
 
-    async def delete_failed_candidates(self, max_attempts: int) -> int:
-        """Deletes the candidates that failed `max_attempts` times or more; returns how many."""
-        return await self._count("SELECT public.delete_failed_candidates($1)", max_attempts)
+    async def delete_failed_candidates(
+        self, max_attempts: int, tombstone_s: float = TOMBSTONE_S
+    ) -> int:
+        """Gives up the candidates that failed `max_attempts` times or more; returns how many.
+
+        For `tombstone_s` seconds nothing but a person makes them candidates again.
+        """
+        return await self._count(
+            "SELECT public.delete_failed_candidates($1, $2, $3)",
+            max_attempts,
+            int(tombstone_s),
+            int(time.time()),
+        )
 
     # Visits
 
@@ -561,6 +730,14 @@ async def _relay_ids(connection: Connection, relays: Iterable[Relay]) -> dict[st
             return {row["url"]: row["id"] for row in rows}
 
 
+def _relay(url: str) -> Relay | None:
+    """The relay at a stored URL, None where another release had other rules."""
+    try:
+        return Relay(url)
+    except ValueError:
+        return None
+
+
 def _discovered_at(relay: Relay, now: int) -> int:
     return now if relay.discovered_at is None else relay.discovered_at
 
@@ -571,6 +748,7 @@ async def _insert_events(
     events: Sequence[Event],
     seen_ats: Sequence[int],
     kept: frozenset[str],
+    notes_sightings: bool,
 ) -> tuple[int, int]:
     """Stores sorted events of one relay; returns how many events and pairs were new."""
 
@@ -578,7 +756,7 @@ async def _insert_events(
         return [value(event) for event in events] if name in kept else None
 
     row = await connection.fetchrow(
-        "SELECT new_events, new_pairs FROM public.insert_events"
+        "SELECT new_events, new_pairs, new_ids FROM public.insert_events"
         "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         relay_id,
         seen_ats,
@@ -593,7 +771,33 @@ async def _insert_events(
         column("raw", lambda event: event.raw),
     )
     assert row is not None
+    if notes_sightings and row["new_events"]:
+        await _note_sightings(connection, events, row["new_ids"])
     return row["new_events"], row["new_pairs"]
+
+
+async def _note_sightings(
+    connection: Connection, events: Sequence[Event], new_ids: Sequence[bytes] | None
+) -> None:
+    """Puts the relays that new events name into the queue, so that each event counts once; None
+    says that all of them are new."""
+    new = None if new_ids is None else frozenset(new_ids)
+    sources: dict[str, str] = {}
+    times: dict[str, int] = {}
+    for event in events:
+        if new is not None and event.id not in new:
+            continue
+        for url in mentioned(event.kind, event.tags, event.content):
+            if url not in times:
+                sources[url], times[url] = f"kind {event.kind}", 0
+            times[url] += 1
+    if times:
+        await connection.execute(
+            "SELECT public.note_sightings($1, $2, $3)",
+            list(times),
+            list(sources.values()),
+            list(times.values()),
+        )
 
 
 def _tags_json(event: Event) -> str:

@@ -44,7 +44,10 @@ class Filter(Struct, frozen=True, forbid_unknown_fields=True):
             if not (len(name) == 1 and name.isascii() and name.isalpha()):
                 raise ValueError(f"tags: {name!r} is not a single letter")
         if self.authors is not None:
-            keys = frozenset(map(public_key, self.authors))
+            try:
+                keys = frozenset(map(public_key, self.authors))
+            except ValueError as error:
+                raise ValueError(f"authors: {error}") from None
             msgspec.structs.force_setattr(self, "authors", keys)
 
     @property
@@ -109,8 +112,8 @@ def public_key(text: str) -> str:
         except nostr_sdk.NostrSdkError:
             pass
     if text.startswith("nsec1"):
-        raise ValueError("authors: an nsec is a private key; the npub is needed")
-    raise ValueError(f"authors: {text[:70]!r} is no public key: 64 hex digits or an npub")
+        raise ValueError("an nsec is a private key; the npub is needed")
+    raise ValueError(f"{text[:70]!r} is no public key: 64 hex digits or an npub")
 
 
 def tags_of(event: WireEvent | Event) -> tuple[tuple[str, ...], ...]:

@@ -7,6 +7,7 @@ import websockets
 from websockets.client import ClientProtocol
 from websockets.uri import parse_uri
 
+from bigbrotr.nostr.manners import Seat
 from bigbrotr.nostr.websocket import Code, FrameReader, Goodbye, encode
 
 MAX_HEAD = 16_384  # bytes of the answer to the handshake
@@ -15,7 +16,12 @@ HELD_BYTES = 1 << 20  # unread messages at which the socket is no longer read
 
 
 class NotWebSocketError(Exception):
-    """What answers does not upgrade to a WebSocket; the text says what it does instead."""
+    """What answers does not upgrade to a WebSocket; the text says what it does instead, and
+    `status` with which code of HTTP (0: with none)."""
+
+    def __init__(self, words: str, status: int = 0) -> None:
+        super().__init__(words)
+        self.status = status
 
 
 class DisconnectedError(Exception):
@@ -25,11 +31,14 @@ class DisconnectedError(Exception):
 class Stream(asyncio.Protocol):
     """A WebSocket to a relay, from the moment that its transport is connected.
 
+    `seat` is what it takes of our manners, and gives back at its end.
+
     At most HELD_BYTES, one read of the transport and one message of `max_message_bytes` are held
     in memory; then the relay has to wait.
     """
 
-    def __init__(self, max_message_bytes: int) -> None:
+    def __init__(self, max_message_bytes: int, seat: Seat | None = None) -> None:
+        self._seat = seat  # taken as long as the connection lasts
         self._reader = FrameReader(max_message_bytes)
         self._head: bytearray | None = bytearray()  # of the handshake's answer, until it is whole
         self._messages: list[bytes] = []
@@ -96,6 +105,11 @@ class Stream(asyncio.Protocol):
         await self._writable.wait()
         self._open_transport().write(encode(message))
 
+    @property
+    def is_contested(self) -> bool:
+        """Whether others wait for this conversation's place."""
+        return self._seat is not None and self._seat.is_contested
+
     def abort(self) -> None:
         """Ends the connection at once; a relay could keep a polite goodbye waiting."""
         if self._transport is not None:
@@ -139,6 +153,8 @@ class Stream(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The transport is closed."""
+        if self._seat is not None:
+            self._seat.leave()
         self._end(str(error) if error else "connection lost")
 
     def pause_writing(self) -> None:
@@ -163,7 +179,10 @@ def check_answer(handshake: ClientProtocol, head: bytes) -> None:
     if not words[0].startswith("HTTP/"):
         raise NotWebSocketError("the answer is not HTTP")
     if len(words) < 2 or words[1] != "101":
-        raise NotWebSocketError(status[:200])
+        code = words[1] if len(words) > 1 else ""
+        raise NotWebSocketError(
+            status[:200], int(code) if len(code) == 3 and code.isascii() and code.isdigit() else 0
+        )
     handshake.receive_data(head)
     if handshake.handshake_exc is not None:
         raise NotWebSocketError(str(handshake.handshake_exc))

@@ -14,8 +14,9 @@ from bigbrotr.models.coverage import Gap, Span
 from bigbrotr.models.event import MAX_CREATED_AT, Event, WireEvent, wire_id
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Signer
-from bigbrotr.nostr.dial import Failure, Unreached, dial
+from bigbrotr.nostr.dial import dial
 from bigbrotr.nostr.paging import Answer, Ask, End, GapReason, Habits, Paging, Progress
+from bigbrotr.nostr.reach import Failure, Unreached
 from bigbrotr.nostr.session import Bounds, Page, Session
 
 PAGE_ROUNDS = 12  # reply time-outs that a whole page may take: three bounds, the third is the slice

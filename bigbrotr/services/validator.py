@@ -9,8 +9,9 @@ import anyio
 from bigbrotr.config import Link, Networks, ValidatorSettings
 from bigbrotr.core.base_service import BaseService
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.nostr.dial import OFFLINE_SAMPLE, OURS, Failure, Unreached, dial, is_offline
+from bigbrotr.nostr.dial import dial
 from bigbrotr.nostr.paging import End
+from bigbrotr.nostr.reach import OFFLINE_SAMPLE, OURS, Failure, Unreached, is_offline
 from bigbrotr.nostr.session import Bounds, Page, Session
 
 FRAME_BYTES = 1 << 20

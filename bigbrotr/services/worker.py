@@ -32,8 +32,8 @@ from bigbrotr.core.pool import Pool
 from bigbrotr.errors import ConfigError, DatabaseError, LeaseLostError, leaves
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Signer, Throwaway
-from bigbrotr.nostr.dial import OFFLINE_SAMPLE, OURS, Failure, is_offline
 from bigbrotr.nostr.paging import Habits
+from bigbrotr.nostr.reach import OFFLINE_SAMPLE, OURS, Failure, is_offline
 from bigbrotr.services.call import Call, Report, VerifiedEvents, lease_s
 
 CLAIM = 2  # relays at a time ...
@@ -272,7 +272,8 @@ class Process:
         )
         settings = msgspec.structs.replace(config.pool, limits=limits)
         self.brotr = Brotr(
-            Pool(config.database, settings, dsn=dsn, session={"synchronous_commit": "off"})
+            Pool(config.database, settings, dsn=dsn, session={"synchronous_commit": "off"}),
+            notes_sightings=config.finder.enabled,
         )
         self.worker = Worker(config, self.brotr)
         threading.Thread(target=self._watch, daemon=True, name="lifeline").start()

@@ -142,6 +142,8 @@ async def test_migrations_end_where_a_fresh_database_begins(
 ) -> None:
     """Both roads meet: an older truth taken along by migrations, and today's truth."""
     older = Path(shutil.copytree(folder, tmp_path / "older"))
+    for path in (older / "migrations").glob("*.sql"):
+        path.unlink()
     path = older / "20_events.sql"
     text = path.read_text().replace("events_kind_idx", "events_kinds_idx")
     path.write_text(text.replace("tags       jsonb,", "tags       jsonb,\n    extra      text,"))
@@ -149,15 +151,15 @@ async def test_migrations_end_where_a_fresh_database_begins(
         (older / "50_service_data.sql").read_text().replace("jsonb  NOT NULL,", "jsonb,")
         + "CREATE OR REPLACE FUNCTION public.forgotten() RETURNS int LANGUAGE sql RETURN 1;\n"
     )
-    (folder / "migrations" / "0002_tidy.sql").write_text(
+    (folder / "migrations" / "8001_tidy.sql").write_text(
         "ALTER TABLE public.events DROP COLUMN extra;\n"
         "ALTER INDEX public.events_kinds_idx RENAME TO events_kind_idx;\n"
         "DROP FUNCTION public.forgotten();\n"
     )
-    (folder / "migrations" / "0003_values.sql").write_text(
+    (folder / "migrations" / "8002_values.sql").write_text(
         "ALTER TABLE public.service_data ALTER COLUMN data SET NOT NULL;\n"
     )
-    assert (Schema(older).revision, Schema(folder).revision) == (1, 3)
+    assert (Schema(older).revision, Schema(folder).revision) == (1, 8002)
 
     async with (
         connected(await make_database(None)) as upgraded,
@@ -166,7 +168,9 @@ async def test_migrations_end_where_a_fresh_database_begins(
         await Schema(older).migrate(upgraded, profile, NOW)
         assert await Schema(folder).migrate(upgraded, profile, NOW)
         await Schema(folder).migrate(fresh, profile, NOW)
-        assert [row[0] for row in await upgraded.fetch("SELECT revision FROM ledger")] == [1, 3]
+        assert [row[0] for row in await upgraded.fetch("SELECT revision FROM ledger")] == [
+            *(1, 8002),
+        ]
         ours, theirs = await catalog(upgraded), await catalog(fresh)
         # The leaves' indexes kept the names that they were given; the parents' were renamed.
         for each in (ours, theirs):
@@ -175,7 +179,7 @@ async def test_migrations_end_where_a_fresh_database_begins(
             each["columns"] = [row for row in each["columns"] if "_kind" not in str(row[0])]
         assert ours == theirs
         assert await upgraded.fetchval("SELECT to_regclass('events_kind_idx') IS NOT NULL")
-        with pytest.raises(SchemaError, match="revision 3"):
+        with pytest.raises(SchemaError, match="revision 8002"):
             await Schema(older).migrate(upgraded, profile, NOW)
 
 

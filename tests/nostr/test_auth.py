@@ -16,8 +16,9 @@ from bigbrotr.models.event import Event
 from bigbrotr.models.keys import Keys
 from bigbrotr.models.relay import Relay
 from bigbrotr.nostr.auth import MAX_CHALLENGE, Signer, Throwaway, prove
-from bigbrotr.nostr.dial import Unreached, dial
+from bigbrotr.nostr.dial import dial
 from bigbrotr.nostr.paging import End
+from bigbrotr.nostr.reach import Unreached
 from bigbrotr.nostr.session import Bounds, Session
 from tests.relays.events import make_event
 from tests.relays.model import Vices

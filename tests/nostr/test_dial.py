@@ -3,10 +3,8 @@
 import asyncio
 import hashlib
 import socket
-import ssl
-import subprocess
 from base64 import b32encode
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,10 @@ import pytest
 
 from bigbrotr.config import Link
 from bigbrotr.models.relay import Relay
-from bigbrotr.nostr import dial as dialling
-from bigbrotr.nostr.dial import Failure, Unreached, dial, is_offline
+from bigbrotr.nostr import reach as reaching
+from bigbrotr.nostr.dial import dial
+from bigbrotr.nostr.reach import Failure, Unreached, is_offline, tls_context
+from tests.relays.certificates import Authority, handshakes
 from tests.relays.model import Vices
 from tests.relays.real import free_port
 from tests.relays.scripted import ScriptedRelay
@@ -115,7 +115,7 @@ async def test_dead_first_address_keeps_nobody_waiting(zone: Any) -> None:
 async def test_two_addresses_that_answer_at_once_make_one_connection(
     zone: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dialling, "STAGGER_S", 0.0)
+    monkeypatch.setattr(reaching, "STAGGER_S", 0.0)
     async with ScriptedRelay() as relay:
         zone({"relay.example": ["127.0.0.1"] * 6})
         for _ in range(5):
@@ -138,7 +138,7 @@ async def test_names_that_do_not_resolve(errno: int, wanted: Failure, zone: Any)
 
 async def test_name_without_addresses(zone: Any) -> None:
     zone({"relay.example": []})
-    assert await failure("wss://relay.example") in (Failure.NO_NAME, Failure.FORBIDDEN)
+    assert await failure("wss://relay.example") is Failure.NO_NAME
 
 
 # Servers
@@ -182,8 +182,10 @@ async def server(
 
 
 ANSWERS = {
+    "forbidden": b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
+    "too many": b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n",
     "nonsense": b"\x00\x01\x02 220 smtp.example ESMTP\r\n\r\n",
-    "no": b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
+    "no": b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
     "redirect": b"HTTP/1.1 301 Moved\r\nLocation: ws://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
     "wrong key": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
     b"Connection: Upgrade\r\nSec-WebSocket-Accept: bm9wZQ==\r\n\r\n",
@@ -198,8 +200,10 @@ async def test_server_that_does_not_upgrade(answer: str) -> None:
         writer.write(ANSWERS[answer])
         await writer.drain()
 
+    wanted = {"forbidden": Failure.REFUSES_US, "too many": Failure.RATE_LIMITED}
     async with server(say) as port:
-        assert await failure(f"ws://127.0.0.1:{port}") is Failure.NOT_WEBSOCKET
+        found = await failure(f"ws://127.0.0.1:{port}")
+        assert found is wanted.get(answer, Failure.NOT_WEBSOCKET)
 
 
 async def test_server_that_says_nothing() -> None:
@@ -207,8 +211,8 @@ async def test_server_that_says_nothing() -> None:
         await reader.read(-1)
 
     async with server(say) as port:
-        assert await failure(f"ws://127.0.0.1:{port}", Link(timeout_s=0.3)) is Failure.TIMEOUT
-        assert await failure(f"wss://127.0.0.1:{port}", Link(timeout_s=0.3)) is Failure.TIMEOUT
+        assert await failure(f"ws://127.0.0.1:{port}", Link(timeout_s=0.3)) is Failure.SLOW
+        assert await failure(f"wss://127.0.0.1:{port}", Link(timeout_s=0.3)) is Failure.SLOW
 
 
 async def test_endless_headers() -> None:
@@ -221,7 +225,7 @@ async def test_endless_headers() -> None:
 
     async with server(say) as port:
         answer = await failure(f"ws://127.0.0.1:{port}", Link(timeout_s=1.0))
-        assert answer in (Failure.NOT_WEBSOCKET, Failure.TIMEOUT)
+        assert answer in (Failure.NOT_WEBSOCKET, Failure.SLOW)
 
 
 async def test_tls_where_there_is_none() -> None:
@@ -234,29 +238,54 @@ async def test_tls_where_there_is_none() -> None:
         assert await failure(f"wss://127.0.0.1:{port}") is Failure.TLS
 
 
-async def test_certificate_of_nobody(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    made = subprocess.run(  # noqa: ASYNC221 -- for a moment
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-subj", "/CN=relay.example", "-keyout", str(key), "-out", str(certificate)),
-        ],
-        capture_output=True,
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip("no openssl")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Authority]:
+    """Signs certificates that we trust."""
+    made = Authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(made.path))
+    tls_context.cache_clear()
+    yield made
+    tls_context.cache_clear()
 
-    async def say(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
-        await reader.read(-1)
 
-    async with server(say, ssl=context) as port:
-        answer = await reach(f"wss://127.0.0.1:{port}")
-    assert isinstance(answer, Unreached)
-    assert answer.failure is Failure.TLS
-    assert "self" in answer.detail  # self-signed certificate
+@pytest.mark.parametrize(
+    ("certificate", "wanted"),
+    [
+        ({"names": ["127.0.0.1", "relay.example"]}, "connected"),
+        ({"names": ["127.0.0.1", "relay.example"], "days": -3}, Failure.TLS_EXPIRED),
+        ({"names": ["127.0.0.2", "another.example"]}, Failure.TLS_WRONG_NAME),
+        ({"names": ["127.0.0.1"], "is_self_signed": True}, Failure.TLS_UNTRUSTED),
+    ],
+)
+async def test_what_is_wrong_with_tls(
+    certificate: dict[str, Any], wanted: str, authority: Authority
+) -> None:
+    context = authority.context(*certificate.pop("names"), **certificate)
+    async with ScriptedRelay(tls=context) as relay:
+        answer = await reach(relay.url)
+        assert (answer.failure if isinstance(answer, Unreached) else answer) == wanted
+
+
+async def test_tls_of_long_ago(authority: Authority) -> None:
+    with handshakes(authority.context("127.0.0.1", is_old=True)) as server:
+        port = server.getsockname()[1]
+        assert await failure(f"wss://127.0.0.1:{port}") is Failure.TLS_OLD
+
+
+async def test_name_in_the_certificate_is_the_one_that_was_dialled(
+    authority: Authority, zone: Any
+) -> None:
+    zone({"relay.example": ["127.0.0.1"], "other.example": ["127.0.0.1"]})
+    async with ScriptedRelay(tls=authority.context("relay.example")) as relay:
+        assert await reach(f"wss://relay.example:{relay.port}") == "connected"
+        wrong = await failure(f"wss://other.example:{relay.port}")
+        assert wrong is Failure.TLS_WRONG_NAME
+
+
+async def test_authority_that_we_do_not_know(tmp_path: Path) -> None:
+    context = Authority(tmp_path).context("127.0.0.1")
+    async with ScriptedRelay(tls=context) as relay:
+        assert await failure(relay.url) is Failure.TLS_UNTRUSTED
 
 
 # Proxies

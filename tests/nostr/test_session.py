@@ -8,8 +8,9 @@ import pytest
 
 from bigbrotr.config import Link
 from bigbrotr.models.relay import Relay
-from bigbrotr.nostr.dial import Unreached, dial
+from bigbrotr.nostr.dial import dial
 from bigbrotr.nostr.paging import End
+from bigbrotr.nostr.reach import Unreached
 from bigbrotr.nostr.session import SAMPLE_BYTES, Bounds, Page, Session
 from tests.relays.events import make_event
 from tests.relays.model import Vices

@@ -6,6 +6,7 @@ It keeps every event that it accepts: it replaces, deletes and expires nothing.
 import asyncio
 import json
 import secrets
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -54,20 +55,23 @@ class ScriptedRelay:
         *,
         nip11: Mapping[str, Any] | bytes | None = None,
         host: str = "127.0.0.1",
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.vices = vices or Vices()
         self.events = [Held(event) for event in events]
         self.nip11 = nip11
         self.seen = Seen()
-        self.port = 0
+        self.port = port
         self._host = host
+        self._tls = tls
         self._talks: set[_Talk] = set()
         self._server: Server | None = None
 
     @property
     def url(self) -> str:
-        """Where to connect: ws://127.0.0.1:port."""
-        return f"ws://{self._host}:{self.port}"
+        """Where to connect: ws://127.0.0.1:port, wss with TLS."""
+        return f"{'wss' if self._tls else 'ws'}://{self._host}:{self.port}"
 
     @property
     def open_connections(self) -> int:
@@ -78,7 +82,8 @@ class ScriptedRelay:
         self._server = await serve(
             self._converse,
             self._host,
-            0,
+            self.port,
+            ssl=self._tls,
             process_request=self._greet,
             compression=None,
             ping_interval=None,

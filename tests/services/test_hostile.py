@@ -10,8 +10,9 @@ import pytest
 from bigbrotr.config import Config, Link, Networks, SynchronizerSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.nostr.dial import Unreached, dial
+from bigbrotr.nostr.dial import dial
 from bigbrotr.nostr.paging import End
+from bigbrotr.nostr.reach import Unreached
 from bigbrotr.nostr.session import Bounds, Session
 from bigbrotr.services.call import Report
 from bigbrotr.services.worker import Order, Worker

@@ -1,0 +1,326 @@
+"""Sockets to hosts: names resolved, addresses judged, then TCP or SOCKS5; each failure by name.
+
+The one place that decides which addresses are connected to, and what a failure means.
+"""
+
+import asyncio
+import errno
+import ipaddress
+import socket
+import ssl
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from functools import cache
+from typing import NamedTuple, TypeAlias
+
+from python_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
+from python_socks.async_.asyncio import Proxy
+
+from bigbrotr.config import Link
+from bigbrotr.models.relay import HIDDEN, is_special
+from bigbrotr.nostr.manners import Manners, Seat
+
+STAGGER_S = 0.25  # RFC 8305: how long an address may keep us before the next is tried as well
+MAX_ADDRESSES = 6  # of one name: a hostile zone could list hundreds
+
+# getaddrinfo blocks; slow names must not starve what else runs in the default pool.
+_resolver = ThreadPoolExecutor(max_workers=32, thread_name_prefix="resolve")
+
+
+class Failure(StrEnum):
+    """Why there is no conversation with a host."""
+
+    REFUSED = "refused"  # the host is there, nobody listens
+    UNREACHABLE = "unreachable"  # no route, or reset on the way
+    TIMEOUT = "timeout"  # nothing answers at all
+    SLOW = "slow"  # it is connected, and says nothing in time
+    NO_NAME = "no-such-name"
+    TLS_EXPIRED = "tls-expired"  # or not valid yet
+    TLS_WRONG_NAME = "tls-wrong-name"
+    TLS_UNTRUSTED = "tls-untrusted"  # signed by itself, or by nobody that we know
+    TLS_OLD = "tls-too-old"  # a version of TLS that is no longer spoken
+    TLS = "tls"  # any other trouble, such as no TLS at all
+    NOT_WEBSOCKET = "not-websocket"  # something answers, but does not upgrade
+    REFUSES_US = "refuses-us"  # HTTP: it wants others, or somebody to pay
+    RATE_LIMITED = "rate-limited"  # HTTP: too many requests
+    FORBIDDEN = "forbidden-address"  # a name of the open internet that leads inside
+    OFFLINE = "offline"  # no name server answers, or there is no route: perhaps our fault
+    PROXY = "proxy"  # our own proxy fails
+    BUSY = "busy-address"  # we talk to as many there as manners allow
+    RESTING = "resting"  # it asked us to slow down
+    OPTED_OUT = "opted-out"
+
+
+# Nobody was dialled: it says nothing of the host, nor of our network.
+UNTRIED = frozenset({Failure.BUSY, Failure.RESTING, Failure.OPTED_OUT})
+OURS = UNTRIED | {Failure.PROXY}  # never counted against a relay
+# What a machine without a network sees; each alone may well be the relay's fault.
+PERHAPS_OURS = frozenset({Failure.OFFLINE, Failure.NO_NAME, Failure.UNREACHABLE, Failure.TIMEOUT})
+OFFLINE_SAMPLE = 4  # as many failures in a row, all of which may be ours, mean that they are
+
+
+def is_offline(failures: Collection[Failure | None]) -> bool:
+    """Whether failures to reach relays of the open internet, one a relay (None: reached), are
+    rather our own network's than everybody's."""
+    return len(failures) >= OFFLINE_SAMPLE and all(each in PERHAPS_OURS for each in failures)
+
+
+class Unreached(NamedTuple):
+    """Why there is no conversation, with details for people."""
+
+    failure: Failure
+    detail: str
+
+
+class UnreachedError(Exception):
+    """Carries an `Unreached` to where it becomes a value."""
+
+    def __init__(self, failure: Failure, detail: str) -> None:
+        super().__init__(detail)
+        self.value = Unreached(failure, detail)
+
+
+# What sockets, TLS and proxies raise: time-outs and resets are OSErrors.
+FAULTS = (OSError, ProxyError, ProxyConnectionError, ProxyTimeoutError)
+
+Target: TypeAlias = tuple[socket.AddressFamily, tuple[str, int]]
+
+
+class Opened(NamedTuple):
+    """A connected socket, what it takes of our manners, and what is left of the time."""
+
+    sock: socket.socket
+    seat: Seat
+    left_s: float
+
+
+async def open_socket(
+    host: str, port: int, link: Link, *, allow_local: bool, manners: Manners
+) -> Opened:
+    """A socket to `host`, within `link.timeout_s`; waiting for manners' sake is not counted.
+
+    Names go to the proxy as they are, if there is one. Else they are resolved once, and the socket
+    is connected to an address that was judged: without `allow_local`, one of the open internet.
+
+    Raises:
+        UnreachedError: there is none.
+    """
+    if manners.refuses(host):
+        raise UnreachedError(Failure.OPTED_OUT, "its operator wants none of us")
+    if manners.is_resting(host, port):
+        raise UnreachedError(Failure.RESTING, "it asked us to slow down")
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    targets: list[Target] = []
+    if link.proxy is None:
+        try:
+            async with asyncio.timeout(link.timeout_s):
+                targets = await resolve(host, port, allow_local=allow_local)
+        except TimeoutError:
+            detail = f"no address within {link.timeout_s:g} s"
+            raise UnreachedError(Failure.TIMEOUT, detail) from None
+        targets = [target for target in targets if not manners.refuses(target[1][0])]
+        if not targets:
+            raise UnreachedError(Failure.OPTED_OUT, "the operator of its network wants none of us")
+    left_s = link.timeout_s - (loop.time() - began)
+    places = [target[1][0] for target in targets] or [host]
+    seat = Seat(manners)
+    if link.proxy is not None or not all(map(is_special, places)):
+        await manners.start()
+        seat, places = await manners.sit(places, link.timeout_s)
+        if not places:
+            raise UnreachedError(Failure.BUSY, "enough conversations with its address already")
+    began = loop.time()
+    try:
+        async with asyncio.timeout(left_s):
+            if link.proxy is None:
+                sock = await _connect([target for target in targets if target[1][0] in places])
+                seat.keep_only(sock.getpeername()[0])
+            else:
+                # Both schemes mean the same here: the proxy resolves the name.
+                url = link.proxy.replace("socks5h://", "socks5://", 1)
+                proxy = Proxy.from_url(url, rdns=True)
+                sock = await proxy.connect(host, port, timeout=link.timeout_s + 1)
+    except BaseException as error:
+        seat.leave()
+        if isinstance(error, TimeoutError) and error.errno is None:  # not the kernel's
+            detail = f"no connection within {link.timeout_s:g} s"
+            raise UnreachedError(Failure.TIMEOUT, detail) from None
+        if isinstance(error, FAULTS):
+            raise UnreachedError(*judge(error)) from None
+        raise
+    return Opened(sock, seat, left_s - (loop.time() - began))
+
+
+async def resolve(host: str, port: int, *, allow_local: bool) -> list[Target]:
+    """The addresses of a host that may be connected to, at least one, IPv6 and IPv4 in turn
+    (RFC 8305). Names of overlay networks are never asked for.
+
+    Raises:
+        UnreachedError: there is none.
+    """
+    if host.rpartition(".")[2] in HIDDEN:
+        raise UnreachedError(Failure.PROXY, f"no proxy is set for {host}")
+    addresses = await _look_up(host, port)
+    if not addresses:
+        raise UnreachedError(Failure.NO_NAME, "the name has no address")
+    if not allow_local:
+        addresses = [address for address in addresses if not is_special(address[1][0])]
+    if not addresses:
+        detail = "the name leads to a private or special address"
+        raise UnreachedError(Failure.FORBIDDEN, detail)
+    return addresses[:MAX_ADDRESSES]
+
+
+async def _look_up(host: str, port: int) -> list[Target]:
+    try:
+        literal = ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    else:
+        family = socket.AF_INET6 if literal.version == 6 else socket.AF_INET
+        return [(family, (host, port))]
+    try:
+        found = await asyncio.get_running_loop().run_in_executor(
+            _resolver, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        )
+    except socket.gaierror as error:
+        # EAI_AGAIN: no name server answered. That may be the zone's or ours: the caller, who sees
+        # many relays, decides.
+        if error.errno == socket.EAI_AGAIN:
+            raise UnreachedError(Failure.OFFLINE, "no name server answers") from None
+        raise UnreachedError(Failure.NO_NAME, error.strerror or str(error)) from None
+    except UnicodeError as error:
+        raise UnreachedError(Failure.NO_NAME, str(error)) from None
+    families: dict[int, list[Target]] = {socket.AF_INET6: [], socket.AF_INET: []}
+    for family, _, _, _, address in found:
+        if family in families:
+            families[family].append((family, (str(address[0]), port)))
+    return _alternate(families[socket.AF_INET6], families[socket.AF_INET])
+
+
+def _alternate(first: Sequence[Target], second: Sequence[Target]) -> list[Target]:
+    """Both lists, one of each in turn."""
+    mixed: list[Target] = []
+    for index in range(max(len(first), len(second))):
+        mixed += [*first[index : index + 1], *second[index : index + 1]]
+    return mixed
+
+
+async def _connect(targets: Sequence[Target]) -> socket.socket:
+    """A socket to the first address that answers; a slow one does not keep the others waiting.
+
+    Raises:
+        OSError: of the last address that failed, when all did.
+    """
+    pending: set[asyncio.Task[socket.socket]] = set()
+    waiting = list(targets)
+    error: OSError | None = None
+    try:
+        while waiting or pending:
+            if waiting:
+                pending.add(asyncio.create_task(_connect_one(*waiting.pop(0))))
+            done, pending = await asyncio.wait(
+                pending,
+                timeout=STAGGER_S if waiting else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            won = None
+            for task in done:  # all of them: two may have connected at once
+                failure = task.exception()
+                if failure is None:
+                    if won is not None:
+                        won.close()
+                    won = task.result()
+                elif isinstance(failure, OSError):
+                    error = failure
+                else:
+                    raise failure
+            if won is not None:
+                return won
+    finally:
+        for task in pending:
+            task.cancel()
+            task.add_done_callback(_close_late)
+    assert error is not None
+    raise error
+
+
+def _close_late(task: asyncio.Task[socket.socket]) -> None:
+    """A socket that connected after another had won."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
+
+
+async def _connect_one(family: socket.AddressFamily, address: tuple[str, int]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """What certificates are checked against; reading them takes a while."""
+    return ssl.create_default_context()
+
+
+def judge(error: Exception) -> Unreached:
+    """What one of FAULTS means."""
+    if isinstance(error, ssl.SSLError):
+        return _judge_tls(error)
+    if isinstance(error, OSError) and not isinstance(error, ProxyConnectionError):
+        return _judge_socket(error)
+    return _judge_proxy(error)
+
+
+def _judge_socket(error: OSError) -> Unreached:
+    if isinstance(error, ConnectionRefusedError):
+        return Unreached(Failure.REFUSED, "connection refused")
+    if isinstance(error, ConnectionResetError | BrokenPipeError | ConnectionAbortedError):
+        return Unreached(Failure.UNREACHABLE, "connection reset")
+    words = error.strerror or str(error) or type(error).__name__
+    if isinstance(error, TimeoutError):
+        return Unreached(Failure.TIMEOUT, words)
+    # No route from this machine at all; a far host's troubles read "no route to host".
+    if error.errno in (errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL):
+        return Unreached(Failure.OFFLINE, words)
+    return Unreached(Failure.UNREACHABLE, words)
+
+
+# OpenSSL's codes of what is wrong with a certificate (x509_vfy.h).
+CERTIFICATES = {
+    9: Failure.TLS_EXPIRED,  # not yet valid
+    10: Failure.TLS_EXPIRED,
+    18: Failure.TLS_UNTRUSTED,  # signed by itself
+    19: Failure.TLS_UNTRUSTED,  # signed by itself, in the chain
+    20: Failure.TLS_UNTRUSTED,  # no issuer that we know
+    21: Failure.TLS_UNTRUSTED,
+    62: Failure.TLS_WRONG_NAME,
+    64: Failure.TLS_WRONG_NAME,  # an address instead of a name
+}
+OLD_TLS = frozenset(
+    {"UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "VERSION_TOO_LOW", "WRONG_SSL_VERSION"}
+)
+
+
+def _judge_tls(error: ssl.SSLError) -> Unreached:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        failure = CERTIFICATES.get(error.verify_code, Failure.TLS)
+        return Unreached(failure, error.verify_message)
+    words = error.reason or str(error)
+    return Unreached(Failure.TLS_OLD if error.reason in OLD_TLS else Failure.TLS, words)
+
+
+def _judge_proxy(error: Exception) -> Unreached:
+    code = getattr(error, "error_code", None)
+    if isinstance(error, ProxyError) and code in (1, 3, 4, 5, 6):
+        # The proxy works and says that the relay does not: RFC 1928's reply codes.
+        failure = Failure.REFUSED if code == 5 else Failure.UNREACHABLE
+        return Unreached(failure, str(error))
+    return Unreached(Failure.PROXY, str(error) or type(error).__name__)

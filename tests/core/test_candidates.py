@@ -1,0 +1,373 @@
+"""Candidates: where they come from, how many one host may have, and how they are given up."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from bigbrotr.config import PoolSettings, Profile, ServerSettings
+from bigbrotr.core.brotr import WALK, Archived, Brotr, Sighting, Walk, _insert_events
+from bigbrotr.core.pool import Pool
+from bigbrotr.core.schema import Schema
+from bigbrotr.models.event import Event, EventRelay
+from bigbrotr.models.relay import Network, Relay
+from tests.events import NOW, make_event
+
+HOLDER = Relay("wss://holder.example.com")
+A, B, C = (Relay(f"wss://{name}.example.com") for name in "abc")
+OPEN = [network for network in Network if network is not Network.LOCAL]
+MANY = 1000
+DAY_S = 86_400
+
+
+async def candidates(brotr: Brotr) -> dict[str, dict[str, Any]]:
+    rows = await brotr.pool.fetch("SELECT * FROM candidates")
+    return {row["url"]: dict(row) for row in rows}
+
+
+async def named(brotr: Brotr) -> dict[str, tuple[str, int]]:
+    """Where each candidate was first seen, and how often it was named."""
+    return {url: (row["source"], row["named"]) for url, row in (await candidates(brotr)).items()}
+
+
+def names(*relays: Relay, kind: int = 10002, created_at: int = NOW) -> Event:
+    """An event that names relays, unlike any other."""
+    return make_event(
+        None, [["r", relay.url] for relay in relays], kind=kind, created_at=created_at
+    )
+
+
+async def store(brotr: Brotr, *events: Event, at: Relay = HOLDER) -> tuple[int, int]:
+    return await brotr.insert_events([EventRelay(event, at, NOW) for event in events])
+
+
+async def absorb(brotr: Brotr) -> tuple[int, int, int]:
+    return await brotr.absorb_sightings(1000, OPEN, MANY)
+
+
+# --- what new events name -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", list(Profile))
+async def test_new_events_name_candidates_once(brotr: Brotr) -> None:
+    first, second = names(A, B), names(A, kind=30002)
+    assert await store(brotr, first) == (1, 0)
+    assert await named(brotr) == {}  # they wait in the queue
+    # Neither the same event from another relay nor again from this one is a further name.
+    assert await store(brotr, first, second, at=C) == (1, 1)
+    assert await store(brotr, first, second) == (0, 2)
+    assert await absorb(brotr) == (2, 3, 2)
+    assert await named(brotr) == {A.url: ("kind 10002", 2), B.url: ("kind 10002", 1)}
+    assert await absorb(brotr) == (0, 0, 0)
+    # Known ones add their names and keep their history.
+    await brotr.resolve_candidates([(A.url, "failed", "refused", "no")])
+    before = await candidates(brotr)
+    await store(brotr, names(A, C, HOLDER, kind=1))
+    assert await absorb(brotr) == (1, 3, 0)  # the others are relays
+    after = await candidates(brotr)
+    assert after[A.url] == before[A.url] | {"named": 3}
+    assert after[B.url] == before[B.url]
+
+
+async def test_local_addresses_and_junk_in_the_queue(brotr: Brotr) -> None:
+    await store(brotr, names(A, Relay("ws://127.0.0.1:7777"), Relay("ws://nas.local")))
+    await brotr.pool.execute(
+        "SELECT note_sightings('{no URL,wss://b.example.com}', '{kind 1,kind 1}', '{1,1}')"
+    )
+    assert await absorb(brotr) == (2, 5, 2)
+    assert (await named(brotr)).keys() == {A.url, B.url}
+    await store(brotr, names(Relay("ws://127.0.0.1:7777")))
+    await brotr.absorb_sightings(10, list(Network), MANY)
+    assert "ws://127.0.0.1:7777" in await named(brotr)
+
+
+async def test_networks_that_are_disabled_collect_candidates(brotr: Brotr) -> None:
+    onion = Relay("ws://oxtrdevav64z64yb7x6rjg4ntzqjhedm5b5zjqulugknhzr46ny2qbad.onion")
+    await store(brotr, names(onion))
+    await absorb(brotr)
+    assert (await candidates(brotr))[onion.url]["network"] == "tor"
+
+
+async def test_nothing_is_noted_without_a_finder(dsn: str) -> None:
+    async with Brotr(Pool(dsn=dsn), notes_sightings=False) as brotr:
+        await store(brotr, names(A))
+        assert await absorb(brotr) == (0, 0, 0)
+
+
+async def test_page_that_is_rolled_back_names_nothing(brotr: Brotr) -> None:
+    class Crash(Exception):  # noqa: N818
+        pass
+
+    event = names(A)
+    (relay_id,) = await relay_ids(brotr, HOLDER)
+    kept = await brotr._kept_columns()
+
+    async def crash() -> None:
+        async with brotr.pool.transaction() as connection:
+            await _insert_events(connection, relay_id, [event], [NOW], kept, True)
+            raise Crash
+
+    with pytest.raises(Crash):
+        await crash()
+    assert await absorb(brotr) == (0, 0, 0)
+    await store(brotr, event)
+    assert await absorb(brotr) == (1, 1, 1)
+
+
+async def relay_ids(brotr: Brotr, *relays: Relay) -> list[int]:
+    await brotr.insert_relays(relays)
+    return [
+        await brotr.pool.fetchval("SELECT id FROM relays WHERE url = $1", relay.url)
+        for relay in relays
+    ]
+
+
+async def test_late_commit_is_not_passed_by(brotr: Brotr) -> None:
+    (relay_id,) = await relay_ids(brotr, HOLDER)
+    kept = await brotr._kept_columns()
+    async with brotr.pool.transaction() as connection:
+        early = names(A, created_at=NOW - 9)
+        await _insert_events(connection, relay_id, [early], [NOW], kept, True)
+        # Others write, commit and are taken; all after the one that is not committed yet.
+        await store(brotr, names(B, created_at=NOW + 9), at=C)
+        assert await absorb(brotr) == (1, 1, 1)
+    assert await absorb(brotr) == (1, 1, 1)
+    assert (await named(brotr)).keys() == {A.url, B.url}
+
+
+async def test_killed_while_absorbing_loses_nothing_and_counts_once(brotr: Brotr, dsn: str) -> None:
+    relays = [Relay(f"wss://r{n}.example.com") for n in range(60)]
+    for relay in relays:
+        await store(brotr, names(relay, A))
+    chance = random.Random(1)
+    known_as = ServerSettings(application_name="victim")
+    cut_off = 0
+    async with Brotr(Pool(settings=PoolSettings(server_settings=known_as), dsn=dsn)) as victim:
+        while (await brotr.pool.fetchval("SELECT count(*) FROM sightings")) > 0:
+            task = asyncio.create_task(victim.absorb_sightings(5, OPEN, MANY))
+            await asyncio.sleep(chance.random() * 0.006)
+            await brotr.pool.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'victim' AND datname = current_database()"
+            )
+            (outcome,) = await asyncio.gather(task, return_exceptions=True)
+            cut_off += isinstance(outcome, BaseException)
+    assert cut_off > 3
+    assert await named(brotr) == {A.url: ("kind 10002", 60)} | {
+        relay.url: ("kind 10002", 1) for relay in relays
+    }
+
+
+async def test_several_write_and_take_at_once(brotr: Brotr) -> None:
+    relays = [Relay(f"wss://r{n}.example.com") for n in range(30)]
+    chance = random.Random(2)
+    batches = [[names(*chance.sample(relays, 8)) for _ in range(5)] for _ in range(24)]
+    expected = {
+        relay.url: sum(relay.url in str(event.tags) for batch in batches for event in batch)
+        for relay in relays
+    }
+
+    async def write(batch: Sequence[Event], at: Relay) -> None:
+        await store(brotr, *batch, at=at)
+
+    async def take() -> None:
+        for _ in range(10):
+            await brotr.absorb_sightings(2, OPEN, MANY)
+
+    async def resolve() -> None:
+        for _ in range(10):
+            urls = chance.sample(list(expected), 10)
+            await brotr.resolve_candidates([(url, "failed", "x", "") for url in urls])
+
+    async with asyncio.TaskGroup() as group:
+        for number, batch in enumerate(batches):
+            group.create_task(write(batch, Relay(f"wss://holder{number % 3}.example.com")))
+            group.create_task(write(batch, Relay(f"wss://holder{number % 3 + 3}.example.com")))
+        for _ in range(3):
+            group.create_task(take())
+        group.create_task(resolve())
+    while (await absorb(brotr))[0]:
+        pass
+    assert {url: times for url, (_, times) in (await named(brotr)).items()} == expected
+
+
+# --- the archive from before ----------------------------------------------------------------------
+
+
+async def order_walk(brotr: Brotr, until: int) -> None:
+    await brotr.upsert_service_data([(*WALK, Walk(until, -1, "")._asdict())])
+
+
+async def walk(brotr: Brotr, limit: int = 2) -> list[Archived]:
+    seen: list[Archived] = []
+    while (place := await brotr.read_walk()) is not None:
+        batch = await brotr.read_archive(place, limit)
+        seen += batch
+        goal = Walk(place.until, batch[-1].created_at, batch[-1].id.hex()) if batch else None
+        sightings = [Sighting(A, "kind 1", int(each.seen_at < place.until)) for each in batch]
+        await brotr.advance_walk(place, goal, sightings, MANY)
+    return seen
+
+
+async def test_walk_sees_each_event_once(dsn: str) -> None:
+    async with Brotr(Pool(dsn=dsn), notes_sightings=False) as brotr:
+        assert await brotr.read_walk() is None  # a new archive has nothing from before
+        events = [names(A, created_at=NOW + n // 3) for n in range(7)]
+        await store(brotr, *events)
+        await order_walk(brotr, NOW + 1)
+        found = await walk(brotr)
+        assert [(each.created_at, each.id) for each in found] == sorted(
+            (event.created_at, event.id) for event in events
+        )
+        assert {each.seen_at for each in found} == {NOW}
+        assert await named(brotr) == {A.url: ("kind 1", 7)}
+        assert await brotr.read_walk() is None
+
+
+async def test_walk_moves_once(brotr: Brotr) -> None:
+    await store(brotr, names(A))
+    await order_walk(brotr, NOW + 1)
+    place = await brotr.read_walk()
+    assert place is not None
+    goal = Walk(place.until, 5, "ab")
+    sightings = [Sighting(B, "kind 1")]
+    assert await asyncio.gather(
+        *(brotr.advance_walk(place, goal, sightings, MANY) for _ in range(4))
+    ) in ([1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1])
+    assert (await named(brotr))[B.url] == ("kind 1", 1)
+    assert await brotr.read_walk() == goal
+
+
+@pytest.mark.parametrize("profile", [Profile.LITE])
+async def test_lite_has_nothing_to_walk(brotr: Brotr) -> None:
+    await store(brotr, names(A))
+    await order_walk(brotr, NOW + 1)
+    assert await walk(brotr) == []
+    assert await brotr.read_walk() is None
+
+
+# --- caps -----------------------------------------------------------------------------------------
+
+
+async def test_host_has_a_few_addresses_and_always_itself(brotr: Brotr) -> None:
+    paths = [Relay(f"wss://one.example.com/{n}") for n in range(10_000)]
+    ports = [Relay(f"wss://one.example.com:{n}") for n in range(1000, 1100)]
+    other = [Relay("wss://two.example.com/x"), Relay("wss://two.example.com/y")]
+    await brotr.insert_relays([Relay("wss://one.example.com/known")])
+    added = await brotr.insert_candidates([*paths, *ports, *other], "x", max_per_host=5)
+    assert added == 4 + 2
+    assert await brotr.insert_candidates([*ports, *paths], "x", max_per_host=5) == 0
+    root = [Relay("wss://one.example.com"), Relay("ws://one.example.com")]
+    assert await brotr.insert_candidates([*paths, *root], "x", max_per_host=5) == 2
+    # What is often named comes first, given up ones keep their places, a person insists.
+    assert await brotr.add_sightings([Sighting(r, "x", 1) for r in ports[:3]], 6) == 1
+    await brotr.pool.execute("UPDATE candidates SET attempts = 9")
+    assert await brotr.delete_failed_candidates(9) == 9
+    assert await brotr.insert_candidates(ports, "x", max_per_host=6) == 0
+    assert await brotr.insert_candidates(ports, "command", is_typed=True) == 100
+
+
+async def test_the_most_named_of_a_host_are_taken(brotr: Brotr) -> None:
+    sightings = [Sighting(Relay(f"wss://one.example.com/{n}"), "x", n % 7) for n in range(21)]
+    await brotr.add_sightings(sightings, 3)
+    assert sorted((await named(brotr)).values()) == [("x", 6)] * 3
+
+
+async def test_hosts_in_every_spelling(brotr: Brotr) -> None:
+    hosts = {
+        "ws://[2606:4700::1111]:81/x": "[2606:4700::1111]",
+        "wss://a.example.com:8080": "a.example.com",
+        "wss://a.example.com": "a.example.com",
+        "ws://1.2.3.4/:5": "1.2.3.4",
+    }
+    for url, host in hosts.items():
+        assert await brotr.pool.fetchval("SELECT host_of($1)", Relay(url).url) == host
+
+
+async def test_cap_holds_when_several_add_at_once(brotr: Brotr) -> None:
+    async with asyncio.TaskGroup() as group:
+        for start in range(8):
+            relays = [Relay(f"wss://one.example.com/{start}/{n}") for n in range(5)]
+            group.create_task(brotr.insert_candidates(relays, "x", max_per_host=6))
+    assert len(await candidates(brotr)) == 6
+
+
+# --- tombstones -----------------------------------------------------------------------------------
+
+
+async def test_given_up_stays_given_up_for_a_while(brotr: Brotr) -> None:
+    await brotr.insert_candidates([A, B], "seed")
+    await brotr.resolve_candidates([(A.url, "failed", "refused", "")])
+    assert await brotr.delete_failed_candidates(1, tombstone_s=30 * DAY_S) == 1
+    (stone,) = await brotr.pool.fetch("SELECT * FROM tombstones")
+    assert (stone["url"], stone["outcome"]) == (A.url, "refused")
+    assert abs(stone["expires_at"] - time.time() - 30 * DAY_S) < 60
+    # The next day it is named by everybody.
+    assert await brotr.insert_candidates([A, B], "seed") == 0
+    await store(brotr, names(A, C))
+    assert await absorb(brotr) == (1, 2, 1)
+    assert (await named(brotr)).keys() == {B.url, C.url}
+    # After its time it may come again, as anyone.
+    await brotr.pool.execute("UPDATE tombstones SET expires_at = $1", int(time.time()))
+    assert await brotr.insert_candidates([A], "seed") == 1
+    assert await brotr.delete_failed_candidates(99) == 0
+    assert await brotr.pool.fetch("SELECT * FROM tombstones") == []
+
+
+async def test_a_person_insists(brotr: Brotr) -> None:
+    await brotr.insert_candidates([A], "seed")
+    await brotr.resolve_candidates([(A.url, "failed", "refused", "")])
+    await brotr.delete_failed_candidates(1)
+    assert await brotr.insert_candidates([A], "command", is_typed=True) == 1
+    row = (await candidates(brotr))[A.url]
+    assert (row["attempts"], row["source"]) == (0, "command")
+    assert await brotr.pool.fetch("SELECT * FROM tombstones") == []
+
+
+# --- a database from before -----------------------------------------------------------------------
+
+BEFORE = """
+    DELETE FROM ledger; INSERT INTO ledger VALUES (1, '{profile}', 'digest', 0);
+    DROP TABLE tombstones, sightings;
+    DROP FUNCTION note_sightings, take_sightings, insert_candidates, delete_failed_candidates;
+    DROP INDEX candidates_host_idx;
+    DROP FUNCTION host_of;
+    ALTER TABLE candidates DROP COLUMN named;
+    CREATE FUNCTION insert_candidates(text[], text[], text, bigint) RETURNS integer
+        LANGUAGE sql RETURN 1;
+    CREATE FUNCTION delete_failed_candidates(integer) RETURNS integer LANGUAGE sql RETURN 1;
+    INSERT INTO candidates (url, network, source, discovered_at, due_at)
+        VALUES ('wss://old.example.com', 'clearnet', 'seed', 1, 1);
+"""
+
+
+@pytest.mark.parametrize("profile", list(Profile))
+async def test_an_older_database_is_walked(
+    brotr: Brotr, profile: Profile, catalog: Callable[[], Awaitable[object]]
+) -> None:
+    await store(brotr, names(A))
+    await brotr.pool.execute("DELETE FROM sightings")
+    before = await catalog()
+    await brotr.pool.execute(BEFORE.format(profile=profile))
+    async with brotr.pool.acquire() as connection:
+        assert await Schema().migrate(connection, profile, NOW)
+    assert await catalog() == before
+    assert (await named(brotr))["wss://old.example.com"] == ("seed", 1)
+    place = await brotr.read_walk()
+    assert place is not None
+    assert abs(place.until - time.time()) < 60
+    assert (place.created_at, place.id) == (-1, "")
+
+
+@pytest.fixture
+def catalog(dsn: str) -> Callable[[], Awaitable[object]]:
+    from tests.core import test_schema
+
+    async def read() -> object:
+        async with test_schema.connected(dsn) as connection:
+            return await test_schema.catalog(connection)
+
+    return read
