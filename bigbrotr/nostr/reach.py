@@ -88,11 +88,14 @@ Target: TypeAlias = tuple[socket.AddressFamily, tuple[str, int]]
 
 
 class Opened(NamedTuple):
-    """A connected socket, what it takes of our manners, and what is left of the time."""
+    """A connected socket, what it takes of our manners, what is left of the time, and how long the
+    look for an address (None: none of ours) and connecting took."""
 
     sock: socket.socket
     seat: Seat
     left_s: float
+    resolved_s: float | None
+    connected_s: float
 
 
 async def open_socket(
@@ -123,7 +126,8 @@ async def open_socket(
         targets = [target for target in targets if not manners.refuses(target[1][0])]
         if not targets:
             raise UnreachedError(Failure.OPTED_OUT, "the operator of its network wants none of us")
-    left_s = link.timeout_s - (loop.time() - began)
+    resolved_s = loop.time() - began
+    left_s = link.timeout_s - resolved_s
     places = [target[1][0] for target in targets] or [host]
     seat = Seat(manners)
     if link.proxy is not None or not all(map(is_special, places)):
@@ -150,7 +154,9 @@ async def open_socket(
         if isinstance(error, FAULTS):
             raise UnreachedError(*judge(error)) from None
         raise
-    return Opened(sock, seat, left_s - (loop.time() - began))
+    connected_s = loop.time() - began
+    is_named = link.proxy is None and not _is_literal(host)
+    return Opened(sock, seat, left_s - connected_s, resolved_s if is_named else None, connected_s)
 
 
 async def resolve(host: str, port: int, *, allow_local: bool) -> list[Target]:
@@ -173,12 +179,17 @@ async def resolve(host: str, port: int, *, allow_local: bool) -> list[Target]:
     return addresses[:MAX_ADDRESSES]
 
 
-async def _look_up(host: str, port: int) -> list[Target]:
+def _is_literal(host: str) -> bool:
     try:
-        literal = ipaddress.ip_address(host)
+        ipaddress.ip_address(host)
     except ValueError:
-        pass
-    else:
+        return False
+    return True
+
+
+async def _look_up(host: str, port: int) -> list[Target]:
+    if _is_literal(host):
+        literal = ipaddress.ip_address(host)
         family = socket.AF_INET6 if literal.version == 6 else socket.AF_INET
         return [(family, (host, port))]
     try:
