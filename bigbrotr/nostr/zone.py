@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import dns.asyncresolver
 import dns.exception
-import dns.inet
 import dns.name
 import dns.resolver
 import dns.reversename
-from dns.nameserver import Do53Nameserver, Nameserver
+from dns.nameserver import Do53Nameserver
 
+from bigbrotr.config import name_server
 from bigbrotr.models.check import Check, Failed, Measured, Unmeasured
 
 MAX_RECORDS = 20  # of a kind
@@ -68,28 +68,10 @@ async def look_into_zone(
 def _resolver(nameservers: tuple[str, ...]) -> dns.asyncresolver.Resolver:
     resolver = dns.asyncresolver.Resolver(configure=not nameservers)
     if nameservers:
-        resolver.nameservers = [_nameserver(text) for text in nameservers]
+        resolver.nameservers = [Do53Nameserver(*name_server(text)) for text in nameservers]
     resolver.search = []
     resolver.cache = None
     return resolver
-
-
-def _nameserver(text: str) -> Nameserver:
-    host, port = address_of(text)
-    return Do53Nameserver(host, port)
-
-
-def address_of(text: str) -> tuple[str, int]:
-    """Address and port of "address", "address:port" or "[address]:port"; ValueError if it is
-    none."""
-    host, colon, port = text.rpartition(":")
-    if not colon or (":" in host and not text.startswith("[")):
-        host, port = text, "53"
-    host = host.strip("[]")
-    dns.inet.af_for_address(host)
-    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise ValueError(f"no port: {port}")
-    return host, int(port)
 
 
 async def _look(

@@ -11,7 +11,7 @@ import dns.rrset
 import pytest
 
 from bigbrotr.models.check import Failed, Measured
-from bigbrotr.nostr.zone import Zone, address_of, look_into_zone
+from bigbrotr.nostr.zone import Zone, look_into_zone
 
 RECORDS = {
     ("relay.example.com.", "CNAME"): ["edge.example.net."],
@@ -141,22 +141,3 @@ async def test_aliases_that_go_round() -> None:
 
     async with nameserver(round_and_round) as (address, _):
         assert isinstance(await look_into_zone("a.example", 0.5, (address,)), Failed)
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("192.0.2.1", ("192.0.2.1", 53)),
-        ("192.0.2.1:5353", ("192.0.2.1", 5353)),
-        ("2001:db8::1", ("2001:db8::1", 53)),
-        ("[2001:db8::1]:54", ("2001:db8::1", 54)),
-    ],
-)
-def test_addresses_of_name_servers(text: str, address: tuple[str, int]) -> None:
-    assert address_of(text) == address
-
-
-@pytest.mark.parametrize("text", ["", "ns.example", "192.0.2.1:", "192.0.2.1:x", "192.0.2.1:70000"])
-def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(ValueError, match=r".*"):
-        address_of(text)
