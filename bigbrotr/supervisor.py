@@ -28,6 +28,7 @@ from bigbrotr.errors import (
     ServiceFailedError,
     leaves,
 )
+from bigbrotr.services.monitor import Monitor, keys_of
 from bigbrotr.services.seeder import Seeder
 from bigbrotr.services.synchronizer import Synchronizer
 from bigbrotr.services.validator import Validator
@@ -40,6 +41,7 @@ DATABASE_CHECK_S = 0.5  # between looks whether a database that went away is bac
 SERVICES: dict[str, type[BaseService[Any]]] = {
     Seeder.SERVICE_NAME: Seeder,
     Validator.SERVICE_NAME: Validator,
+    Monitor.SERVICE_NAME: Monitor,
     Synchronizer.SERVICE_NAME: Synchronizer,
 }
 
@@ -336,4 +338,6 @@ def choose(config: Config, only: Sequence[str] | None) -> list[str]:
             raise ConfigError(f"[seeder] file: cannot read {file}: {error.strerror}") from None
     if Synchronizer.SERVICE_NAME in chosen:
         signer_of(config.synchronizer.auth)  # now, not in each worker
+    if Monitor.SERVICE_NAME in chosen:
+        keys_of(config.monitor)
     return chosen

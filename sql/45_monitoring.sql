@@ -101,9 +101,10 @@ BEGIN
 END $$;
 
 -- Records what checks came to. Arrays of one length. `p_verdicts`: 'up'; 'down'; 'suspect', a failure that has to be
--- confirmed, of which nothing goes into the series yet; 'void', no verdict: nobody's fault but ours. A confirmed one goes
--- into the series with the first. An up relay comes back after p_every_s, give or take a tenth, and sooner when it was
--- down; a dead one after a growing delay; a suspect or void one after a minute or two. Where p_digests is not NULL, a
+-- confirmed, of which nothing goes into the series yet; 'void', no verdict: nobody's fault but ours; 'spared', none, since
+-- it wants to be left alone. A confirmed one goes into the series with the first. An up or spared relay comes back after
+-- p_every_s, give or take a tenth, and sooner when it was down; a dead one after a growing delay; a suspect or void one
+-- after a minute or two. Where p_digests is not NULL, a
 -- 30166 was made. Returns the relays that were recorded: those whose lease had not passed on. Idempotent.
 CREATE OR REPLACE FUNCTION public.record_checks(
     p_relay_ids bigint[], p_epochs bigint[], p_verdicts text[], p_outcomes text[], p_details text[], p_failed jsonb[],
@@ -126,6 +127,7 @@ BEGIN
                p_now + CASE g.verdict
                    WHEN 'up' THEN (CASE c.state WHEN 'down' THEN p_every_s / 4.0 ELSE p_every_s END
                                    * (0.9 + 0.2 * random()))::bigint
+                   WHEN 'spared' THEN (p_every_s * (0.9 + 0.2 * random()))::bigint
                    WHEN 'down' THEN public.backoff_s(c.failures + 1)
                    ELSE (60 + 60 * random())::bigint END AS due_at
         FROM given g
@@ -165,7 +167,10 @@ BEGIN
                b.dns_ms, b.tcp_ms, b.tls_ms, b.upgrade_ms, b.read_ms, b.write_ms, b.ttl_s
         FROM before b
         WHERE b.verdict IN ('up', 'down')
-        ON CONFLICT (relay_id, checked_at) DO NOTHING
+        ON CONFLICT (relay_id, checked_at) DO UPDATE SET  -- twice in a second: the newer one
+            holds_s = EXCLUDED.holds_s, outcome = EXCLUDED.outcome, dns_ms = EXCLUDED.dns_ms, tcp_ms = EXCLUDED.tcp_ms,
+            tls_ms = EXCLUDED.tls_ms, upgrade_ms = EXCLUDED.upgrade_ms, read_ms = EXCLUDED.read_ms,
+            write_ms = EXCLUDED.write_ms, ttl_s = EXCLUDED.ttl_s
     )
     SELECT array_agg(u.relay_id) INTO recorded FROM updated u;
     RETURN coalesce(recorded, '{}');

@@ -78,6 +78,10 @@ def test_services_do_not_know_each_other() -> None:
     known = {
         "bigbrotr.services.synchronizer": {"bigbrotr.services.worker", "bigbrotr.services.call"},
         "bigbrotr.services.worker": {"bigbrotr.services.call"},
+        "bigbrotr.services.monitor": {
+            "bigbrotr.services.examiner",
+            "bigbrotr.services.herald",
+        },
     }
     for path in (PACKAGE / "services").glob("*.py"):
         found = {module for module in imports(path) if part_of(module) == "services"}

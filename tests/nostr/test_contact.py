@@ -4,7 +4,6 @@ import asyncio
 import json
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,9 +12,6 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.frames import Frame
-from websockets.http11 import Request
-from websockets.server import ServerProtocol
 
 from bigbrotr.config import Link
 from bigbrotr.models.check import Failed, Measured
@@ -27,10 +23,11 @@ from bigbrotr.nostr.contact import Contact, Missed, make_contact, prefix_of
 from bigbrotr.nostr.ephemeral import make_trial
 from bigbrotr.nostr.manners import Manners
 from bigbrotr.nostr.reach import Failure
-from bigbrotr.nostr.wire import SO_TIMESTAMPNS, STAMP, Wire, keep_stamps
+from bigbrotr.nostr.wire import Wire, keep_stamps
 from tests.relays.certificates import Authority, handshakes
 from tests.relays.events import is_valid, make_event
 from tests.relays.model import Vices
+from tests.relays.punctual import Punctual
 from tests.relays.real import free_port, local_relay, nostr_relay
 from tests.relays.scripted import ScriptedRelay
 
@@ -391,67 +388,6 @@ async def test_real_relays(tmp_path: Path) -> None:
 # The clock
 
 
-class Punctual:
-    """A relay in a thread that answers after a known time, and knows the truth: how long after the
-    kernel had its request the answer went out, in seconds, in order."""
-
-    def __init__(self, delay_s: float) -> None:
-        self.delay_s = delay_s
-        self.truth: list[float] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._threads: list[threading.Thread] = []
-        self.url = f"ws://127.0.0.1:{self._listener.getsockname()[1]}"
-
-    def serve(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            self.talk(client)
-
-    def talk(self, client: socket.socket) -> None:
-        client.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        protocol = ServerProtocol()
-        with client:
-            while True:
-                try:
-                    data, ancillary, _, _ = client.recvmsg(65536, socket.CMSG_SPACE(STAMP.size))
-                except OSError:
-                    return
-                if not data:
-                    return
-                seconds, nanoseconds = STAMP.unpack(ancillary[0][2])
-                protocol.receive_data(data)
-                for event in protocol.events_received():
-                    if isinstance(event, Request):
-                        protocol.send_response(protocol.accept(event))
-                    else:
-                        assert isinstance(event, Frame)
-                        verb, *rest = json.loads(bytes(event.data))
-                        if verb == "CLOSE":
-                            continue
-                        answer = (
-                            ["EOSE", rest[0]] if verb == "REQ" else ["OK", rest[0]["id"], True, ""]
-                        )
-                        protocol.send_text(json.dumps(answer).encode())
-                    time.sleep(self.delay_s)
-                    self.truth.append(time.time() - seconds - nanoseconds / 1e9)
-                    client.sendall(b"".join(protocol.data_to_send()))
-
-    def __enter__(self) -> "Punctual":
-        thread = threading.Thread(target=self.serve, daemon=True)
-        thread.start()
-        self._threads.append(thread)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for thread in self._threads:
-            thread.join(5.0)
-
-
 def pause(seconds: float) -> None:
     """Keeps our own event loop busy."""
     time.sleep(seconds)
@@ -487,8 +423,9 @@ async def test_a_busy_loop_disturbs_no_figure() -> None:
                 assert isinstance(check, Measured)
                 figures.append(check.value)
         assert met.opening.tcp_s < 0.005
-    for figure, truth in zip(figures, relay.truth, strict=True):
-        assert abs(figure - truth) < 0.005, (figures, relay.truth)
+    (truth,) = relay.truths
+    for figure, (_, true_s) in zip(figures, truth, strict=True):
+        assert abs(figure - true_s) < 0.005, (figures, truth)
 
 
 async def test_without_stamps_the_reading_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -497,7 +434,8 @@ async def test_without_stamps_the_reading_counts(monkeypatch: pytest.MonkeyPatch
         async with await contact(relay.url) as met:
             check = await met.read(5.0)
     assert isinstance(check, Measured)
-    assert relay.truth[1] - 0.001 < check.value < relay.truth[1] + 0.5
+    ((_, (_, true_s)),) = relay.truths
+    assert true_s - 0.001 < check.value < true_s + 0.5
 
 
 async def test_our_own_work_is_not_counted() -> None:
