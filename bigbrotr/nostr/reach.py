@@ -8,6 +8,7 @@ import errno
 import ipaddress
 import socket
 import ssl
+import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
@@ -113,8 +114,7 @@ async def open_socket(
         raise UnreachedError(Failure.OPTED_OUT, "its operator wants none of us")
     if manners.is_resting(host, port):
         raise UnreachedError(Failure.RESTING, "it asked us to slow down")
-    loop = asyncio.get_running_loop()
-    began = loop.time()
+    began = time.monotonic()  # the loop's own clock stands still between its rounds
     targets: list[Target] = []
     if link.proxy is None:
         try:
@@ -126,7 +126,7 @@ async def open_socket(
         targets = [target for target in targets if not manners.refuses(target[1][0])]
         if not targets:
             raise UnreachedError(Failure.OPTED_OUT, "the operator of its network wants none of us")
-    resolved_s = loop.time() - began
+    resolved_s = time.monotonic() - began
     left_s = link.timeout_s - resolved_s
     places = [target[1][0] for target in targets] or [host]
     seat = Seat(manners)
@@ -135,7 +135,7 @@ async def open_socket(
         seat, places = await manners.sit(places, link.timeout_s)
         if not places:
             raise UnreachedError(Failure.BUSY, "enough conversations with its address already")
-    began = loop.time()
+    began = time.monotonic()
     try:
         async with asyncio.timeout(left_s):
             if link.proxy is None:
@@ -154,7 +154,7 @@ async def open_socket(
         if isinstance(error, FAULTS):
             raise UnreachedError(*judge(error)) from None
         raise
-    connected_s = loop.time() - began
+    connected_s = time.monotonic() - began
     is_named = link.proxy is None and not _is_literal(host)
     return Opened(sock, seat, left_s - connected_s, resolved_s if is_named else None, connected_s)
 
