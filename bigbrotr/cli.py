@@ -22,6 +22,7 @@ from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema, read_ledger
 from bigbrotr.errors import BigBrotrError, ConfigError, DatabaseError, SchemaError, leaves
 from bigbrotr.models.relay import Network, Relay
+from bigbrotr.models.whereabouts import parse_event_id
 from bigbrotr.secret import read_secret
 from bigbrotr.services.seeder import read_seeds, usable_relays
 from bigbrotr.supervisor import SERVICES, Supervisor
@@ -108,6 +109,10 @@ def parser() -> argparse.ArgumentParser:
 
     status = add(commands, "status", _status, "what is in the database", place)
     status.add_argument("--json", action="store_true", help="for programs")
+
+    where = add(commands, "where", _where, "which relays hold an event, and which do not", place)
+    where.add_argument("event", metavar="EVENT", help="an id in hex, a note or an nevent")
+    where.add_argument("--json", action="store_true", help="for programs")
 
     seed = add(commands, "seed", _seed, "add candidates", place)
     seed.add_argument("what", nargs="+", metavar="FILE|URL", help="relay URLs, or files of them")
@@ -251,6 +256,24 @@ def _status(options: argparse.Namespace) -> int:
                 print(msgspec.json.encode(await view.state(brotr)).decode())  # noqa: T201
             else:
                 await view.print_status(brotr, _place(options))
+        return 0
+
+    return _loop(work())
+
+
+def _where(options: argparse.Namespace) -> int:
+    try:
+        event_id = parse_event_id(options.event)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+    async def work() -> int:
+        async with _database(options) as brotr:
+            if options.json:
+                places = await view.whereabouts(brotr, event_id)
+                print(msgspec.json.encode(places).decode())  # noqa: T201
+            else:
+                await view.print_whereabouts(brotr, event_id)
         return 0
 
     return _loop(work())

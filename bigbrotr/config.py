@@ -2,8 +2,10 @@
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -27,7 +29,7 @@ from msgspec import Meta, Struct, field
 import bigbrotr
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.filter import Filter, public_key
-from bigbrotr.models.relay import DEFAULT_PORTS, Network, Relay
+from bigbrotr.models.relay import Network, Relay
 
 EMBEDDED = "embedded"
 YEAR_S = 366 * 86_400
@@ -241,16 +243,16 @@ def opted_out(text: str) -> OptedOut:
     Raises:
         ValueError: it is neither.
     """
-    try:
+    with suppress(ValueError):
         return ip_network(text, strict=False)
-    except ValueError:
-        pass
     try:
         relay = Relay(f"ws://{text}")
     except ValueError as error:
         raise ValueError(f'opt_out: "{text}": {error}') from None
-    if relay.path or relay.port != DEFAULT_PORTS["ws"]:
+    if relay.url != f"ws://{relay.host}":
         raise ValueError(f'opt_out: "{text}" is neither a host nor a network')
+    with suppress(ValueError):
+        return ip_network(relay.host)
     return relay.host
 
 
@@ -336,7 +338,7 @@ class FinderSettings(ServiceSection, frozen=True):
     max_per_host: Annotated[
         int,
         Meta(
-            ge=0, le=100_000, description="addresses of one host with a path or a port of their own"
+            ge=0, le=100_000, description="addresses of one host with a path or port of their own"
         ),
     ] = 16
     tombstone_s: Annotated[
@@ -357,10 +359,14 @@ class ValidatorSettings(ServiceSection, frozen=True):
     max_attempts: Annotated[
         int, Meta(ge=1, le=1000, description="failures in a row before a candidate rests for good")
     ] = 20
+    retire_after_s: Annotated[
+        float,
+        Meta(ge=1, le=YEAR_S, description="a relay that only fails for so long: a candidate again"),
+    ] = 14 * 86_400.0
 
 
 # How long a relay may take to answer; a network's own bound is the default.
-Patience: TypeAlias = Annotated[
+Limit: TypeAlias = Annotated[
     Annotated[float, Meta(gt=0, le=600)] | None,
     Meta(description="seconds; none: as the network has it"),
 ]
@@ -370,7 +376,7 @@ class Nip11Settings(Section, frozen=True):
     """What a relay says of itself (NIP-11)."""
 
     enabled: bool = True
-    timeout_s: Patience = None
+    timeout_s: Limit = None
     max_bytes: Annotated[
         int, Meta(ge=1024, le=4 << 20, description="a longer document is refused")
     ] = 65_536
@@ -380,7 +386,7 @@ class ReadSettings(Section, frozen=True):
     """How long a relay takes to answer a question."""
 
     enabled: bool = True
-    timeout_s: Patience = None
+    timeout_s: Limit = None
 
 
 class WriteSettings(Section, frozen=True):
@@ -388,7 +394,7 @@ class WriteSettings(Section, frozen=True):
     a new key."""
 
     enabled: Annotated[bool, Meta(description="writes something to every relay")] = False
-    timeout_s: Patience = None
+    timeout_s: Limit = None
     max_pow_bits: Annotated[
         int, Meta(ge=0, le=24, description="work that is done where a relay asks for it (NIP-13)")
     ] = 16
@@ -512,6 +518,7 @@ class RelaySettings(Section, frozen=True):
     )
     page_limit: PageLimit | None = None
     live: bool | None = None
+    reconcile: bool | None = None
 
 
 class Terms(NamedTuple):
@@ -521,6 +528,7 @@ class Terms(NamedTuple):
     filter: Filter
     page_limit: int
     live: bool
+    reconcile: bool
 
     def until(self, settled: int) -> int:
         """The end (exclusive) of what is wanted when the seconds before `settled` are over."""
@@ -547,6 +555,19 @@ class SynchronizerSettings(ServiceSection, frozen=True):
         int,
         Meta(ge=0, le=YEAR_S, description="the newest seconds, in which events still arrive late"),
     ] = 900
+    reconcile: Annotated[
+        bool, Meta(description="compare ids (NIP-77) with relays that really can, instead of pages")
+    ] = True
+    audit_s: Annotated[
+        int,
+        Meta(ge=7200, le=YEAR_S, description="until what is proven is looked at again, by ids"),
+    ] = 86_400
+    lookback_s: Annotated[
+        int, Meta(ge=0, le=YEAR_S, description="... or this much of it, where only pages can tell")
+    ] = 86_400
+    rewalk_s: Annotated[
+        int, Meta(ge=0, le=10 * YEAR_S, description="... and all of it, page by page; 0: never")
+    ] = 90 * 86_400
     page_limit: Annotated[PageLimit, Meta(description="events asked for at once")] = 500
     max_event_bytes: Annotated[
         int, Meta(ge=1024, le=64 << 20, description="larger frames end the conversation")
@@ -589,7 +610,13 @@ class SynchronizerSettings(ServiceSection, frozen=True):
             filter=self.filter if own.filter is None else own.filter,
             page_limit=self.page_limit if own.page_limit is None else own.page_limit,
             live=self.live if own.live is None else own.live,
+            reconcile=self.reconcile if own.reconcile is None else own.reconcile,
         )
+
+    @property
+    def processes(self) -> int:
+        """How many workers there are."""
+        return self.workers or os.cpu_count() or 1
 
     @property
     def refused(self) -> list[str]:

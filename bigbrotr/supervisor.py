@@ -28,6 +28,7 @@ from bigbrotr.errors import (
     ServiceFailedError,
     leaves,
 )
+from bigbrotr.services.finder import Finder
 from bigbrotr.services.monitor import Monitor, keys_of
 from bigbrotr.services.seeder import Seeder
 from bigbrotr.services.synchronizer import Synchronizer
@@ -40,6 +41,7 @@ DATABASE_CHECK_S = 0.5  # between looks whether a database that went away is bac
 # The services, in the order in which one cycle of each makes sense.
 SERVICES: dict[str, type[BaseService[Any]]] = {
     Seeder.SERVICE_NAME: Seeder,
+    Finder.SERVICE_NAME: Finder,
     Validator.SERVICE_NAME: Validator,
     Monitor.SERVICE_NAME: Monitor,
     Synchronizer.SERVICE_NAME: Synchronizer,

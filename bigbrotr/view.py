@@ -6,10 +6,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import anyio
 import asyncpg
+import msgspec
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -19,11 +21,14 @@ from rich.text import Text
 from bigbrotr.config import LogSettings
 from bigbrotr.core.brotr import Brotr, Totals
 from bigbrotr.core.logger import configure, printable
+from bigbrotr.models.event import WireEvent
+from bigbrotr.models.whereabouts import locate
 from bigbrotr.supervisor import State, Supervisor
 
 REFRESH_S = 1.0
 RATE_WINDOW_S = 10.0
 SHOWN_RELAYS = 12
+SHOWN_SOURCES = 8
 COLOURS = {
     State.RUNNING: "green",
     State.RESTARTING: "yellow",
@@ -91,8 +96,8 @@ def _run(
     return Group(Text(), head, counts, services, relay_table(relays))
 
 
-def relay_table(relays: Sequence[asyncpg.Record]) -> Table:
-    """How far each relay is, a row each."""
+def relay_table(relays: Sequence[asyncpg.Record], *, with_ways: bool = False) -> Table:
+    """How far each relay is, a row each; and in which ways that was proven."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
     table.add_column("relay", overflow="ellipsis", no_wrap=True, ratio=3)
     counted = [("events", "pairs")]
@@ -101,12 +106,15 @@ def relay_table(relays: Sequence[asyncpg.Record]) -> Table:
     for name, _ in counted:
         table.add_column(name, justify="right", no_wrap=True, min_width=7)
     table.add_column("proven back to", justify="right", no_wrap=True, min_width=14)
+    if with_ways:
+        table.add_column("by", overflow="fold", ratio=2)
     table.add_column("last visit", overflow="ellipsis", no_wrap=True, ratio=2)
     for relay in relays:
         cells = (
             relay["url"],
             *(f"{relay[column]:,}" for _, column in counted),
             proven_back_to(relay["proven"]),
+            *([how_proven(relay["how"])] if with_ways else []),
             last_visit(relay),
         )
         # Relays choose some of the words: no markup, no escape sequence may come of them.
@@ -123,6 +131,15 @@ def last_visit(relay: asyncpg.Record) -> str:
     ago = duration(time.time() - relay["visited_at"])
     words = relay["outcome"] + (f" ({relay['detail']})" if relay["detail"] else "")
     return f"{words}, {ago} ago"
+
+
+def how_proven(how: str | None) -> str:
+    """In which ways a relay's past is proven, the one of most seconds first, and when last."""
+    ways = msgspec.json.decode(how or "{}")
+    seconds = {name: sum(b - a for a, b in way["proven"]) for name, way in ways.items()}
+    names = sorted(ways, key=lambda name: -seconds[name])
+    ago = [f"{name} {duration(time.time() - ways[name]['newest_at'])} ago" for name in names]
+    return ", ".join(ago) or "-"
 
 
 def proven_back_to(proven: Sequence["asyncpg.Range[int]"] | None) -> str:
@@ -156,15 +173,18 @@ async def state(brotr: Brotr) -> dict[str, Any]:
     """What is in a database and how far each relay is, as plain values."""
     totals = await brotr.totals()
     return totals._asdict() | {
+        "candidate_sources": await brotr.candidate_sources(),
         "progress": [
-            dict(relay) | {"proven": [[s.lower, s.upper] for s in relay["proven"] or ()]}
+            dict(relay)
+            | {"proven": [[s.lower, s.upper] for s in relay["proven"] or ()]}
+            | {"how": msgspec.json.decode(relay["how"] or "{}")}
             for relay in await brotr.progress()
-        ]
+        ],
     }
 
 
 async def print_status(brotr: Brotr, place: str) -> None:
-    """Prints what is in a database and how far each relay is."""
+    """Prints what is in a database, where candidates come from, and how far each relay is."""
     totals, relays = await brotr.totals(), await brotr.progress()
     console = Console()
     console.print(Text(place, style="bold"))
@@ -174,5 +194,76 @@ async def print_status(brotr: Brotr, place: str) -> None:
         f"gaps {totals.gaps:,}   rejected {totals.rejected:,}",
         highlight=False,
     )
+    if sources := await brotr.candidate_sources():
+        shown = [f"{source} {found:,}" for source, found in islice(sources.items(), SHOWN_SOURCES)]
+        more = [f"{len(sources) - len(shown)} more"] if len(sources) > len(shown) else []
+        console.print(Text(f"candidates by source: {', '.join(shown + more)}"))
     if relays:
-        console.print(relay_table(relays))
+        console.print(relay_table(relays, with_ways=True))
+
+
+async def whereabouts(brotr: Brotr, event_id: bytes) -> dict[str, Any]:
+    """Where an event is, as plain values: times in Unix seconds."""
+    event = await brotr.event(event_id)
+    places = locate(as_wire(event), map(dict, await brotr.whereabouts(event_id)))
+    return {
+        "event": event_id.hex(),
+        "is_archived": event is not None,
+        "created_at": event and event["created_at"],
+        "kind": event and event["kind"],
+        "present": [each._asdict() for each in places.present],
+        "absent": [each._asdict() for each in places.absent],
+        "unknown": [{"relay": url} for url in places.unknown],
+    }
+
+
+def as_wire(event: asyncpg.Record | None) -> WireEvent | None:
+    """An archived event, as far as the archive keeps it, in the form in which filters take it."""
+    if event is None:
+        return None
+    return WireEvent(
+        event["id"].hex(),
+        event["pubkey"].hex(),
+        event["created_at"],
+        event["kind"],
+        msgspec.Raw((event["tags"] or "null").encode()),
+        msgspec.Raw(b'""'),
+        "",
+    )
+
+
+async def print_whereabouts(brotr: Brotr, event_id: bytes) -> None:
+    """Prints where an event is."""
+    found = await whereabouts(brotr, event_id)
+    console = Console()
+    words = "not in the archive"
+    if found["is_archived"]:
+        words = f"kind {found['kind']}, created {moment(found['created_at'])}, archived"
+    console.print(Text(found["event"], style="bold"))
+    console.print(words, highlight=False)
+    present, absent, unknown = found["present"], found["absent"], found["unknown"]
+    for relay in present:
+        what = ", not handed over" if relay["is_withheld"] else ""
+        _print_place(console, "present", relay, f"since {moment(relay['first_seen'])}{what}")
+    for relay in absent:
+        what = f"as of {moment(relay['as_of'])}, by {relay['how']}"
+        if relay["dropped_at"] is not None:
+            what += f"; held it since {moment(relay['first_seen'])}"
+        _print_place(console, "absent", relay, what)
+    for relay in unknown:
+        _print_place(console, "unknown", relay, "")
+    counts = f"present on {len(present)}, absent from {len(absent)}, unknown for {len(unknown)}"
+    console.print(counts, highlight=False)
+
+
+def _print_place(console: Console, state: str, relay: dict[str, Any], what: str) -> None:
+    line = f"  {state:8} {relay['relay']}  {what}".rstrip()
+    console.print(Text(printable(line)), highlight=False, soft_wrap=True)
+
+
+def moment(seconds: int) -> str:
+    """A time as date and time (UTC); or as it is, where it is no date of this millennium."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)

@@ -13,8 +13,8 @@ CREATE OR REPLACE FUNCTION public.host_of(p_url text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN substring(p_url FROM '^wss?://(\[[^]]*\]|[^/:]*)');
 
--- Adds relays; known URLs stay as they are. Each new relay is due for its first visit at once, and stops being a
--- candidate. Returns how many were new. Idempotent.
+-- Adds relays; known URLs stay as they are. Each new relay is due for its first visit at once. A relay is no
+-- candidate, unless it rests. Returns how many were new. Idempotent.
 CREATE OR REPLACE FUNCTION public.insert_relays(p_urls text[], p_networks text[], p_discovered_ats bigint[])
 RETURNS integer
 LANGUAGE plpgsql AS $$
@@ -44,7 +44,10 @@ BEGIN
     )
     SELECT count(*) INTO added FROM new_relays;
 
-    DELETE FROM public.candidates WHERE url = ANY (p_urls);
+    DELETE FROM public.candidates c
+    WHERE c.url = ANY (p_urls) AND NOT EXISTS (
+        SELECT FROM public.relays r JOIN public.visits v ON v.relay_id = r.id
+        WHERE r.url = c.url AND v.rests_since IS NOT NULL);
     RETURN added;
 END $$;
 

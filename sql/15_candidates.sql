@@ -11,7 +11,9 @@ CREATE TABLE IF NOT EXISTS public.candidates (
     tried_at      bigint,
     outcome       text,                          -- of the last try, as the validator names it
     detail        text,
-    named         integer NOT NULL DEFAULT 1     -- in how many events, and by what else: more names, sooner tried
+    named         integer NOT NULL DEFAULT 1,    -- in how many events, and by what else: more names, sooner tried
+    -- Answers like this relay, another path on the same host: no relay of its own, and looked at again after long.
+    alias_of      bigint  REFERENCES public.relays (id) ON DELETE SET NULL
 );
 CREATE INDEX IF NOT EXISTS candidates_due_at_idx ON public.candidates (due_at);
 CREATE INDEX IF NOT EXISTS candidates_host_idx ON public.candidates (public.host_of(url));
@@ -96,7 +98,8 @@ BEGIN
     RETURN added;
 END $$;
 
--- Claims candidates that are due: nobody else gets them within the lease, and without a verdict they come back.
+-- Claims candidates that are due: nobody else gets them within the lease, and without a verdict they come back. Relays
+-- that rest have no last attempt.
 CREATE OR REPLACE FUNCTION public.claim_candidates(
     p_networks text[], p_limit integer, p_max_attempts integer, p_owner text, p_lease_s bigint, p_now bigint
 ) RETURNS TABLE (url text, attempts integer)
@@ -105,8 +108,9 @@ BEGIN
     RETURN QUERY
     WITH due AS (
         SELECT c.url FROM public.candidates c
-        WHERE c.due_at <= p_now AND c.network = ANY (p_networks) AND c.attempts < p_max_attempts
-        ORDER BY c.due_at, c.url
+        WHERE c.due_at <= p_now AND c.network = ANY (p_networks)
+          AND (c.attempts < p_max_attempts OR c.source = 'retired')
+        ORDER BY c.named DESC, c.due_at, c.url
         LIMIT p_limit
         FOR UPDATE SKIP LOCKED
     )
@@ -115,38 +119,58 @@ BEGIN
     RETURNING c.url, c.attempts;
 END $$;
 
--- Records what a try of each candidate came to. 'relay': it becomes a relay. 'failed': one more attempt, and a longer
--- wait. 'postponed': nobody's fault but ours, it waits a minute. Returns how many became new relays. Idempotent.
+-- Records what a try of each candidate came to. 'relay': it becomes a relay, or is one again if it rested. 'failed': one
+-- more attempt, and a longer wait. 'postponed': nobody's fault but ours, it waits a minute. 'alias': it answers like the
+-- relay in p_targets. Whatever it is, it is left alone for p_waits seconds at least. Returns how many became relays.
+-- Idempotent.
 CREATE OR REPLACE FUNCTION public.resolve_candidates(
-    p_urls text[], p_verdicts text[], p_outcomes text[], p_details text[], p_now bigint
+    p_urls text[], p_verdicts text[], p_outcomes text[], p_details text[], p_waits bigint[], p_targets text[], p_now bigint
 ) RETURNS integer
 LANGUAGE plpgsql AS $$
 DECLARE
     promoted text[];
     networks text[];
+    became integer := 0;
 BEGIN
-    UPDATE public.candidates c SET
-        attempts = c.attempts + (u.verdict = 'failed')::integer,
-        due_at   = p_now + CASE WHEN u.verdict = 'failed' THEN public.backoff_s(c.attempts + 1) ELSE 60 END,
-        owner    = NULL,
-        tried_at = p_now,
-        outcome  = u.outcome,
-        detail   = u.detail
-    FROM unnest(p_urls, p_verdicts, p_outcomes, p_details) AS u (url, verdict, outcome, detail)
-    WHERE c.url = u.url AND u.verdict IN ('failed', 'postponed');
-
     SELECT array_agg(c.url), array_agg(c.network) INTO promoted, networks
     FROM public.candidates c
     JOIN unnest(p_urls, p_verdicts) AS u (url, verdict) ON c.url = u.url
     WHERE u.verdict = 'relay';
-    IF promoted IS NULL THEN
-        RETURN 0;
+    IF promoted IS NOT NULL THEN
+        WITH woken AS (
+            UPDATE public.visits v SET rests_since = NULL, failing_since = NULL, failures = 0, due_at = p_now
+            FROM public.relays r
+            WHERE v.relay_id = r.id AND r.url = ANY (promoted) AND v.rests_since IS NOT NULL
+            RETURNING 1
+        )
+        SELECT count(*) INTO became FROM woken;
+        became := became
+            + public.insert_relays(promoted, networks, array_fill(p_now, ARRAY[cardinality(promoted)]));
+        UPDATE public.visits v SET due_at = p_now + u.wait
+        FROM unnest(p_urls, p_waits) AS u (url, wait)
+        JOIN public.relays r ON r.url = u.url
+        WHERE u.wait > 0 AND u.url = ANY (promoted) AND v.relay_id = r.id AND v.due_at < p_now + u.wait;
     END IF;
-    RETURN public.insert_relays(promoted, networks, array_fill(p_now, ARRAY[cardinality(promoted)]));
+
+    UPDATE public.candidates c SET
+        attempts = CASE u.verdict WHEN 'failed' THEN c.attempts + 1 WHEN 'alias' THEN 0 ELSE c.attempts END,
+        due_at   = p_now + greatest(
+            u.wait, CASE WHEN u.verdict = 'failed' THEN public.backoff_s(c.attempts + 1) ELSE 60 END),
+        owner    = NULL,
+        tried_at = p_now,
+        outcome  = u.outcome,
+        detail   = u.detail,
+        alias_of = CASE
+            WHEN u.verdict = 'alias' THEN (SELECT r.id FROM public.relays r WHERE r.url = u.target)
+            ELSE c.alias_of END
+    FROM unnest(p_urls, p_verdicts, p_outcomes, p_details, p_waits, p_targets)
+        AS u (url, verdict, outcome, detail, wait, target)
+    WHERE c.url = u.url AND u.verdict IN ('failed', 'postponed', 'alias');
+    RETURN became;
 END $$;
 
--- Gives up the candidates that failed `p_max_attempts` times or more: of each a tombstone is left for p_tombstone_s
--- seconds. Those that have expired go. Returns how many candidates were given up. Idempotent.
+-- Gives up the candidates that failed `p_max_attempts` times or more, but for relays that rest: of each a tombstone is
+-- left for p_tombstone_s seconds. Those that have expired go. Returns how many candidates were given up. Idempotent.
 CREATE OR REPLACE FUNCTION public.delete_failed_candidates(
     p_max_attempts integer, p_tombstone_s bigint, p_now bigint
 ) RETURNS integer
@@ -156,7 +180,8 @@ DECLARE
 BEGIN
     DELETE FROM public.tombstones WHERE expires_at <= p_now;
     WITH deleted AS (
-        DELETE FROM public.candidates WHERE attempts >= p_max_attempts RETURNING url, outcome
+        DELETE FROM public.candidates WHERE attempts >= p_max_attempts AND source <> 'retired'
+        RETURNING url, outcome
     ), buried AS (
         INSERT INTO public.tombstones AS t (url, buried_at, expires_at, outcome)
         SELECT url, p_now, p_now + p_tombstone_s, outcome FROM deleted

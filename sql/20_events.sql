@@ -85,6 +85,48 @@ BEGIN
     RETURN NEXT;
 END $$;
 
+-- The next ids of [p_since, p_until) after p_after (an id of the second p_since), in the order of the keys, at most
+-- p_limit: their times, eight bytes each, most significant first, and the ids themselves, thirty-two each. p_kinds and
+-- p_pubkeys leave others out; without them only the index is read.
+CREATE OR REPLACE FUNCTION public.read_ids(
+    p_since bigint, p_until bigint, p_after bytea, p_limit bigint, p_kinds integer[], p_pubkeys bytea[]
+) RETURNS TABLE (created_ats bytea, ids bytea)
+LANGUAGE plpgsql STABLE
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
+AS $$
+BEGIN
+    IF p_kinds IS NULL AND p_pubkeys IS NULL THEN
+        RETURN QUERY
+        SELECT string_agg(int8send(x.created_at), ''), string_agg(x.id, '') FROM (
+            SELECT e.created_at, e.id FROM public.events e
+            WHERE e.created_at >= p_since AND e.created_at < p_until AND (e.created_at, e.id) > (p_since, p_after)
+            ORDER BY e.created_at, e.id LIMIT p_limit
+        ) AS x;
+    ELSE
+        RETURN QUERY
+        SELECT string_agg(int8send(x.created_at), ''), string_agg(x.id, '') FROM (
+            SELECT e.created_at, e.id FROM public.events e
+            WHERE e.created_at >= p_since AND e.created_at < p_until AND (e.created_at, e.id) > (p_since, p_after)
+              AND (p_kinds IS NULL OR e.kind = ANY (p_kinds)) AND (p_pubkeys IS NULL OR e.pubkey = ANY (p_pubkeys))
+            ORDER BY e.created_at, e.id LIMIT p_limit
+        ) AS x;
+    END IF;
+END $$;
+
+-- When the events of these ids were created, NULL for those that are not archived within [p_since, p_until).
+CREATE OR REPLACE FUNCTION public.find_events(p_ids bytea[], p_since bigint, p_until bigint) RETURNS bigint[]
+LANGUAGE plpgsql STABLE
+SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+AS $$
+BEGIN
+    RETURN (
+        SELECT array_agg((
+            SELECT e.created_at FROM public.events e
+            WHERE e.id = u.id AND e.created_at >= p_since AND e.created_at < p_until LIMIT 1
+        ) ORDER BY u.position)
+        FROM unnest(p_ids) WITH ORDINALITY AS u (id, position));
+END $$;
+
 -- Deletes the events that no relay of ours holds any more (their relays were deleted). Reads every partition: for
 -- upkeep, not for every day. Returns how many. Idempotent.
 CREATE OR REPLACE FUNCTION public.delete_orphan_events() RETURNS integer
@@ -95,6 +137,8 @@ BEGIN
     WITH homeless AS (
         DELETE FROM public.presence p
         WHERE NOT EXISTS (SELECT FROM public.relays r WHERE r.id = ANY (p.relay_ids))
+          -- An event that its last relay has dropped is what an archive is for.
+          AND NOT EXISTS (SELECT FROM public.dropped d WHERE d.created_at = p.created_at AND d.event_id = p.event_id)
         RETURNING p.created_at, p.event_id
     ), raws AS (
         DELETE FROM public.events_raw w USING homeless h WHERE w.event_id = h.event_id

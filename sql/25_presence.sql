@@ -75,6 +75,107 @@ BEGIN
     RETURN coalesce(unknown, '{}');
 END $$;
 
+-- Notes that a relay holds all archived events of [p_since, p_until) but for those of p_absent_ids, and returns how many
+-- of these pairs are new: one pass over the window (2 us a pair, half of what it costs to name each one). Refused
+-- (BB002) unless the window holds p_expected events, in this very snapshot: others have come since they were counted.
+-- Idempotent. Locks in the order of the keys, like note_presence.
+CREATE OR REPLACE FUNCTION public.mark_window(
+    p_relay_id integer, p_since bigint, p_until bigint, p_expected bigint, p_absent_ids bytea[], p_seen_at bigint
+) RETURNS integer
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+    noted integer;
+    found bigint;
+BEGIN
+    PERFORM public.lock_presence(false);
+    WITH noted_pairs AS (
+        UPDATE public.presence p SET
+            relay_ids = p.relay_ids || p_relay_id,
+            seen_ats  = p.seen_ats || public.pack_seen(p_seen_at)
+        WHERE p.created_at >= p_since AND p.created_at < p_until
+          AND p.event_id <> ALL (p_absent_ids) AND NOT p.relay_ids @> ARRAY[p_relay_id]
+        RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM noted_pairs),
+           (SELECT count(*) FROM public.events e WHERE e.created_at >= p_since AND e.created_at < p_until)
+    INTO noted, found;
+    IF found <> p_expected THEN
+        RAISE EXCEPTION 'the window holds % events, not %', found, p_expected USING ERRCODE = 'BB002';
+    END IF;
+    UPDATE public.tallies SET pairs = pairs + noted WHERE relay_id = p_relay_id AND noted > 0;
+    RETURN noted;
+END $$;
+
+-- The next ids of [p_since, p_until) that a relay is known to hold: as read_ids gives those of the archive.
+CREATE OR REPLACE FUNCTION public.read_held_ids(
+    p_relay_id integer, p_since bigint, p_until bigint, p_after bytea, p_limit bigint,
+    p_kinds integer[], p_pubkeys bytea[]
+) RETURNS TABLE (created_ats bytea, ids bytea)
+LANGUAGE plpgsql STABLE
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_custom_plan
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT string_agg(int8send(x.created_at), ''), string_agg(x.event_id, '') FROM (
+        SELECT p.created_at, p.event_id FROM public.presence p
+        WHERE p.created_at >= p_since AND p.created_at < p_until AND (p.created_at, p.event_id) > (p_since, p_after)
+          AND p.relay_ids @> ARRAY[p_relay_id]
+          AND ((p_kinds IS NULL AND p_pubkeys IS NULL) OR EXISTS (
+              SELECT FROM public.events e WHERE e.created_at = p.created_at AND e.id = p.event_id
+                AND (p_kinds IS NULL OR e.kind = ANY (p_kinds)) AND (p_pubkeys IS NULL OR e.pubkey = ANY (p_pubkeys))))
+        ORDER BY p.created_at, p.event_id LIMIT p_limit
+    ) AS x;
+END $$;
+
+-- Dropped: events that a relay held once, and was proven not to hold later. They stay archived; the pair is no longer
+-- one. A relay that holds the event again gets a pair again, and what is noted here remains.
+CREATE TABLE IF NOT EXISTS public.dropped (
+    created_at bigint NOT NULL,
+    event_id   bytea  NOT NULL,
+    relay_id   bigint NOT NULL REFERENCES public.relays (id) ON DELETE CASCADE,
+    seen_at    bigint NOT NULL,  -- when the relay was first seen to hold it
+    dropped_at bigint NOT NULL,  -- when it was last proven that it no longer does
+    PRIMARY KEY (created_at, event_id, relay_id)
+);
+
+-- Notes that a relay no longer holds events. Arrays of one length, sorted by (created_at, id). Returns how many pairs
+-- have ended. Idempotent.
+CREATE OR REPLACE FUNCTION public.note_drops(
+    p_relay_id integer, p_created_ats bigint[], p_ids bytea[], p_now bigint
+) RETURNS integer
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_material = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    ended integer;
+BEGIN
+    PERFORM public.lock_presence(false);
+    WITH held AS (
+        SELECT p.created_at, p.event_id, array_position(p.relay_ids, p_relay_id) AS place, p.seen_ats
+        FROM unnest(p_created_ats, p_ids) AS u (created_at, id)
+        JOIN public.presence p ON p.created_at = u.created_at AND p.event_id = u.id
+        WHERE p.relay_ids @> ARRAY[p_relay_id]
+        FOR UPDATE OF p
+    ), noted AS (
+        INSERT INTO public.dropped AS d (created_at, event_id, relay_id, seen_at, dropped_at)
+        SELECT h.created_at, h.event_id, p_relay_id, public.unpack_seen(h.seen_ats[h.place]), p_now FROM held h
+        ON CONFLICT (created_at, event_id, relay_id) DO UPDATE SET dropped_at = EXCLUDED.dropped_at
+    ), ended_pairs AS (
+        UPDATE public.presence p SET
+            relay_ids = p.relay_ids[:h.place - 1] || p.relay_ids[h.place + 1:],
+            seen_ats  = p.seen_ats[:h.place - 1] || p.seen_ats[h.place + 1:]
+        FROM held h WHERE p.created_at = h.created_at AND p.event_id = h.event_id
+        RETURNING 1
+    )
+    SELECT count(*) INTO ended FROM ended_pairs;
+    UPDATE public.tallies SET pairs = pairs - ended WHERE relay_id = p_relay_id AND ended > 0;
+    RETURN ended;
+END $$;
+
 CREATE OR REPLACE VIEW public.events_relays AS
 SELECT e.id AS event_id, r.url AS relay_url, public.unpack_seen(s.seen_at) AS seen_at
 FROM public.events e

@@ -13,22 +13,30 @@ CREATE TABLE IF NOT EXISTS public.visits (
     filter     text    NOT NULL DEFAULT '',
     since      bigint  NOT NULL DEFAULT 0,
     until      bigint  NOT NULL DEFAULT 0,
-    identity   bytea                        -- the public key with which the newest proof was got; NULL: without any
+    identity   bytea,                       -- the public key with which the newest proof was got; NULL: without any
+    failing_since bigint,                   -- the first of the failures in a row
+    rests_since   bigint                    -- it has failed for long: nobody calls, it is a candidate again
 );
 CREATE INDEX IF NOT EXISTS visits_due_at_idx ON public.visits (due_at);
 
 -- Claims relays that are due, but for the URLs p_refused. `missing` is what is neither proven nor a gap that has to
 -- wait, within [p_since, p_until), for the conditions p_filter; for p_urls there are p_sinces, p_untils and p_filters.
+-- `stale` is what is proven and is to be looked at again (see stale_spans). `may_reconcile` says whether to try NIP-77,
+-- `most_items` how many events the relay lets a window hold, as far as we know.
 CREATE OR REPLACE FUNCTION public.claim_visits(
     p_networks text[], p_limit integer, p_owner text, p_lease_s bigint, p_since bigint, p_until bigint, p_filter text,
-    p_refused text[], p_urls text[], p_sinces bigint[], p_untils bigint[], p_filters text[], p_now bigint
-) RETURNS TABLE (relay_id bigint, url text, epoch bigint, pairs bigint, missing int8multirange)
+    p_refused text[], p_urls text[], p_sinces bigint[], p_untils bigint[], p_filters text[],
+    p_audit_s bigint, p_lookback_s bigint, p_rewalk_s bigint, p_now bigint
+) RETURNS TABLE (
+    relay_id bigint, url text, epoch bigint, pairs bigint, missing int8multirange, stale int8multirange,
+    may_reconcile boolean, most_items bigint
+)
 LANGUAGE plpgsql AS $$
 BEGIN
     RETURN QUERY
     WITH due AS (
         SELECT v.relay_id FROM public.visits v
-        WHERE v.due_at <= p_now
+        WHERE v.due_at <= p_now AND v.rests_since IS NULL
           AND EXISTS (SELECT FROM public.relays r WHERE r.id = v.relay_id
                       AND r.network = ANY (p_networks) AND r.url <> ALL (p_refused))
         ORDER BY v.due_at, v.relay_id
@@ -49,15 +57,21 @@ BEGIN
         RETURNING v.relay_id, r.url, v.epoch, v.filter, v.since, v.until
     )
     SELECT c.relay_id, c.url, c.epoch, coalesce(t.pairs, 0),
-           public.missing_spans(c.relay_id, c.since, c.until, p_now, c.filter)
+           public.missing_spans(c.relay_id, c.since, c.until, p_now, c.filter),
+           public.stale_spans(
+               c.relay_id, c.since, c.until, p_audit_s, p_lookback_s, p_rewalk_s, p_now, c.filter),
+           coalesce(n.outcome = 'works' OR n.due_at <= p_now, true), n.most_items
     FROM claimed c
-    LEFT JOIN public.tallies t ON t.relay_id = c.relay_id;
+    LEFT JOIN public.tallies t ON t.relay_id = c.relay_id
+    LEFT JOIN public.reconciliation n ON n.relay_id = c.relay_id;
 END $$;
 
--- Prolongs the lease on a relay that one stays subscribed to, and says what is missing now; NULL when it has passed on.
+-- Prolongs the lease on a relay that one stays subscribed to, and says what is missing and what is stale now; no row when
+-- the lease has passed on.
 CREATE OR REPLACE FUNCTION public.renew_visit(
-    p_relay_id bigint, p_epoch bigint, p_lease_s bigint, p_since bigint, p_until bigint, p_now bigint
-) RETURNS int8multirange
+    p_relay_id bigint, p_epoch bigint, p_lease_s bigint, p_since bigint, p_until bigint,
+    p_audit_s bigint, p_lookback_s bigint, p_rewalk_s bigint, p_now bigint
+) RETURNS TABLE (missing int8multirange, stale int8multirange)
 LANGUAGE plpgsql AS $$
 DECLARE
     conditions text;
@@ -68,16 +82,22 @@ BEGIN
         outcome    = 'live',
         detail     = '',
         failures   = 0,
+        failing_since = NULL,
         since      = p_since,
         until      = p_until
     WHERE v.relay_id = p_relay_id AND v.epoch = p_epoch
     RETURNING v.filter INTO conditions;
-    RETURN CASE WHEN FOUND THEN public.missing_spans(p_relay_id, p_since, p_until, p_now, conditions) END;
+    IF FOUND THEN
+        RETURN QUERY SELECT
+            public.missing_spans(p_relay_id, p_since, p_until, p_now, conditions),
+            public.stale_spans(
+                p_relay_id, p_since, p_until, p_audit_s, p_lookback_s, p_rewalk_s, p_now, conditions);
+    END IF;
 END $$;
 
 -- Ends a visit. `p_verdict` 'done': come back at p_next_at, or for the first gap that is due before. 'failed': come
--- back after a growing delay. 'throttled': not before p_next_at, whatever is due. 'unfinished': come back at once. False when the lease has passed on. Gaps in what is no
--- longer wanted don't count.
+-- back after a growing delay. 'throttled': not before p_next_at, whatever is due. 'unfinished': come back at once. False
+-- when the lease has passed on. Gaps in what is no longer wanted don't count.
 CREATE OR REPLACE FUNCTION public.finish_visit(
     p_relay_id bigint, p_epoch bigint, p_verdict text, p_next_at bigint, p_outcome text, p_detail text, p_now bigint
 ) RETURNS boolean
@@ -87,6 +107,8 @@ DECLARE
 BEGIN
     UPDATE public.visits v SET
         failures   = CASE p_verdict WHEN 'failed' THEN v.failures + 1 WHEN 'done' THEN 0 ELSE v.failures END,
+        failing_since = CASE p_verdict
+            WHEN 'failed' THEN coalesce(v.failing_since, p_now) WHEN 'done' THEN NULL ELSE v.failing_since END,
         due_at     = CASE p_verdict
             WHEN 'failed' THEN p_now + public.backoff_s(v.failures + 1)
             WHEN 'throttled' THEN p_next_at
@@ -125,5 +147,36 @@ CREATE OR REPLACE FUNCTION public.next_visit_at(p_networks text[], p_refused tex
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN (SELECT min(v.due_at) FROM public.visits v JOIN public.relays r ON r.id = v.relay_id
-            WHERE r.network = ANY (p_networks) AND r.url <> ALL (p_refused));
+            WHERE v.rests_since IS NULL AND r.network = ANY (p_networks) AND r.url <> ALL (p_refused));
+END $$;
+
+-- Lays to rest the relays that nobody visits now and whose visits have only failed, p_failures times or more and for
+-- p_after_s or longer: they are candidates again, with their history, and what is archived of them stays. Returns how
+-- many. Idempotent.
+CREATE OR REPLACE FUNCTION public.retire_relays(p_after_s bigint, p_failures integer, p_now bigint) RETURNS integer
+LANGUAGE plpgsql AS $$
+DECLARE
+    retired integer;
+BEGIN
+    WITH failing AS (
+        SELECT v.relay_id FROM public.visits v
+        WHERE v.rests_since IS NULL AND v.owner IS NULL
+          AND v.failures >= p_failures AND v.failing_since <= p_now - p_after_s
+        ORDER BY v.relay_id
+        FOR UPDATE OF v SKIP LOCKED
+    ), resting AS (
+        UPDATE public.visits v SET rests_since = p_now FROM failing f WHERE v.relay_id = f.relay_id
+        RETURNING v.relay_id, v.failures, v.visited_at, v.outcome, v.detail
+    ), again AS (
+        INSERT INTO public.candidates
+            (url, network, source, discovered_at, due_at, attempts, tried_at, outcome, detail)
+        SELECT r.url, r.network, 'retired', r.discovered_at, p_now + public.backoff_s(s.failures), s.failures,
+               s.visited_at, s.outcome, s.detail
+        FROM resting s JOIN public.relays r ON r.id = s.relay_id
+        ORDER BY r.url
+        ON CONFLICT (url) DO UPDATE SET source = 'retired'
+        RETURNING 1
+    )
+    SELECT count(*) INTO retired FROM again;
+    RETURN retired;
 END $$;

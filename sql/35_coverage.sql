@@ -3,13 +3,15 @@
 -- `filter` says for which events: a filter's canonical conditions, '' for all of them. What is proven for all events is
 -- proven for any filter; nothing else follows from one filter for another.
 
+-- Each proven second stands in one row of its filter, the one of its newest proof. A row gathers what was proven within an
+-- hour in one way; its time is that of the first, so that "as of" is never said of a later moment than is true.
 CREATE TABLE IF NOT EXISTS public.coverage (
     relay_id  bigint         NOT NULL REFERENCES public.relays (id) ON DELETE CASCADE,
     filter    text           NOT NULL DEFAULT '',
     how       text           NOT NULL CHECK (how IN ('paging', 'finish', 'reconciliation')),
     proven    int8multirange NOT NULL,
-    proven_at bigint         NOT NULL,  -- of the newest proof
-    PRIMARY KEY (relay_id, filter, how)
+    proven_at bigint         NOT NULL,
+    PRIMARY KEY (relay_id, filter, proven_at, how)
 );
 
 CREATE TABLE IF NOT EXISTS public.gaps (
@@ -33,6 +35,33 @@ BEGIN
     RETURN int8multirange(int8range(p_since, greatest(p_since, p_until)))
         - coalesce((SELECT range_agg(c.proven) FROM public.coverage c
                     WHERE c.relay_id = p_relay_id AND c.filter IN ('', p_filter)), '{}')
+        - coalesce((SELECT range_agg(g.span) FROM public.gaps g
+                    WHERE g.relay_id = p_relay_id AND g.filter = p_filter AND g.due_at > p_now), '{}');
+END $$;
+
+-- What is proven, but so long ago that it is to be looked at again, within [p_since, p_until): all that is older than
+-- p_audit_s where the relay reconciles, which costs next to nothing; elsewhere the newest p_lookback_s of it, and all
+-- that is older than p_rewalk_s (0: nothing). What was tried in vain and has to wait is left out.
+CREATE OR REPLACE FUNCTION public.stale_spans(
+    p_relay_id bigint, p_since bigint, p_until bigint, p_audit_s bigint, p_lookback_s bigint, p_rewalk_s bigint,
+    p_now bigint, p_filter text DEFAULT ''
+) RETURNS int8multirange
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    all_before bigint := CASE
+        WHEN EXISTS (SELECT FROM public.reconciliation r WHERE r.relay_id = p_relay_id AND r.outcome = 'works')
+            THEN p_now - p_audit_s
+        WHEN p_rewalk_s > 0 THEN p_now - p_rewalk_s
+    END;
+    stale int8multirange;
+BEGIN
+    SELECT coalesce(range_agg(c.proven) FILTER (WHERE c.proven_at < all_before), '{}')
+         + coalesce(range_agg(c.proven) FILTER (WHERE c.proven_at < p_now - p_audit_s), '{}')
+           * int8multirange(int8range(p_now - p_lookback_s, NULL))
+         - coalesce(range_agg(c.proven) FILTER (WHERE c.proven_at >= p_now - p_audit_s), '{}')
+    INTO stale
+    FROM public.coverage c WHERE c.relay_id = p_relay_id AND c.filter IN ('', p_filter);
+    RETURN stale * int8multirange(int8range(p_since, greatest(p_since, p_until)))
         - coalesce((SELECT range_agg(g.span) FROM public.gaps g
                     WHERE g.relay_id = p_relay_id AND g.filter = p_filter AND g.due_at > p_now), '{}');
 END $$;
@@ -66,6 +95,9 @@ LANGUAGE plpgsql AS $$
 DECLARE
     conditions text;
     known_as bytea;
+    spans int8multirange;
+    told int8multirange := '{}';  -- in an earlier turn of the loop: a second stands in one row
+    proof record;
     gap record;
     tried integer;
 BEGIN
@@ -79,13 +111,26 @@ BEGIN
         IF known_as IS DISTINCT FROM p_identity THEN
             UPDATE public.visits v SET identity = p_identity WHERE v.relay_id = p_relay_id;
         END IF;
-        INSERT INTO public.coverage AS c (relay_id, filter, how, proven, proven_at)
-        SELECT p_relay_id, conditions, u.how, range_agg(u.span), p_now
-        FROM unnest(p_spans, p_hows) AS u (span, how) GROUP BY u.how ORDER BY u.how
-        ON CONFLICT (relay_id, filter, how) DO UPDATE SET
-            proven = c.proven + EXCLUDED.proven, proven_at = EXCLUDED.proven_at;
-        PERFORM public.carve_gaps(
-            p_relay_id, nullif(conditions, ''), (SELECT range_agg(s) FROM unnest(p_spans) AS s), true);
+        SELECT range_agg(s) INTO spans FROM unnest(p_spans) AS s;
+        UPDATE public.coverage c SET proven = c.proven - spans
+        WHERE c.relay_id = p_relay_id AND c.filter = conditions AND c.proven && spans;
+        IF FOUND THEN
+            DELETE FROM public.coverage c
+            WHERE c.relay_id = p_relay_id AND c.filter = conditions AND isempty(c.proven);
+        END IF;
+        FOR proof IN
+            SELECT u.how, range_agg(u.span) AS proven FROM unnest(p_spans, p_hows) AS u (span, how)
+            GROUP BY u.how ORDER BY u.how
+        LOOP
+            INSERT INTO public.coverage AS c (relay_id, filter, how, proven, proven_at)
+            SELECT p_relay_id, conditions, proof.how, proof.proven - told, coalesce(max(o.proven_at), p_now)
+            FROM public.coverage o
+            WHERE o.relay_id = p_relay_id AND o.filter = conditions AND o.how = proof.how
+              AND o.proven_at > p_now - 3600 AND o.proven_at <= p_now
+            ON CONFLICT (relay_id, filter, proven_at, how) DO UPDATE SET proven = c.proven + EXCLUDED.proven;
+            told := told + proof.proven;
+        END LOOP;
+        PERFORM public.carve_gaps(p_relay_id, nullif(conditions, ''), spans, true);
     END IF;
 
     FOR gap IN SELECT * FROM unnest(p_gap_spans, p_gap_reasons, p_gap_details) AS u (span, reason, detail) LOOP

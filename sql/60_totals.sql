@@ -26,7 +26,7 @@ LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN QUERY SELECT
         (SELECT count(*) FROM public.relays),
-        (SELECT count(*) FROM public.candidates),
+        (SELECT count(*) FROM public.candidates c WHERE c.alias_of IS NULL),
         (SELECT coalesce(sum(t.events), 0)::bigint FROM public.tallies t),
         (SELECT coalesce(sum(t.pairs), 0)::bigint FROM public.tallies t),
         (SELECT count(*) FROM public.gaps g JOIN public.visits v ON v.relay_id = g.relay_id AND v.filter = g.filter),
@@ -41,7 +41,17 @@ SELECT r.url, r.network, r.discovered_at, t.events, t.pairs,
         WHERE c.relay_id = r.id AND c.filter IN ('', v.filter)) AS proven,
        (SELECT count(*) FROM public.gaps g WHERE g.relay_id = r.id AND g.filter = v.filter) AS gaps,
        (SELECT coalesce(sum(x.count), 0)::bigint FROM public.rejected x WHERE x.relay_id = r.id) AS rejected,
-       v.filter, encode(v.identity, 'hex') AS identity
+       v.filter, encode(v.identity, 'hex') AS identity, v.rests_since,
+       -- How it is proven: by each way the spans, and when the oldest and the newest of them were.
+       (SELECT jsonb_object_agg(x.how, jsonb_build_object('proven', x.spans, 'oldest_at', x.oldest, 'newest_at', x.newest))
+        FROM (SELECT c.how, min(c.proven_at) AS oldest, max(c.proven_at) AS newest,
+                     (SELECT jsonb_agg(jsonb_build_array(lower(s), upper(s)))
+                      FROM unnest(range_agg(c.proven)) AS s) AS spans
+              FROM public.coverage c
+              WHERE c.relay_id = r.id AND c.filter IN ('', v.filter) GROUP BY c.how) AS x) AS how,
+       n.outcome AS reconciliation, n.tried_at AS reconciliation_tried_at,
+       (SELECT count(*) FROM public.withheld w WHERE w.relay_id = r.id) AS withheld
 FROM public.relays r
 JOIN public.visits v ON v.relay_id = r.id
-JOIN public.tallies t ON t.relay_id = r.id;
+JOIN public.tallies t ON t.relay_id = r.id
+LEFT JOIN public.reconciliation n ON n.relay_id = r.id;

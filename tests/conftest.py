@@ -22,6 +22,7 @@ from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.embedded import EmbeddedPostgres
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
+from bigbrotr.nostr.manners import manners_of
 
 # The same examples each time: a failure is the change's, not the day's.
 # HYPOTHESIS_PROFILE=explore looks at others.
@@ -36,6 +37,12 @@ FAST = "fsync = off\nsynchronous_commit = off\nfull_page_writes = off\nautovacuu
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(autouse=True)
+def fresh_manners() -> None:
+    """Whom an earlier test was to leave alone is forgotten: ports come again."""
+    manners_of.cache_clear()
 
 
 class Databases:

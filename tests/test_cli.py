@@ -23,17 +23,21 @@ import asyncpg
 import pytest
 
 from bigbrotr.core.embedded import EmbeddedPostgres, binary
+from bigbrotr.core.schema import Schema
 from tests.processes import Place, call, environment, until
 from tests.relays.events import make_event
 from tests.relays.real import free_port
 from tests.relays.scripted import ScriptedRelay
 
+REVISION = Schema().revision
 SECRET = "correct-horse-battery-staple"
+REVISION = Schema().revision
 COMMANDS = [
     "",
     "run",
     "demo",
     "status",
+    "where",
     "seed",
     "config",
     "config show",
@@ -237,7 +241,7 @@ async def test_wrong_and_right_password(tcp_server: int, tmp_path: Path) -> None
     assert done.code == 4
     assert "no schema yet" in done.sentence
     done = await place.call("db", "migrate", DB_PASSWORD=SECRET)
-    assert (done.code, done.out) == (0, "the database brought to revision 1, full\n")
+    assert (done.code, done.out) == (0, f"the database brought to revision {REVISION}, full\n")
     done = await place.call("db", "psql", "--", "-Atc", "SELECT 6 * 7", DB_PASSWORD=SECRET)
     assert (done.code, done.out) == (0, "42\n")
     done = await place.call("status", "--json", DB_PASSWORD=SECRET)
@@ -330,12 +334,35 @@ async def test_status_while_running_and_after(relay: ScriptedRelay, tmp_path: Pa
         assert words in done.out.replace("\n", ""), words
 
 
+async def test_where_an_event_is(archive: Place) -> None:
+    event_id = EVENTS[3]["id"]
+    done = await archive.call("where", event_id)
+    assert done.code == 0
+    assert event_id in done.out
+    assert re.search(r"present +ws://127\.0\.0\.1:\d+ +since 20", done.out)
+    assert "present on 1, absent from 0, unknown for 0" in done.out
+    done = await archive.call("where", event_id, "--json")
+    place = json.loads(done.out)
+    assert (place["event"], place["is_archived"], place["kind"]) == (event_id, True, 1)
+    assert place["created_at"] == EVENTS[3]["created_at"]
+    (present,) = place["present"]
+    assert abs(present["first_seen"] - time.time()) < 300
+    assert (place["absent"], place["unknown"]) == ([], [])
+    done = await archive.call("where", "00" * 32)
+    assert (done.code, "not in the archive" in done.out) == (0, True)
+    done = await archive.call("where", "note1xyz")
+    assert (done.code, done.err) == (
+        *(2, "bigbrotr: 'note1xyz' is no event id: 64 hex digits, a note or an nevent\n"),
+    )
+
+
 async def test_status_of_a_running_archive(archive: Place) -> None:
     done = await archive.call("status", "--json")
     assert done.code == 0, done.err
     status = json.loads(done.out)
     assert status.keys() == {
         *("relays", "candidates", "events", "pairs", "gaps", "rejected", "progress"),
+        "candidate_sources",
     }
     assert (status["relays"], status["events"], status["pairs"]) == (1, 40, 40)
     (progress,) = status["progress"]
@@ -369,7 +396,7 @@ async def test_url_while_not_running(tmp_path: Path) -> None:
 
 async def test_migrate_and_seed_while_running(archive: Place) -> None:
     done = await archive.call("db", "migrate")
-    assert (done.code, done.out) == (0, "the database is of revision 1, full\n")
+    assert (done.code, done.out) == (0, f"the database is of revision {REVISION}, full\n")
     url = "wss://relay.example"
     done = await archive.call("seed", url, f"{url}/")
     assert (done.code, done.out) == (0, "added 1, known before 0\n")

@@ -16,6 +16,7 @@ from bigbrotr.config import (
     Networks,
     Profile,
     Section,
+    SourceSettings,
     load,
     name_server,
     shipped,
@@ -79,6 +80,12 @@ MISTAKES = [
     ("[synchronizer]\nsettle_s = 99999999999", r"\[synchronizer\] settle_s: .* is wrong"),
     ('[web]\nlisten = "nowhere"', r"\[web\]: listen is"),
     ('[web]\nlisten = "h:99999"', r"\[web\]: listen is"),
+    ('[manners]\nopt_out = ["a.example", "b c"]', r"\[manners\].*opt_out: \"b c\": a blank"),
+    ('[manners]\nopt_out = ["wss://a.example"]', r"\[manners\].*opt_out.*more than one address"),
+    ('[manners]\nopt_out = ["a.example/path"]', r"\[manners\].*neither a host nor a network"),
+    ('[manners]\nopt_out = ["10.0.0.0/33"]', r"\[manners\].*opt_out"),
+    ('[manners]\ncontact = "me\\r\\nX-Evil: 1"', r"\[manners\].*contact is printable ASCII"),
+    ("[manners]\nper_address = 0", r"\[manners\] per_address: 0 is wrong: expected at least 1"),
     ("[networks.loki]\nenabled = true", r"\[networks\]: loki: enabled without a proxy"),
     ('[networks.tor]\nproxy = "http://h:1"', r"\[networks\] tor: proxy is socks5h://host:port"),
     ('[networks.tor]\nproxy = "socks5://h"', r"\[networks\] tor: proxy is socks5h://host:port"),
@@ -117,6 +124,37 @@ MISTAKES = [
         '[synchronizer.relays."wss://h.com"]\nsince = 9\nfilter = {until = 8}',
         r'\[synchronizer\]: relays\."wss://h.com"\.filter.until is before since',
     ),
+    ("[finder.sources.a]", r"\[finder\.sources\] a: object missing required field url"),
+    (
+        '[finder.sources.a]\nurl = "https://h.com"\n[finder.sources."b.c"]\nurl = "ftp://h.com"',
+        r'\[finder\.sources\] "b\.c": url is http',
+    ),
+    (
+        '[finder.sources.a]\nurl = "https://u:p@h.com"',
+        r"\[finder\.sources\] a: url is .*without a password",
+    ),
+    (
+        '[finder.sources.a]\nurl = "https://h.com"\nintervals = 3',
+        r"\[finder\.sources\.a\] intervals: unknown key; did you mean \"interval_s\"",
+    ),
+    (
+        '[finder.sources.a]\nurl = "https://h.com"\ninterval_s = 1',
+        r"\[finder\.sources\.a\] interval_s: 1 is wrong: expected at least 60",
+    ),
+    (
+        '[finder.sources.a]\nurl = "https://h.com"\npath = "$["',
+        r"\[finder\.sources\] a: path: unexpected end of query$",
+    ),
+    ('[finder.monitors]\npubkeys = ["x"]', r"\[finder\] monitors: pubkeys: 'x' is no public key"),
+    (
+        '[finder.monitors]\nrelays = ["http://h.com"]',
+        r"\[finder\] monitors: relays: 'http://h.com'",
+    ),
+    (
+        "[finder.monitors]\nrelays = [7]",
+        r"\[finder\.monitors\] relays: \[7\] is wrong: expected str",
+    ),
+    ("[finder]\nmax_per_host = -1", r"\[finder\] max_per_host: -1 is wrong"),
     ("[database", r"Expected ']'"),
     ("a = 1\na = 2\n", r"Cannot overwrite a value \(at line 2"),
     ("a = '\udcff'", r"not UTF-8"),
@@ -182,16 +220,41 @@ def test_terms_of_each_relay(path: Path) -> None:
     both = synchronizer.filter
     assert both.to_request() == {"kinds": [1, 7], "#t": ["nostr"]}
     assert both.until == both.newest == 10
-    assert synchronizer.terms("wss://other.example.com") == (5, both, 500, True)
-    assert synchronizer.terms("wss://one.example.com") == (5, both, 100, True)
-    since, own, page_limit, live = terms = synchronizer.terms("wss://two.example.com")
-    assert (since, page_limit, live) == (3, 500, False)
+    assert synchronizer.terms("wss://other.example.com") == (5, both, 500, True, True)
+    assert synchronizer.terms("wss://one.example.com") == (5, both, 100, True, True)
+    since, own, page_limit, live, reconcile = terms = synchronizer.terms("wss://two.example.com")
+    assert (since, page_limit, live, reconcile) == (3, 500, False, True)
     assert own.to_request() == {
         "authors": ["3bf0c63fcb93463407af97a5e5ee64fa883d107ef9e558472c4eb9aaaefa459d"]
     }
     assert terms.until(8) == 8
     assert [synchronizer.terms("").until(settled) for settled in (8, 11, 99)] == [8, 11, 11]
     assert read(path, show(read(path, RELAYS))) == read(path, RELAYS)
+
+
+FINDER = """
+[finder.sources.a]
+url = "https://h.com/list"
+[finder.sources."b.c"]
+url = "http://h.com"
+path = "$.relays.~"
+enabled = false
+[finder.monitors]
+pubkeys = ["npub180cvv07tjdrrgpa0j7j7tmnyl2yr6yr7l8j4s3evf6u64th6gkwsyjh6w6"]
+relays = ["WSS://One.example.com:443/"]
+"""
+
+
+def test_where_the_finder_looks(path: Path) -> None:
+    finder = read(path, FINDER).finder
+    assert list(finder.sources) == ["a", "b.c"]
+    assert (finder.sources["a"].path, finder.sources["b.c"].enabled) == ("$[*]", False)
+    assert finder.monitors.relays == ("wss://one.example.com",)
+    assert finder.monitors.pubkeys == (
+        "3bf0c63fcb93463407af97a5e5ee64fa883d107ef9e558472c4eb9aaaefa459d",
+    )
+    assert read(path, show(read(path, FINDER))) == read(path, FINDER)
+    assert load(None, Profile.FULL).finder == load(None, Profile.LITE).finder
 
 
 def test_a_partial_table_keeps_the_other_defaults(path: Path) -> None:
@@ -262,13 +325,15 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
             optional={
                 name: values(inner)
                 for name, inner in get_type_hints(kind, include_extras=True).items()
-                if name not in ("url", "host", "proxy", "listen")
+                if name not in ("url", "host", "proxy", "listen", "path")
             },
-        )
+        ).map(lambda said: said | ({"url": "https://h.com"} if kind is SourceSettings else {}))
     metas = [meta for meta in get_args(kind)[1:] if isinstance(meta, msgspec.Meta)]
     plain = get_args(kind)[0] if metas else kind
     if plain is Filter:
         return FILTERS
+    if get_origin(plain) is tuple:  # of URLs or keys
+        return st.just([])
     if get_origin(plain) is dict:
         return st.dictionaries(URLS, values(get_args(plain)[1]), max_size=2)
     if type(None) in get_args(plain) and plain != str | None:

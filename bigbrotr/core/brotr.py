@@ -1,8 +1,10 @@
 """The database in the words of the domain: each change is one call of a stored function."""
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
@@ -13,7 +15,7 @@ import msgspec
 from bigbrotr.config import TOMBSTONE_S
 from bigbrotr.core.pool import Connection, Pool
 from bigbrotr.errors import LeaseLostError
-from bigbrotr.models.coverage import Gap, Proof
+from bigbrotr.models.coverage import Gap, How, Proof, Span
 from bigbrotr.models.event import Event, EventRelay, storable, tag_values
 from bigbrotr.models.mentions import mentioned
 from bigbrotr.models.metadata import RelayMetadata
@@ -29,6 +31,7 @@ BROKEN_OFF = (
     asyncpg.ForeignKeyViolationError,  # a relay or a document was deleted in between
 )
 LEASE_LOST = "BB001"  # raised by record_coverage
+WINDOW_CHANGED = "BB002"  # raised by mark_window
 WALK = ("finder", "walk", "archive")  # where service data says how far it is; ordered by migrations
 
 
@@ -41,6 +44,34 @@ class Visit(NamedTuple):
     pairs: int  # archived events that it is known to hold
     missing: list[tuple[int, int]]  # half-open spans of Unix seconds, oldest first
     wanted: tuple[int, int]  # the span that they are missing of
+    stale: Sequence[tuple[int, int]] = ()  # proven so long ago that they are looked at again
+    may_reconcile: bool = False  # whether it speaks NIP-77, or that is to be tried
+    most_items: int | None = None  # how many events a window may hold, if it has refused more
+
+
+class Patience(NamedTuple):
+    """After how many seconds what is proven is looked at again: see `stale_spans` in sql/."""
+
+    audit_s: int = 2**40
+    lookback_s: int = 0
+    rewalk_s: int = 0  # 0: never
+
+
+ENDLESS = Patience()
+
+
+class Window(NamedTuple):
+    """What a reconciliation found out about one window of a relay's past."""
+
+    span: Span
+    digest_span: Span  # this window, maybe with the one before it ...
+    items: int  # ... in which the relay holds so many events
+    sum: bytes  # of their ids: 32 bytes, little-endian
+    withheld: Sequence[bytes] = ()  # of its ids, those that it does not hand over
+    # Of the archived events, as far as that is not noted yet:
+    expected: int | None = None  # the window holds so many, and the relay all of them ...
+    absent: Sequence[bytes] = ()  # ... but for these ids
+    dropped: Sequence[tuple[int, bytes]] = ()  # the relay no longer holds these (created_at, id)
 
 
 class Wanted(NamedTuple):
@@ -142,6 +173,17 @@ class Letter(NamedTuple):
     target: str
     event: str
     attempts: int
+
+
+class Resolution(NamedTuple):
+    """What a try of a candidate came to, in the words of `resolve_candidates` in sql/."""
+
+    url: str
+    verdict: str  # 'relay', 'failed', 'postponed' or 'alias'
+    outcome: str
+    detail: str = ""
+    wait_s: float = 0.0  # to leave it alone at least
+    target: str = ""  # of an alias: the URL of the relay
 
 
 class Totals(NamedTuple):
@@ -286,26 +328,170 @@ class Brotr:
                     now,
                 )
             # Last, and always: it is the fence.
-            await connection.execute(
-                "SELECT public.record_coverage($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-                visit.relay_id,
-                visit.epoch,
-                [asyncpg.Range(*proof.span) for proof in proofs],
-                [proof.how for proof in proofs],
-                [asyncpg.Range(*gap.span) for gap in gaps],
-                [gap.reason for gap in gaps],
-                [storable(gap.detail)[:500] for gap in gaps],
-                None if identity is None else bytes.fromhex(identity),
-                now,
-            )
+            await _record_coverage(connection, visit, proofs, gaps, identity, now)
             return counts
 
+        return await self._transact(store)
+
+    # Reconciliation
+
+    async def read_ids(
+        self,
+        span: Span,
+        after: bytes,
+        limit: int,
+        *,
+        kinds: Collection[int] | None = None,
+        authors: Collection[str] | None = None,
+        held_by: int | None = None,
+    ) -> tuple[bytes, bytes]:
+        """The archived ids of a span in the order (created_at, id), or those that the relay of the
+        number `held_by` is known to hold: at most `limit`, after the id `after` of its first
+        second. Their times, 8 bytes each, most significant first, and they themselves, 32 each.
+        """
+        conditions = (
+            span.since,
+            span.until,
+            after,
+            limit,
+            None if kinds is None else sorted(kinds),
+            None if authors is None else [bytes.fromhex(author) for author in sorted(authors)],
+        )
+        if held_by is None:
+            query = "SELECT * FROM public.read_ids($1, $2, $3, $4, $5, $6)"
+            row = await self.pool.fetchrow(query, *conditions)
+        else:
+            query = "SELECT * FROM public.read_held_ids($1, $2, $3, $4, $5, $6, $7)"
+            row = await self.pool.fetchrow(query, held_by, *conditions)
+        assert row is not None
+        return row["created_ats"] or b"", row["ids"] or b""
+
+    async def find_events(self, ids: Sequence[bytes], span: Span) -> list[int | None]:
+        """When the events of these ids were created; None for those not archived in the span."""
+        if not ids:
+            return []
+        found: list[int | None] = await self.pool.fetchval(
+            "SELECT public.find_events($1, $2, $3)", ids, *span
+        )
+        return found
+
+    async def digests(self, visit: Visit, filter: str) -> list[tuple[Span, int, bytes]]:  # noqa: A002
+        """What the relay was found to hold by window, oldest first: span, number, sum of ids."""
+        rows = await self.pool.fetch(
+            "SELECT span, items, sum FROM public.digests"
+            " WHERE relay_id = $1 AND filter = $2 ORDER BY span",
+            visit.relay_id,
+            filter,
+        )
+        return [(Span(row[0].lower, row[0].upper), row[1], row[2]) for row in rows]
+
+    async def withheld(self, visit: Visit, span: Span) -> dict[bytes, tuple[int, int]]:
+        """What the relay has not handed over in a span, by id: how often it was asked in vain, and
+        when it is to be asked again."""
+        rows = await self.pool.fetch(
+            "SELECT event_id, attempts, due_at FROM public.withheld"
+            " WHERE relay_id = $1 AND span && $2",
+            visit.relay_id,
+            asyncpg.Range(*span),
+        )
+        return {row["event_id"]: (row["attempts"], row["due_at"]) for row in rows}
+
+    async def note_withheld(
+        self, visit: Visit, reasons: Mapping[bytes, str], span: Span, *, is_final: bool = True
+    ) -> int:
+        """Notes events that the relay did not hand over, by id, and why. They wait for longer each
+        time; not at all if that is not final."""
+        return await self._count(
+            "SELECT public.note_withheld($1, $2, $3, $4, $5, $6)",
+            visit.relay_id,
+            list(reasons),
+            list(reasons.values()),
+            asyncpg.Range(*span),
+            is_final,
+            int(time.time()),
+        )
+
+    async def note_reconciliation(
+        self, visit: Visit, outcome: str, detail: str, *, due_at: int, most_items: int | None
+    ) -> None:
+        """Notes what came of trying NIP-77: 'works', 'refused', 'silent', 'broken' or 'lies'."""
+        await self.pool.execute(
+            "SELECT public.note_reconciliation($1, $2, $3, $4, $5, $6)",
+            visit.relay_id,
+            outcome,
+            storable(detail)[:500],
+            due_at,
+            most_items,
+            int(time.time()),
+        )
+
+    async def record_window(
+        self,
+        visit: Visit,
+        window: Window,
+        *,
+        filter: str,  # noqa: A002 -- the field's own word
+        identity: str | None,
+        now: int,
+    ) -> tuple[int, int] | None:
+        """Records what a reconciliation found out, and that the window is proven, in one
+        transaction. Returns how many pairs began and how many ended.
+
+        None, and nothing is recorded, when the window no longer holds as many events as expected:
+        name those that the relay holds to `note_presence`, and try again without `expected`.
+
+        Raises:
+            LeaseLostError: another process has taken over the relay; nothing was recorded.
+        """
+
+        async def record(connection: Connection) -> tuple[int, int]:
+            began = ended = 0
+            span = asyncpg.Range(*window.span)
+            if window.expected is not None:
+                began = await connection.fetchval(
+                    "SELECT public.mark_window($1, $2, $3, $4, $5, $6)",
+                    visit.relay_id,
+                    *window.span,
+                    window.expected,
+                    window.absent,
+                    now,
+                )
+            if window.dropped:
+                ended = await connection.fetchval(
+                    "SELECT public.note_drops($1, $2, $3, $4)",
+                    visit.relay_id,
+                    *_columns(window.dropped, 2),
+                    now,
+                )
+            await connection.execute(
+                "SELECT public.forget_withheld($1, $2, $3)", visit.relay_id, span, window.withheld
+            )
+            await connection.execute(
+                "SELECT public.keep_digest($1, $2, $3, $4, $5)",
+                visit.relay_id,
+                filter,
+                asyncpg.Range(*window.digest_span),
+                window.items,
+                window.sum,
+            )
+            proof = Proof(window.span, How.RECONCILIATION)
+            await _record_coverage(connection, visit, [proof], [], identity, now)
+            return began, ended
+
         try:
-            return await self._transact(store)
+            return await self._transact(record)
         except asyncpg.PostgresError as error:
-            if error.sqlstate == LEASE_LOST:
-                raise LeaseLostError(str(error)) from None
+            if error.sqlstate == WINDOW_CHANGED:
+                return None
             raise
+
+    async def whereabouts(self, event_id: bytes) -> list[asyncpg.Record]:
+        """What is known of each relay and an event: the rows of `whereabouts` in sql/."""
+        return await self.pool.fetch("SELECT * FROM public.whereabouts($1)", event_id)
+
+    async def event(self, event_id: bytes) -> asyncpg.Record | None:
+        """An archived event by its id, as the columns of `events` have it."""
+        return await self.pool.fetchrow("SELECT * FROM public.events WHERE id = $1", event_id)
 
     async def delete_orphan_events(self) -> int:
         """Deletes the events that no relay of ours holds; returns how many."""
@@ -331,22 +517,16 @@ class Brotr:
         return await self._count("SELECT public.delete_orphan_relays()", timeout=UPKEEP_S)
 
     async def insert_candidates(
-        self,
-        relays: Iterable[Relay],
-        source: str,
-        *,
-        max_per_host: int | None = None,
-        is_typed: bool = False,
+        self, relays: Iterable[Relay], source: str, *, is_typed: bool = False
     ) -> int:
-        """Adds candidates, due at once; known ones keep their history. Returns how many are new.
+        """Adds what people have listed, due at once; known ones keep their history.
 
-        `max_per_host` bounds the addresses with a path or a port of their own; `is_typed` by a
-        person, who may insist on what was given up.
+        `is_typed` just now: then it is no obstacle that one was given up. Returns how many are new.
         """
         sightings = [Sighting(relay, source, 0) for relay in relays]
         return await self._transact(
             lambda connection: self._insert_sightings(
-                connection, sightings, max_per_host, is_typed=is_typed
+                connection, sightings, None, is_typed=is_typed
             )
         )
 
@@ -368,9 +548,9 @@ class Brotr:
                     sources.setdefault(url, source)
                     times[url] += count
             found = [
-                Sighting(relay, sources[url], times[url])
-                for url in times
-                if (relay := _relay(url)) is not None and relay.network in networks
+                Sighting(relay, sources[relay.url], times[relay.url])
+                for relay in await asyncio.to_thread(_valid_relays, times)  # there may be many
+                if relay.network in networks
             ]
             new = await self._insert_sightings(connection, found, max_per_host)
             return len(pages), times.total(), new
@@ -388,11 +568,13 @@ class Brotr:
         if "tags" not in await self._kept_columns():
             return []
         rows = await self.pool.fetch(
-            "SELECT e.created_at, e.id, e.kind, e.tags, e.content,"
-            " public.unpack_seen(p.seen_ats[1]) AS seen_at"
-            " FROM public.events e"
-            " JOIN public.presence p ON p.created_at = e.created_at AND p.event_id = e.id"
-            " WHERE (e.created_at, e.id) > ($1, $2) ORDER BY e.created_at, e.id LIMIT $3",
+            # Presence is probed for each event: a join would read all of it for each batch.
+            "SELECT e.*, coalesce(("
+            "  SELECT public.unpack_seen(p.seen_ats[1]) FROM public.presence p"
+            "  WHERE p.created_at = e.created_at AND p.event_id = e.id), 0) AS seen_at"
+            " FROM (SELECT created_at, id, kind, tags, content FROM public.events"
+            "  WHERE (created_at, id) > ($1, $2) ORDER BY created_at, id LIMIT $3) AS e"
+            " ORDER BY e.created_at, e.id",
             walk.created_at,
             bytes.fromhex(walk.id),
             limit,
@@ -433,7 +615,10 @@ class Brotr:
         return await self._transact(advance)
 
     async def add_sightings(self, sightings: Sequence[Sighting], max_per_host: int) -> int:
-        """Adds what was named elsewhere than in archived events; returns how many are new."""
+        """Adds what was named elsewhere than in archived events; returns how many are new.
+
+        `max_per_host` bounds the addresses of one host with a path or a port of their own.
+        """
         return await self._transact(
             lambda connection: self._insert_sightings(connection, sightings, max_per_host)
         )
@@ -479,26 +664,42 @@ class Brotr:
             try:
                 relays.append(Relay(row["url"]))
             except ValueError as error:  # written by hand, or by a release with other rules
-                invalid.append((row["url"], "failed", "invalid-url", str(error)))
+                invalid.append(Resolution(row["url"], "failed", "invalid-url", str(error)))
         await self.resolve_candidates(invalid)
         return relays
 
-    async def resolve_candidates(self, verdicts: Sequence[tuple[str, str, str, str]]) -> int:
-        """Records (url, verdict, outcome, detail) of each; returns how many became new relays.
-
-        The verdict is 'relay', 'failed' or 'postponed'.
-        """
-        if not verdicts:
+    async def resolve_candidates(self, tried: Sequence[Resolution]) -> int:
+        """Records what became of candidates; returns how many became relays."""
+        if not tried:
             return 0
-        urls, kinds, outcomes, details = _columns(verdicts, 4)
+        urls, verdicts, outcomes, details, waits, targets = _columns(tried, 6)
         return await self._count(
-            "SELECT public.resolve_candidates($1, $2, $3, $4, $5)",
+            "SELECT public.resolve_candidates($1, $2, $3, $4, $5, $6, $7)",
             urls,
-            kinds,
+            verdicts,
             outcomes,
             [storable(detail)[:500] for detail in details],
+            [int(wait) for wait in waits],
+            targets,
             int(time.time()),
         )
+
+    async def retire_relays(self, after_s: float, failures: int = 5) -> int:
+        """Makes candidates again of relays whose visits have only failed, `failures` times or more
+        and for `after_s`; what is archived of them stays. Returns how many."""
+        return await self._count(
+            "SELECT public.retire_relays($1, $2, $3)", int(after_s), failures, int(time.time())
+        )
+
+    async def relays_at(self, origins: Sequence[str]) -> list[Relay]:
+        """The relays on hosts, whatever their paths; `origins` are URLs without one."""
+        rows = await self.pool.fetch(
+            "SELECT r.url FROM public.relays r JOIN public.visits v ON v.relay_id = r.id"
+            " WHERE v.rests_since IS NULL AND EXISTS (SELECT FROM unnest($1::text[]) AS o (url)"
+            " WHERE r.url = o.url OR starts_with(r.url, o.url || '/')) ORDER BY r.url",
+            list(origins),
+        )
+        return _valid_relays(row["url"] for row in rows)
 
     async def some_relays(self, network: Network, limit: int) -> list[Relay]:
         """A few relays of a network, by chance."""
@@ -507,7 +708,7 @@ class Brotr:
             network.value,
             limit,
         )
-        return [Relay(row["url"]) for row in rows]
+        return _valid_relays(row["url"] for row in rows)
 
     async def delete_failed_candidates(
         self, max_attempts: int, tombstone_s: float = TOMBSTONE_S
@@ -537,14 +738,15 @@ class Brotr:
         filter: str = "",  # noqa: A002 -- the field's own word
         apart: Mapping[str, Wanted] | None = None,
         refused: Collection[str] = (),
+        patience: Patience = ENDLESS,
     ) -> list[Visit]:
         """Relays that are due, but for the URLs `refused`, each with what is missing within
         [since, until) for the conditions `filter`; `apart` says what else is wanted by URL."""
         apart = apart or {}
         sinces, untils, filters = _columns(list(apart.values()), 3)
         rows = await self.pool.fetch(
-            "SELECT relay_id, url, epoch, pairs, missing"
-            " FROM public.claim_visits($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+            "SELECT * FROM public.claim_visits"
+            "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
             [network.value for network in networks],
             limit,
             owner,
@@ -557,6 +759,7 @@ class Brotr:
             sinces,
             untils,
             filters,
+            *patience,
             int(time.time()),
         )
         return [
@@ -565,32 +768,39 @@ class Brotr:
                 row["url"],
                 row["epoch"],
                 row["pairs"],
-                [(span.lower, span.upper) for span in row["missing"]],
+                _spans(row["missing"]),
                 apart[row["url"]][:2] if row["url"] in apart else (since, until),
+                _spans(row["stale"]),
+                row["may_reconcile"],
+                row["most_items"],
             )
             for row in rows
         ]
 
-    async def renew_visit(self, visit: Visit, *, lease_s: float, until: int) -> Visit:
-        """The same visit with a prolonged lease and what is missing up to `until`.
+    async def renew_visit(
+        self, visit: Visit, *, lease_s: float, until: int, patience: Patience = ENDLESS
+    ) -> Visit:
+        """The same visit with a prolonged lease, and what is missing and stale up to `until`.
 
         Raises:
             LeaseLostError: another process has taken over the relay.
         """
         since = visit.wanted[0]
-        missing = await self.pool.fetchval(
-            "SELECT public.renew_visit($1, $2, $3, $4, $5, $6)",
+        row = await self.pool.fetchrow(
+            "SELECT * FROM public.renew_visit($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             visit.relay_id,
             visit.epoch,
             int(lease_s),
             since,
             until,
+            *patience,
             int(time.time()),
         )
-        if missing is None:
+        if row is None:
             raise LeaseLostError(f"{visit.url} has passed to another process")
-        spans = [(span.lower, span.upper) for span in missing]
-        return visit._replace(missing=spans, wanted=(since, until))
+        return visit._replace(
+            missing=_spans(row["missing"]), stale=_spans(row["stale"]), wanted=(since, until)
+        )
 
     async def finish_visit(
         self, visit: Visit, verdict: str, *, next_at: int, outcome: str, detail: str = ""
@@ -651,10 +861,11 @@ class Brotr:
             int(lease_s),
             int(time.time()),
         )
+        relays = {relay.url: relay for relay in _valid_relays(row["url"] for row in rows)}
         return [
-            DueCheck(row["relay_id"], relay, *list(row.values())[2:])
+            DueCheck(row["relay_id"], relays[row["url"]], *list(row.values())[2:])
             for row in rows
-            if (relay := _relay(row["url"])) is not None
+            if row["url"] in relays
         ]
 
     async def record_checks(self, results: Sequence[CheckResult], every_s: float) -> int:
@@ -714,7 +925,7 @@ class Brotr:
         urls = await self.pool.fetch(
             "SELECT url FROM public.some_relays_up($1, $2, $3) AS url", network.value, apart, limit
         )
-        return [relay for row in urls if (relay := _relay(row["url"])) is not None]
+        return _valid_relays(row["url"] for row in urls)
 
     async def post_events(self, posts: Sequence[Post]) -> None:
         """Puts events of ours into the outbox, each in the place of what it replaces."""
@@ -791,6 +1002,11 @@ class Brotr:
 
     # Service data
 
+    async def backoff_s(self, failures: int) -> int:
+        """Seconds to wait after so many failures in a row: growing, and never quite the same."""
+        seconds: int = await self.pool.fetchval("SELECT public.backoff_s($1)", failures)
+        return seconds
+
     async def upsert_service_data(self, records: Sequence[tuple[str, str, str, Any]]) -> int:
         """Writes (service, type, key, value); values are JSON. Returns how many keys."""
         now = int(time.time())
@@ -848,6 +1064,14 @@ class Brotr:
         assert row is not None
         return Totals(*row)
 
+    async def candidate_sources(self) -> dict[str, int]:
+        """How many candidates were first seen where, the most frequent first."""
+        rows = await self.pool.fetch(
+            "SELECT source, count(*) AS found FROM public.candidates"
+            " GROUP BY source ORDER BY found DESC, source"
+        )
+        return {row["source"]: row["found"] for row in rows}
+
     async def progress(self, limit: int | None = None) -> list[asyncpg.Record]:
         """How far each relay is: the rows of `relay_progress`, the largest first."""
         return await self.pool.fetch(
@@ -883,7 +1107,12 @@ class Brotr:
             async with self.pool.transaction() as connection:
                 return await work(connection)
 
-        return await self._retry(attempt)
+        try:
+            return await self._retry(attempt)
+        except asyncpg.PostgresError as error:
+            if error.sqlstate == LEASE_LOST:
+                raise LeaseLostError(str(error)) from None
+            raise
 
     async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeats a call that PostgreSQL broke off in favour of another."""
@@ -934,12 +1163,39 @@ async def _relay_ids(connection: Connection, relays: Iterable[Relay]) -> dict[st
             return {row["url"]: row["id"] for row in rows}
 
 
-def _relay(url: str) -> Relay | None:
-    """The relay at a stored URL, None where another release had other rules."""
-    try:
-        return Relay(url)
-    except ValueError:
-        return None
+def _spans(multirange: Iterable["asyncpg.Range[int]"]) -> list[tuple[int, int]]:
+    return [(span.lower, span.upper) for span in multirange]  # type: ignore[misc]
+
+
+async def _record_coverage(
+    connection: Connection,
+    visit: Visit,
+    proofs: Sequence[Proof],
+    gaps: Sequence[Gap],
+    identity: str | None,
+    now: int,
+) -> None:
+    await connection.execute(
+        "SELECT public.record_coverage($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        visit.relay_id,
+        visit.epoch,
+        [asyncpg.Range(*proof.span) for proof in proofs],
+        [proof.how for proof in proofs],
+        [asyncpg.Range(*gap.span) for gap in gaps],
+        [gap.reason for gap in gaps],
+        [storable(gap.detail)[:500] for gap in gaps],
+        None if identity is None else bytes.fromhex(identity),
+        now,
+    )
+
+
+def _valid_relays(urls: Iterable[str]) -> list[Relay]:
+    """Without those that were written by hand, or by a release with other rules."""
+    relays = []
+    for url in urls:
+        with suppress(ValueError):
+            relays.append(Relay(url))
+    return relays
 
 
 def _discovered_at(relay: Relay, now: int) -> int:

@@ -95,6 +95,19 @@ class Filter(Struct, frozen=True, forbid_unknown_fields=True):
             return text.decode()
         return f"sha256:{hashlib.sha256(text).hexdigest()}"
 
+    @classmethod
+    def from_key(cls, key: str) -> "Filter | None":
+        """The filter of a `key`; None for one that is a hash."""
+        if key.startswith("sha256:"):
+            return None
+        request = msgspec.json.decode(key, type=dict[str, Any]) if key else {}
+        kinds, authors = request.pop("kinds", None), request.pop("authors", None)
+        return cls(
+            kinds=None if kinds is None else frozenset(kinds),
+            authors=None if authors is None else frozenset(authors),
+            tags={name.removeprefix("#"): frozenset(values) for name, values in request.items()},
+        )
+
 
 def public_key(text: str) -> str:
     """The hex of a public key in hex or as npub.

@@ -1,4 +1,4 @@
-"""Frames: the JSON arrays that clients and relays exchange (NIP-01, NIP-42, NIP-67), each way."""
+"""Frames: the JSON arrays that clients and relays exchange (NIP-01, 42, 67, 77), each way."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -53,8 +53,23 @@ class Auth(NamedTuple):
     challenge: str
 
 
+class NegMsg(NamedTuple):
+    """One message of a reconciliation (NIP-77)."""
+
+    subscription: str
+    payload: bytes
+
+
+class NegErr(NamedTuple):
+    """The relay ended a reconciliation, or refused it; `most` is how many events it would take."""
+
+    subscription: str
+    reason: str
+    most: int | None = None
+
+
 class Other(NamedTuple):
-    """A frame of the right shape and of a type that concerns nobody here, e.g. COUNT or NEG-MSG."""
+    """A frame of the right shape and of a type that concerns nobody here, e.g. COUNT."""
 
     type: str
     values: list[Any]
@@ -67,7 +82,7 @@ class Malformed(NamedTuple):
     is_event: bool
 
 
-Message = EventMessage | Eose | Closed | Ok | Notice | Auth | Other | Malformed
+Message = EventMessage | Eose | Closed | Ok | Notice | Auth | NegMsg | NegErr | Other | Malformed
 
 
 def request(subscription: str, *filters: Mapping[str, Any]) -> bytes:
@@ -88,6 +103,21 @@ def publish(event: Event) -> bytes:
 def authenticate(event: bytes) -> bytes:
     """The AUTH frame: answers a challenge with an event, given as JSON."""
     return b'["AUTH",%b]' % event
+
+
+def open_reconciliation(subscription: str, filter_: Mapping[str, Any], payload: bytes) -> bytes:
+    """The NEG-OPEN frame: begins to reconcile what matches."""
+    return _encode(["NEG-OPEN", subscription, filter_, payload.hex()])
+
+
+def reconcile(subscription: str, payload: bytes) -> bytes:
+    """The NEG-MSG frame: goes on reconciling."""
+    return b'["NEG-MSG",%b,"%b"]' % (_encode(subscription), payload.hex().encode())
+
+
+def close_reconciliation(subscription: str) -> bytes:
+    """The NEG-CLOSE frame: ends reconciling."""
+    return _encode(["NEG-CLOSE", subscription])
 
 
 def decode(frame: bytes) -> Message:
@@ -126,7 +156,16 @@ def _decode_slowly(frame: bytes) -> Message:
             return Notice(text)
         case ["AUTH", str(challenge), *_]:
             return Auth(challenge)
-        case ["EVENT" | "EOSE" | "CLOSED" | "OK" | "NOTICE" | "AUTH", *_]:
+        case ["NEG-MSG", str(subscription), str(payload), *_]:
+            try:
+                return NegMsg(subscription, bytes.fromhex(payload))
+            except ValueError:
+                return Malformed("malformed: not hexadecimal", False)
+        case ["NEG-ERR", str(subscription), *rest]:
+            reason = rest[0] if rest and isinstance(rest[0], str) else ""
+            most = rest[1] if len(rest) > 1 and isinstance(rest[1], int) else None
+            return NegErr(subscription, reason, most)
+        case ["EVENT" | "EOSE" | "CLOSED" | "OK" | "NOTICE" | "AUTH" | "NEG-MSG" | "NEG-ERR", *_]:
             return Malformed("malformed: wrong shape", looks_like_event)
         case [str(kind), *rest]:
             return Other(kind, rest)

@@ -10,6 +10,7 @@ which stretches are open and which of these it asked about, so that nothing that
 opened again, and an answer that was cut short only leaves the rest of the question as it was.
 """
 
+import sys
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
@@ -19,7 +20,16 @@ from itertools import compress, count, groupby, islice, pairwise
 from operator import eq, gt
 from typing import NamedTuple
 
-__all__ = ["Client", "Items", "NegentropyError", "Server", "TooManyNeededError"]
+__all__ = [
+    "Bound",
+    "Client",
+    "Digest",
+    "Items",
+    "NegentropyError",
+    "Server",
+    "TooManyNeededError",
+    "is_settled",
+]
 
 VERSION = 0x61
 SKIP, FINGERPRINT, ID_LIST = range(3)
@@ -70,6 +80,38 @@ class Stretch(NamedTuple):
     hi: int
 
 
+class Digest(NamedTuple):
+    """A set of ids in 40 bytes: their number, and their sum as little-endian integers mod 2^256.
+
+    It tells whether a peer still has just this set, and no more; those of disjoint sets add up.
+    """
+
+    items: int
+    sum: int
+
+    def __add__(self, other: object) -> "Digest":
+        if not isinstance(other, Digest):
+            return NotImplemented
+        return Digest(self.items + other.items, (self.sum + other.sum) % MODULUS)
+
+    @property
+    def fingerprint(self) -> bytes:
+        """What stands for the set in a message: 16 bytes."""
+        content = self.sum.to_bytes(ID_SIZE, "little") + varint(self.items)
+        return sha256(content).digest()[:FINGERPRINT_SIZE]
+
+    def ask(self) -> bytes:
+        """The message that asks a peer whether it has just this; see `is_settled`."""
+        return bytes([VERSION]) + encode(END, START) + varint(FINGERPRINT) + self.fingerprint
+
+
+def is_settled(answer: bytes) -> bool:
+    """Whether an answer says that nothing differs; NegentropyError if it is no good."""
+    if answer[:1] != bytes([VERSION]):
+        raise NegentropyError("another protocol version")
+    return all(part.mode == SKIP for part in read(answer))
+
+
 class Items:
     """What one side has: 42 bytes an item, sorted by (created_at, id), without duplicates.
 
@@ -104,6 +146,28 @@ class Items:
                 raise ValueError("an id has 32 bytes")
             self._ids += b"".join(ids)
             self._created_ats.extend(created_ats)
+
+    def extend_packed(self, created_ats: bytes, ids: bytes) -> None:
+        """Take items as columns: times of 8 bytes, most significant first, and ids of 32."""
+        if self._sums is not None:
+            raise RuntimeError("the items are sealed")
+        times = array("Q", created_ats)
+        if sys.byteorder == "little":
+            times.byteswap()
+        if len(times) * ID_SIZE != len(ids):
+            raise ValueError("as many times as ids")
+        if times and max(times) >= 2**63:
+            raise ValueError("created_at out of range")
+        self._created_ats.extend(times)
+        self._ids += ids
+
+    def cut(self, until: int) -> None:
+        """Leave out what was created at or after `until`; the items have come in order."""
+        if self._sums is not None:
+            raise RuntimeError("the items are sealed")
+        place = bisect_left(self._created_ats, until)
+        del self._created_ats[place:]
+        del self._ids[place * ID_SIZE :]
 
     def seal(self) -> None:
         """Put the items in order, and sum their ids; doing so again changes nothing."""
@@ -153,11 +217,18 @@ class Items:
     def fingerprints(self, cuts: Iterable[int]) -> list[bytes]:
         """The fingerprints of the ids between each position and the next."""
         sums = [(position, self._sum_before(position)) for position in cuts]
-        return [digest(after - before, hi - lo) for (lo, before), (hi, after) in pairwise(sums)]
+        return [
+            Digest(hi - lo, (after - before) % MODULUS).fingerprint
+            for (lo, before), (hi, after) in pairwise(sums)
+        ]
 
     def fingerprint(self, lo: int, hi: int) -> bytes:
         """The fingerprint of the ids at the positions [lo, hi), whatever their number."""
         return self.fingerprints((lo, hi))[0]
+
+    def digest(self, lo: int, hi: int) -> Digest:
+        """The ids at the positions [lo, hi) in short, whatever their number."""
+        return Digest(hi - lo, (self._sum_before(hi) - self._sum_before(lo)) % MODULUS)
 
     def _sum_before(self, position: int) -> int:
         assert self._sums is not None, "the items are not sealed"
@@ -207,6 +278,15 @@ class Client:
         self._budget = frame_limit  # less, while answers are cut short
         self._open = deque([Stretch(START, END, 0, len(items))])
         self._asked: list[Stretch] = []
+
+    @property
+    def theirs(self) -> Digest:
+        """What the peer has, once it is finished."""
+        mine = self._items.digest(0, len(self._items))
+        lacking = sum(int.from_bytes(self._items.id(place), "little") for place in self.have)
+        more = sum(int.from_bytes(event_id, "little") for event_id in self.need)
+        items = mine.items - len(self.have) + len(self.need)
+        return Digest(items, (mine.sum - lacking + more) % MODULUS)
 
     def initiate(self) -> bytes:
         """The first message."""
@@ -481,12 +561,6 @@ def overlap(stretch: Stretch, others: list[Stretch], first: int) -> list[Stretch
         if lower < upper:
             met.append(Stretch(lower, upper, max(stretch.lo, other.lo), min(stretch.hi, other.hi)))
     return met
-
-
-def digest(total: int, number: int) -> bytes:
-    """The fingerprint of so many ids, given their sum as little-endian numbers."""
-    content = (total % MODULUS).to_bytes(ID_SIZE, "little") + varint(number)
-    return sha256(content).digest()[:FINGERPRINT_SIZE]
 
 
 def encode(bound: Bound, before: Bound) -> bytes:

@@ -306,6 +306,7 @@ def _judge_socket(error: OSError) -> Unreached:
 
 # OpenSSL's codes of what is wrong with a certificate (x509_vfy.h).
 CERTIFICATES = {
+    7: Failure.TLS_UNTRUSTED,  # by somebody who only bears the name of one that we know
     9: Failure.TLS_EXPIRED,  # not yet valid
     10: Failure.TLS_EXPIRED,
     18: Failure.TLS_UNTRUSTED,  # signed by itself

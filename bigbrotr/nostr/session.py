@@ -11,11 +11,23 @@ from msgspec import Struct
 from bigbrotr.models.event import Event, WireEvent
 from bigbrotr.nostr import message
 from bigbrotr.nostr.auth import MAX_CHALLENGE, Signer, prove
-from bigbrotr.nostr.message import Auth, Closed, Eose, EventMessage, Malformed, Notice, Ok
+from bigbrotr.nostr.message import (
+    Auth,
+    Closed,
+    Eose,
+    EventMessage,
+    Malformed,
+    NegErr,
+    NegMsg,
+    Notice,
+    Ok,
+)
 from bigbrotr.nostr.paging import End
 from bigbrotr.nostr.stream import FRAME_COST, DisconnectedError, Stream
 
 LIVE = "live"  # the subscription that stays
+RECONCILIATION = "n"  # how the names of others begin that are for NIP-77
+NOTICE = "notice: "  # in front of the words that end one
 STRAY_PAGES = 8  # times the size of a page that may come unasked for while it is read
 SAMPLE_BYTES = 4096  # of a frame that could not be read
 CHALLENGE_S = 2.0  # some relays refuse first, and send their challenge then
@@ -43,6 +55,19 @@ class Page(Struct):
     strays: int = 0  # bytes that came meanwhile and do not belong to it
     elapsed_s: float = 0.0
     malformed: dict[str, tuple[int, bytes]] = {}  # reason: how many, and a sample
+    payload: bytes = b""  # of a NEG-MSG, in place of events
+    most: int | None = None  # NEG-ERR's
+
+
+class Talk(Struct):
+    """How a reconciliation (NIP-77) went: to its end (EOSE), or how it was ended."""
+
+    end: End
+    reason: str = ""  # NEG-ERR's text, a NOTICE in its place, or how the connection ended
+    most: int | None = None  # events in a window, says the relay that refuses more
+    answers: int = 0  # that came
+    sent: int = 0  # bytes of frames
+    received: int = 0
 
 
 class Session:
@@ -80,17 +105,22 @@ class Session:
         When the relay wants to know who asks, it is told, and asked once more.
         """
         page = await self._ask(filter_, bounds)
-        if page.end is End.CLOSED and page.reason.startswith(AUTH_PREFIXES):
-            try:
-                async with asyncio.timeout(bounds.reply_s):
-                    is_known = await self._authenticate(bounds)
-            except TimeoutError:
-                is_known = False
-            except DisconnectedError:
-                self.is_open = is_known = False
-            if is_known:
-                page = await self._ask(filter_, bounds)
+        if page.end is End.CLOSED and await self._is_let_in(page.reason, bounds):
+            page = await self._ask(filter_, bounds)
         return page
+
+    async def _is_let_in(self, refusal: str, bounds: Bounds) -> bool:
+        """Tells a relay that refused us who we are, if it wants to know; whether it accepts us."""
+        if not refusal.startswith(AUTH_PREFIXES):
+            return False
+        try:
+            async with asyncio.timeout(bounds.reply_s):
+                return await self._authenticate(bounds)
+        except TimeoutError:
+            return False
+        except DisconnectedError:
+            self.is_open = False
+            return False
 
     async def _authenticate(self, bounds: Bounds) -> bool:
         """Answers the relay's newest challenge, once; whether it accepts us now."""
@@ -111,6 +141,77 @@ class Session:
         page = Page(events=[], end=End.CUT)
         while not is_enough() and page.end is End.CUT:
             self._take(await self._stream.receive(), "", page, bounds.page_bytes)
+
+    async def reconcile(
+        self,
+        filter_: Mapping[str, Any],
+        first: bytes,
+        answer: Callable[[bytes], bytes | None],
+        bounds: Bounds,
+    ) -> Talk:
+        """Reconciles what matches, from our `first` message on: `answer` says what follows on each
+        of the relay's, None when it is over. What `answer` raises comes through.
+
+        A relay that does not know the protocol says so in a NOTICE, or nothing at all.
+        """
+        talk = await self._negotiate(filter_, first, answer, bounds)
+        if talk.end is End.CLOSED and await self._is_let_in(talk.reason, bounds):
+            talk = await self._negotiate(filter_, first, answer, bounds)
+        return talk
+
+    async def _negotiate(
+        self,
+        filter_: Mapping[str, Any],
+        first: bytes,
+        answer: Callable[[bytes], bytes | None],
+        bounds: Bounds,
+    ) -> Talk:
+        subscription = f"{RECONCILIATION}{next(self._numbers)}"
+        talk = Talk(end=End.CUT)
+        deadline = time.monotonic() + bounds.page_s
+        frame = message.open_reconciliation(subscription, filter_, first)
+        try:
+            while True:
+                talk.sent += len(frame)
+                async with asyncio.timeout(bounds.reply_s):
+                    await self._stream.send(frame)
+                page = await self._hear(subscription, bounds)
+                while talk.answers and page.reason.startswith(NOTICE):  # it does know the verb
+                    page = await self._hear(subscription, bounds)
+                talk.end, talk.reason, talk.most = page.end, page.reason, page.most
+                if page.end is not End.EOSE:
+                    break
+                talk.answers += 1
+                talk.received += 2 * len(page.payload)
+                following = answer(page.payload)
+                if following is None:
+                    break
+                if time.monotonic() > deadline:
+                    talk.end = End.TIMEOUT
+                    break
+                frame = message.reconcile(subscription, following)
+        except TimeoutError:
+            talk.end = End.TIMEOUT
+        except DisconnectedError as error:
+            self.is_open = False
+            talk.end, talk.reason = End.CUT, str(error)
+        finally:
+            if self.is_open and talk.end is not End.CLOSED:
+                await self._say(message.close_reconciliation(subscription), bounds)
+        return talk
+
+    async def _hear(self, subscription: str, bounds: Bounds) -> Page:
+        page = Page(events=[], end=End.CUT)
+        await self._read(subscription, page, bounds)
+        return page
+
+    async def _say(self, frame: bytes, bounds: Bounds) -> None:
+        """Sends what needs no answer; a relay that does not take it is given up."""
+        try:
+            async with asyncio.timeout(bounds.reply_s):
+                await self._stream.send(frame)
+        except (TimeoutError, DisconnectedError):
+            self.is_open = False
 
     async def _ask(self, filter_: Mapping[str, Any], bounds: Bounds) -> Page:
         subscription = f"b{next(self._numbers)}"
@@ -217,8 +318,17 @@ class Session:
                     page.end, page.reason, has_ended = End.CLOSED, answer.reason, True
                 elif answer.subscription == LIVE:
                     self.is_subscribed, self.notice = False, answer.reason
+            elif isinstance(answer, NegMsg):
+                if answer.subscription == subscription:
+                    page.end, page.payload, has_ended = End.EOSE, answer.payload, True
+            elif isinstance(answer, NegErr):
+                if answer.subscription == subscription:
+                    page.end, page.reason, has_ended = End.CLOSED, answer.reason, True
+                    page.most = answer.most
             elif isinstance(answer, Notice):
                 self.notice = answer.text
+                if subscription.startswith(RECONCILIATION):  # who does not know the verb says so
+                    page.end, page.reason, has_ended = End.CLOSED, NOTICE + answer.text, True
             elif isinstance(answer, Auth):
                 if len(answer.challenge) <= MAX_CHALLENGE and answer.challenge != self.challenge:
                     self.challenge, self._is_answered = answer.challenge, False

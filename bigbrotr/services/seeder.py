@@ -27,9 +27,7 @@ class Seeder(BaseService[SeederSettings]):
         path = Path(self.settings.file) if self.settings.file else shipped("configs") / "seeds.txt"
         relays, junk = await read_seeds(path)
         usable = usable_relays(relays, self.around.config.networks)
-        added = await self.brotr.insert_candidates(
-            usable, "seed", max_per_host=self.around.config.finder.max_per_host
-        )
+        added = await self.brotr.insert_candidates(usable, "seed")
         for line, reason in junk[:SHOWN]:
             self.log.warning("not a relay URL", file=path, line=line, reason=reason)
         self.log.info("seeded", file=path, new=added, known=len(usable) - added, junk=len(junk))

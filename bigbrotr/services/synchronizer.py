@@ -2,7 +2,6 @@
 
 import asyncio
 import multiprocessing
-import os
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +17,7 @@ from bigbrotr.core.base_service import BaseService, Surroundings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.errors import WorkerLostError
 from bigbrotr.models.relay import Network
-from bigbrotr.services.call import Report
+from bigbrotr.services.intake import COUNTED, Report
 from bigbrotr.services.worker import Order, run_slice, start_process
 
 SLICES_PER_EXECUTOR = 500  # then its processes are replaced, with whatever their libraries leaked
@@ -43,7 +42,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
         around: Surroundings | None = None,
     ) -> None:
         super().__init__(brotr, settings, around)
-        self.workers = self.settings.workers or os.cpu_count() or 1
+        self.workers = self.settings.processes
         self.copied = Report()  # since the start
         self._executor: ProcessPoolExecutor | None = None
         self._lifeline: Pipe | None = None
@@ -176,7 +175,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
     def _tell(self, is_final: bool = False) -> None:
         """A line in the log about what was copied since the last one."""
         before, now = self._told, self.copied
-        if now.visits == before.visits and now.pages == before.pages:
+        if (now.visits, now.pages, now.windows) == (before.visits, before.pages, before.windows):
             return
         if not is_final and time.monotonic() - self._told_at < QUIET_S:
             return
@@ -187,11 +186,12 @@ class Synchronizer(BaseService[SynchronizerSettings]):
             received=now.received - before.received,
             rejected=now.rejected - before.rejected,
             gaps=now.gaps - before.gaps,
+            windows=now.windows - before.windows,
+            matched=now.matched - before.matched,
             **(Counter(now.outcomes) - Counter(before.outcomes)),
         )
         self._told = Report(
-            **{name: getattr(now, name) for name in Report.__struct_fields__ if name != "outcomes"},
-            outcomes=dict(now.outcomes),
+            **{name: getattr(now, name) for name in COUNTED}, outcomes=dict(now.outcomes)
         )
         self._told_at = time.monotonic()
 

@@ -1,6 +1,10 @@
 """The validator: a candidate that speaks Nostr becomes a relay, another is tried again later."""
 
-from collections import Counter
+import asyncio
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from contextlib import ExitStack
 from enum import StrEnum
 from typing import NamedTuple, Self
 
@@ -8,15 +12,35 @@ import anyio
 
 from bigbrotr.config import Link, Networks, ValidatorSettings
 from bigbrotr.core.base_service import BaseService
+from bigbrotr.core.brotr import Resolution
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.dial import dial
+from bigbrotr.nostr.manners import Manners, manners_of
 from bigbrotr.nostr.paging import End
-from bigbrotr.nostr.reach import OFFLINE_SAMPLE, OURS, Failure, Unreached, is_offline
+from bigbrotr.nostr.reach import (
+    OFFLINE_SAMPLE,
+    OURS,
+    PERHAPS_OURS,
+    UNTRIED,
+    Failure,
+    Unreached,
+    is_offline,
+)
 from bigbrotr.nostr.session import Bounds, Page, Session
 
 FRAME_BYTES = 1 << 20
 ANSWER_BYTES = 4 << 20
-LEASE_ROUNDS = 6  # time-outs that a claim outlasts
+CLAIM_ROUNDS = 8  # times the width: the slow ones wait beside those whose turn it is
+LEASE_ROUNDS = 12  # time-outs that a claim outlasts
+DAY_S = 86_400.0
+REST_S = 600.0  # for a host that asked us to slow down
+RECHECK_S = 30 * DAY_S  # until an alias is looked at again
+SAMPLE = 50  # events by which two paths of a host are compared ...
+SAMPLE_LEAST = 5  # ... fewer of them prove nothing
+SETTLED_S = 600  # old enough that no new one comes between two questions
+MAX_SIBLINGS = 8  # relays of one host that a new one is compared with
+
+SPEAKS = "speaks-nostr"
 
 
 class Verdict(StrEnum):
@@ -25,6 +49,7 @@ class Verdict(StrEnum):
     RELAY = "relay"
     FAILED = "failed"
     POSTPONED = "postponed"
+    ALIAS = "alias"
 
 
 class Greeting(NamedTuple):
@@ -35,6 +60,8 @@ class Greeting(NamedTuple):
     outcome: str
     detail: str = ""
     failure: Failure | None = None
+    wait_s: float = 0.0  # to leave it alone at least
+    target: str = ""  # of an alias: the URL of its relay
 
 
 class Validator(BaseService[ValidatorSettings]):
@@ -48,12 +75,20 @@ class Validator(BaseService[ValidatorSettings]):
         """How relays are reached."""
         return self.around.config.networks
 
+    @property
+    def manners(self) -> Manners:
+        """What this process allows itself."""
+        return manners_of(self.around.config.manners)
+
     async def __aenter__(self) -> Self:
         await self.brotr.release_leases(self.owner)
         return await super().__aenter__()
 
     async def run(self) -> None:
-        """Tries every candidate that is due."""
+        """Tries every candidate that is due, also the relays that have failed for long."""
+        retired = await self.brotr.retire_relays(self.settings.retire_after_s)
+        if retired:
+            self.log.info("relays that have failed for long are candidates again", relays=retired)
         async with anyio.create_task_group() as group:
             for network, link in self.networks.enabled():
                 group.start_soon(self._work_off, network, link)
@@ -62,7 +97,7 @@ class Validator(BaseService[ValidatorSettings]):
         while not self._stop.is_set():
             candidates = await self.brotr.claim_candidates(
                 network,
-                limit=2 * link.width,
+                limit=CLAIM_ROUNDS * link.width,
                 max_attempts=self.settings.max_attempts,
                 owner=self.owner,
                 lease_s=LEASE_ROUNDS * link.timeout_s,
@@ -78,31 +113,122 @@ class Validator(BaseService[ValidatorSettings]):
                     candidates=len(greetings),
                     example=f"{greetings[0].relay.url}: {greetings[0].detail}",
                 )
-            await self._record(network, greetings)
+            await self._record(network, await self._join_aliases(greetings, link))
 
     async def _is_offline(self, greetings: list[Greeting], link: Link) -> bool:
         """Whether a sweep failed for our own fault: all of it, and relays that we know as well."""
-        if not is_offline([greeting.failure for greeting in greetings]):
+        failures = list(
+            {
+                endpoint(greeting.relay): greeting.failure
+                for greeting in greetings
+                if greeting.failure not in UNTRIED
+            }.values()
+        )
+        if not is_offline(failures):
             return False
         known = await self.brotr.some_relays(Network.CLEARNET, OFFLINE_SAMPLE)
-        return all(greeting.failure is not None for greeting in await self._sweep(known, link))
+        if not known:  # then only what does not happen with a network in order is telling
+            return 2 * failures.count(Failure.OFFLINE) >= len(failures)
+        return all(each.failure in PERHAPS_OURS for each in await self._sweep(known, link))
+
+    # A sweep
 
     async def _sweep(self, candidates: list[Relay], link: Link) -> list[Greeting]:
-        width = anyio.CapacityLimiter(link.width)
+        """Greets candidates side by side, but those of one host one after the other."""
+        width = asyncio.Semaphore(link.width)
         greetings: list[Greeting] = []
 
-        async def one(relay: Relay) -> None:
-            async with width:
-                greetings.append(await greet(relay, link, allow_local=self.networks.local.enabled))
+        async def greet_in_turn(relays: list[Relay]) -> None:
+            last: Greeting | None = None
+            for relay in relays:
+                if self._stop.is_set():
+                    return  # its lease passes
+                last = inherit(last, relay) or await self._greet(relay, link, width)
+                greetings.append(last)
 
         async with anyio.create_task_group() as group:
-            for relay in candidates:
-                group.start_soon(one, relay)
+            for relays in by_endpoint(candidates).values():
+                group.start_soon(greet_in_turn, relays)
         return greetings
+
+    async def _greet(self, relay: Relay, link: Link, width: asyncio.Semaphore) -> Greeting:
+        """Greets one. Two time-outs: after the quick one its turn is over, so that the dead don't
+        hold up the others; the patient one is what it is judged by."""
+        await width.acquire()
+        with ExitStack() as turn:
+            turn.callback(width.release)
+            timer = asyncio.get_running_loop().call_later(link.quick_s, turn.close)
+            turn.callback(timer.cancel)
+            return await greet(
+                relay, link, allow_local=self.networks.local.enabled, manners=self.manners
+            )
+
+    # Aliases
+
+    async def _join_aliases(self, greetings: list[Greeting], link: Link) -> list[Greeting]:
+        """Of new relays that answer like another path on the same host, makes aliases of that."""
+        speakers = {each.relay: each for each in greetings if each.outcome == SPEAKS}
+        if not speakers:
+            return greetings
+        hosts = by_endpoint(speakers)
+        known = by_endpoint(await self.brotr.relays_at([origin(relay) for relay in speakers]))
+        targets: dict[Relay, Relay] = {}
+        width = asyncio.Semaphore(link.width)
+
+        async def compare(siblings: list[Relay], new: list[Relay]) -> None:
+            until = int(time.time()) - SETTLED_S
+            samples: dict[Relay, frozenset[str]] = {}
+            for relay in new:
+                others = siblings[:MAX_SIBLINGS]
+                for each in (relay, *others) if others else ():
+                    if each not in samples:
+                        async with width:
+                            samples[each] = await self._sample(each, link, until)
+                for other in others:
+                    if len(samples[relay]) >= SAMPLE_LEAST and samples[relay] == samples[other]:
+                        targets[relay] = other
+                        break
+                else:
+                    siblings.append(relay)
+
+        async with anyio.create_task_group() as group:
+            for key, new in hosts.items():
+                group.start_soon(compare, [r for r in known.get(key, []) if r not in new], new)
+        return [
+            greeting._replace(
+                verdict=Verdict.ALIAS,
+                outcome="alias",
+                detail=f"answers like {target.url}",
+                wait_s=RECHECK_S,
+                target=target.url,
+            )
+            if (target := targets.get(greeting.relay))
+            else greeting
+            for greeting in greetings
+        ]
+
+    async def _sample(self, relay: Relay, link: Link, until: int) -> frozenset[str]:
+        """The ids of the newest settled events of a relay; none when it does not say."""
+        connection = await dial(
+            relay,
+            link,
+            max_frame_bytes=FRAME_BYTES,
+            allow_local=self.networks.local.enabled,
+            manners=self.manners,
+        )
+        if isinstance(connection, Unreached):
+            return frozenset()
+        async with Session(connection) as session:
+            bounds = Bounds(link.timeout_s, 2 * link.timeout_s, ANSWER_BYTES)
+            page = await session.fetch({"until": until, "limit": SAMPLE}, bounds)
+        return frozenset(str(event.id) for event in page.events if page.end is End.EOSE)
 
     async def _record(self, network: Network, greetings: list[Greeting]) -> None:
         new = await self.brotr.resolve_candidates(
-            [(g.relay.url, g.verdict.value, g.outcome, g.detail) for g in greetings]
+            [
+                Resolution(g.relay.url, g.verdict.value, g.outcome, g.detail, g.wait_s, g.target)
+                for g in greetings
+            ]
         )
         outcomes = Counter(greeting.outcome for greeting in greetings)
         self.log.info(
@@ -110,27 +236,82 @@ class Validator(BaseService[ValidatorSettings]):
         )
 
 
-async def greet(relay: Relay, link: Link, *, allow_local: bool) -> Greeting:
+def origin(relay: Relay) -> str:
+    """A relay's URL without its path."""
+    return relay.url.removesuffix(relay.path)
+
+
+def endpoint(relay: Relay) -> tuple[str, str, int]:
+    """What all paths on a relay's host share."""
+    return relay.scheme, relay.host, relay.port
+
+
+def by_endpoint(relays: Iterable[Relay]) -> dict[tuple[str, str, int], list[Relay]]:
+    """Relays by host, those of the shortest path first."""
+    hosts = defaultdict(list)
+    for relay in sorted(relays, key=lambda relay: (len(relay.path), relay.path)):
+        hosts[endpoint(relay)].append(relay)
+    return dict(hosts)
+
+
+async def greet(
+    relay: Relay, link: Link, *, allow_local: bool, manners: Manners | None = None
+) -> Greeting:
     """Asks a candidate for one event; only an answer in protocol makes it a relay."""
-    connection = await dial(relay, link, max_frame_bytes=FRAME_BYTES, allow_local=allow_local)
+    connection = await dial(
+        relay, link, max_frame_bytes=FRAME_BYTES, allow_local=allow_local, manners=manners
+    )
     if isinstance(connection, Unreached):
-        verdict = Verdict.POSTPONED if connection.failure in OURS else Verdict.FAILED
-        return Greeting(
-            relay, verdict, connection.failure.value, connection.detail, connection.failure
-        )
-    bounds = Bounds(link.timeout_s, 2 * link.timeout_s, ANSWER_BYTES)
-    async with Session(connection) as session:
-        page = await session.fetch({"limit": 1}, bounds)
-        return judge(relay, page, is_challenged=session.challenge is not None)
+        greeting = judge_failure(relay, connection)
+    else:
+        bounds = Bounds(link.timeout_s, 2 * link.timeout_s, ANSWER_BYTES)
+        async with Session(connection) as session:
+            page = await session.fetch({"limit": 1}, bounds)
+            greeting = judge(
+                relay, page, is_challenged=session.challenge is not None, notice=session.notice
+            )
+    if manners is not None and greeting.outcome == Failure.RATE_LIMITED:
+        manners.let_rest(relay.host, relay.port, REST_S)
+    return greeting
 
 
-def judge(relay: Relay, page: Page, *, is_challenged: bool) -> Greeting:
+# Of these the path is not to blame: they are the same for every relay of the host.
+PATHLESS = frozenset(Failure) - {Failure.NOT_WEBSOCKET, Failure.REFUSES_US, Failure.SLOW}
+
+
+def inherit(last: Greeting | None, relay: Relay) -> Greeting | None:
+    """What `relay` need not be asked, given another path on its host; None if it does."""
+    if last is None:
+        return None
+    if last.outcome == Failure.SLOW:  # one wait a host is enough: this one's turn comes
+        return last._replace(relay=relay, verdict=Verdict.POSTPONED)
+    return last._replace(relay=relay) if last.failure in PATHLESS else None
+
+
+def judge_failure(relay: Relay, unreached: Unreached) -> Greeting:
+    """What it means for a candidate that there was no conversation."""
+    failure, detail = unreached
+    verdict = Verdict.POSTPONED if failure in OURS else Verdict.FAILED
+    waits = {Failure.OPTED_OUT: DAY_S, Failure.RESTING: REST_S, Failure.RATE_LIMITED: REST_S}
+    return Greeting(relay, verdict, failure.value, detail, failure, waits.get(failure, 0.0))
+
+
+def judge(relay: Relay, page: Page, *, is_challenged: bool, notice: str = "") -> Greeting:
     """What an answer makes of a candidate: a CLOSED or AUTH is Nostr as well as an EVENT."""
     if page.end is End.EOSE or page.events:
-        return Greeting(relay, Verdict.RELAY, "speaks-nostr")
+        return Greeting(relay, Verdict.RELAY, SPEAKS)
+    prefix = page.reason.partition(":")[0] if page.end is End.CLOSED else ""
+    if prefix == "rate-limited":
+        return Greeting(
+            relay, Verdict.RELAY, Failure.RATE_LIMITED.value, page.reason, wait_s=REST_S
+        )
+    if prefix == "auth-required" or (is_challenged and page.end is not End.CLOSED):
+        return Greeting(relay, Verdict.RELAY, "needs-auth", page.reason)
     if page.end is End.CLOSED:
-        return Greeting(relay, Verdict.RELAY, "closed", page.reason)
-    if is_challenged:
-        return Greeting(relay, Verdict.RELAY, "needs-auth")
-    outcome = "not-nostr" if page.malformed else "no-answer"
-    return Greeting(relay, Verdict.FAILED, outcome, page.reason)
+        return Greeting(relay, Verdict.RELAY, Failure.REFUSES_US.value, page.reason)
+    detail = page.reason or notice
+    if page.malformed:
+        return Greeting(relay, Verdict.FAILED, "not-nostr", detail)
+    if page.end is End.TIMEOUT and not page.strays:
+        return Greeting(relay, Verdict.FAILED, Failure.SLOW.value, detail)
+    return Greeting(relay, Verdict.FAILED, "no-answer", detail)

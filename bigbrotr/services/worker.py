@@ -3,8 +3,8 @@
 Memory is arithmetic: each of at most `width` calls holds one page that is on its way or waits for
 its turn, and PAGES_AT_WORK pages are being verified or stored: so (width + PAGES_AT_WORK) x
 max_page_bytes of frames, and about as much again in decoded events. A live call holds at most
-max_page_bytes of arrivals, for a second, and a MiB unread. Nothing queues: a stalled database stops
-the sockets.
+max_page_bytes of arrivals, for a second, and a MiB unread. WINDOWS_AT_WORK windows are reconciled,
+10 MB each. Nothing queues: a stalled database stops the sockets.
 """
 
 import asyncio
@@ -32,15 +32,18 @@ from bigbrotr.core.pool import Pool
 from bigbrotr.errors import ConfigError, DatabaseError, LeaseLostError, leaves
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Signer, Throwaway
+from bigbrotr.nostr.manners import manners_of
 from bigbrotr.nostr.paging import Habits
-from bigbrotr.nostr.reach import OFFLINE_SAMPLE, OURS, Failure, is_offline
-from bigbrotr.services.call import Call, Report, VerifiedEvents, lease_s
+from bigbrotr.nostr.reach import OFFLINE_SAMPLE, OURS, UNTRIED, Failure, is_offline
+from bigbrotr.services.call import Call, lease_s, patience
+from bigbrotr.services.intake import Report, VerifiedEvents
 
 CLAIM = 2  # relays at a time ...
 PACE_S = 0.05  # ... and the time until the next are claimed
 IDLE_S = 0.5  # between looks for due relays while others are under way
 CONNECTIONS = 4  # to the database, of one worker
 PAGES_AT_WORK = 16  # in one worker: verified, or waiting for the database
+WINDOWS_AT_WORK = 4  # in one worker: reconciled
 THROTTLED_S = (450, 750)  # how long a relay that calls us too fast is left alone
 REMEMBERED_RELAYS = 10_000  # of which a worker remembers the habits
 
@@ -63,10 +66,12 @@ class Worker:
         self.log = log or Logger("worker")
         self.stop = asyncio.Event()
         self.signer = signer_of(config.synchronizer.auth)
+        self.manners = manners_of(config.manners, config.synchronizer.processes)
         self.habits: dict[int, Habits] = {}  # by relay, the latest last
         self._calls: dict[asyncio.Task[None], Call] = {}
         self._verified = VerifiedEvents()
         self._gate = asyncio.Semaphore(PAGES_AT_WORK)
+        self._window_gate = asyncio.Semaphore(WINDOWS_AT_WORK)
         self._reached: deque[Failure | None] = deque(maxlen=2 * OFFLINE_SAMPLE)
         self._report = Report()
         self._deadline = 0.0  # of the slice under way, in monotonic seconds
@@ -102,6 +107,7 @@ class Worker:
                         **self._wanted()._asdict(),
                         apart={url: self._wanted(url) for url in settings.relays},
                         refused=settings.refused,
+                        patience=patience(settings),
                     )
                     for visit in visits:
                         await self._start(visit, network, order)
@@ -165,15 +171,19 @@ class Worker:
             deadline=self._deadline,
             habits=self.habits.pop(visit.relay_id, None),
             gate=self._gate,
+            window_gate=self._window_gate,
             verified=self._verified,
             is_our_fault=partial(self._is_our_fault, network),
             is_live_wanted=is_live_wanted,
             signer=self.signer,
+            manners=self.manners,
         )
         self._calls[asyncio.create_task(self._visit(call))] = call
 
     def _is_our_fault(self, network: Network, failure: Failure | None) -> bool:
         """Whether a failure to reach a relay is our own, given how other calls fare."""
+        if failure in UNTRIED:
+            return True
         if network is not Network.CLEARNET:
             return failure in OURS
         self._reached.append(failure)
@@ -203,8 +213,9 @@ class Worker:
         self._remember(call.visit.relay_id, call.habits)
         self._add(Report(visits=1, outcomes={outcome: 1}))
         pause_s = self.config.synchronizer.revisit_s
-        if verdict == "throttled":
+        if outcome == "rate-limited" and verdict == "throttled":
             pause_s = max(pause_s, random.uniform(*THROTTLED_S))
+            self.manners.let_rest(call.relay.host, call.relay.port, pause_s)
         await self.brotr.finish_visit(
             call.visit,
             verdict,
@@ -213,7 +224,7 @@ class Worker:
             detail=detail,
         )
         self.log.debug(
-            "visited", relay=call.relay.url, outcome=outcome, detail=detail, new=call.new
+            "visited", relay=call.relay.url, outcome=outcome, detail=detail, new=call.intake.new
         )
 
     def _remember(self, relay_id: int, habits: Habits | None) -> None:

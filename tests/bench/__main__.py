@@ -15,8 +15,13 @@ import asyncpg
 import uvloop
 
 from bigbrotr.config import Profile
-from tests.bench import baseline, corpus, floors
+from bigbrotr.core.brotr import WALK, Walk
+from bigbrotr.models.event import Event
+from bigbrotr.models.mentions import mentioned
+from bigbrotr.services.finder import Finder
+from tests.bench import baseline, candidates, corpus, floors
 from tests.bench import negentropy as reconciliation
+from tests.bench import reconcile as visits
 from tests.bench.stage import WARM_UP, Archive, Stage, stage
 
 CORES = os.cpu_count() or 1
@@ -181,9 +186,54 @@ async def lag(on: Stage, events: int) -> None:
     )
 
 
+async def finder(on: Stage, events: int) -> None:
+    """Relays that archived events name, on one core, beside a plain loop; and the way in."""
+    data = corpus.build(events)
+    async with on.archive() as archive:
+        await on.store(archive, data)
+        brotr = archive.brotr
+        await brotr.pool.execute("TRUNCATE sightings")  # of the events that warmed up the stage
+        await brotr.upsert_service_data([(*WALK, Walk(2**40, -1, "")._asdict())])
+        with on.one_core():
+            started = time.perf_counter()
+            naive = await baseline.find_relays(brotr.pool.address)
+            ordinary = time.perf_counter() - started
+            started = time.perf_counter()
+            await Finder(brotr, around=archive.synchronizer.around).run()
+            seconds = time.perf_counter() - started
+        rows = await brotr.pool.fetch("SELECT url, named FROM candidates")
+        found = {row["url"]: row["named"] for row in rows}
+        if found != naive or await brotr.read_walk() is not None:
+            raise SystemExit(f"{len(found)} candidates were found instead of {len(naive)}")
+    print(
+        f"  {events:,} events in {seconds:.1f} s, {seconds / events * 1e6:.1f} us each, "
+        f"{ordinary / seconds:.1f} times as fast as the loop ({ordinary:.1f} s)"
+    )
+    decoded = [Event.from_json(body) for _, body in data[:5000]]
+    fields = [(event.kind, event.tags, event.content) for event in decoded]
+    us = floors.each(lambda event: mentioned(*event), fields)
+    print(f"  on the way in: {us:.1f} us an event")
+
+
 async def negentropy(on: Stage, events: int) -> None:
     """Reconciling 1 000 000 ids with a peer that differs in 1 000, and with an equal one."""
     reconciliation.measure()
+
+
+async def validation(on: Stage, _: int) -> None:
+    """Candidates a second when nearly all time out: two time-outs, beside the patient one alone."""
+    one = await candidates.measure(on, candidates.TIMEOUT_S)
+    two = await candidates.measure(on, candidates.QUICK_S)
+    print(
+        f"  {candidates.COUNT:,} candidates, {candidates.ALIVE} of them alive, width "
+        f"{candidates.WIDTH}, time-outs {candidates.QUICK_S:g} and {candidates.TIMEOUT_S:g} s: "
+        f"{two:.0f} a second, {one:.0f} with the patient one alone ({two / one:.1f} times as fast)"
+    )
+
+
+async def reconcile(on: Stage, events: int) -> None:
+    """A relay whose events are all known: by pages, by ids, and by ids once more."""
+    await visits.measure(on, events)
 
 
 async def _check(archive: Archive, events: int) -> None:
@@ -204,7 +254,10 @@ BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
     "scaling": scaling,
     "growth": growth,
     "lag": lag,
+    "finder": finder,
     "negentropy": negentropy,
+    "reconcile": reconcile,
+    "candidates": validation,
 }
 
 

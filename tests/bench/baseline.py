@@ -1,7 +1,7 @@
 """The baseline: how an archive is ordinarily written.
 
 nostr-sdk's client fetches page by page, each event is verified and taken apart into a row, and
-rows go in batches into text-keyed tables with foreign keys.
+rows go in batches into text-keyed tables with foreign keys. And how relays are found in it.
 """
 
 import json
@@ -10,6 +10,8 @@ from datetime import timedelta
 
 import asyncpg
 import nostr_sdk
+
+from bigbrotr.models.relay import Relay
 
 TABLES = """
 CREATE TABLE relays (url text PRIMARY KEY);
@@ -87,3 +89,33 @@ async def copy(connection: "asyncpg.Connection[asyncpg.Record]", url: str) -> in
             until = min(times) - 1
     finally:
         await client.shutdown()
+
+
+async def find_relays(address: str) -> dict[str, int]:
+    """How often archived events name each relay, by a plain loop: page by page, every tag decoded,
+    every URL parsed and counted in a table as it comes."""
+    connection = await asyncpg.connect(address)
+    try:
+        await connection.execute("CREATE TABLE found (url text PRIMARY KEY, named int NOT NULL)")
+        place = (-1, b"")
+        while rows := await connection.fetch(
+            "SELECT created_at, id, tags FROM events WHERE (created_at, id) > ($1, $2)"
+            " ORDER BY created_at, id LIMIT $3",
+            *place,
+            PAGE,
+        ):
+            named: list[tuple[str]] = []
+            for row in rows:
+                values = (value for tag in json.loads(row["tags"]) for value in tag[1:])
+                named += {(Relay(value).url,) for value in values if value.startswith("ws")}
+            await connection.executemany(
+                "INSERT INTO found VALUES ($1, 1)"
+                " ON CONFLICT (url) DO UPDATE SET named = found.named + 1",
+                named,
+            )
+            place = (rows[-1]["created_at"], rows[-1]["id"])
+        found = {row["url"]: row["named"] for row in await connection.fetch("TABLE found")}
+        await connection.execute("DROP TABLE found")
+    finally:
+        await connection.close()
+    return found

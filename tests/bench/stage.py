@@ -1,12 +1,13 @@
 """The stage: a PostgreSQL server, relays in a process of their own, and fresh databases."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import asyncpg
@@ -17,9 +18,11 @@ from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.embedded import EmbeddedPostgres
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
+from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.relay import Relay
 from bigbrotr.services.synchronizer import Synchronizer
 from tests.bench import corpus
+from tests.processes import children
 
 WARM_UP = 20  # events of the relays that start the worker processes
 
@@ -90,6 +93,34 @@ class Stage:
         finally:
             await connection.close()
 
+    async def store(self, archive: "Archive", events: list[tuple[int, bytes]]) -> None:
+        """Stores events as if a relay had brought them before anybody looked for relays in them."""
+        holder = Relay("ws://127.0.0.1:9")
+        pairs = [EventRelay(Event.from_json(body), holder, corpus.NEWEST) for _, body in events]
+        async with Brotr(Pool(dsn=archive.brotr.pool.address), notes_sightings=False) as brotr:
+            await brotr.insert_events(pairs)
+        connection = await asyncpg.connect(archive.brotr.pool.address)
+        try:
+            await connection.execute("VACUUM ANALYZE")
+        finally:
+            await connection.close()
+
+    @contextmanager
+    def one_core(self) -> Iterator[None]:
+        """Has this process and the server share one core for the length of the block."""
+        cores = os.sched_getaffinity(0)
+        self._keep_to({min(cores)})
+        try:
+            yield
+        finally:
+            self._keep_to(cores)
+
+    def _keep_to(self, cores: set[int]) -> None:
+        assert self.server.pid is not None
+        for pid in (os.getpid(), self.server.pid, *children(self.server.pid)):
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(pid, cores)
+
     @asynccontextmanager
     async def archive(
         self, profile: Profile = Profile.FULL, workers: int = 0, width: int = 50
@@ -99,7 +130,8 @@ class Stage:
         config = Config(
             pool=PoolSettings(),
             networks=Networks(clearnet=Link(enabled=False), local=Link(width=width)),
-            synchronizer=SynchronizerSettings(workers=workers, slice_s=60),
+            # By pages: what ids cost instead is a benchmark of its own.
+            synchronizer=SynchronizerSettings(workers=workers, slice_s=60, reconcile=False),
         )
         async with Brotr(Pool(settings=config.pool, dsn=address)) as brotr:
             async with brotr.pool.acquire() as connection:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bigbrotr.config import Limits, PoolSettings, Profile
-from bigbrotr.core.brotr import Brotr, Rejected, Visit, Wanted
+from bigbrotr.core.brotr import Brotr, Rejected, Resolution, Visit, Wanted, Window
 from bigbrotr.core.pool import Pool
 from bigbrotr.errors import LeaseLostError
 from bigbrotr.models.coverage import Gap, How, Proof, Span
@@ -357,6 +357,185 @@ async def test_a_page_is_stored_with_its_coverage(brotr: Brotr) -> None:
     await check_totals(brotr)
 
 
+async def spans_of(brotr: Brotr, query: str, *arguments: object) -> list[tuple[int, int]]:
+    return [(span.lower, span.upper) for span in await brotr.pool.fetchval(query, *arguments)]
+
+
+async def test_each_proof_keeps_its_time(brotr: Brotr) -> None:
+    """What was proven within an hour stands together, as of the first; a new proof replaces an
+    old one, in whatever way each was got."""
+    visit = await claim_a(brotr)
+
+    async def prove(since: int, until: int, how: How, now: int) -> None:
+        await brotr.store_page(visit, [], proofs=[Proof(Span(since, until), how)], now=now)
+
+    async def rows() -> list[tuple[str, int, list[tuple[int, int]]]]:
+        found = await brotr.pool.fetch("SELECT * FROM coverage ORDER BY proven_at, how")
+        return [
+            (row["how"], row["proven_at"], [(s.lower, s.upper) for s in row["proven"]])
+            for row in found
+        ]
+
+    await prove(0, 100, How.PAGING, 10_000)
+    await prove(100, 150, How.PAGING, 12_000)
+    assert await rows() == [("paging", 10_000, [(0, 150)])]
+    await prove(150, 200, How.PAGING, 14_000)
+    await prove(50, 60, How.RECONCILIATION, 20_000)
+    assert await rows() == [
+        ("paging", 10_000, [(0, 50), (60, 150)]),
+        ("paging", 14_000, [(150, 200)]),
+        ("reconciliation", 20_000, [(50, 60)]),
+    ]
+    await prove(0, 200, How.RECONCILIATION, 20_500)
+    assert await rows() == [("reconciliation", 20_500, [(0, 200)])]
+    await prove(10, 20, How.PAGING, 20_500)
+    assert await rows() == [
+        ("paging", 20_500, [(10, 20)]),
+        ("reconciliation", 20_500, [(0, 10), (20, 200)]),
+    ]
+
+
+async def test_what_is_stale(brotr: Brotr) -> None:
+    visit = await claim_a(brotr)
+    for since, until, at in ((0, 500, 1000), (500, 900, 9000)):
+        proof = Proof(Span(since, until), How.PAGING)
+        await brotr.store_page(visit, [], proofs=[proof], now=at)
+    query = "SELECT stale_spans($1, 0, 1000, $2, $3, $4, 10000)"
+
+    async def stale(audit_s: int, lookback_s: int, rewalk_s: int) -> list[tuple[int, int]]:
+        return await spans_of(brotr, query, visit.relay_id, audit_s, lookback_s, rewalk_s)
+
+    assert await stale(500, 0, 0) == []
+    assert await stale(500, 9400, 0) == [(600, 900)]
+    assert await stale(500, 9600, 0) == [(400, 900)]
+    assert await stale(2000, 9600, 0) == [(400, 500)]
+    assert await stale(500, 0, 2000) == [(0, 500)]
+    assert await stale(500, 9400, 2000) == [(0, 500), (600, 900)]
+    await brotr.note_reconciliation(visit, "works", "", due_at=0, most_items=None)
+    assert await stale(500, 0, 0) == [(0, 900)]
+    assert await stale(2000, 0, 0) == [(0, 500)]
+    # What was tried in vain has to wait.
+    gaps = [Gap(Span(100, 200), "cut", "")]
+    await brotr.store_page(visit, [], gaps=gaps, now=9990)
+    assert await stale(2000, 0, 0) == [(0, 100), (200, 500)]
+
+
+async def test_ids_are_read_in_order(brotr: Brotr) -> None:
+    events = ordered([make_event(created_at=NOW + n // 3) for n in range(20)])
+    await brotr.insert_events([*pairs(events, A), *pairs(events[::2], B)])
+    everything = Span(0, NOW + 100)
+
+    async def read(span: Span, limit: int, **conditions: Any) -> list[tuple[int, bytes]]:
+        found: list[tuple[int, bytes]] = []
+        after = b""
+        while True:
+            times, ids = await brotr.read_ids(span, after, limit, **conditions)
+            assert len(times) // 8 == len(ids) // 32 <= limit
+            found += [
+                (int.from_bytes(times[8 * n : 8 * n + 8]), ids[32 * n : 32 * n + 32])
+                for n in range(len(ids) // 32)
+            ]
+            if len(ids) // 32 < limit:
+                return found
+            span, after = Span(found[-1][0], span.until), found[-1][1]
+
+    b = await relay_id(brotr, B)
+    for limit in (1, 3, 7, 1000):
+        assert await read(everything, limit) == keys(events)
+        assert await read(everything, limit, held_by=b) == keys(events[::2])
+        assert await read(Span(NOW + 2, NOW + 4), limit) == keys(events[6:12])
+    assert await read(everything, 5, kinds={7}) == []
+    some = {events[3].pubkey.hex()}
+    expected = keys([event for event in events if event.pubkey == events[3].pubkey])
+    assert await read(everything, 5, authors=some, kinds={events[3].kind}) == expected
+    assert await brotr.find_events([events[4].id, bytes(32), events[0].id], everything) == [
+        events[4].created_at,
+        None,
+        events[0].created_at,
+    ]
+    assert await brotr.find_events([events[4].id], Span(0, 5)) == [None]
+
+
+async def test_reading_ids_reads_the_index_only(brotr: Brotr) -> None:
+    await brotr.insert_events(pairs([make_event(created_at=NOW + n) for n in range(50)], A))
+    await brotr.pool.execute("CHECKPOINT")  # what is not on the disk yet is not taken for visible
+    await brotr.pool.execute("VACUUM events")
+    fetched = (
+        "SELECT sum(idx_tup_fetch), sum(seq_tup_read) FROM pg_stat_xact_user_tables"
+        " WHERE relname LIKE 'events%'"
+    )
+    read = "SELECT length(ids) FROM read_ids(0, $1, '', 100, $2, NULL)"
+    async with brotr.pool.transaction() as connection:
+        assert await connection.fetchval(read, NOW + 100, None) == 50 * 32
+        assert tuple(await connection.fetchrow(fetched) or ()) == (0, 0)
+        assert await connection.fetchval(read, NOW + 100, [1]) is not None  # this one has to
+        assert tuple(await connection.fetchrow(fetched) or ()) == (50, 0)
+
+
+async def test_a_window_is_marked_in_one_pass(brotr: Brotr) -> None:
+    visit = await claim_a(brotr)
+    events = ordered([make_event(created_at=NOW + n) for n in range(30)])
+    await brotr.insert_events(pairs(events, B))
+    await brotr.note_presence(visit.relay_id, keys(events[:3]), NOW)
+    span = Span(NOW, NOW + 20)
+    absent = [events[5].id, events[19].id, events[25].id]
+    window = Window(span, span, 18, bytes(32), expected=20, absent=absent)
+
+    async def record(window: Window) -> tuple[int, int] | None:
+        return await brotr.record_window(visit, window, filter="", identity=None, now=NOW)
+
+    assert await record(window._replace(expected=21)) is None
+    assert await brotr.pool.fetchval("SELECT count(*) FROM coverage") == 0
+    assert await record(window) == (15, 0)
+    assert await record(window) == (0, 0)
+    theirs = {each for each, url in await held(brotr) if url == A.url}
+    assert theirs == {event.id for event in events[:20]} - set(absent)
+    await check_totals(brotr)
+    digests = [(span, 18, bytes(32))]
+    assert await brotr.digests(visit, "") == digests
+    # What it no longer holds has been a pair, and is noted.
+    gone = keys(events[7:9])
+    assert await record(window._replace(expected=None, dropped=gone)) == (0, 2)
+    assert await record(window._replace(expected=None, dropped=gone)) == (0, 0)
+    await check_totals(brotr)
+    rows = await brotr.pool.fetch("SELECT event_id, seen_at, dropped_at FROM dropped ORDER BY 1")
+    assert {row["event_id"] for row in rows} == {event.id for event in events[7:9]}
+    await brotr.pool.execute("UPDATE visits SET epoch = epoch + 1")
+    with pytest.raises(LeaseLostError):
+        await record(window._replace(digest_span=Span(0, 5), expected=None))
+    assert await brotr.digests(visit, "") == digests
+
+
+async def test_windows_and_pages_at_once(brotr: Brotr) -> None:
+    """Many relays are marked, noted and stored over the same events without a deadlock."""
+    events = ordered([make_event(created_at=NOW + n // 2) for n in range(300)])
+    await brotr.insert_events(pairs(events[:200], C))
+    relays = [Relay(f"wss://r{n}.example.com", NOW) for n in range(8)]
+    await brotr.insert_relays(relays)
+    visits = await brotr.claim_visits(
+        CLEARNET, limit=20, owner="me", lease_s=600, since=0, until=NOW + 1000
+    )
+    span = Span(NOW, NOW + 1000)
+
+    async def work(number: int, visit: Visit) -> None:
+        if number % 2:
+            for start in range(0, 300, 50):
+                batch = events[start : start + 50]
+                await brotr.store_page(visit, batch, now=NOW)
+                await brotr.note_presence(visit.relay_id, keys(batch), NOW)
+            return
+        while True:
+            count = await brotr.pool.fetchval("SELECT count(*) FROM events")
+            window = Window(span, span, 0, bytes(32), expected=count)
+            if await brotr.record_window(visit, window, filter="", identity=None, now=NOW):
+                return
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for number, visit in enumerate(visits):
+            group.create_task(work(number, visit))
+    await check_totals(brotr)
+
+
 async def test_rejected_samples_are_few(brotr: Brotr) -> None:
     visit = await claim_a(brotr)
     for number in range(5):
@@ -373,7 +552,7 @@ async def test_words_of_a_relay_are_made_storable(brotr: Brotr) -> None:
     await brotr.store_page(visit, [], gaps=[Gap(Span(1, 2), "closed", nasty)], now=NOW)
     assert await brotr.finish_visit(visit, "done", next_at=NOW, outcome="closed", detail=nasty)
     await brotr.insert_candidates([B], "seed")
-    await brotr.resolve_candidates([(B.url, "failed", "refused", nasty)])
+    await brotr.resolve_candidates([Resolution(B.url, "failed", "refused", nasty)])
     for table in ("gaps", "visits", "candidates"):
         detail = await brotr.pool.fetchval(f"SELECT detail FROM {table}")
         assert detail == "\ufffd\ufffd" + "x" * 498
@@ -753,10 +932,10 @@ async def test_candidates_are_resolved(brotr: Brotr) -> None:
     await brotr.insert_candidates([A, B, C], "seed")
     promoted = await brotr.resolve_candidates(
         [
-            (A.url, "relay", "event", ""),
-            (B.url, "failed", "refused", "no"),
-            (C.url, "postponed", "our network", ""),
-            ("wss://unknown.example.com", "relay", "event", ""),
+            Resolution(A.url, "relay", "event"),
+            Resolution(B.url, "failed", "refused", "no"),
+            Resolution(C.url, "postponed", "our network"),
+            Resolution("wss://unknown.example.com", "relay", "event"),
         ]
     )
     assert promoted == 1
@@ -770,7 +949,7 @@ async def test_candidates_are_resolved(brotr: Brotr) -> None:
     assert now + 40 <= b["due_at"] <= now + 76
     assert (c["attempts"], c["outcome"]) == (0, "our network")
     assert now + 55 <= c["due_at"] <= now + 60
-    assert await brotr.resolve_candidates([(A.url, "relay", "event", "")]) == 0
+    assert await brotr.resolve_candidates([Resolution(A.url, "relay", "event")]) == 0
     assert await brotr.resolve_candidates([]) == 0
     await check_totals(brotr)
 
@@ -779,7 +958,7 @@ async def test_a_candidate_backs_off_until_it_rests(brotr: Brotr) -> None:
     await brotr.insert_candidates([A], "seed")
     for attempts in range(1, 20):
         before = int(time.time())
-        await brotr.resolve_candidates([(A.url, "failed", "refused", "")])
+        await brotr.resolve_candidates([Resolution(A.url, "failed", "refused")])
         row = await candidate(brotr, A)
         assert row is not None
         full = min(604_800, 60 * 2 ** (attempts - 1))
@@ -794,6 +973,125 @@ async def test_a_candidate_backs_off_until_it_rests(brotr: Brotr) -> None:
     assert await brotr.delete_failed_candidates(20) == 0
     assert await brotr.delete_failed_candidates(19) == 1
     assert await brotr.delete_failed_candidates(19) == 0
+
+
+async def test_who_asks_for_rest_gets_it(brotr: Brotr) -> None:
+    await brotr.insert_candidates([A, B, C], "seed")
+    now = int(time.time())
+    await brotr.resolve_candidates(
+        [
+            Resolution(A.url, "relay", "rate-limited", wait_s=600),
+            Resolution(B.url, "failed", "rate-limited", wait_s=600),
+            Resolution(C.url, "postponed", "opted-out", wait_s=86_400),
+        ]
+    )
+    assert await brotr.next_visit_at(CLEARNET) in range(now + 600, now + 660)
+    b, c = await candidate(brotr, B), await candidate(brotr, C)
+    assert b is not None
+    assert c is not None
+    assert b["due_at"] in range(now + 600, now + 660)
+    assert c["due_at"] in range(now + 86_400, now + 86_460)
+
+
+async def test_more_names_sooner_tried(brotr: Brotr) -> None:
+    await brotr.insert_candidates([A, B, C], "seed")
+    await brotr.pool.execute("UPDATE candidates SET named = 3 WHERE url = $1", C.url)
+    claimed = await brotr.claim_candidates(
+        Network.CLEARNET, limit=1, max_attempts=9, owner="me", lease_s=60
+    )
+    assert claimed == [C]
+
+
+async def fail_visit(brotr: Brotr) -> None:
+    await brotr.pool.execute("UPDATE visits SET due_at = 0")
+    (visit,) = await claim(brotr)
+    assert await brotr.finish_visit(visit, "failed", next_at=0, outcome="timeout", detail="gone")
+
+
+async def test_relay_that_fails_for_long_is_a_candidate_again(brotr: Brotr) -> None:
+    await brotr.insert_events([EventRelay(make_event(), A, NOW)])
+    relay_id = await brotr.pool.fetchval("SELECT id FROM relays")
+    for _ in range(4):
+        await fail_visit(brotr)
+    assert await brotr.retire_relays(0) == 0  # too few to say
+    await fail_visit(brotr)
+    assert await brotr.retire_relays(3600) == 0  # not for long
+    await brotr.pool.execute("UPDATE visits SET due_at = 0")
+    (visit,) = await claim(brotr)
+    assert await brotr.retire_relays(0) == 0  # somebody is there
+    await brotr.finish_visit(visit, "failed", next_at=0, outcome="timeout", detail="gone")
+
+    assert await brotr.retire_relays(0) == 1
+    assert await brotr.retire_relays(0) == 0
+    row = await candidate(brotr, A)
+    assert row is not None
+    history = {name: row[name] for name in ("source", "discovered_at", "attempts", "outcome")}
+    assert history == {
+        "source": "retired",
+        "discovered_at": NOW,
+        "attempts": 6,
+        "outcome": "timeout",
+    }
+    assert row["due_at"] > time.time() + 1000
+    # Nobody calls, and nothing is forgotten.
+    await brotr.pool.execute("UPDATE visits SET due_at = 0")
+    assert await claim(brotr) == []
+    assert await brotr.next_visit_at(CLEARNET) is None
+    (progress,) = await brotr.progress()
+    assert (progress["pairs"], progress["rests_since"] is not None) == (1, True)
+    # Who names it, or brings its events, does not wake it.
+    assert await brotr.insert_candidates([A], "finder") == 0
+    assert await brotr.insert_relays([A]) == 0
+    assert (await candidate(brotr, A)) == row
+    # It is tried for ever.
+    await brotr.pool.execute("UPDATE candidates SET due_at = 0, attempts = 500")
+    assert await brotr.delete_failed_candidates(20) == 0
+    assert await brotr.claim_candidates(
+        Network.CLEARNET, limit=1, max_attempts=20, owner="me", lease_s=60
+    ) == [A]
+    # And is the same relay again.
+    assert await brotr.resolve_candidates([Resolution(A.url, "relay", "speaks-nostr")]) == 1
+    assert await candidate(brotr, A) is None
+    (visit,) = await claim(brotr)
+    assert (visit.relay_id, visit.pairs) == (relay_id, 1)
+    row = await brotr.pool.fetchrow("SELECT failures, failing_since FROM visits")
+    assert row is not None
+    assert tuple(row) == (0, None)
+    await check_totals(brotr)
+
+
+async def test_one_answer_ends_the_failures(brotr: Brotr) -> None:
+    await brotr.insert_relays([A])
+    for verdict in ("failed", "done"):
+        await brotr.pool.execute("UPDATE visits SET due_at = 0")
+        (visit,) = await claim(brotr)
+        await brotr.finish_visit(visit, verdict, next_at=0, outcome="x")
+        since = await brotr.pool.fetchval("SELECT failing_since FROM visits")
+        assert (since is None) == (verdict == "done")
+
+
+async def test_alias_is_remembered_with_its_relay(brotr: Brotr) -> None:
+    path = Relay(f"{A.url}/path")
+    await brotr.insert_candidates([A, path], "seed")
+    await brotr.resolve_candidates(
+        [
+            Resolution(path.url, "alias", "alias", wait_s=30 * 86_400, target=A.url),
+            Resolution(A.url, "relay", "speaks-nostr"),
+        ]
+    )
+    row = await candidate(brotr, path)
+    assert row is not None
+    assert row["alias_of"] == await brotr.pool.fetchval("SELECT id FROM relays")
+    assert row["due_at"] > time.time() + 29 * 86_400
+    totals = await brotr.totals()
+    assert (totals.relays, totals.candidates) == (1, 0)
+    assert await brotr.insert_candidates([path], "finder") == 0
+    assert await brotr.relays_at([A.url, B.url]) == [A]
+    assert await brotr.relays_at([A.url[:-1]]) == []
+    await brotr.pool.execute("DELETE FROM relays")
+    row = await candidate(brotr, path)
+    assert row is not None
+    assert row["alias_of"] is None
 
 
 # --- orphans --------------------------------------------------------------------------------------

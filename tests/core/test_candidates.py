@@ -3,13 +3,13 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
 
 from bigbrotr.config import PoolSettings, Profile, ServerSettings
-from bigbrotr.core.brotr import WALK, Archived, Brotr, Sighting, Walk, _insert_events
+from bigbrotr.core.brotr import WALK, Archived, Brotr, Resolution, Sighting, Walk, _insert_events
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
 from bigbrotr.models.event import Event, EventRelay
@@ -63,7 +63,7 @@ async def test_new_events_name_candidates_once(brotr: Brotr) -> None:
     assert await named(brotr) == {A.url: ("kind 10002", 2), B.url: ("kind 10002", 1)}
     assert await absorb(brotr) == (0, 0, 0)
     # Known ones add their names and keep their history.
-    await brotr.resolve_candidates([(A.url, "failed", "refused", "no")])
+    await brotr.resolve_candidates([Resolution(A.url, "failed", "refused", "no")])
     before = await candidates(brotr)
     await store(brotr, names(A, C, HOLDER, kind=1))
     assert await absorb(brotr) == (1, 3, 0)  # the others are relays
@@ -180,7 +180,7 @@ async def test_several_write_and_take_at_once(brotr: Brotr) -> None:
     async def resolve() -> None:
         for _ in range(10):
             urls = chance.sample(list(expected), 10)
-            await brotr.resolve_candidates([(url, "failed", "x", "") for url in urls])
+            await brotr.resolve_candidates([Resolution(url, "failed", "x") for url in urls])
 
     async with asyncio.TaskGroup() as group:
         for number, batch in enumerate(batches):
@@ -252,21 +252,25 @@ async def test_lite_has_nothing_to_walk(brotr: Brotr) -> None:
 # --- caps -----------------------------------------------------------------------------------------
 
 
+async def discover(brotr: Brotr, relays: Iterable[Relay], max_per_host: int) -> int:
+    return await brotr.add_sightings([Sighting(r, "x", 0) for r in relays], max_per_host)
+
+
 async def test_host_has_a_few_addresses_and_always_itself(brotr: Brotr) -> None:
     paths = [Relay(f"wss://one.example.com/{n}") for n in range(10_000)]
     ports = [Relay(f"wss://one.example.com:{n}") for n in range(1000, 1100)]
     other = [Relay("wss://two.example.com/x"), Relay("wss://two.example.com/y")]
     await brotr.insert_relays([Relay("wss://one.example.com/known")])
-    added = await brotr.insert_candidates([*paths, *ports, *other], "x", max_per_host=5)
+    added = await discover(brotr, [*paths, *ports, *other], 5)
     assert added == 4 + 2
-    assert await brotr.insert_candidates([*ports, *paths], "x", max_per_host=5) == 0
+    assert await discover(brotr, [*ports, *paths], 5) == 0
     root = [Relay("wss://one.example.com"), Relay("ws://one.example.com")]
-    assert await brotr.insert_candidates([*paths, *root], "x", max_per_host=5) == 2
-    # What is often named comes first, given up ones keep their places, a person insists.
+    assert await discover(brotr, [*paths, *root], 5) == 2
+    # Given up ones keep their places, and what people list has no bound.
     assert await brotr.add_sightings([Sighting(r, "x", 1) for r in ports[:3]], 6) == 1
     await brotr.pool.execute("UPDATE candidates SET attempts = 9")
     assert await brotr.delete_failed_candidates(9) == 9
-    assert await brotr.insert_candidates(ports, "x", max_per_host=6) == 0
+    assert await discover(brotr, ports, 6) == 0
     assert await brotr.insert_candidates(ports, "command", is_typed=True) == 100
 
 
@@ -291,7 +295,7 @@ async def test_cap_holds_when_several_add_at_once(brotr: Brotr) -> None:
     async with asyncio.TaskGroup() as group:
         for start in range(8):
             relays = [Relay(f"wss://one.example.com/{start}/{n}") for n in range(5)]
-            group.create_task(brotr.insert_candidates(relays, "x", max_per_host=6))
+            group.create_task(discover(brotr, relays, 6))
     assert len(await candidates(brotr)) == 6
 
 
@@ -300,7 +304,7 @@ async def test_cap_holds_when_several_add_at_once(brotr: Brotr) -> None:
 
 async def test_given_up_stays_given_up_for_a_while(brotr: Brotr) -> None:
     await brotr.insert_candidates([A, B], "seed")
-    await brotr.resolve_candidates([(A.url, "failed", "refused", "")])
+    await brotr.resolve_candidates([Resolution(A.url, "failed", "refused")])
     assert await brotr.delete_failed_candidates(1, tombstone_s=30 * DAY_S) == 1
     (stone,) = await brotr.pool.fetch("SELECT * FROM tombstones")
     assert (stone["url"], stone["outcome"]) == (A.url, "refused")
@@ -319,7 +323,7 @@ async def test_given_up_stays_given_up_for_a_while(brotr: Brotr) -> None:
 
 async def test_a_person_insists(brotr: Brotr) -> None:
     await brotr.insert_candidates([A], "seed")
-    await brotr.resolve_candidates([(A.url, "failed", "refused", "")])
+    await brotr.resolve_candidates([Resolution(A.url, "failed", "refused")])
     await brotr.delete_failed_candidates(1)
     assert await brotr.insert_candidates([A], "command", is_typed=True) == 1
     row = (await candidates(brotr))[A.url]
@@ -330,7 +334,7 @@ async def test_a_person_insists(brotr: Brotr) -> None:
 # --- a database from before -----------------------------------------------------------------------
 
 BEFORE = """
-    DELETE FROM ledger; INSERT INTO ledger VALUES (1, '{profile}', 'digest', 0);
+    DELETE FROM ledger; INSERT INTO ledger VALUES (2, '{profile}', 'digest', 0);
     DROP TABLE tombstones, sightings;
     DROP FUNCTION note_sightings, take_sightings, insert_candidates, delete_failed_candidates;
     DROP INDEX candidates_host_idx;

@@ -136,51 +136,64 @@ async def test_all_or_nothing(empty: Connection, folder: Path) -> None:
     assert await catalog(empty) == {name: [] for name in CATALOG}
 
 
-@pytest.mark.parametrize("profile", list(Profile))
-async def test_migrations_end_where_a_fresh_database_begins(
-    make_database: Make, folder: Path, tmp_path: Path, profile: Profile
-) -> None:
-    """Both roads meet: an older truth taken along by migrations, and today's truth."""
-    older = Path(shutil.copytree(folder, tmp_path / "older"))
-    for path in (older / "migrations").glob("*.sql"):
-        path.unlink()
-    path = older / "20_events.sql"
-    text = path.read_text().replace("events_kind_idx", "events_kinds_idx")
-    path.write_text(text.replace("tags       jsonb,", "tags       jsonb,\n    extra      text,"))
-    (older / "50_service_data.sql").write_text(
-        (older / "50_service_data.sql").read_text().replace("jsonb  NOT NULL,", "jsonb,")
-        + "CREATE OR REPLACE FUNCTION public.forgotten() RETURNS int LANGUAGE sql RETURN 1;\n"
-    )
-    (folder / "migrations" / "8001_tidy.sql").write_text(
-        "ALTER TABLE public.events DROP COLUMN extra;\n"
-        "ALTER INDEX public.events_kinds_idx RENAME TO events_kind_idx;\n"
-        "DROP FUNCTION public.forgotten();\n"
-    )
-    (folder / "migrations" / "8002_values.sql").write_text(
-        "ALTER TABLE public.service_data ALTER COLUMN data SET NOT NULL;\n"
-    )
-    assert (Schema(older).revision, Schema(folder).revision) == (1, 8002)
+REVISIONS = Path(__file__).parent / "revisions"  # of `sql/`, as they were released
 
+
+@pytest.mark.parametrize("profile", list(Profile))
+@pytest.mark.parametrize("revision", sorted(path.name for path in REVISIONS.iterdir()))
+async def test_migrations_end_where_a_fresh_database_begins(
+    make_database: Make, profile: Profile, revision: str
+) -> None:
+    """Both roads meet: an older release's database taken along by migrations, and today's."""
+    older, today = Schema(REVISIONS / revision), Schema()
     async with (
         connected(await make_database(None)) as upgraded,
         connected(await make_database(None)) as fresh,
     ):
-        await Schema(older).migrate(upgraded, profile, NOW)
-        assert await Schema(folder).migrate(upgraded, profile, NOW)
-        await Schema(folder).migrate(fresh, profile, NOW)
-        assert [row[0] for row in await upgraded.fetch("SELECT revision FROM ledger")] == [
-            *(1, 8002),
-        ]
-        ours, theirs = await catalog(upgraded), await catalog(fresh)
-        # The leaves' indexes kept the names that they were given; the parents' were renamed.
-        for each in (ours, theirs):
-            each["indexes"] = [row for row in each["indexes"] if "_kind" not in str(row[0])]
-            each["storage"] = [row for row in each["storage"] if "_kind" not in str(row[0])]
-            each["columns"] = [row for row in each["columns"] if "_kind" not in str(row[0])]
-        assert ours == theirs
-        assert await upgraded.fetchval("SELECT to_regclass('events_kind_idx') IS NOT NULL")
-        with pytest.raises(SchemaError, match="revision 8002"):
-            await Schema(older).migrate(upgraded, profile, NOW)
+        await older.migrate(upgraded, profile, NOW)
+        await upgraded.execute("UPDATE ledger SET revision = $1", int(revision))
+        await upgraded.execute(
+            "SELECT insert_relays(ARRAY['wss://a.example.com'], ARRAY['clearnet'], ARRAY[500])"
+        )
+        assert await today.migrate(upgraded, profile, NOW)
+        await today.migrate(fresh, profile, NOW)
+        revisions = [row[0] for row in await upgraded.fetch("SELECT revision FROM ledger")]
+        assert revisions == [int(revision), today.revision]
+        assert await catalog(upgraded) == await catalog(fresh)
+        with pytest.raises(SchemaError, match=f"revision {today.revision}"):
+            await older.migrate(upgraded, profile, NOW)
+
+
+async def test_old_proofs_are_kept_once_each(make_database: Make) -> None:
+    """A second that was proven in two ways stands in one row now, and counts as long proven."""
+    async with connected(await make_database(None)) as connection:
+        await Schema(REVISIONS / "0001").migrate(connection, Profile.FULL, NOW)
+        await connection.execute(
+            "SELECT insert_relays(ARRAY['wss://a.example.com'], ARRAY['clearnet'], ARRAY[500])"
+        )
+        await connection.execute(
+            "INSERT INTO coverage SELECT id, '', how, proven::int8multirange, $1 FROM relays,"
+            " (VALUES ('paging', '{[0,100)}'), ('finish', '{[50,150)}')) AS c (how, proven)",
+            NOW,
+        )
+        await Schema().migrate(connection, Profile.FULL, NOW)
+        rows = await connection.fetch("SELECT how, proven, proven_at FROM coverage ORDER BY how")
+        spans = [(row["how"], *((s.lower, s.upper) for s in row["proven"])) for row in rows]
+        assert spans == [("finish", (50, 150)), ("paging", (0, 50))]
+        assert {row["proven_at"] for row in rows} == {500}
+
+
+async def test_a_migration_goes_before_the_files(empty: Connection, folder: Path) -> None:
+    await Schema(folder).migrate(empty, Profile.FULL, NOW)
+    number = Schema(folder).revision + 1
+    (folder / "migrations" / f"{number:04}_rename.sql").write_text(
+        "ALTER TABLE public.service_data RENAME COLUMN data_key TO key_of_data;\n"
+    )
+    path = folder / "50_service_data.sql"
+    path.write_text(path.read_text().replace("data_key", "key_of_data"))
+    assert await Schema(folder).migrate(empty, Profile.FULL, NOW)
+    assert await empty.fetchval("SELECT max(revision) FROM ledger") == number
+    await empty.fetch("SELECT key_of_data FROM service_data")
 
 
 async def test_a_changed_file_is_run_again(empty: Connection, folder: Path) -> None:

@@ -9,19 +9,32 @@ from hypothesis import strategies as st
 
 from bigbrotr.models.event import Event, WireEvent
 from bigbrotr.nostr import message
-from bigbrotr.nostr.message import Auth, Closed, Eose, EventMessage, Malformed, Notice, Ok, Other
+from bigbrotr.nostr.message import (
+    Auth,
+    Closed,
+    Eose,
+    EventMessage,
+    Malformed,
+    NegErr,
+    NegMsg,
+    Notice,
+    Ok,
+    Other,
+)
 from tests.relays.events import make_event, wire
 
 EVENT = make_event(content="hello", tags=[["t", "x"], ["e", "ab" * 32, "wss://relay.example"]])
 FRAME = b'["EVENT","sub",' + wire(EVENT) + b"]"
-KINDS = (EventMessage, Eose, Closed, Ok, Notice, Auth, Other, Malformed)
+KINDS = (EventMessage, Eose, Closed, Ok, Notice, Auth, NegMsg, NegErr, Other, Malformed)
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
     max_leaves=20,
 )
-verbs = st.sampled_from(["EVENT", "EOSE", "CLOSED", "OK", "NOTICE", "AUTH", "COUNT", "NEG-MSG", ""])
+verbs = st.sampled_from(
+    ["EVENT", "EOSE", "CLOSED", "OK", "NOTICE", "AUTH", "COUNT", "NEG-MSG", "NEG-ERR", ""]
+)
 
 
 def read(frame: bytes) -> message.Message:
@@ -82,7 +95,11 @@ def test_deep_nesting(piece: bytes, depth: int) -> None:
         (b'["OK","ab",false]', Ok("ab", False, "")),
         (b'["NOTICE","hi"]', Notice("hi")),
         (b'["AUTH","challenge"]', Auth("challenge")),
-        (b'["NEG-MSG","s","6100"]', Other("NEG-MSG", ["s", "6100"])),
+        (b'["NEG-MSG","s","6100"]', NegMsg("s", b"a\0")),
+        (b'["NEG-ERR","s","blocked: x"]', NegErr("s", "blocked: x")),
+        (b'["NEG-ERR","s","blocked: x",500]', NegErr("s", "blocked: x", 500)),
+        (b'["NEG-ERR","s"]', NegErr("s", "")),
+        (b'["COUNT","s",{"count":1}]', Other("COUNT", ["s", {"count": 1}])),
         (b' [ "EOSE" , "s" ] \n', Eose("s", ())),
     ],
 )
@@ -109,6 +126,22 @@ def test_event_frames() -> None:
         assert answer.is_event
     assert isinstance(answer := read(b'["EOSE",7]'), Malformed)
     assert not answer.is_event
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [b'["NEG-MSG","s","610"]', b'["NEG-MSG","s","xy"]', b'["NEG-MSG","s",7]', b'["NEG-ERR",7]'],
+)
+def test_broken_reconciliations(frame: bytes) -> None:
+    assert isinstance(answer := read(frame), Malformed)
+    assert not answer.is_event
+
+
+def test_reconciliations() -> None:
+    opening = message.open_reconciliation("a", {"since": 0}, b"a\1")
+    assert opening == b'["NEG-OPEN","a",{"since":0},"6101"]'
+    assert message.reconcile('"', b"a\xff") == b'["NEG-MSG","\\"","61ff"]'
+    assert message.close_reconciliation("a") == b'["NEG-CLOSE","a"]'
 
 
 def test_requests() -> None:

@@ -18,7 +18,14 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
 from bigbrotr.nostr import negentropy
-from bigbrotr.nostr.negentropy import Client, Items, NegentropyError, Server, TooManyNeededError
+from bigbrotr.nostr.negentropy import (
+    Client,
+    Items,
+    NegentropyError,
+    Server,
+    TooManyNeededError,
+    is_settled,
+)
 from tests.relays.events import make_event
 from tests.relays.real import local_relay
 
@@ -327,6 +334,58 @@ def test_items_are_sorted_and_summed(
     hi = data.draw(st.integers(lo, len(rows)))
     assert items.ids(lo, hi) == ids_of(rows[lo:hi])
     assert items.fingerprint(lo, hi) == digest(rows[lo:hi])
+
+
+@given(sets=two_sets(), until=st.integers(0, 12))
+def test_items_that_come_in_columns(sets: tuple[list[Item], list[Item]], until: int) -> None:
+    ours, _ = sets
+    columns = Items()
+    for start in range(0, len(ours), 7):
+        part = sorted(set(ours))[start : start + 7]
+        columns.extend_packed(b"".join(time.to_bytes(8) for time, _ in part), ids_of(part))
+    assert len(columns) == len(set(ours))
+    columns.cut(until)
+    columns.seal()
+    kept = sorted(item for item in set(ours) if item[0] < until)
+    assert [(columns.created_at(n), columns.id(n)) for n in range(len(columns))] == kept
+    assert columns.fingerprint(0, len(columns)) == digest(kept)
+    with pytest.raises(RuntimeError):
+        columns.cut(0)
+    with pytest.raises(RuntimeError):
+        columns.extend_packed(b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("times", "ids"),
+    [(bytes(8), b""), (bytes(8), bytes(33)), (b"\xff" * 8, bytes(32)), (b"x", b"")],
+)
+def test_columns_that_cannot_be(times: bytes, ids: bytes) -> None:
+    with pytest.raises(ValueError, match=r"item size|as many|out of range|multiple"):
+        Items().extend_packed(times, ids)
+
+
+@given(sets=two_sets())
+def test_a_digest_tells_whether_anything_has_changed(sets: tuple[list[Item], list[Item]]) -> None:
+    ours, theirs = (sorted(set(each)) for each in sets)
+    items = Items(ours)
+    client = Client(items, max_needed=PLENTY)
+    server = Server(Items(theirs))
+    drive(client, server.reconcile)
+    remembered = client.theirs
+    assert remembered.fingerprint == digest(theirs)
+    assert remembered.items == len(theirs)
+    assert is_settled(server.reconcile(remembered.ask()))
+    items.seal()
+    is_equal = is_settled(server.reconcile(items.digest(0, len(items)).ask()))
+    assert is_equal == (ours == theirs)
+    middle = len(items) // 2
+    assert items.digest(0, middle) + items.digest(middle, len(items)) == items.digest(0, len(items))
+
+
+@pytest.mark.parametrize("answer", [b"", b"\x60", HELLO + b"\x00", HELLO + b"\x00\x00\x09"])
+def test_answers_that_settle_nothing(answer: bytes) -> None:
+    with pytest.raises(NegentropyError):
+        is_settled(answer)
 
 
 def test_items_that_come_in_order_one_by_one_with_duplicates() -> None:

@@ -12,6 +12,7 @@ Filter = Mapping[str, Any]
 
 Order = Literal["newest", "oldest", "random"]
 Garbage = Literal["not-json", "wrong-shape", "binary", "huge", "endless"]
+Reconciling = Literal["unknown", "honestly", "silent", "refused", "cut", "garbage", "always-equal"]
 Forgery = Literal["id", "content", "signature", "type"]
 
 
@@ -50,6 +51,12 @@ class Vices:
     garbage: frozenset[Garbage] = frozenset()  # before the events of each page
     forged: frozenset[Forgery] = frozenset()  # at the beginning of each page
     huge_bytes: int = 8 << 20  # of the huge frame
+    # NIP-77; "unknown": answers with a NOTICE, as to any word that it does not know
+    reconciles: Reconciling = "unknown"
+    most_items: int | None = None  # "blocked:" above this many events in a reconciliation
+    names_most: bool = False  # "blocked:" says so in a number
+    hides: frozenset[str] = frozenset()  # ids that a reconciliation does not name
+    withholds: frozenset[str] = frozenset()  # ids that it names, and never hands out
 
 
 @dataclass(frozen=True)

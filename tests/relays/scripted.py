@@ -15,6 +15,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from bigbrotr.nostr import negentropy
 from tests.relays.events import is_valid, make_event, wire
 from tests.relays.model import Event, Filter, Vices, matches, respond
 
@@ -34,7 +35,9 @@ class Seen:
     """What a relay saw of its clients."""
 
     connections: int = 0
+    most: int = 0  # connections at once
     filters: list[list[dict[str, Any]]] = field(default_factory=list)  # one list per REQ
+    reconciliations: list[dict[str, Any]] = field(default_factory=list)  # filters of NEG-OPEN
     closed: list[str] = field(default_factory=list)  # subscriptions that the client closed
     events: list[dict[str, Any]] = field(default_factory=list)  # received by EVENT, good or not
     headers: list[dict[str, str]] = field(default_factory=list)  # of each HTTP request
@@ -54,17 +57,21 @@ class ScriptedRelay:
         vices: Vices | None = None,
         *,
         nip11: Mapping[str, Any] | bytes | None = None,
+        paths: Mapping[str, Iterable[Mapping[str, Any] | bytes]] | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.vices = vices or Vices()
         self.events = [Held(event) for event in events]
+        # Where a path shows events of its own; any other shows `events`.
+        self.paths = {path: [Held(each) for each in held] for path, held in (paths or {}).items()}
         self.nip11 = nip11
         self.seen = Seen()
         self.port = port
         self._host = host
         self._tls = tls
+        self.called = ""  # the URL by which others know it, where that differs
         self._talks: set[_Talk] = set()
         self._server: Server | None = None
 
@@ -132,6 +139,7 @@ class ScriptedRelay:
         self.seen.connections += 1
         talk = _Talk(self, socket)
         self._talks.add(talk)
+        self.seen.most = max(self.seen.most, len(self._talks))
         try:
             await talk.run()
         except ConnectionClosed:
@@ -148,7 +156,9 @@ class _Talk:
         self.socket = socket
         self.live: dict[str, list[Filter]] = {}
         self.requests = 0
+        self.path = socket.request.path if socket.request else ""
         self.challenge = secrets.token_hex(8)
+        self.reconciled: dict[str, negentropy.Server] = {}
         self.is_known = False  # authenticated
 
     @property
@@ -171,6 +181,7 @@ class _Talk:
                     "EVENT": self.on_event,
                     "AUTH": self.on_auth,
                     "COUNT": self.on_count,
+                    **(self.reconciling() if self.vices.reconciles != "unknown" else {}),
                 }
                 handle = known[verb]
             except (ValueError, TypeError, KeyError):
@@ -225,10 +236,56 @@ class _Talk:
     async def on_count(self, sub: str, *_: Filter) -> None:
         await self.send(["CLOSED", sub, "unsupported: no counting here"])
 
+    # reconciliation
+
+    def reconciling(self) -> Mapping[str, Callable[..., Any]]:
+        return {
+            "NEG-OPEN": self.on_neg_open,
+            "NEG-MSG": self.on_neg_msg,
+            "NEG-CLOSE": self.on_neg_close,
+        }
+
+    async def on_neg_open(self, sub: str, wanted: Filter, message: str) -> None:
+        vices, seen = self.vices, self.relay.seen
+        seen.reconciliations.append(dict(wanted))
+        found = [event for event in self.relay.events if matches(event, wanted)]
+        if vices.reconciles == "silent":
+            return
+        if vices.reconciles == "cut":
+            self.cut()
+        elif vices.reconciles == "refused":
+            await self.send(["NEG-ERR", sub, "error: no such thing"])
+        elif vices.needs_auth and not self.is_known:
+            await self.send(["NEG-ERR", sub, "auth-required: who are you?"])
+        elif vices.most_items is not None and len(found) > vices.most_items:
+            most = [vices.most_items] if vices.names_most else []
+            await self.send(["NEG-ERR", sub, "blocked: too many records", *most])
+        else:
+            named = (event for event in found if event["id"] not in vices.hides)
+            items = negentropy.Items(
+                (event["created_at"], bytes.fromhex(event["id"])) for event in named
+            )
+            self.reconciled[sub] = negentropy.Server(items)
+            await self.on_neg_msg(sub, message)
+
+    async def on_neg_msg(self, sub: str, message: str) -> None:
+        if self.vices.reconciles == "garbage":
+            await self.send(["NEG-MSG", sub, "61" + "ff" * 20])
+        elif self.vices.reconciles == "always-equal":
+            await self.send(["NEG-MSG", sub, "61"])
+        else:
+            answer = self.reconciled[sub].reconcile(bytes.fromhex(message))
+            await self.send(["NEG-MSG", sub, answer.hex()])
+
+    async def on_neg_close(self, sub: str) -> None:
+        self.reconciled.pop(sub, None)
+
     # answers
 
     async def reply(self, sub: str, filters: tuple[Filter, ...], vices: Vices) -> None:
-        replies = [respond(self.relay.events, wanted, vices) for wanted in filters]
+        events = self.relay.paths.get(self.path, self.relay.events)
+        held = [event for event in events if event["id"] not in vices.withholds]
+        replies = [respond(held, wanted, vices) for wanted in filters]
         await asyncio.sleep(max((reply.elapsed_s for reply in replies), default=0.0))
         await self.litter(sub, vices)
         for reply in replies:

@@ -27,7 +27,8 @@ from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Throwaway
 from bigbrotr.nostr.paging import Ask, End
 from bigbrotr.nostr.session import Page
-from bigbrotr.services.call import NARROW_KINDS, request, sift
+from bigbrotr.services.call import NARROW_KINDS, request
+from bigbrotr.services.intake import sift
 from bigbrotr.services.worker import Order, Worker, signer_of
 from bigbrotr.supervisor import choose
 from tests.processes import Archive, Place, until
@@ -102,7 +103,7 @@ async def known_relay(brotr: Brotr, vices: Vices | None = None) -> AsyncIterator
 
 def test_requests() -> None:
     both = Filter(kinds=frozenset([7, 1]), tags={"t": frozenset("ba")}, until=90)
-    terms = Terms(5, both, 100, True)
+    terms = Terms(5, both, 100, True, True)
     conditions = {"kinds": [1, 7], "#t": ["a", "b"]}
     assert request(Ask(5, 50, 500), terms) == {
         **conditions,
@@ -132,7 +133,7 @@ def test_narrow_requests_stay_within_the_filter(kinds: list[int] | None, asked: 
     filter_ = Filter(
         kinds=None if kinds is None else frozenset(kinds), authors=frozenset([pubkey()])
     )
-    said = request(Ask(0, 9, 20, narrow=True), Terms(0, filter_, 100, True))
+    said = request(Ask(0, 9, 20, narrow=True), Terms(0, filter_, 100, True, True))
     assert said == {"since": 0, "until": 9, "limit": 20, "authors": [pubkey()], "kinds": asked}
 
 
@@ -142,7 +143,7 @@ def test_sifting() -> None:
     def page() -> Page:
         return Page([*map(decode, events)], End.EOSE)
 
-    terms = Terms(3, msgspec.structs.replace(NOTES, until=6), 100, True)
+    terms = Terms(3, msgspec.structs.replace(NOTES, until=6), 100, True, True)
     answer, haul = sift(page(), Ask(2, 7, 100), terms)
     # A second more on either side was asked for: heard, but not wanted.
     assert answer.created_ats == [2, 3, 4, 5, 6, 7]
@@ -155,7 +156,7 @@ def test_sifting() -> None:
 def test_sifting_tags_that_are_none() -> None:
     bad = make_event(tags=[["t", 7]])  # type: ignore[list-item]
     page = Page([decode(bad)], End.EOSE)
-    terms = Terms(0, Filter(tags={"t": frozenset(["x"])}), 100, True)
+    terms = Terms(0, Filter(tags={"t": frozenset(["x"])}), 100, True, True)
     answer, haul = sift(page, Ask(0, None, 100), terms)
     assert (answer.off_filter, haul.events) == (0, [])
     assert haul.rejected.keys() == {"malformed"}

@@ -11,10 +11,11 @@ from bigbrotr.config import Config, Link, Networks, SynchronizerSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.dial import dial
+from bigbrotr.nostr.manners import manners_of
 from bigbrotr.nostr.paging import End
 from bigbrotr.nostr.reach import Unreached
 from bigbrotr.nostr.session import Bounds, Session
-from bigbrotr.services.call import Report
+from bigbrotr.services.intake import Report
 from bigbrotr.services.worker import Order, Worker
 from bigbrotr.view import relay_table
 from tests.nostr.test_websocket import frame
@@ -35,6 +36,7 @@ async def visit(brotr: Brotr, *, times: int = 1, page_bytes: int = 1 << 22) -> R
     )
     report = Report()
     for _ in range(times):
+        manners_of.cache_clear()  # as if a while had passed
         await brotr.pool.execute("UPDATE visits SET due_at = 0")
         await brotr.pool.execute("UPDATE gaps SET due_at = 0")
         report = await Worker(config, brotr).work(ORDER)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from bigbrotr.config import Config, Link, Networks, ValidatorSettings
+from bigbrotr.config import Config, Link, MannersSettings, Networks, ValidatorSettings
 from bigbrotr.core.base_service import Surroundings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import configure
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.services.validator import Greeting, Validator, Verdict, greet
+from bigbrotr.services.worker import Order, Worker
 from tests.relays.events import make_event
 from tests.relays.model import Vices
 from tests.relays.real import free_port
@@ -52,11 +54,13 @@ async def meet(url: str) -> Greeting:
     ("vices", "verdict", "outcome"),
     [
         (Vices(), "relay", "speaks-nostr"),
-        (Vices(refuses="restricted: members only"), "relay", "closed"),
-        (Vices(needs_auth=True), "relay", "closed"),
+        (Vices(refuses="restricted: members only"), "relay", "refuses-us"),
+        (Vices(refuses="error: no such filter"), "relay", "refuses-us"),
+        (Vices(rate_limited_after=0), "relay", "rate-limited"),
+        (Vices(needs_auth=True), "relay", "needs-auth"),
         (Vices(no_eose=True), "relay", "speaks-nostr"),  # it has shown an event
         (Vices(garbage=frozenset({"not-json", "wrong-shape"})), "relay", "speaks-nostr"),
-        (Vices(silent=True), "failed", "no-answer"),
+        (Vices(silent=True), "failed", "slow"),
         (Vices(silent=True, needs_auth=True), "relay", "needs-auth"),
         (Vices(http_only=True), "failed", "not-websocket"),
         (Vices(drop_after_pages=0), "failed", "no-answer"),
@@ -94,7 +98,7 @@ async def test_server_that_accepts_and_says_nothing() -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         greeting = await meet(f"ws://127.0.0.1:{silent.getsockname()[1]}")
-    assert (greeting.verdict, greeting.outcome) == (Verdict.FAILED, "timeout")
+    assert (greeting.verdict, greeting.outcome) == (Verdict.FAILED, "slow")
 
 
 # With the database
@@ -221,3 +225,173 @@ async def test_shutdown_ends_a_long_sweep(brotr: Brotr) -> None:
         await asyncio.sleep(0)
         validator.request_shutdown()
     assert not validator.is_running
+
+
+# One host, many paths
+
+
+def many(count: int, first: int = 0) -> list[dict[str, Any]]:
+    return [make_event(1_600_000_000 + n, content=str(n)) for n in range(first, first + count)]
+
+
+async def relays(brotr: Brotr) -> list[str]:
+    return [row["url"] for row in await brotr.pool.fetch("SELECT url FROM relays ORDER BY url")]
+
+
+async def test_paths_that_answer_alike_are_one_relay(brotr: Brotr) -> None:
+    async with ScriptedRelay(many(60)) as relay:
+        urls = [relay.url, f"{relay.url}/a", f"{relay.url}/b", f"{relay.url}/b/c"]
+        await brotr.insert_candidates([Relay(url) for url in urls], "test")
+        await run(brotr)
+        assert await relays(brotr) == [relay.url]
+        aliases = await candidates(brotr)
+        assert aliases.keys() == set(urls[1:])
+        for row in aliases.values():
+            assert (row["outcome"], row["attempts"]) == ("alias", 0)
+            assert row["alias_of"] is not None
+        # One that is named later joins a relay that is known.
+        await brotr.insert_candidates([Relay(f"{relay.url}/late")], "test")
+        await run(brotr)
+        assert await relays(brotr) == [relay.url]
+        assert (await brotr.totals()).candidates == 0
+        # Nobody is asked again soon.
+        asked = relay.seen.connections
+        await run(brotr)
+        assert relay.seen.connections == asked
+
+
+async def test_paths_of_many_tenants_stay_apart(brotr: Brotr) -> None:
+    tenants = {"/a": many(60), "/b": many(60, first=30), "/c": []}
+    async with ScriptedRelay([], paths=tenants) as relay:
+        urls = [f"{relay.url}{path}" for path in tenants]
+        await brotr.insert_candidates([Relay(url) for url in urls], "test")
+        await run(brotr)
+        assert await relays(brotr) == urls
+
+
+@pytest.mark.parametrize(
+    "vices", [Vices(), Vices(refuses="restricted: members only"), Vices(needs_auth=True)]
+)
+async def test_paths_that_show_nothing_are_not_joined(brotr: Brotr, vices: Vices) -> None:
+    async with ScriptedRelay([], vices) as relay:
+        urls = [relay.url, f"{relay.url}/a"]
+        await brotr.insert_candidates([Relay(url) for url in urls], "test")
+        await run(brotr)
+        assert await relays(brotr) == urls
+
+
+async def test_flood_of_paths_costs_a_dead_host_one_connection(brotr: Brotr) -> None:
+    tries = 0
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal tries
+        tries += 1
+        writer.transport.abort()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    async with server:
+        origin = f"wss://127.0.0.1:{server.sockets[0].getsockname()[1]}"  # no TLS there
+        urls = [f"{origin}/{n}" for n in range(300)]
+        await brotr.insert_candidates([Relay(url) for url in urls], "test")
+        await run(brotr)
+    assert {row["attempts"] for row in (await candidates(brotr)).values()} == {1}
+    assert tries <= 300 / (8 * LINK.width) + 1  # one a claim
+
+
+async def test_host_that_limits_the_rate_is_left_alone(brotr: Brotr) -> None:
+    async with ScriptedRelay([EVENT], Vices(rate_limited_after=0)) as relay:
+        urls = [relay.url, f"{relay.url}/a", f"{relay.url}/b"]
+        await brotr.insert_candidates([Relay(url) for url in urls], "test")
+        await run(brotr)
+        assert relay.seen.connections == 1
+        assert await relays(brotr) == [relay.url]  # CLOSED is Nostr
+        for row in (await candidates(brotr)).values():
+            assert (row["outcome"], row["attempts"]) == ("resting", 0)
+            assert row["due_at"] - row["tried_at"] == 600
+        due_at = await brotr.pool.fetchval("SELECT due_at FROM visits")
+        assert due_at > time.time() + 500
+
+
+# Time
+
+
+async def test_the_slow_do_not_hold_up_the_others(brotr: Brotr) -> None:
+    link = Link(width=1, quick_s=0.2, timeout_s=3.0)
+    async with (
+        ScriptedRelay([EVENT]) as good,
+        ScriptedRelay([EVENT], Vices(delay_s=1.0)) as patient,
+        ScriptedRelay([EVENT], Vices(silent=True)) as silent,
+    ):
+        # The slow ones come first.
+        for relay in (silent, patient, good):
+            await brotr.insert_candidates([Relay(relay.url)], "test")
+            await brotr.pool.execute("UPDATE candidates SET due_at = due_at - 60")
+        began = time.monotonic()
+        await run(brotr, around(clearnet=Link(enabled=False), local=link))
+        assert time.monotonic() - began < 4.5  # one after the other: 3 + 1 + ...
+        assert await relays(brotr) == sorted([good.url, patient.url])
+        assert (await candidates(brotr))[silent.url]["outcome"] == "slow"
+
+
+async def test_slow_host_is_waited_for_once(brotr: Brotr) -> None:
+    async with ScriptedRelay([EVENT], Vices(silent=True)) as relay:
+        urls = [f"{relay.url}/{n}" for n in range(5)]
+        await brotr.insert_candidates([Relay(url) for url in urls], "test")
+        await run(brotr)
+        assert relay.seen.connections == 1
+        rows = [row for _, row in sorted((await candidates(brotr)).items())]
+        assert [row["attempts"] for row in rows] == [1, 0, 0, 0, 0]
+        assert {row["outcome"] for row in rows} == {"slow"}
+
+
+# Who wants none of us
+
+
+async def test_opted_out_hosts_and_networks_are_never_dialled(brotr: Brotr) -> None:
+    settings = MannersSettings(opt_out=("127.0.0.0/8",))
+    surroundings = Surroundings(
+        Config(networks=Networks(clearnet=Link(enabled=False), local=LINK), manners=settings)
+    )
+    async with ScriptedRelay([EVENT]) as relay:
+        await brotr.insert_candidates([Relay(relay.url)], "test")
+        await run(brotr, surroundings)
+        assert relay.seen.connections == 0
+        (row,) = (await candidates(brotr)).values()
+        assert (row["outcome"], row["attempts"]) == ("opted-out", 0)
+        assert row["due_at"] - row["tried_at"] == 86_400
+        # Nor by those who copy.
+        await brotr.insert_relays([Relay(relay.url)])
+        order = Order("test", 60.0, {Network.LOCAL: 10})
+        await Worker(surroundings.config, brotr).work(order)
+        assert relay.seen.headers == []
+        assert await brotr.pool.fetchval("SELECT outcome FROM visits") == "opted-out"
+
+
+async def test_relay_that_rests_is_tried_again_and_is_the_same(brotr: Brotr) -> None:
+    async with ScriptedRelay([EVENT]) as relay:
+        await brotr.insert_relays([Relay(relay.url)])
+        before = await brotr.pool.fetchval("SELECT id FROM relays")
+        await brotr.pool.execute("UPDATE visits SET failures = 9, failing_since = 0, due_at = 9e15")
+        await run(brotr)
+        assert (await candidates(brotr))[relay.url]["source"] == "retired"
+        assert relay.seen.connections == 0
+        await brotr.pool.execute("UPDATE candidates SET due_at = 0")
+        await run(brotr)
+        assert await candidates(brotr) == {}
+        assert await brotr.pool.fetchval("SELECT id FROM relays") == before
+        assert await brotr.next_visit_at([Network.LOCAL]) is not None
+
+
+async def test_relay_that_rests_is_no_hot_loop(brotr: Brotr) -> None:
+    """Gaps that are due must not call a relay that is to be left alone again and again."""
+    events = many(60)
+    config = around().config
+    order = Order("test", 2.0, {Network.LOCAL: 10})
+    async with ScriptedRelay(events, Vices(clamp=20, rate_limited_after=2)) as relay:
+        await brotr.insert_relays([Relay(relay.url)])
+        worker = Worker(config, brotr)
+        assert (await worker.work(order)).outcomes == {"rate-limited": 1}
+        for table in ("visits", "gaps"):
+            await brotr.pool.execute(f"UPDATE {table} SET due_at = 0")
+        assert (await worker.work(order)).outcomes == {"resting": 1}
+        assert relay.seen.connections == 1

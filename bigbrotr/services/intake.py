@@ -1,0 +1,225 @@
+"""What a relay hands over: sorted out, verified where it is new, and stored."""
+
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+from msgspec import Struct
+
+from bigbrotr.config import Terms
+from bigbrotr.core.brotr import Brotr, Rejected, Visit
+from bigbrotr.models.event import MAX_CREATED_AT, Event, WireEvent, wire_id
+from bigbrotr.nostr.paging import Answer, Ask, Progress
+from bigbrotr.nostr.session import Page
+
+REASONS = ("malformed", "bad id", "bad signature")  # why events are rejected
+REMEMBERED_EVENTS = 5_000  # verified last, of this size at most: about 10 MB
+REMEMBERED_CHARACTERS = 2_000
+REMEMBERED_TAGS = 20
+
+
+class Report(Struct):
+    """What was done, in plain values."""
+
+    visits: int = 0
+    received: int = 0  # events that were sent to us
+    new: int = 0  # events that were not archived before
+    known: int = 0  # events that were archived already
+    rejected: int = 0
+    pages: int = 0
+    bytes: int = 0
+    gaps: int = 0
+    windows: int = 0  # reconciled
+    matched: int = 0  # archived events that the relay was found to hold without sending them
+    dropped: int = 0  # archived events that it no longer holds
+    withheld: int = 0  # events that it holds and did not hand over
+    live: int = 0  # relays that are subscribed to now: not added up
+    outcomes: dict[str, int] = {}
+
+    def add(self, other: "Report") -> None:
+        """Adds what another report counts."""
+        for name in COUNTED:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for outcome, times in other.outcomes.items():
+            self.outcomes[outcome] = self.outcomes.get(outcome, 0) + times
+
+
+COUNTED = [name for name in Report.__struct_fields__ if name not in ("live", "outcomes")]
+
+
+class Intake:
+    """Takes what one relay hands over into the archive, and reports what that was.
+
+    `identity` is the public key, in hex, with which the relay answers, if it insists on one.
+    """
+
+    def __init__(
+        self,
+        brotr: Brotr,
+        visit: Visit,
+        terms: Terms,
+        verified: "VerifiedEvents",
+        report: Callable[[Report], None],
+    ) -> None:
+        self.brotr, self.visit, self.terms, self.report = brotr, visit, terms, report
+        self.identity: str | None = None
+        self.new = self.known = 0  # events so far
+        self._verified = verified  # lately, in this worker
+
+    async def verify(self, haul: "Haul") -> list[Event]:
+        """The valid events that are not archived yet; the archived ones are noted as held here.
+
+        Noting is a transaction of its own, so that no row is locked while signatures are verified,
+        and comes ahead of the proof: a crash in between costs one question more.
+        """
+        if not haul.events:
+            return []
+        unknown = await self.brotr.note_presence(
+            self.visit.relay_id, [event[:2] for event in haul.events], int(time.time())
+        )
+        known = len(haul.events) - len(unknown)
+        self.known += known
+        self.report(Report(known=known))
+        fresh: list[Event] = []
+        for position in unknown:
+            _, event_id, wire = haul.events[position]
+            try:
+                fresh.append(self._verified.take(event_id, wire))
+            except ValueError as error:
+                haul.reject(str(error), event_id)
+        haul.events.clear()
+        return fresh
+
+    async def store(self, page: Page, haul: "Haul", fresh: list[Event], progress: Progress) -> None:
+        """Stores new events together with what the page proved."""
+        rejected = [Rejected(reason, *entry) for reason, entry in haul.rejected.items()]
+        new, _ = await self.brotr.store_page(
+            self.visit,
+            fresh,
+            proofs=progress.proven,
+            gaps=progress.gaps,
+            rejected=rejected,
+            identity=self.identity,
+            now=int(time.time()),
+        )
+        self.new += new
+        self.report(
+            Report(
+                received=page.received,
+                new=new,
+                rejected=sum(entry.times for entry in rejected),
+                pages=1,
+                bytes=page.size,
+                gaps=len(progress.gaps),
+            )
+        )
+
+
+class VerifiedEvents:
+    """The events that were verified last: several relays bring the same new ones at once."""
+
+    def __init__(self) -> None:
+        self._events: dict[bytes, Event] = {}  # the latest last
+
+    def take(self, event_id: bytes, wire: WireEvent | Event) -> Event:
+        """The verified event of this (proven) id.
+
+        Raises:
+            ValueError: it is no valid event.
+        """
+        if (known := self._events.get(event_id)) is not None:
+            return known
+        event = wire if isinstance(wire, Event) else Event.from_wire(wire)
+        if len(event.content) <= REMEMBERED_CHARACTERS and len(event.tags) <= REMEMBERED_TAGS:
+            self._events[event_id] = event
+            if len(self._events) > REMEMBERED_EVENTS:
+                del self._events[next(iter(self._events))]
+        return event
+
+
+class Haul:
+    """What a page brought: events with a proven id, sorted by (created_at, id), and the rest."""
+
+    def __init__(self, malformed: Mapping[str, tuple[int, bytes]]) -> None:
+        self.events: list[tuple[int, bytes, WireEvent | Event]] = []
+        self.rejected: dict[str, tuple[int, bytes]] = {}
+        for reason, (count, sample) in malformed.items():
+            self.reject(reason, sample, count)
+
+    def reject(self, reason: str, sample: bytes, count: int = 1) -> None:
+        """Counts what is no valid event, by the first words of the reason."""
+        reason = reason.partition(":")[0]
+        if reason not in REASONS:  # each makes a row
+            reason = "malformed"
+        before, first = self.rejected.get(reason, (0, sample))
+        self.rejected[reason] = (before + count, first)
+
+
+def sift(page: Page, ask: Ask, terms: Terms) -> tuple[Answer, Haul]:
+    """Sorts out a page: what it says to the paging machine, and what there is to store.
+
+    A question may go a second beyond what is wanted: what lies there is heard and not stored.
+
+    Events whose id is not the hash of their bytes are rejected here; signatures come later, and
+    only of events that are not archived yet.
+    """
+    haul = Haul(page.malformed)
+    times: list[int] = []
+    seen: set[bytes] = set()
+    off_filter = page.unreadable  # they took places in the page as well
+    filter_ = terms.filter
+    until = filter_.newest if ask.until is None else ask.until
+    for event in page.events:
+        try:
+            event_id, event = identify(event)
+            is_wanted = filter_.matches(event)
+        except ValueError as error:
+            haul.reject(str(error), sample_of(event))
+            # It took the place of another in the page: the walk has to go on below it.
+            if ask.since <= event.created_at <= until:
+                times.append(event.created_at)
+            else:
+                off_filter += 1
+            continue
+        if event_id in seen:
+            continue
+        seen.add(event_id)
+        if not is_wanted or not ask.since <= event.created_at <= until:
+            off_filter += 1
+            continue
+        times.append(event.created_at)
+        if terms.since <= event.created_at <= filter_.newest:
+            haul.events.append((event.created_at, event_id, event))
+    haul.events.sort(key=lambda entry: entry[:2])
+    page.received, page.events = len(page.events), []
+    answer = Answer(
+        created_ats=times,
+        end=page.end,
+        off_filter=off_filter,
+        reason=page.reason,
+        finish="finish" in page.hints,
+        more="more" in page.hints,
+        elapsed_s=page.elapsed_s,
+    )
+    return answer, haul
+
+
+def identify(event: WireEvent | Event) -> tuple[bytes, WireEvent | Event]:
+    """The proven id of an event: cheaply when its bytes hash to it, else by decoding it whole.
+
+    Raises:
+        ValueError: it is no valid event.
+    """
+    if isinstance(event, Event):
+        return event.id, event
+    if (event_id := wire_id(event)) is not None:
+        if not 0 <= event.created_at <= MAX_CREATED_AT:
+            raise ValueError("malformed: created_at out of range")
+        return event_id, event
+    decoded = Event.from_wire(event)
+    return decoded.id, decoded
+
+
+def sample_of(event: WireEvent | Event) -> bytes:
+    """An event as JSON, near enough to the bytes that came."""
+    return msgspec.json.encode(event) if isinstance(event, WireEvent) else event.id

@@ -1,0 +1,578 @@
+"""Reconciling a relay's past with the archive (NIP-77): who has what, window by window."""
+
+import asyncio
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection
+from enum import Enum
+from typing import NamedTuple
+
+from bigbrotr.config import Terms
+from bigbrotr.core.brotr import Window
+from bigbrotr.models.coverage import Span
+from bigbrotr.nostr.negentropy import (
+    Bound,
+    Client,
+    Digest,
+    Items,
+    NegentropyError,
+    TooManyNeededError,
+    is_settled,
+)
+from bigbrotr.nostr.paging import Ask, End, Progress
+from bigbrotr.nostr.session import Bounds, Page, Session, Talk
+from bigbrotr.services.intake import Intake, Report, sift
+
+WORTHWHILE = 500  # archived events in a span: below, a page or two say as much
+PROBE = 32  # of the newest events are asked for first: are they known?
+MOST_PER_EVENT = 40  # archived ids are read for each of the relay's events at the cost of its page
+MOST_ITEMS = 100_000  # in a window, 42 bytes each: 4 MB
+MOST_NEEDED = 50_000  # ids that we lack, in a window: where there are more, pages are as good
+CHUNK = 20_000  # ids that are read at once
+MERGED_ITEMS = 50_000  # neighbouring windows are remembered as one, up to this many events
+ID_BATCHES = (250, 16, 1)  # ids a question: 17 kB; fewer for those that were asked for in vain
+MOST_ASKS = 4  # for one id, within a visit
+MOST_REFUSALS = 8  # of single ids in a row: then it hands over none of the others either
+MOST_TIMEOUTS = 3
+SAMPLE = 2  # events of each sort that a relay is tested with ...
+LARGE_SAMPLE = 16  # ... and once it has failed: a quarter missing is no accident
+PAIRS = 5_000  # that are noted at once
+
+DAY_S = 86_400
+RETRY_S = {  # until it is tried again, give or take a quarter
+    "refused": 7 * DAY_S,
+    "silent": 7 * DAY_S,
+    "broken": 7 * DAY_S,
+    "lies": 30 * DAY_S,
+    "works": 0,
+}
+
+
+class Verdict(Enum):
+    """What came of one window."""
+
+    DONE = "done"  # it is proven
+    PAGE = "page"  # pages are better here
+    SMALLER = "smaller"  # the relay does not take so many events at once
+    STOP = "stop"  # it cannot go on in this visit
+
+
+class Remembered(NamedTuple):
+    """What a relay was found to hold in a window."""
+
+    span: Span
+    digest: Digest
+
+
+class Reconciliation:
+    """Windows of one relay's past, over an open conversation.
+
+    Memory: within `gate`, the ids of a window and those that we lack, about 10 MB.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        intake: Intake,
+        *,
+        bounds: Bounds,
+        gate: asyncio.Semaphore,
+        is_over: Callable[[], bool],
+    ) -> None:
+        self.session, self.intake, self.bounds = session, intake, bounds
+        self.brotr, self.visit = intake.brotr, intake.visit
+        self.terms: Terms = intake.terms
+        self.gate, self.is_over = gate, is_over
+        # Tags cannot be asked of an archive that does not keep them, nor past their index's cut.
+        self.may_try = self.visit.may_reconcile and self.terms.reconcile
+        self.may_try = self.may_try and not self.terms.filter.tags
+        self.most_items = min(self.visit.most_items or MOST_ITEMS, MOST_ITEMS)
+        self.has_worked = False
+        self.throttled = ""  # the words with which the relay asked for a pause
+        self._last: Remembered | None = None  # the window before, which the next one may join
+
+    async def meet(self, span: Span) -> list[Span]:
+        """Reconciles a span of which nothing is proven yet with all that is archived.
+
+        Returns the parts that are left to be paged, oldest first.
+        """
+        if not self.may_try or not await self._is_worthwhile(span):
+            return [span]
+        return await self._work_through(span, is_held=False)
+
+    async def audit(self, span: Span) -> list[Span]:
+        """Reconciles a span that was proven before with what the relay is known to hold there.
+
+        Returns the parts that are left to be paged, oldest first.
+        """
+        return await self._work_through(span, is_held=True) if self.may_try else [span]
+
+    async def _is_worthwhile(self, span: Span) -> bool:
+        """Whether the archive knows the relay's newest events, and is not much larger than it."""
+        _, ids = await self._read_ids(span, b"", WORTHWHILE)
+        if len(ids) < WORTHWHILE * 32:
+            return False
+        page = await self.session.fetch(self._request(span) | {"limit": PROBE}, self.bounds)
+        if page.end is not End.EOSE or len(page.events) < PROBE:
+            return False
+        oldest = min(event.created_at for event in page.events)
+        new = self.intake.new
+        received = len(await self._take(page, span))
+        if received < PROBE // 2 or self.intake.new - new > received // 2:
+            return False
+        near = Span(max(span.since, oldest), span.until)
+        most = MOST_PER_EVENT * received
+        _, ids = await self._read_ids(near, b"", most)
+        return len(ids) < most * 32
+
+    async def _work_through(self, span: Span, *, is_held: bool) -> list[Span]:
+        left: list[Span] = []
+        since = span.since
+        remembered = await self._remembered(span) if is_held else {}
+        while since < span.until and self.session.is_open and not self.is_over():
+            async with self.gate:
+                if since in remembered:
+                    until, verdict = await self._look_again(remembered.pop(since))
+                else:
+                    until = min((at for at in remembered if at > since), default=span.until)
+                    until, verdict = await self._compare(Span(since, until), is_held)
+            if verdict is Verdict.STOP:
+                break
+            if verdict is Verdict.SMALLER:
+                continue
+            if verdict is Verdict.PAGE:
+                left.append(Span(since, until))
+            since = until
+        if since < span.until:
+            left.append(Span(since, span.until))
+        return left
+
+    async def _remembered(self, span: Span) -> dict[int, Remembered]:
+        """What the relay was found to hold in windows within a span, by their beginning."""
+        digests = await self.brotr.digests(self.visit, self.terms.filter.key)
+        return {
+            found.since: Remembered(found, Digest(items, int.from_bytes(total, "little")))
+            for found, items, total in digests
+            if span.since <= found.since and found.until <= span.until
+        }
+
+    async def _look_again(self, remembered: Remembered) -> tuple[int, Verdict]:
+        """Asks whether anything has changed in a window; only if so, the ids are compared."""
+        span, digest = remembered
+        answers: list[bytes] = []
+        verdict = await self._talk(span, digest.ask(), answers.append)
+        if verdict is Verdict.SMALLER:  # it has grown, or the relay's patience has not
+            self.most_items = min(self.most_items, max(1, digest.items // 2))
+            return await self._compare(span, is_held=True)
+        if verdict is not Verdict.DONE:
+            return span.until, verdict
+        try:
+            has_changed = not is_settled(answers[0])
+        except NegentropyError as error:
+            await self._note("broken", str(error))
+            return span.until, Verdict.STOP
+        if has_changed:
+            return await self._compare(span, is_held=True)
+        if digest.items and not await self._shows_what_it_holds(span):
+            await self._note("lies", "unchanged, but not so when asked for events")
+            return span.until, Verdict.STOP
+        tried = await self.brotr.withheld(self.visit, span)
+        withheld = await self._collect(span, tried, is_held=False) if tried else set()
+        if withheld is None:
+            return span.until, Verdict.STOP
+        await self._record(remembered, withheld=withheld)
+        return span.until, Verdict.DONE
+
+    async def _compare(self, span: Span, is_held: bool) -> tuple[int, Verdict]:
+        """Compares the ids of a window that begins with a span; where it ends, and what came."""
+        items, until = await self._read(span, is_held)
+        window = Span(span.since, until)
+        if items is None:
+            return until, Verdict.PAGE
+        client = Client(items, max_needed=MOST_NEEDED)
+        verdict = await self._talk(window, client.initiate(), client.reconcile)
+        if verdict is Verdict.SMALLER:
+            is_smallest = len(items) < WORTHWHILE or window.until - window.since == 1
+            self.most_items = min(self.most_items, max(1, len(items) // 2))
+            return until, Verdict.PAGE if is_smallest else Verdict.SMALLER
+        if verdict is not Verdict.DONE:
+            return until, verdict
+        new = self.intake.new
+        if not await self._is_truthful(window, items, client):
+            await self._note("lies", "what it says of its ids is not what it shows")
+            return until, Verdict.STOP
+        withheld = await self._collect(window, client.need, is_held)
+        if withheld is None:
+            return until, Verdict.STOP
+        total = len(items) + self.intake.new - new
+        await self._conclude(window, items, client, withheld, total, is_held)
+        return until, Verdict.DONE
+
+    # Ids of ours
+
+    async def _read_ids(
+        self, span: Span, after: bytes, limit: int, held_by: int | None = None
+    ) -> tuple[bytes, bytes]:
+        filter_ = self.terms.filter
+        return await self.brotr.read_ids(
+            span, after, limit, kinds=filter_.kinds, authors=filter_.authors, held_by=held_by
+        )
+
+    async def _read(self, span: Span, is_held: bool) -> tuple[Items | None, int]:
+        """Our ids of as much of a span as fits into a window, and where that ends; None if not
+        even its first second does."""
+        items = Items()
+        since, after = span.since, b""
+        held_by = self.visit.relay_id if is_held else None
+        while len(items) <= self.most_items:
+            rest = Span(since, span.until)
+            created_ats, ids = await self._read_ids(rest, after, CHUNK, held_by)
+            items.extend_packed(created_ats, ids)
+            if len(ids) < CHUNK * 32:
+                break
+            since, after = items.created_at(len(items) - 1), items.id(len(items) - 1)
+        if len(items) <= self.most_items:
+            return items, span.until
+        until = items.created_at(self.most_items)
+        if until == span.since:
+            return None, until + 1
+        items.cut(until)
+        return items, until
+
+    # The conversation
+
+    def _request(self, span: Span) -> dict[str, object]:
+        return self.terms.filter.to_request() | {"since": span.since, "until": span.until - 1}
+
+    async def _talk(
+        self, span: Span, first: bytes, answer: Callable[[bytes], bytes | None]
+    ) -> Verdict:
+        """One reconciliation; what it teaches about the relay is remembered."""
+        try:
+            talk = await self.session.reconcile(self._request(span), first, answer, self.bounds)
+        except TooManyNeededError:
+            return Verdict.PAGE
+        except NegentropyError as error:
+            await self._note("broken", str(error))
+            return Verdict.STOP
+        self.intake.identity = self.session.identity
+        self.intake.report(Report(bytes=talk.received))
+        if talk.end is End.EOSE:
+            if not self.has_worked:
+                self.has_worked = True
+                await self._note("works", "")
+            return Verdict.DONE
+        return await self._judge_failure(talk)
+
+    async def _judge_failure(self, talk: Talk) -> Verdict:
+        if talk.end is End.CLOSED:
+            if talk.reason.startswith("rate-limited"):
+                self.throttled = talk.reason
+                return Verdict.STOP
+            if talk.reason.startswith("blocked") or talk.most is not None:
+                if talk.most is not None and 0 < talk.most < self.most_items:
+                    self.most_items = talk.most
+                return Verdict.SMALLER
+            if talk.answers == 0:
+                await self._note("refused", talk.reason)
+        elif talk.answers == 0 and talk.end is End.TIMEOUT:
+            await self._note("silent", f"no answer within {self.bounds.reply_s:g} s")
+        elif talk.answers == 0:  # some end the conversation at a word that they don't know
+            await self._note("refused", talk.reason or "connection lost")
+        return Verdict.STOP
+
+    async def _note(self, outcome: str, detail: str) -> None:
+        """Remembers what came of trying, and when to try again."""
+        self.may_try = outcome == "works"
+        pause_s = RETRY_S[outcome] * random.uniform(0.75, 1.25)
+        await self.brotr.note_reconciliation(
+            self.visit,
+            outcome,
+            detail,
+            due_at=int(time.time() + pause_s),
+            most_items=self.most_items if self.most_items < MOST_ITEMS else None,
+        )
+
+    # Is it true?
+
+    async def _is_truthful(self, span: Span, items: Items, client: Client) -> bool:
+        """Tests a few events of each sort: those that the relay says it has must be there when
+        asked for, the others must not, and a page must show nothing that it did not name."""
+        absent = set(client.have)
+        hidden = random.sample(sorted(absent), min(SAMPLE, len(absent)))
+        shown = sample(len(items), absent, SAMPLE)
+        missing = await self._missing(span, items, shown, hidden)
+        if missing:  # one may have been deleted just now; a lie shows again
+            again = sample(len(items), absent, LARGE_SAMPLE)
+            missing = await self._missing(span, items, again, ())
+            if missing and 4 * missing >= len(again):
+                return False
+        if missing is None:
+            return False
+        until = items.created_at(random.randrange(len(items))) if len(items) else span.until - 1
+        asked = self._request(span) | {"until": until, "limit": SAMPLE}
+        page = await self.session.fetch(asked, self.bounds)
+        times = {event_id: created_at for created_at, event_id in await self._take_keys(page, span)}
+        return all(
+            event_id in client.need or is_named(items, absent, created_at, event_id)
+            for event_id, created_at in times.items()
+        )
+
+    async def _missing(
+        self, span: Span, items: Items, shown: Collection[int], hidden: Collection[int]
+    ) -> int | None:
+        """How many of the items that the relay says it has it does not hand over; None when it
+        hands over one that it says it lacks."""
+        ids = [items.id(place) for place in (*shown, *hidden)]
+        if not ids:
+            return 0
+        page = await self._ask_ids(ids)
+        if page.end is not End.EOSE:
+            return 0  # nobody can tell
+        found = await self._take(page, span)
+        for place in shown:  # each alone, if it hands out few at a time
+            if len(ids) > 1 and items.id(place) not in found:
+                page = await self._ask_ids([items.id(place)])
+                if page.end is not End.EOSE:
+                    return 0
+                found |= await self._take(page, span)
+        if any(items.id(place) in found for place in hidden):
+            return None
+        return sum(items.id(place) not in found for place in shown)
+
+    async def _shows_what_it_holds(self, span: Span) -> bool:
+        """Whether a page of an unchanged window shows events, and none that we did not know of."""
+        asked = self._request(span) | {"limit": SAMPLE}
+        page = await self.session.fetch(asked, self.bounds)
+        if page.end is not End.EOSE:
+            return True  # nobody can tell
+        keys = await self._take_keys(page, span, is_stored=False)
+        for created_at, event_id in keys:
+            second = Span(created_at, created_at + 1)
+            _, ids = await self._read_ids(second, b"", CHUNK, self.visit.relay_id)
+            held = {ids[at : at + 32] for at in range(0, len(ids), 32)}
+            if event_id not in held and event_id not in await self.brotr.withheld(self.visit, span):
+                return False
+        return bool(keys)
+
+    # What we lack
+
+    async def _collect(
+        self, span: Span, need: Collection[bytes], is_held: bool
+    ) -> set[bytes] | None:
+        """Gets the events that we lack; returns those that the relay does not hand over. None when
+        it was interrupted."""
+        missing = set(need)
+        if is_held and missing:
+            missing -= await self._note_archived(sorted(missing), span)
+        if not missing:
+            return set()
+        tried = await self.brotr.withheld(self.visit, span)
+        now = time.time()
+        waiting = {event_id for event_id in missing if tried.get(event_id, (0, 0))[1] > now}
+        for attempts, size in enumerate(ID_BATCHES):
+            is_last = size == ID_BATCHES[-1]
+            ids = [
+                event_id
+                for event_id in missing - waiting
+                if (times := tried.get(event_id, (0, 0))[0]) == attempts
+                or (is_last and times > attempts)
+            ]
+            reasons: dict[bytes, str] = {}
+            blamed = await self._fetch_all(ids, size, span, reasons)
+            if blamed is not None:
+                # One of them may have been its end: next time they are asked for apart.
+                again = dict.fromkeys(blamed, "interrupted")
+                await self.brotr.note_withheld(self.visit, again, span, is_final=is_last)
+            if reasons:
+                await self.brotr.note_withheld(self.visit, reasons, span)
+                self.intake.report(Report(withheld=len(reasons)))
+                waiting |= reasons.keys()
+            if blamed is not None:
+                return None
+        return waiting
+
+    async def _note_archived(self, ids: list[bytes], span: Span) -> set[bytes]:
+        """Notes the relay as a holder of what other relays have brought already."""
+        archived: set[bytes] = set()
+        for start in range(0, len(ids), PAIRS):
+            batch = ids[start : start + PAIRS]
+            times = await self.brotr.find_events(batch, span)
+            keys = sorted(
+                (at, each) for at, each in zip(times, batch, strict=True) if at is not None
+            )
+            archived |= await self._note_presence(keys)
+        return archived
+
+    async def _note_presence(self, keys: list[tuple[int, bytes]]) -> set[bytes]:
+        """Notes the relay as a holder of archived events, by sorted key; returns their ids."""
+        unknown = await self.brotr.note_presence(self.visit.relay_id, keys, int(time.time()))
+        self.intake.report(Report(matched=len(keys) - len(unknown)))
+        return {event_id for _, event_id in keys} - {keys[place][1] for place in unknown}
+
+    async def _fetch_all(
+        self, ids: list[bytes], size: int, span: Span, reasons: dict[bytes, str]
+    ) -> list[bytes] | None:
+        """Asks for events by id until they are there, or it is clear why not (`reasons`).
+
+        A relay may take fewer ids in a question than we ask for, with or without saying so.
+        Returns what was asked for when it was interrupted, maybe for that; None when it was not.
+        """
+        queue = deque(ids)
+        asks: Counter[bytes] = Counter()
+        refusals = timeouts = 0
+        while queue:
+            if self.is_over():
+                return []
+            batch = [queue.popleft() for _ in range(min(size, len(queue)))]
+            page = await self._ask_ids(batch)
+            end, words = page.end, page.reason
+            found = await self._take(page, span, batch)
+            left = [event_id for event_id in batch if event_id not in found]
+            if end is End.CLOSED and words.startswith("rate-limited"):
+                self.throttled = words
+                return []
+            if not self.session.is_open:
+                return left
+            timeouts += end is End.TIMEOUT
+            if timeouts >= MOST_TIMEOUTS:
+                return left
+            asks.update(left)
+            if len(batch) == 1 and left:
+                refusals += 1
+                if refusals >= MOST_REFUSALS:
+                    left += queue
+                    queue.clear()
+                reasons |= dict.fromkeys(left, "not-handed-over" if end is End.EOSE else end.value)
+                continue
+            refusals = 0
+            size = max(1, len(found) or len(batch) // 8) if left else size
+            for event_id in left:
+                if asks[event_id] < MOST_ASKS:
+                    queue.append(event_id)
+                else:
+                    reasons[event_id] = "not-handed-over"
+        return None
+
+    async def _ask_ids(self, ids: Collection[bytes]) -> Page:
+        asked = {"ids": [event_id.hex() for event_id in ids], "limit": len(ids)}
+        return await self.session.fetch(asked, self.bounds)
+
+    async def _take(
+        self, page: Page, span: Span, wanted: Collection[bytes] | None = None
+    ) -> set[bytes]:
+        """Stores what a page brought of a span; returns the ids that are archived now."""
+        keys = await self._take_keys(page, span, wanted)
+        ids = [event_id for _, event_id in keys]
+        if not ids:
+            return set()
+        times = await self.brotr.find_events(ids, span)
+        return {event_id for event_id, at in zip(ids, times, strict=True) if at is not None}
+
+    async def _take_keys(
+        self,
+        page: Page,
+        span: Span,
+        wanted: Collection[bytes] | None = None,
+        *,
+        is_stored: bool = True,
+    ) -> list[tuple[int, bytes]]:
+        """Stores what a page brought of a span; returns the (created_at, id) that were proven."""
+        ask = Ask(span.since, span.until - 1, max(1, len(page.events)))
+        _, haul = sift(page, ask, self.terms)
+        if wanted is not None:
+            chosen = set(wanted)
+            haul.events = [event for event in haul.events if event[1] in chosen]
+        keys = [event[:2] for event in haul.events]
+        if is_stored:
+            fresh = await self.intake.verify(haul)
+            await self.intake.store(page, haul, fresh, Progress([], []))
+        return keys
+
+    # What is recorded
+
+    async def _conclude(
+        self,
+        span: Span,
+        items: Items,
+        client: Client,
+        withheld: set[bytes],
+        total: int,
+        is_held: bool,
+    ) -> None:
+        """Notes who holds what in a window of which both sides are known; `total` is how many
+        events the archive holds there by now, as far as we know."""
+        absent = set(client.have)
+        found = Remembered(span, client.theirs)
+        if is_held:
+            keys = [(items.created_at(place), items.id(place)) for place in client.have]
+            await self._record(found, withheld=withheld, dropped=sorted(keys))
+            return
+        is_whole = self.terms.filter.kinds is None and self.terms.filter.authors is None
+        if is_whole and 2 * len(absent) <= len(items):
+            ids = [items.id(place) for place in client.have]
+            if await self._record(found, withheld=withheld, expected=total, absent=ids):
+                return
+        # Others have brought events of this window meanwhile, or the relay holds few: by name.
+        places = [place for place in range(len(items)) if place not in absent]
+        for start in range(0, len(places), PAIRS):
+            batch = places[start : start + PAIRS]
+            await self._note_presence([(items.created_at(n), items.id(n)) for n in batch])
+        await self._record(found, withheld=withheld)
+
+    async def _record(
+        self,
+        found: Remembered,
+        *,
+        withheld: Collection[bytes],
+        expected: int | None = None,
+        absent: Collection[bytes] = (),
+        dropped: Collection[tuple[int, bytes]] = (),
+    ) -> bool:
+        """Records a proven window; False when the archive has changed under it."""
+        joined = self._joined(found)
+        window = Window(
+            found.span,
+            joined.span,
+            joined.digest.items,
+            joined.digest.sum.to_bytes(32, "little"),
+            list(withheld),
+            expected,
+            list(absent),
+            list(dropped),
+        )
+        counts = await self.brotr.record_window(
+            self.visit,
+            window,
+            filter=self.terms.filter.key,
+            identity=self.session.identity,
+            now=int(time.time()),
+        )
+        if counts is None:
+            return False
+        self._last = joined
+        began, ended = counts
+        self.intake.report(Report(windows=1, matched=began, dropped=ended))
+        return True
+
+    def _joined(self, found: Remembered) -> Remembered:
+        """A window together with the one before it, if they are small and touch."""
+        last = self._last
+        if last is None or last.span.until != found.span.since:
+            return found
+        if last.digest.items + found.digest.items > min(MERGED_ITEMS, self.most_items):
+            return found
+        return Remembered(Span(last.span.since, found.span.until), last.digest + found.digest)
+
+
+def sample(size: int, but: Collection[int], most: int) -> list[int]:
+    """A few places below `size`, but none of some; few tries, so maybe fewer than `most`."""
+    places = {random.randrange(size) for _ in range(4 * most)} if size else set()
+    return random.sample(sorted(places.difference(but)), min(most, len(places.difference(but))))
+
+
+def is_named(items: Items, absent: Collection[int], created_at: int, event_id: bytes) -> bool:
+    """Whether an event is among our items, and not one that the relay is said to lack."""
+    place = items.position(Bound(created_at, event_id))
+    return place < len(items) and items.id(place) == event_id and place not in absent

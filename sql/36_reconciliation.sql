@@ -1,0 +1,99 @@
+-- Reconciliation (NIP-77): which relays really speak it, what they were found to hold, and what they do not hand over.
+
+-- What came of trying, by relay: believed for a while, whatever the relay says of itself.
+CREATE TABLE IF NOT EXISTS public.reconciliation (
+    relay_id   bigint NOT NULL PRIMARY KEY REFERENCES public.relays (id) ON DELETE CASCADE,
+    outcome    text   NOT NULL CHECK (outcome IN ('works', 'refused', 'silent', 'broken', 'lies')),
+    detail     text   NOT NULL,
+    tried_at   bigint NOT NULL,
+    due_at     bigint NOT NULL,  -- not tried again before, unless it works
+    most_items bigint            -- of events in a window, where the relay has refused more; NULL: not met yet
+);
+
+-- Notes what came of trying; p_most_items NULL leaves what is known. Idempotent.
+CREATE OR REPLACE FUNCTION public.note_reconciliation(
+    p_relay_id bigint, p_outcome text, p_detail text, p_due_at bigint, p_most_items bigint, p_now bigint
+) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO public.reconciliation AS r (relay_id, outcome, detail, tried_at, due_at, most_items)
+    VALUES (p_relay_id, p_outcome, p_detail, p_now, p_due_at, p_most_items)
+    ON CONFLICT (relay_id) DO UPDATE SET
+        outcome = EXCLUDED.outcome, detail = EXCLUDED.detail, tried_at = EXCLUDED.tried_at,
+        due_at = EXCLUDED.due_at, most_items = coalesce(EXCLUDED.most_items, r.most_items);
+END $$;
+
+-- What a relay was found to hold in a window: the number of ids and their sum (32 bytes, little-endian). While its
+-- fingerprint is that of this sum, nothing has changed there, and nothing needs to be read. A hint, no proof: another one
+-- costs a reconciliation.
+CREATE TABLE IF NOT EXISTS public.digests (
+    relay_id bigint    NOT NULL REFERENCES public.relays (id) ON DELETE CASCADE,
+    filter   text      NOT NULL DEFAULT '',
+    span     int8range NOT NULL CHECK (NOT isempty(span)),
+    items    bigint    NOT NULL,
+    sum      bytea     NOT NULL,
+    PRIMARY KEY (relay_id, filter, span)
+);
+
+-- Keeps what a relay was found to hold in a window, in place of all that overlaps it. Idempotent.
+CREATE OR REPLACE FUNCTION public.keep_digest(
+    p_relay_id bigint, p_filter text, p_span int8range, p_items bigint, p_sum bytea
+) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM public.digests d WHERE d.relay_id = p_relay_id AND d.filter = p_filter AND d.span && p_span;
+    INSERT INTO public.digests (relay_id, filter, span, items, sum)
+    VALUES (p_relay_id, p_filter, p_span, p_items, p_sum);
+END $$;
+
+-- Withheld: events that a relay says it holds and does not hand over. Asked for again, each time later.
+CREATE TABLE IF NOT EXISTS public.withheld (
+    relay_id bigint    NOT NULL REFERENCES public.relays (id) ON DELETE CASCADE,
+    event_id bytea     NOT NULL,
+    span     int8range NOT NULL,  -- the window in which the relay named it; its own time is not known
+    reason   text      NOT NULL,
+    attempts integer   NOT NULL,
+    noted_at bigint    NOT NULL,
+    due_at   bigint    NOT NULL,
+    PRIMARY KEY (relay_id, event_id)
+);
+CREATE INDEX IF NOT EXISTS withheld_event_id_idx ON public.withheld USING hash (event_id);
+
+-- Notes that events were asked for in vain: one more attempt each, and a longer wait, or none if that is not final.
+-- Returns how many. Not idempotent.
+CREATE OR REPLACE FUNCTION public.note_withheld(
+    p_relay_id bigint, p_ids bytea[], p_reasons text[], p_span int8range, p_is_final boolean, p_now bigint
+) RETURNS integer
+LANGUAGE plpgsql AS $$
+DECLARE
+    noted integer;
+BEGIN
+    WITH written AS (
+        INSERT INTO public.withheld AS w (relay_id, event_id, span, reason, attempts, noted_at, due_at)
+        SELECT p_relay_id, u.id, p_span, u.reason, 1, p_now,
+               CASE WHEN p_is_final THEN p_now + public.backoff_s(1) ELSE p_now END
+        FROM unnest(p_ids, p_reasons) AS u (id, reason) ORDER BY u.id
+        ON CONFLICT (relay_id, event_id) DO UPDATE SET
+            span = EXCLUDED.span, reason = EXCLUDED.reason, attempts = w.attempts + 1,
+            due_at = CASE WHEN p_is_final THEN p_now + public.backoff_s(w.attempts + 1) ELSE p_now END
+        RETURNING 1
+    )
+    SELECT count(*) INTO noted FROM written;
+    RETURN noted;
+END $$;
+
+-- Forgets what was withheld within a window, but for p_ids, which still are: the others were handed over, or the relay no
+-- longer says that it holds them. Returns how many. Idempotent.
+CREATE OR REPLACE FUNCTION public.forget_withheld(p_relay_id bigint, p_span int8range, p_ids bytea[]) RETURNS integer
+LANGUAGE plpgsql AS $$
+DECLARE
+    gone integer;
+BEGIN
+    WITH deleted AS (
+        DELETE FROM public.withheld w
+        WHERE w.relay_id = p_relay_id AND w.span && p_span AND w.event_id <> ALL (p_ids)
+        RETURNING 1
+    )
+    SELECT count(*) INTO gone FROM deleted;
+    RETURN gone;
+END $$;

@@ -1,0 +1,28 @@
+-- Whereabouts: which relays hold an event, which are proven not to, and of which nothing is known.
+
+-- What is known of each relay and the event p_id. A relay holds the event where seen_at is set. It did, and was proven to
+-- hold it no longer, where dropped_at is. It says that it does, and does not hand it over, where withheld_at is. `proofs`
+-- are those of the second in which the event was created, each for the events of a filter ('': for all): an event that a
+-- relay has not shown is none of its own then. No row where the archive knows no relay.
+CREATE OR REPLACE FUNCTION public.whereabouts(p_id bytea)
+RETURNS TABLE (
+    url text, seen_at bigint, dropped_seen_at bigint, dropped_at bigint, withheld_at bigint, proofs jsonb
+)
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    born    bigint := (SELECT e.created_at FROM public.events e WHERE e.id = p_id);
+    holders integer[];
+    times   integer[];
+BEGIN
+    SELECT p.relay_ids, p.seen_ats INTO holders, times
+    FROM public.presence p WHERE p.created_at = born AND p.event_id = p_id;
+    RETURN QUERY
+    SELECT r.url, public.unpack_seen(times[array_position(holders, r.id::integer)]), d.seen_at, d.dropped_at, w.noted_at,
+           (SELECT coalesce(jsonb_agg(jsonb_build_object('filter', c.filter, 'how', c.how, 'proven_at', c.proven_at)
+                                      ORDER BY c.proven_at DESC), '[]')
+            FROM public.coverage c WHERE c.relay_id = r.id AND c.proven @> born)
+    FROM public.relays r
+    LEFT JOIN public.dropped d ON d.created_at = born AND d.event_id = p_id AND d.relay_id = r.id
+    LEFT JOIN public.withheld w ON w.relay_id = r.id AND w.event_id = p_id
+    ORDER BY r.url;
+END $$;

@@ -1,0 +1,107 @@
+-- Events: each one once, its id and signature verified before it comes here. Partitioned by time (see partitions).
+-- What a profile keeps of an event is said in profiles/, nowhere else.
+
+-- The key starts with the time: whoever copies a relay walks through time, so inserts and look-ups touch neighbouring
+-- pages; and an id fixes its created_at (it is hashed), so (created_at, id) is as unique as id.
+CREATE TABLE IF NOT EXISTS public.events (
+    created_at bigint  NOT NULL,  -- fixed widths first: no padding
+    kind       integer NOT NULL,
+    id         bytea   NOT NULL,
+    pubkey     bytea   NOT NULL,
+    sig        bytea,
+    tags       jsonb,
+    tagvalues  text[],            -- 'e:…' for single-letter tags, each cut to 1,000 bytes for the index
+    content    text,
+    PRIMARY KEY (created_at, id)
+) PARTITION BY RANGE (created_at);
+CREATE INDEX IF NOT EXISTS events_id_idx ON public.events USING hash (id);
+CREATE INDEX IF NOT EXISTS events_pubkey_idx ON public.events (pubkey, created_at);
+CREATE INDEX IF NOT EXISTS events_kind_idx ON public.events (kind, created_at);
+
+-- Tags are mostly hexadecimal, which pglz shrinks by 1 % of the table and 5 us an event: they are not compressed. Long
+-- texts shrink by more.
+ALTER TABLE public.events ALTER COLUMN tags SET STORAGE EXTERNAL, ALTER COLUMN tagvalues SET STORAGE EXTERNAL;
+DO $$
+BEGIN
+    IF 'lz4' = ANY (SELECT unnest(enumvals) FROM pg_settings WHERE name = 'default_toast_compression') THEN
+        ALTER TABLE public.events ALTER COLUMN content SET COMPRESSION lz4;
+    END IF;
+END $$;
+
+-- The exact bytes of the rare events that the columns cannot reproduce (U+0000, lone surrogates, control characters
+-- that were hashed unescaped): `tags` and `content` then hold the nearest text.
+CREATE TABLE IF NOT EXISTS public.events_raw (
+    event_id   bytea  NOT NULL PRIMARY KEY,
+    created_at bigint NOT NULL,
+    raw        bytea  NOT NULL
+);
+
+-- Stores verified events as held by one relay: the event where it is new, and the pair of both.
+-- Arrays of one length, sorted by (created_at, id) so that concurrent writers lock in the same order; what the profile
+-- does not keep comes as NULL arrays. `p_tagvalues` holds one array literal per event. Times are Unix seconds.
+-- Returns how many events and how many pairs were new. Idempotent.
+CREATE OR REPLACE FUNCTION public.insert_events(
+    p_relay_id integer, p_seen_ats bigint[], p_created_ats bigint[], p_kinds integer[], p_ids bytea[], p_pubkeys bytea[],
+    p_sigs bytea[], p_tags jsonb[], p_tagvalues text[], p_contents text[], p_raws bytea[]
+) RETURNS TABLE (new_events integer, new_pairs integer)
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM public.lock_presence(false);
+    -- Presence first: its row is the lock by which an event is neither deleted as an orphan nor left without one.
+    WITH noted AS (
+        INSERT INTO public.presence AS p (created_at, event_id, relay_ids, seen_ats)
+        SELECT u.created_at, u.id, ARRAY[p_relay_id], ARRAY[public.pack_seen(u.seen_at)]
+        FROM unnest(p_created_ats, p_ids, p_seen_ats) AS u (created_at, id, seen_at)
+        ON CONFLICT (created_at, event_id) DO UPDATE SET
+            relay_ids = p.relay_ids || EXCLUDED.relay_ids,
+            seen_ats  = p.seen_ats || EXCLUDED.seen_ats
+        WHERE NOT p.relay_ids @> EXCLUDED.relay_ids
+        RETURNING 1
+    )
+    SELECT count(*) INTO new_pairs FROM noted;
+
+    WITH stored AS (
+        INSERT INTO public.events (created_at, kind, id, pubkey, sig, tags, tagvalues, content)
+        SELECT u.created_at, u.kind, u.id, u.pubkey, u.sig, u.tags, u.tagvalues::text[], u.content
+        FROM unnest(p_created_ats, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tagvalues, p_contents)
+             AS u (created_at, kind, id, pubkey, sig, tags, tagvalues, content)
+        ON CONFLICT (created_at, id) DO NOTHING
+        RETURNING 1
+    )
+    SELECT count(*) INTO new_events FROM stored;
+
+    INSERT INTO public.events_raw (event_id, created_at, raw)
+    SELECT u.id, u.created_at, u.raw
+    FROM unnest(p_ids, p_created_ats, p_raws) AS u (id, created_at, raw)
+    WHERE u.raw IS NOT NULL
+    ON CONFLICT (event_id) DO NOTHING;
+
+    UPDATE public.tallies SET events = events + new_events, pairs = pairs + new_pairs
+    WHERE relay_id = p_relay_id AND (new_events > 0 OR new_pairs > 0);
+    IF NOT FOUND AND new_events > 0 THEN  -- the relay was deleted meanwhile
+        UPDATE public.tallies SET events = events + new_events WHERE relay_id = 0;
+    END IF;
+    RETURN NEXT;
+END $$;
+
+-- Deletes the events that no relay of ours holds any more (their relays were deleted). Reads every partition: for
+-- upkeep, not for every day. Returns how many. Idempotent.
+CREATE OR REPLACE FUNCTION public.delete_orphan_events() RETURNS integer
+LANGUAGE plpgsql AS $$
+DECLARE
+    gone integer;
+BEGIN
+    WITH homeless AS (
+        DELETE FROM public.presence p
+        WHERE NOT EXISTS (SELECT FROM public.relays r WHERE r.id = ANY (p.relay_ids))
+        RETURNING p.created_at, p.event_id
+    ), raws AS (
+        DELETE FROM public.events_raw w USING homeless h WHERE w.event_id = h.event_id
+    ), deleted AS (
+        DELETE FROM public.events e USING homeless h WHERE e.created_at = h.created_at AND e.id = h.event_id
+        RETURNING 1
+    )
+    SELECT count(*) INTO gone FROM deleted;
+    UPDATE public.tallies SET events = events - gone WHERE relay_id = 0 AND gone > 0;
+    RETURN gone;
+END $$;

@@ -1,0 +1,129 @@
+-- Visits: when the synchronizer calls at each relay next, and who holds the lease now. A work table: ordinary, small.
+
+CREATE TABLE IF NOT EXISTS public.visits (
+    relay_id   bigint  NOT NULL PRIMARY KEY REFERENCES public.relays (id) ON DELETE CASCADE,
+    due_at     bigint  NOT NULL,
+    epoch      bigint  NOT NULL DEFAULT 0,  -- grows with every claim: the fence against a holder that came back late
+    owner      text,
+    failures   integer NOT NULL DEFAULT 0,  -- visits in a row that brought no answer
+    visited_at bigint,
+    outcome    text,
+    detail     text,
+    -- What the newest visit wants: the conditions ('' for none), and the seconds [since, until).
+    filter     text    NOT NULL DEFAULT '',
+    since      bigint  NOT NULL DEFAULT 0,
+    until      bigint  NOT NULL DEFAULT 0,
+    identity   bytea                        -- the public key with which the newest proof was got; NULL: without any
+);
+CREATE INDEX IF NOT EXISTS visits_due_at_idx ON public.visits (due_at);
+
+-- Claims relays that are due, but for the URLs p_refused. `missing` is what is neither proven nor a gap that has to
+-- wait, within [p_since, p_until), for the conditions p_filter; for p_urls there are p_sinces, p_untils and p_filters.
+CREATE OR REPLACE FUNCTION public.claim_visits(
+    p_networks text[], p_limit integer, p_owner text, p_lease_s bigint, p_since bigint, p_until bigint, p_filter text,
+    p_refused text[], p_urls text[], p_sinces bigint[], p_untils bigint[], p_filters text[], p_now bigint
+) RETURNS TABLE (relay_id bigint, url text, epoch bigint, pairs bigint, missing int8multirange)
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN QUERY
+    WITH due AS (
+        SELECT v.relay_id FROM public.visits v
+        WHERE v.due_at <= p_now
+          AND EXISTS (SELECT FROM public.relays r WHERE r.id = v.relay_id
+                      AND r.network = ANY (p_networks) AND r.url <> ALL (p_refused))
+        ORDER BY v.due_at, v.relay_id
+        LIMIT p_limit
+        FOR UPDATE OF v SKIP LOCKED
+    ), claimed AS (
+        UPDATE public.visits v SET
+            due_at = p_now + p_lease_s,
+            epoch  = v.epoch + 1,
+            owner  = p_owner,
+            filter = coalesce(a.filter, p_filter),
+            since  = coalesce(a.since, p_since),
+            until  = coalesce(a.until, p_until)
+        FROM due
+        JOIN public.relays r ON r.id = due.relay_id
+        LEFT JOIN unnest(p_urls, p_sinces, p_untils, p_filters) AS a (url, since, until, filter) ON a.url = r.url
+        WHERE v.relay_id = due.relay_id
+        RETURNING v.relay_id, r.url, v.epoch, v.filter, v.since, v.until
+    )
+    SELECT c.relay_id, c.url, c.epoch, coalesce(t.pairs, 0),
+           public.missing_spans(c.relay_id, c.since, c.until, p_now, c.filter)
+    FROM claimed c
+    LEFT JOIN public.tallies t ON t.relay_id = c.relay_id;
+END $$;
+
+-- Prolongs the lease on a relay that one stays subscribed to, and says what is missing now; NULL when it has passed on.
+CREATE OR REPLACE FUNCTION public.renew_visit(
+    p_relay_id bigint, p_epoch bigint, p_lease_s bigint, p_since bigint, p_until bigint, p_now bigint
+) RETURNS int8multirange
+LANGUAGE plpgsql AS $$
+DECLARE
+    conditions text;
+BEGIN
+    UPDATE public.visits v SET
+        due_at     = p_now + p_lease_s,
+        visited_at = p_now,
+        outcome    = 'live',
+        detail     = '',
+        failures   = 0,
+        since      = p_since,
+        until      = p_until
+    WHERE v.relay_id = p_relay_id AND v.epoch = p_epoch
+    RETURNING v.filter INTO conditions;
+    RETURN CASE WHEN FOUND THEN public.missing_spans(p_relay_id, p_since, p_until, p_now, conditions) END;
+END $$;
+
+-- Ends a visit. `p_verdict` 'done': come back at p_next_at, or for the first gap that is due before. 'failed': come
+-- back after a growing delay. 'throttled': not before p_next_at, whatever is due. 'unfinished': come back at once. False when the lease has passed on. Gaps in what is no
+-- longer wanted don't count.
+CREATE OR REPLACE FUNCTION public.finish_visit(
+    p_relay_id bigint, p_epoch bigint, p_verdict text, p_next_at bigint, p_outcome text, p_detail text, p_now bigint
+) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    found_id bigint;
+BEGIN
+    UPDATE public.visits v SET
+        failures   = CASE p_verdict WHEN 'failed' THEN v.failures + 1 WHEN 'done' THEN 0 ELSE v.failures END,
+        due_at     = CASE p_verdict
+            WHEN 'failed' THEN p_now + public.backoff_s(v.failures + 1)
+            WHEN 'throttled' THEN p_next_at
+            WHEN 'done' THEN least(p_next_at, (
+                SELECT min(g.due_at) FROM public.gaps g
+                WHERE g.relay_id = p_relay_id AND g.filter = v.filter
+                  AND g.span && int8range(v.since, greatest(v.since, v.until))))
+            ELSE p_now END,
+        owner      = NULL,
+        visited_at = p_now,
+        outcome    = p_outcome,
+        detail     = p_detail
+    WHERE v.relay_id = p_relay_id AND v.epoch = p_epoch
+    RETURNING v.relay_id INTO found_id;
+    RETURN found_id IS NOT NULL;
+END $$;
+
+-- Gives back all leases of an owner, of relays and of candidates: said at the start by the one who bears the name now,
+-- so that a crash costs no waiting. Returns how many. Idempotent.
+CREATE OR REPLACE FUNCTION public.release_leases(p_owner text, p_now bigint) RETURNS integer
+LANGUAGE plpgsql AS $$
+DECLARE
+    released integer;
+BEGIN
+    WITH visits_back AS (
+        UPDATE public.visits SET due_at = p_now, owner = NULL WHERE owner = p_owner RETURNING 1
+    ), candidates_back AS (
+        UPDATE public.candidates SET due_at = p_now, owner = NULL WHERE owner = p_owner RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM visits_back) + (SELECT count(*) FROM candidates_back) INTO released;
+    RETURN released;
+END $$;
+
+-- When the next visit is due, in Unix seconds; NULL without relays, but for those of p_refused.
+CREATE OR REPLACE FUNCTION public.next_visit_at(p_networks text[], p_refused text[]) RETURNS bigint
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (SELECT min(v.due_at) FROM public.visits v JOIN public.relays r ON r.id = v.relay_id
+            WHERE r.network = ANY (p_networks) AND r.url <> ALL (p_refused));
+END $$;

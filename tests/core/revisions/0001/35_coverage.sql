@@ -1,0 +1,98 @@
+-- Coverage: for each relay the seconds of the past that are proven complete, and the gaps with their reasons.
+-- What is missing is one subtraction. Spans are half-open, [since, until), in Unix seconds.
+-- `filter` says for which events: a filter's canonical conditions, '' for all of them. What is proven for all events is
+-- proven for any filter; nothing else follows from one filter for another.
+
+CREATE TABLE IF NOT EXISTS public.coverage (
+    relay_id  bigint         NOT NULL REFERENCES public.relays (id) ON DELETE CASCADE,
+    filter    text           NOT NULL DEFAULT '',
+    how       text           NOT NULL CHECK (how IN ('paging', 'finish', 'reconciliation')),
+    proven    int8multirange NOT NULL,
+    proven_at bigint         NOT NULL,  -- of the newest proof
+    PRIMARY KEY (relay_id, filter, how)
+);
+
+CREATE TABLE IF NOT EXISTS public.gaps (
+    relay_id bigint    NOT NULL REFERENCES public.relays (id) ON DELETE CASCADE,
+    filter   text      NOT NULL DEFAULT '',
+    span     int8range NOT NULL CHECK (NOT isempty(span)),
+    reason   text      NOT NULL,
+    detail   text      NOT NULL DEFAULT '',
+    attempts integer   NOT NULL,
+    noted_at bigint    NOT NULL,
+    due_at   bigint    NOT NULL,
+    PRIMARY KEY (relay_id, filter, span)
+);
+
+-- What is neither proven nor a gap that has to wait, within [p_since, p_until), for the conditions p_filter.
+CREATE OR REPLACE FUNCTION public.missing_spans(
+    p_relay_id bigint, p_since bigint, p_until bigint, p_now bigint, p_filter text DEFAULT ''
+) RETURNS int8multirange
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN int8multirange(int8range(p_since, greatest(p_since, p_until)))
+        - coalesce((SELECT range_agg(c.proven) FROM public.coverage c
+                    WHERE c.relay_id = p_relay_id AND c.filter IN ('', p_filter)), '{}')
+        - coalesce((SELECT range_agg(g.span) FROM public.gaps g
+                    WHERE g.relay_id = p_relay_id AND g.filter = p_filter AND g.due_at > p_now), '{}');
+END $$;
+
+-- Takes spans out of a relay's gaps, those for p_filter or, with NULL, for any. What is left of a gap keeps its reason;
+-- its attempts are counted anew when p_is_progress says that the spans were proven.
+CREATE OR REPLACE FUNCTION public.carve_gaps(
+    p_relay_id bigint, p_filter text, p_spans int8multirange, p_is_progress boolean
+) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    WITH cut AS (
+        DELETE FROM public.gaps g
+        WHERE g.relay_id = p_relay_id AND (p_filter IS NULL OR g.filter = p_filter) AND g.span && p_spans
+        RETURNING *
+    )
+    INSERT INTO public.gaps (relay_id, filter, span, reason, detail, attempts, noted_at, due_at)
+    SELECT cut.relay_id, cut.filter, rest.span, cut.reason, cut.detail,
+           CASE WHEN p_is_progress THEN 0 ELSE cut.attempts END, cut.noted_at, cut.due_at
+    FROM cut CROSS JOIN LATERAL unnest(int8multirange(cut.span) - p_spans) AS rest (span);
+END $$;
+
+-- Records what one page proved for the filter of the visit, with which identity, and which gaps it left; belongs into
+-- the transaction that stores the page's events. A gap that is met again, without progress, waits longer. Refused
+-- (BB001) when the lease has passed on.
+CREATE OR REPLACE FUNCTION public.record_coverage(
+    p_relay_id bigint, p_epoch bigint, p_spans int8range[], p_hows text[],
+    p_gap_spans int8range[], p_gap_reasons text[], p_gap_details text[], p_identity bytea, p_now bigint
+) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    conditions text;
+    known_as bytea;
+    gap record;
+    tried integer;
+BEGIN
+    SELECT v.filter, v.identity INTO conditions, known_as FROM public.visits v
+    WHERE v.relay_id = p_relay_id AND v.epoch = p_epoch FOR SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the lease on relay % has passed to another process', p_relay_id USING ERRCODE = 'BB001';
+    END IF;
+
+    IF cardinality(p_spans) > 0 THEN
+        IF known_as IS DISTINCT FROM p_identity THEN
+            UPDATE public.visits v SET identity = p_identity WHERE v.relay_id = p_relay_id;
+        END IF;
+        INSERT INTO public.coverage AS c (relay_id, filter, how, proven, proven_at)
+        SELECT p_relay_id, conditions, u.how, range_agg(u.span), p_now
+        FROM unnest(p_spans, p_hows) AS u (span, how) GROUP BY u.how ORDER BY u.how
+        ON CONFLICT (relay_id, filter, how) DO UPDATE SET
+            proven = c.proven + EXCLUDED.proven, proven_at = EXCLUDED.proven_at;
+        PERFORM public.carve_gaps(
+            p_relay_id, nullif(conditions, ''), (SELECT range_agg(s) FROM unnest(p_spans) AS s), true);
+    END IF;
+
+    FOR gap IN SELECT * FROM unnest(p_gap_spans, p_gap_reasons, p_gap_details) AS u (span, reason, detail) LOOP
+        SELECT 1 + coalesce(max(g.attempts), 0) INTO tried
+        FROM public.gaps g WHERE g.relay_id = p_relay_id AND g.filter = conditions AND g.span && gap.span;
+        PERFORM public.carve_gaps(p_relay_id, conditions, int8multirange(gap.span), false);
+        INSERT INTO public.gaps (relay_id, filter, span, reason, detail, attempts, noted_at, due_at)
+        VALUES (p_relay_id, conditions, gap.span, gap.reason, gap.detail, tried, p_now, p_now + public.backoff_s(tried));
+    END LOOP;
+END $$;

@@ -1,0 +1,49 @@
+-- Service data: what a service remembers between its cycles, by name, type and key.
+
+CREATE TABLE IF NOT EXISTS public.service_data (
+    service_name text   NOT NULL,
+    data_type    text   NOT NULL,
+    data_key     text   NOT NULL,
+    data         jsonb  NOT NULL,
+    updated_at   bigint NOT NULL,
+    PRIMARY KEY (service_name, data_type, data_key)
+);
+
+-- Writes values, the last one of a key winning. Returns how many keys were written. Idempotent.
+CREATE OR REPLACE FUNCTION public.upsert_service_data(
+    p_services text[], p_types text[], p_keys text[], p_datas jsonb[], p_now bigint
+) RETURNS integer
+LANGUAGE plpgsql AS $$
+DECLARE
+    written integer;
+BEGIN
+    WITH upserted AS (
+        INSERT INTO public.service_data (service_name, data_type, data_key, data, updated_at)
+        SELECT DISTINCT ON (u.service, u.type, u.key) u.service, u.type, u.key, u.data, p_now
+        FROM unnest(p_services, p_types, p_keys, p_datas)
+             WITH ORDINALITY AS u (service, type, key, data, position)
+        ORDER BY u.service, u.type, u.key, u.position DESC
+        ON CONFLICT (service_name, data_type, data_key) DO UPDATE SET
+            data = EXCLUDED.data, updated_at = EXCLUDED.updated_at
+        RETURNING 1
+    )
+    SELECT count(*) INTO written FROM upserted;
+    RETURN written;
+END $$;
+
+-- Deletes keys. Returns how many there were. Idempotent.
+CREATE OR REPLACE FUNCTION public.delete_service_data(p_services text[], p_types text[], p_keys text[])
+RETURNS integer
+LANGUAGE plpgsql AS $$
+DECLARE
+    gone integer;
+BEGIN
+    WITH deleted AS (
+        DELETE FROM public.service_data d
+        USING unnest(p_services, p_types, p_keys) AS u (service, type, key)
+        WHERE d.service_name = u.service AND d.data_type = u.type AND d.data_key = u.key
+        RETURNING 1
+    )
+    SELECT count(*) INTO gone FROM deleted;
+    RETURN gone;
+END $$;

@@ -1,0 +1,512 @@
+"""Reconciling relays with the archive: who has what, what it costs, and relays that misbehave."""
+
+import asyncio
+import random
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from bigbrotr.config import (
+    Config,
+    Link,
+    Networks,
+    Profile,
+    RelaySettings,
+    SynchronizerSettings,
+)
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.models.event import Event, EventRelay
+from bigbrotr.models.filter import Filter
+from bigbrotr.models.relay import Network, Relay
+from bigbrotr.services.intake import Report
+from bigbrotr.services.worker import Order, Worker
+from bigbrotr.view import whereabouts
+from tests.processes import until
+from tests.relays.events import make_event, pubkey, wire
+from tests.relays.model import Reconciling, Vices
+from tests.relays.real import local_relay
+from tests.relays.scripted import ScriptedRelay
+
+BEGIN = 1_600_000_000
+EVENTS = [
+    make_event(BEGIN + 60 * (n // 2), kind=(1, 7, 1111)[n % 3], content=f"{n}", key=n % 4)
+    for n in range(700)
+]
+OTHERS = [make_event(BEGIN + 331 * n, content=f"another {n}") for n in range(60)]
+UNTIL = BEGIN + 100_000  # nothing is wanted of the time that passes during a test
+OLD = Relay("wss://old.example.com")
+NEWEST = EVENTS[-40:]
+BOTH = pytest.mark.parametrize("profile", list(Profile))
+
+Wire = Mapping[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def chance() -> None:
+    """Which events a relay is tested with is left to chance: the same each time."""
+    random.seed(1)
+
+
+def config(timeout_s: float = 10.0, **settings: Any) -> Config:
+    defaults: dict[str, Any] = {
+        "settle_s": 0,
+        "live": False,
+        "filter": Filter(until=UNTIL),
+    }
+    return Config(
+        networks=Networks(clearnet=Link(enabled=False), local=Link(timeout_s=timeout_s)),
+        synchronizer=SynchronizerSettings(**defaults | settings),
+    )
+
+
+async def archive(brotr: Brotr, events: Iterable[Wire], relay: Relay = OLD) -> None:
+    """An archive of events from a relay that is never asked again."""
+    now = int(time.time())
+    await brotr.insert_events(
+        [EventRelay(Event.from_json(wire(event)), relay, now) for event in events]
+    )
+    await brotr.pool.execute(
+        "UPDATE visits SET due_at = $1 WHERE relay_id = (SELECT id FROM relays WHERE url = $2)",
+        2**40,
+        relay.url,
+    )
+
+
+async def visit(brotr: Brotr, relay: ScriptedRelay | str, settings: Config | None = None) -> Report:
+    """One visit to a relay, now."""
+    url = Relay(relay if isinstance(relay, str) else relay.url).url
+    await brotr.insert_relays([Relay(url)])
+    await brotr.pool.execute(
+        "UPDATE visits SET due_at = 0 WHERE relay_id = (SELECT id FROM relays WHERE url = $1)", url
+    )
+    worker = Worker(settings or config(), brotr)
+    async with asyncio.timeout(60):
+        return await worker.work(Order("test", 30.0, {Network.LOCAL: 5}))
+
+
+async def held(brotr: Brotr, relay: ScriptedRelay | str) -> set[str]:
+    url = Relay(relay if isinstance(relay, str) else relay.url).url
+    rows = await brotr.pool.fetch("SELECT event_id FROM events_relays WHERE relay_url = $1", url)
+    return {row["event_id"].hex() for row in rows}
+
+
+async def archived(brotr: Brotr) -> set[str]:
+    return {row["id"].hex() for row in await brotr.pool.fetch("SELECT id FROM events")}
+
+
+async def outcome(brotr: Brotr) -> str | None:
+    found: str | None = await brotr.pool.fetchval("SELECT outcome FROM reconciliation")
+    return found
+
+
+async def grow_old(brotr: Brotr, seconds: int = 100_000) -> None:
+    """What is proven was proven so long ago."""
+    await brotr.pool.execute("UPDATE coverage SET proven_at = proven_at - $1", seconds)
+
+
+async def is_proven(brotr: Brotr, relay: ScriptedRelay | str) -> bool:
+    url = Relay(relay if isinstance(relay, str) else relay.url).url
+    missing = await brotr.pool.fetchval(
+        "SELECT missing_spans(id, 0, $2, $2) FROM relays WHERE url = $1", url, UNTIL
+    )
+    gaps = await brotr.pool.fetchval("SELECT count(*) FROM gaps")
+    return not list(missing) and gaps == 0
+
+
+def ids(events: Iterable[Wire]) -> set[str]:
+    return {event["id"] for event in events}
+
+
+async def check_totals(brotr: Brotr) -> None:
+    """What is counted along the way equals what is there."""
+    totals = await brotr.totals()
+    events = await brotr.pool.fetchval("SELECT count(*) FROM events")
+    pairs = await brotr.pool.fetchval("SELECT count(*) FROM events_relays")
+    assert (totals.events, totals.pairs) == (events, pairs)
+
+
+@BOTH
+async def test_a_relay_that_is_newly_met(brotr: Brotr) -> None:
+    theirs = [*EVENTS[100:], *OTHERS]
+    await archive(brotr, EVENTS)
+    async with ScriptedRelay(theirs, Vices(reconciles="honestly")) as relay:
+        report = await visit(brotr, relay)
+        assert await archived(brotr) == ids(EVENTS) | ids(OTHERS)
+        assert await held(brotr, relay) == ids(theirs)
+        assert await is_proven(brotr, relay)
+        assert (report.windows, report.dropped, report.withheld) == (1, 0, 0)
+        # Of what is known only the few that it was tested with were sent.
+        assert report.received < len(OTHERS) + 50
+        assert relay.seen.bytes_out < len(OTHERS) * 600 + 120_000
+        assert await outcome(brotr) == "works"
+        hows = await brotr.pool.fetch("SELECT how, proven FROM coverage ORDER BY how DESC")
+        assert hows[0]["how"] == "reconciliation"
+        await check_totals(brotr)
+        place = await whereabouts(brotr, bytes.fromhex(EVENTS[0]["id"]))
+        assert [each["relay"] for each in place["present"]] == [OLD.url]
+        (absent,) = place["absent"]
+        assert (absent["relay"], absent["how"]) == (relay.url, "reconciliation")
+        assert abs(absent["as_of"] - time.time()) < 60
+        place = await whereabouts(brotr, bytes.fromhex(OTHERS[3]["id"]))
+        assert [each["relay"] for each in place["present"]] == [relay.url]
+        assert [each["relay"] for each in place["unknown"]] == [OLD.url]
+        # Nothing is left to do.
+        before = relay.seen.bytes_out
+        report = await visit(brotr, relay)
+        assert (report.new, report.windows) == (0, 0)
+        assert relay.seen.bytes_out < before + 4000
+
+
+async def test_a_relay_that_holds_little_of_the_archive(brotr: Brotr) -> None:
+    """Pairs are noted by name where most of a window is absent."""
+    await archive(brotr, EVENTS)
+    theirs = [*EVENTS[::3], *NEWEST]
+    async with ScriptedRelay(theirs, Vices(reconciles="honestly")) as relay:
+        report = await visit(brotr, relay)
+        assert await held(brotr, relay) == ids(theirs)
+        assert (report.windows, report.new) == (1, 0)
+        assert await is_proven(brotr, relay)
+        await check_totals(brotr)
+
+
+@pytest.mark.parametrize("stored", [EVENTS[:300], OTHERS + EVENTS[:500]], ids=["small", "strange"])
+async def test_pages_are_read_where_ids_are_no_help(brotr: Brotr, stored: Sequence[Wire]) -> None:
+    """The archive is small, or does not know what is newest at the relay."""
+    await archive(brotr, stored)
+    async with ScriptedRelay(EVENTS[500:], Vices(reconciles="honestly")) as relay:
+        report = await visit(brotr, relay)
+        assert (report.windows, relay.seen.reconciliations) == (0, [])
+        assert await held(brotr, relay) == ids(EVENTS[500:])
+        assert await is_proven(brotr, relay)
+
+
+async def test_pages_give_way_once_most_of_them_is_known(brotr: Brotr) -> None:
+    """The newest events are the relay's own, the many older ones are archived."""
+    own = [make_event(BEGIN + 30_000 + n, content=f"own {n}") for n in range(60)]
+    await archive(brotr, EVENTS)
+    theirs = [*EVENTS[10:], *OTHERS, *own]
+    async with ScriptedRelay(theirs, Vices(reconciles="honestly")) as relay:
+        report = await visit(brotr, relay, config(page_limit=20))
+        assert (report.windows, report.new) == (1, len(OTHERS) + len(own))
+        assert await held(brotr, relay) == ids(theirs)
+        assert report.received < 500
+        assert await is_proven(brotr, relay)
+        await check_totals(brotr)
+
+
+@BOTH
+async def test_an_audit_of_what_has_not_changed(brotr: Brotr) -> None:
+    await archive(brotr, EVENTS)
+    async with ScriptedRelay(EVENTS, Vices(reconciles="honestly")) as relay:
+        await visit(brotr, relay)
+        await grow_old(brotr)
+        before, asked = relay.seen.bytes_out, len(relay.seen.reconciliations)
+        report = await visit(brotr, relay)
+        assert (report.windows, report.new, report.dropped) == (1, 0, 0)
+        assert len(relay.seen.reconciliations) == asked + 1
+        assert relay.seen.bytes_out - before < 4000
+        ages = await brotr.pool.fetch(
+            "SELECT proven_at FROM coverage c JOIN relays r ON r.id = relay_id WHERE url = $1",
+            relay.url,
+        )
+        assert all(row["proven_at"] > time.time() - 60 for row in ages)
+
+
+@BOTH
+async def test_an_audit_finds_what_has_come_and_gone(brotr: Brotr) -> None:
+    """Events with old dates, in a past that was proven; and events that the relay has dropped."""
+    await archive(brotr, EVENTS)
+    async with ScriptedRelay(EVENTS, Vices(reconciles="honestly")) as relay:
+        await visit(brotr, relay)
+        gone, come = EVENTS[50:80], OTHERS[:25]
+        await archive(brotr, come[:10])  # another relay had these meanwhile
+        relay.events = [event for event in relay.events if event["id"] not in ids(gone)]
+        for event in come:
+            await relay.add(event)
+        await grow_old(brotr)
+        report = await visit(brotr, relay)
+        assert await archived(brotr) == ids(EVENTS) | ids(come)
+        assert await held(brotr, relay) == (ids(EVENTS) - ids(gone)) | ids(come)
+        assert (report.new, report.dropped) == (15, 30)
+        await check_totals(brotr)
+        (absent,) = (await whereabouts(brotr, bytes.fromhex(gone[0]["id"])))["absent"]
+        assert absent["first_seen"] <= absent["dropped_at"] <= absent["as_of"]
+        # It is as if nothing had happened, afterwards; and what comes back is noted again.
+        await grow_old(brotr)
+        report = await visit(brotr, relay)
+        assert (report.windows, report.new, report.dropped, report.matched) == (1, 0, 0, 0)
+        await relay.add(gone[0])
+        await grow_old(brotr)
+        assert (await visit(brotr, relay)).matched == 1
+        place = await whereabouts(brotr, bytes.fromhex(gone[0]["id"]))
+        assert relay.url in {each["relay"] for each in place["present"]}
+        await check_totals(brotr)
+
+
+async def test_dropped_events_stay_in_the_archive(brotr: Brotr) -> None:
+    await archive(brotr, EVENTS)
+    async with ScriptedRelay([*EVENTS, *OTHERS], Vices(reconciles="honestly")) as relay:
+        await visit(brotr, relay)
+        relay.events = [event for event in relay.events if event["id"] not in ids(OTHERS)]
+        await grow_old(brotr)
+        assert (await visit(brotr, relay)).dropped == len(OTHERS)
+        assert await held(brotr, relay) == ids(EVENTS)
+        assert await brotr.delete_orphan_events() == 0
+        assert await archived(brotr) == ids(EVENTS) | ids(OTHERS)
+        await brotr.pool.execute("DELETE FROM relays WHERE url = $1", relay.url)
+        assert await brotr.delete_orphan_events() == len(OTHERS)
+        await check_totals(brotr)
+
+
+@pytest.mark.parametrize(
+    ("manner", "remembered"),
+    [
+        ("unknown", "refused"),
+        ("silent", "silent"),
+        ("refused", "refused"),
+        ("cut", "refused"),
+        ("garbage", "broken"),
+    ],
+)
+async def test_relays_that_cannot(brotr: Brotr, manner: Reconciling, remembered: str) -> None:
+    """They are paged, in the same visit where they still listen, and not bothered again."""
+    await archive(brotr, EVENTS)
+    theirs = [*EVENTS[100:], *OTHERS]
+    async with ScriptedRelay(theirs, Vices(reconciles=manner)) as relay:
+        await visit(brotr, relay, config(timeout_s=1.0))
+        assert await outcome(brotr) == remembered
+        if manner == "cut":  # the conversation was over
+            await brotr.pool.execute("UPDATE gaps SET due_at = 0")
+            await visit(brotr, relay)
+        assert await held(brotr, relay) == ids(theirs)
+        assert await is_proven(brotr, relay)
+        asked = len(relay.seen.reconciliations)
+        relay.vices = Vices(reconciles="honestly")
+        await brotr.pool.execute("DELETE FROM coverage")
+        await visit(brotr, relay)
+        assert len(relay.seen.reconciliations) == asked
+        await brotr.pool.execute("DELETE FROM coverage")
+        await brotr.pool.execute("UPDATE reconciliation SET due_at = 0")
+        await visit(brotr, relay)
+        assert len(relay.seen.reconciliations) == asked + 1
+        assert await outcome(brotr) == "works"
+
+
+@pytest.mark.parametrize("names_most", [False, True])
+async def test_windows_halve_until_they_fit(brotr: Brotr, names_most: bool) -> None:
+    await archive(brotr, EVENTS)
+    vices = Vices(reconciles="honestly", most_items=180, names_most=names_most)
+    # 600 to begin with, so that a window of what is left is still worth it.
+    async with ScriptedRelay(EVENTS, vices) as relay:
+        report = await visit(brotr, relay)
+        assert report.windows >= 4 if names_most else report.windows >= 1
+        assert await held(brotr, relay) == ids(EVENTS)
+        assert await is_proven(brotr, relay)
+        most = await brotr.pool.fetchval("SELECT most_items FROM reconciliation")
+        assert most is None or most <= 350
+
+
+@pytest.mark.parametrize(
+    "vices",
+    [
+        Vices(reconciles="always-equal"),
+        Vices(reconciles="honestly", hides=frozenset(ids(EVENTS[200:]) - ids(NEWEST[:2]))),
+    ],
+    ids=["says that all is equal", "names few of its ids"],
+)
+async def test_liars_are_caught(brotr: Brotr, vices: Vices) -> None:
+    await archive(brotr, EVENTS)
+    theirs = EVENTS[200:] if vices.hides else [*OTHERS, *NEWEST]
+    async with ScriptedRelay(theirs, vices) as relay:
+        await visit(brotr, relay)
+        assert await outcome(brotr) == "lies"
+        assert await held(brotr, relay) == ids(theirs)
+        assert await archived(brotr) == ids(EVENTS) | ids(theirs)
+        assert await is_proven(brotr, relay)
+        hows = await brotr.pool.fetch("SELECT DISTINCT how FROM coverage")
+        assert [row["how"] for row in hows] == ["paging"]
+
+
+async def test_a_liar_is_caught_at_an_audit(brotr: Brotr) -> None:
+    await archive(brotr, EVENTS)
+    async with ScriptedRelay(EVENTS, Vices(reconciles="honestly")) as relay:
+        await visit(brotr, relay)
+        relay.vices = Vices(reconciles="always-equal")
+        relay.events = []
+        await grow_old(brotr)
+        await visit(brotr, relay)
+        assert await outcome(brotr) == "lies"
+        assert await brotr.pool.fetchval("SELECT count(*) FROM dropped") == 0
+
+
+async def test_events_that_are_not_handed_over(brotr: Brotr) -> None:
+    """They are recorded, asked for again later, and do not hold up the others."""
+    await archive(brotr, EVENTS)
+    withheld = ids(OTHERS[:5])
+    vices = Vices(reconciles="honestly", withholds=frozenset(withheld))
+    async with ScriptedRelay([*EVENTS, *OTHERS], vices) as relay:
+        report = await visit(brotr, relay)
+        assert report.withheld == 5
+        assert await archived(brotr) == ids(EVENTS) | ids(OTHERS[5:])
+        assert await is_proven(brotr, relay)
+        rows = await brotr.pool.fetch("SELECT * FROM withheld")
+        assert {row["event_id"].hex() for row in rows} == withheld
+        assert {(row["reason"], row["attempts"]) for row in rows} == {("not-handed-over", 1)}
+        place = await whereabouts(brotr, rows[0]["event_id"])
+        assert not place["is_archived"]
+        assert [(each["relay"], each["is_withheld"]) for each in place["present"]] == [
+            (relay.url, True)
+        ]
+        # Not before they are due: what it says it has has not changed.
+        asked = len(relay.seen.filters)
+        await grow_old(brotr)
+        assert (await visit(brotr, relay)).withheld == 0
+        assert not any("ids" in f for each in relay.seen.filters[asked:] for f in each)
+        # Asked for again when they are, in vain; in the end they are there.
+        await grow_old(brotr)
+        await brotr.pool.execute("UPDATE withheld SET due_at = 0")
+        assert (await visit(brotr, relay)).withheld == 5
+        assert await brotr.pool.fetchval("SELECT max(attempts) FROM withheld") == 2
+        relay.vices = Vices(reconciles="honestly")
+        await grow_old(brotr)
+        await brotr.pool.execute("UPDATE withheld SET due_at = 0")
+        assert (await visit(brotr, relay)).withheld == 0
+        assert await brotr.pool.fetchval("SELECT count(*) FROM withheld") == 0
+        assert await held(brotr, relay) == ids(relay.events)
+        await check_totals(brotr)
+
+
+@pytest.mark.parametrize("clamp", [1, 7, 20])
+async def test_few_ids_at_a_time(brotr: Brotr, clamp: int) -> None:
+    """A relay that silently hands out fewer events than it was asked for by id."""
+    await archive(brotr, EVENTS)
+    vices = Vices(reconciles="honestly")
+    async with ScriptedRelay([*EVENTS, *OTHERS[:30]], vices) as relay:
+        worker = asyncio.create_task(visit(brotr, relay, config(page_limit=500)))
+        await until(lambda: bool(relay.seen.reconciliations), "it reconciles")
+        relay.vices = Vices(reconciles="honestly", clamp=clamp)
+        report = await worker
+        assert report.new == 30
+        assert await held(brotr, relay) == ids(EVENTS) | ids(OTHERS[:30])
+
+
+async def test_forged_events_are_not_believed(brotr: Brotr) -> None:
+    await archive(brotr, EVENTS)
+    bad = {**OTHERS[0], "sig": OTHERS[1]["sig"]}
+    async with ScriptedRelay([*EVENTS, bad, *OTHERS[1:4]], Vices(reconciles="honestly")) as relay:
+        report = await visit(brotr, relay)
+        assert await archived(brotr) == ids(EVENTS) | ids(OTHERS[1:4])
+        assert report.withheld == 1
+        assert await brotr.pool.fetchval("SELECT count FROM rejected") >= 1
+        assert await is_proven(brotr, relay)
+
+
+async def test_interrupted_and_gone_on_with(brotr: Brotr) -> None:
+    await archive(brotr, EVENTS)
+    vices = Vices(reconciles="honestly", drop_after_pages=4, clamp=32)
+    async with ScriptedRelay([*EVENTS, *OTHERS], vices) as relay:
+        await visit(brotr, relay)
+        assert await brotr.pool.fetchval("SELECT reason FROM gaps LIMIT 1") == "cut"
+        assert ids(EVENTS) < await archived(brotr)
+        relay.vices = Vices(reconciles="honestly")
+        await brotr.pool.execute("UPDATE gaps SET due_at = 0")
+        await visit(brotr, relay)
+        assert await held(brotr, relay) == ids(EVENTS) | ids(OTHERS)
+        assert await is_proven(brotr, relay)
+        await check_totals(brotr)
+
+
+async def test_events_that_come_meanwhile_are_not_taken_for_held(brotr: Brotr) -> None:
+    """Between reading the ids and noting the pairs, others bring events of the same window."""
+    await archive(brotr, EVENTS)
+    async with ScriptedRelay(EVENTS, Vices(reconciles="honestly", delay_s=0.05)) as relay:
+        worker = asyncio.create_task(visit(brotr, relay))
+        await until(lambda: bool(relay.seen.reconciliations), "it reconciles")
+        await archive(brotr, OTHERS)
+        await worker
+        assert await held(brotr, relay) == ids(EVENTS)
+        assert await held(brotr, OLD.url) == ids(EVENTS) | ids(OTHERS)
+        await check_totals(brotr)
+
+
+@BOTH
+async def test_within_a_filter(brotr: Brotr) -> None:
+    """Kinds and authors are told by both profiles; tags are not reconciled."""
+    await archive(brotr, EVENTS * 1)
+    more = [make_event(BEGIN + n, content=f"more {n}", kind=1) for n in range(600)]
+    await archive(brotr, more)
+    filter_ = Filter(until=UNTIL, kinds=frozenset([1]), authors=frozenset([pubkey(0), pubkey(1)]))
+    wanted = [e for e in [*EVENTS, *more] if e["kind"] == 1 and e["pubkey"] in filter_.authors]  # type: ignore[operator]
+    theirs = [*wanted[30:], *EVENTS, *OTHERS]
+    async with ScriptedRelay(theirs, Vices(reconciles="honestly")) as relay:
+        report = await visit(brotr, relay, config(filter=filter_))
+        assert report.windows == 1
+        expected = ids(e for e in theirs if e["kind"] == 1 and e["pubkey"] in filter_.authors)  # type: ignore[operator]
+        assert await held(brotr, relay) == expected
+        await grow_old(brotr)
+        report = await visit(brotr, relay, config(filter=filter_))
+        assert (report.windows, report.dropped, report.new) == (1, 0, 0)
+        tagged = config(filter=Filter(until=UNTIL, tags={"t": frozenset(["x"])}))
+        asked = len(relay.seen.reconciliations)
+        await visit(brotr, relay, tagged)
+        assert len(relay.seen.reconciliations) == asked
+
+
+@pytest.mark.parametrize("for_all", [True, False])
+async def test_it_can_be_switched_off(brotr: Brotr, for_all: bool) -> None:
+    await archive(brotr, EVENTS)
+    async with ScriptedRelay(EVENTS, Vices(reconciles="honestly")) as relay:
+        own = {relay.url: RelaySettings(reconcile=False)}
+        await visit(brotr, relay, config(reconcile=False) if for_all else config(relays=own))
+        assert relay.seen.reconciliations == []
+        assert await held(brotr, relay) == ids(EVENTS)
+
+
+async def test_a_relay_that_wants_to_know_who_asks(brotr: Brotr) -> None:
+    await archive(brotr, EVENTS)
+    vices = Vices(reconciles="honestly", needs_auth=True)
+    async with ScriptedRelay([*EVENTS, *OTHERS], vices) as relay:
+        report = await visit(brotr, relay)
+        assert report.windows == 1
+        assert await held(brotr, relay) == ids(EVENTS) | ids(OTHERS)
+
+
+async def test_a_real_relay(brotr: Brotr) -> None:
+    await archive(brotr, EVENTS)
+    async with local_relay([*EVENTS[100:], *OTHERS]) as url:
+        report = await visit(brotr, url)
+        assert report.windows == 1
+        assert await held(brotr, url) == ids(EVENTS[100:]) | ids(OTHERS)
+        assert await archived(brotr) == ids(EVENTS) | ids(OTHERS)
+        await grow_old(brotr)
+        report = await visit(brotr, url)
+        assert (report.windows, report.matched, report.dropped, report.new) == (1, 0, 0, 0)
+
+
+async def test_pages_tell_of_late_events_where_ids_cannot(brotr: Brotr) -> None:
+    """The newest of what was proven is walked again, and after a longer time all of it."""
+    now = int(time.time())
+    recent = [make_event(now - 5000 - n, content=f"recent {n}") for n in range(5)]
+    async with ScriptedRelay([*EVENTS[:20], *recent]) as relay:
+        settings = config(
+            reconcile=False,
+            filter=Filter(),
+            audit_s=7200,
+            lookback_s=86_400,
+            rewalk_s=200_000,
+        )
+        await visit(brotr, relay, settings)
+        late, very_late = make_event(now - 4000, content="late"), make_event(BEGIN, content="late")
+        await relay.add(late)
+        await relay.add(very_late)
+        await visit(brotr, relay, settings)
+        assert await held(brotr, relay) == ids([*EVENTS[:20], *recent])
+        await grow_old(brotr, 10_000)
+        await visit(brotr, relay, settings)
+        assert await held(brotr, relay) == ids([*EVENTS[:20], *recent, late])
+        await grow_old(brotr, 300_000)
+        await visit(brotr, relay, settings)
+        assert await held(brotr, relay) == ids([*EVENTS[:20], *recent, late, very_late])
+        assert await is_proven(brotr, relay)
