@@ -20,7 +20,18 @@ from bigbrotr.nostr.auth import Proof
 from bigbrotr.nostr.certificate import Certificate, certificate_of, observing_context
 from bigbrotr.nostr.dial import STATUSES
 from bigbrotr.nostr.manners import Manners
-from bigbrotr.nostr.message import Auth, Closed, Eose, EventMessage, Message, Notice, Ok, Other
+from bigbrotr.nostr.message import (
+    Auth,
+    Closed,
+    Eose,
+    EventMessage,
+    Message,
+    NegErr,
+    NegMsg,
+    Notice,
+    Ok,
+    Other,
+)
 from bigbrotr.nostr.reach import (
     FAULTS,
     Failure,
@@ -43,7 +54,7 @@ MAX_VALUE = 200  # characters of a header
 TELLING = frozenset({"server", "via", "x-powered-by", "alt-svc", "strict-transport-security"})
 NOBODY = "0" * 63 + "1"  # a key that has written nothing: filters on it are cheap to answer
 CHEAP = {"authors": [NOBODY], "kinds": [20166], "limit": 1}
-NEG_NOTHING = "6100000200"  # NIP-77: "I have none": version, no upper bound, a list of no ids
+NEG_NOTHING = b"\x61\0\0\x02\0"  # NIP-77: I have none: version, no upper bound, a list of no ids
 
 
 class Opening(NamedTuple):
@@ -234,7 +245,7 @@ class Contact:
     async def _reconciles(self, timeout_s: float) -> bool | None:
         def answer(each: Message) -> Check[None] | None:
             match each:
-                case Other("NEG-MSG" | "NEG-ERR", ["neg", *_]):
+                case NegMsg("neg") | NegErr("neg"):
                     return Measured(None)
                 case Closed("neg", _):
                     return Failed("closed")
@@ -242,10 +253,10 @@ class Contact:
                     return Failed("notice")
             return None
 
-        frame = msgspec.json.encode(["NEG-OPEN", "neg", CHEAP, NEG_NOTHING])
+        frame = message.open_reconciliation("neg", CHEAP, NEG_NOTHING)
         check = await self._time(frame, answer, timeout_s)
         if isinstance(check, Measured):
-            await self._say(msgspec.json.encode(["NEG-CLOSE", "neg"]), timeout_s)
+            await self._say(message.close_reconciliation("neg"), timeout_s)
         return _is_seen(check)
 
     async def _time(
