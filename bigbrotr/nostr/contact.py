@@ -2,18 +2,15 @@
 shows meanwhile, and whether it does what it claims."""
 
 import asyncio
-import secrets
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
-import msgspec
 from websockets.client import ClientProtocol
 from websockets.uri import parse_uri
 
 from bigbrotr.config import Link
 from bigbrotr.models.check import Check, Failed, Measured, Unmeasured
-from bigbrotr.models.nip11 import Nip11
 from bigbrotr.models.relay import Relay
 from bigbrotr.nostr import message
 from bigbrotr.nostr.auth import Proof
@@ -26,11 +23,7 @@ from bigbrotr.nostr.message import (
     Eose,
     EventMessage,
     Message,
-    NegErr,
-    NegMsg,
-    Notice,
     Ok,
-    Other,
 )
 from bigbrotr.nostr.reach import (
     FAULTS,
@@ -47,14 +40,12 @@ from bigbrotr.nostr.wire import LostError, Wire
 
 T = TypeVar("T")
 
+UNANSWERED = frozenset({"no-answer", "lost"})  # failures to answer, rather than refusals
 FRAME_BYTES = 1 << 20
 ANSWER_BYTES = 4 << 20  # that may come until a question is answered
 MAX_VALUE = 200  # characters of a header
 # Headers that say what a server is; others change from answer to answer.
 TELLING = frozenset({"server", "via", "x-powered-by", "alt-svc", "strict-transport-security"})
-NOBODY = "0" * 63 + "1"  # a key that has written nothing: filters on it are cheap to answer
-CHEAP = {"authors": [NOBODY], "kinds": [20166], "limit": 1}
-NEG_NOTHING = b"\x61\0\0\x02\0"  # NIP-77: I have none: version, no upper bound, a list of no ids
 
 
 class Opening(NamedTuple):
@@ -112,8 +103,8 @@ class Contact:
         self._wire = wire
         self._reader = FrameReader(FRAME_BYTES)
         self._rest = rest  # came together with the upgrade
-        self._is_read = False  # without more ado
-        self._has_events = False
+        self.is_read = False  # without more ado
+        self.has_events = False
         self._is_lost = ""
 
     async def __aenter__(self) -> Self:
@@ -128,7 +119,7 @@ class Contact:
 
         def answer(each: Message) -> Check[None] | None:
             if isinstance(each, EventMessage) and each.subscription == "read":
-                self._has_events = True
+                self.has_events = True
                 return Measured(None)
             if isinstance(each, Eose) and each.subscription == "read":
                 return Measured(None)
@@ -138,10 +129,10 @@ class Contact:
             return None
 
         question = message.request("read", {"kinds": [1], "limit": 1})
-        check = await self._time(question, answer, timeout_s)
+        check = await self.ask(question, answer, timeout_s)
         if isinstance(check, Measured):
-            self._is_read = True
-            await self._say(message.close("read"), timeout_s)
+            self.is_read = True
+            await self.say(message.close("read"), timeout_s)
         return check
 
     async def write(self, event: Proof, timeout_s: float) -> Check[float]:
@@ -155,117 +146,15 @@ class Contact:
                 return Measured(None)
             return Failed(prefix_of(each.reason, "refused"), each.reason)
 
-        return await self._time(b'["EVENT",%b]' % event.event, answer, timeout_s)
+        return await self.ask(b'["EVENT",%b]' % event.event, answer, timeout_s)
 
-    async def compare(
-        self,
-        document: Nip11 | None,
-        timeout_s: float,
-        *,
-        protected: Proof | None = None,
-        wrote: Check[float] | None = None,
-    ) -> dict[str, Any]:
-        """What the relay claims beside what was seen of it, None where that is not known.
-
-        Asks questions that cost a relay next to nothing. `protected`: an event that a relay with
-        NIP-70 refuses; `wrote`: what became of one that it should have taken.
-        """
-        seen: dict[str, bool | None] = {
-            "45": await self._counts(timeout_s),
-            "50": await self._searches(timeout_s),
-            "70": await self._protects(protected, wrote, timeout_s),
-            "77": await self._reconciles(timeout_s),
-            "67": True if self.has_hints else None,  # that there are none says nothing
-        }
-        needs_auth = self.refusal.startswith(("auth-required:", "restricted:"))
-        seen["42"] = True if self.challenge is not None or needs_auth else None
-        nips = {
-            nip: {"claimed": document.claims(int(nip)) if document else None, "seen": was_seen}
-            for nip, was_seen in sorted(seen.items())
-        }
-        refused = wrote.detail.lower() if isinstance(wrote, Failed) else ""
-        pays = True if "pay" in refused else False if isinstance(wrote, Measured) else None
-        return {
-            "nips": nips,
-            "auth": {
-                "claimed": document.requires("auth_required") if document else None,
-                "seen": True if needs_auth else False if self._is_read else None,
-            },
-            "payment": {
-                "claimed": document.requires("payment_required") if document else None,
-                "seen": pays,
-            },
-            # Whether it clamps would cost as many events to see.
-            "max_limit": {
-                "claimed": document.limit("max_limit") if document else None,
-                "seen": None,
-            },
-        }
-
-    async def _counts(self, timeout_s: float) -> bool | None:
-        def answer(each: Message) -> Check[None] | None:
-            match each:
-                case Other("COUNT", ["count", dict(found), *_]) if "count" in found:
-                    return Measured(None)
-                case Closed("count", _):
-                    return Failed("closed")
-                case Notice():
-                    return Failed("notice")
-            return None
-
-        frame = msgspec.json.encode(["COUNT", "count", CHEAP])
-        return _is_seen(await self._time(frame, answer, timeout_s))
-
-    async def _searches(self, timeout_s: float) -> bool | None:
-        """Nobody has written the word that is looked for: who finds it does not search. That
-        nothing is found says something where anything was found before."""
-
-        def answer(each: Message) -> Check[None] | None:
-            if isinstance(each, EventMessage | Closed) and each.subscription == "search":
-                return Failed("ignored" if isinstance(each, EventMessage) else "closed")
-            if isinstance(each, Eose) and each.subscription == "search":
-                return Measured(None)
-            return None
-
-        wanted = {"kinds": [1], "search": secrets.token_hex(12), "limit": 1}
-        check = await self._time(message.request("search", wanted), answer, timeout_s)
-        await self._say(message.close("search"), timeout_s)
-        return None if isinstance(check, Measured) and not self._has_events else _is_seen(check)
-
-    async def _protects(
-        self, protected: Proof | None, wrote: Check[float] | None, timeout_s: float
-    ) -> bool | None:
-        if protected is None or not isinstance(wrote, Measured):
-            return None  # a relay that takes nothing refuses that as well
-        check = await self.write(protected, timeout_s)
-        if isinstance(check, Failed) and check.reason in ("no-answer", "lost"):
-            return None
-        return isinstance(check, Failed)
-
-    async def _reconciles(self, timeout_s: float) -> bool | None:
-        def answer(each: Message) -> Check[None] | None:
-            match each:
-                case NegMsg("neg") | NegErr("neg"):
-                    return Measured(None)
-                case Closed("neg", _):
-                    return Failed("closed")
-                case Notice():
-                    return Failed("notice")
-            return None
-
-        frame = message.open_reconciliation("neg", CHEAP, NEG_NOTHING)
-        check = await self._time(frame, answer, timeout_s)
-        if isinstance(check, Measured):
-            await self._say(message.close_reconciliation("neg"), timeout_s)
-        return _is_seen(check)
-
-    async def _time(
+    async def ask(
         self,
         frame: bytes,
         answer: Callable[[Message], Check[None] | None],
         timeout_s: float,
     ) -> Check[float]:
-        """Asks, and times the first message that is an answer."""
+        """Asks, and times the first message that is an answer, in seconds."""
         try:
             async with asyncio.timeout(timeout_s):
                 self._wire.lap()
@@ -312,20 +201,13 @@ class Contact:
         elif isinstance(each, Eose) and {"finish", "more"} & set(each.hints):
             self.has_hints = True
 
-    async def _say(self, frame: bytes, timeout_s: float) -> None:
+    async def say(self, frame: bytes, timeout_s: float) -> None:
+        """Sends what nothing is answered to."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._wire.send(encode(frame))
         except (*FAULTS, LostError) as error:
             self._is_lost = str(error) or type(error).__name__
-
-
-def _is_seen(check: Check[float]) -> bool | None:
-    """An answer in kind, another one, or none at all."""
-    if isinstance(check, Measured):
-        return True
-    is_answer = isinstance(check, Failed) and check.reason not in ("no-answer", "lost")
-    return False if is_answer else None
 
 
 def prefix_of(reason: str, otherwise: str) -> str:

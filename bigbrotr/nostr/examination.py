@@ -24,14 +24,13 @@ from bigbrotr.models.nip66 import (
     Nip66,
 )
 from bigbrotr.models.relay import Relay
-from bigbrotr.nostr.contact import Opening, Secured
+from bigbrotr.nostr.contact import UNANSWERED, Opening, Secured
 from bigbrotr.nostr.reach import PERHAPS_OURS, UNTRIED, Failure, Unreached
 from bigbrotr.nostr.zone import Zone
 
 OFF = Unmeasured("switched off")
 # A relay that takes this long, or breaks off, has to do so twice until it counts as down.
 DOUBTFUL = PERHAPS_OURS | {Failure.SLOW}
-UNANSWERED = frozenset({"no-answer", "lost"})
 SPARED = frozenset({Failure.OPTED_OUT, Failure.RATE_LIMITED})
 LANGUAGES_SHOWN = 20
 TOPICS_SHOWN = 20

@@ -12,9 +12,10 @@ from bigbrotr.models.check import Check, Failed, Measured, Unmeasured
 from bigbrotr.models.nip11 import Nip11
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Proof, Signer
-from bigbrotr.nostr.contact import Contact, Missed, Secured, make_contact
+from bigbrotr.nostr.claims import compare
+from bigbrotr.nostr.contact import UNANSWERED, Contact, Missed, Secured, make_contact
 from bigbrotr.nostr.ephemeral import make_trial
-from bigbrotr.nostr.examination import OFF, UNANSWERED, Examination
+from bigbrotr.nostr.examination import OFF, Examination
 from bigbrotr.nostr.fetch import Unfetched, fetch
 from bigbrotr.nostr.manners import Manners
 from bigbrotr.nostr.reach import UNTRIED, Failure
@@ -172,8 +173,8 @@ class Examiner:
             bits = (document.limit("min_pow_difficulty") or 0) if document else 0
             protected = await self._make_trial(bits, is_protected=True)
         return Measured(
-            await met.compare(
-                document, self._settings.claims.timeout_s, protected=protected, wrote=write
+            await compare(
+                met, document, self._settings.claims.timeout_s, protected=protected, wrote=write
             )
         )
 

@@ -21,7 +21,7 @@ from bigbrotr.nostr.manners import Manners
 PROFILE, RELAY_LIST = 0, 10002
 INTRODUCED_S = 86_400.0  # until the monitor introduces itself again
 MEMORY = ("monitor", "introduced")  # where service data says what it has said
-TARGETS = 10  # relays that are delivered to at once
+TARGETS = 50  # relays that are delivered to at once
 LETTERS = 500  # that are claimed at once
 IDLE_S = 0.5  # between looks into the outbox while relays are examined
 

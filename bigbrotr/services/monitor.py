@@ -160,8 +160,7 @@ class Monitor(BaseService[MonitorSettings]):
         others = await self.brotr.some_relays_up(network, apart, OFFLINE_SAMPLE)
         if not others:
             return lost >= OFFLINE_SAMPLE and lost == len(lively)
-        missed = [await self._is_missed(relay, link) for relay in others]
-        return all(missed)
+        return all(await asyncio.gather(*(self._is_missed(relay, link) for relay in others)))
 
     async def _is_missed(self, relay: Relay, link: Link) -> bool:
         met = await self.examiner.meet(relay, link)

@@ -13,17 +13,19 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from bigbrotr.config import Link
+from bigbrotr.config import Link, MannersSettings
 from bigbrotr.models.check import Failed, Measured
 from bigbrotr.models.nip11 import Nip11
 from bigbrotr.models.relay import Relay
 from bigbrotr.nostr.auth import Throwaway
 from bigbrotr.nostr.certificate import certificate_of, first_of, observing_context, read
+from bigbrotr.nostr.claims import compare
 from bigbrotr.nostr.contact import Contact, Missed, make_contact, prefix_of
 from bigbrotr.nostr.ephemeral import make_trial
 from bigbrotr.nostr.manners import Manners
 from bigbrotr.nostr.reach import Failure
 from bigbrotr.nostr.wire import Wire, keep_stamps
+from tests.nostr.test_dial import socks5
 from tests.relays.certificates import Authority, handshakes
 from tests.relays.events import is_valid, make_event
 from tests.relays.model import Vices
@@ -213,6 +215,27 @@ async def test_a_server_that_says_nothing() -> None:
         assert (await missed(f"wss://127.0.0.1:{port}", link)).why.failure is Failure.SLOW
 
 
+async def test_through_a_proxy() -> None:
+    onion = "ws://2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion"
+    manners = Manners(MannersSettings(per_address=1))
+    async with ScriptedRelay([EVENT]) as relay, socks5(relay.port) as (proxy, asked):
+        link = Link(timeout_s=5.0, proxy=proxy)
+        for _ in range(2):  # the second has the place of the first
+            met = await make_contact(Relay(onion), link, allow_local=False, manners=manners)
+            assert isinstance(met, Contact)
+            async with met:
+                assert met.opening.dns_s is None
+                assert met.opening.tcp_s > 0
+                assert met.peer == ""
+                assert isinstance(await met.read(1.0), Measured)
+        relay.vices = Vices(http_only=True)
+        for _ in range(2):
+            met = await make_contact(Relay(onion), link, allow_local=False, manners=manners)
+            assert isinstance(met, Missed)
+            assert met.why.failure is Failure.NOT_WEBSOCKET
+        assert {name for _, name in asked} == {onion[5:].encode()}
+
+
 # TLS
 
 
@@ -311,7 +334,7 @@ async def test_claims_of_a_relay_that_does_nothing_of_it() -> None:
         await met.read(1.0)
         wrote = await met.write(make_trial(Throwaway(), 0), 1.0)
         protected = make_trial(Throwaway(), 0, is_protected=True)
-        claims = await met.compare(claimed, 1.0, protected=protected, wrote=wrote)
+        claims = await compare(met, claimed, 1.0, protected=protected, wrote=wrote)
     assert claims == {
         "nips": {
             "42": {"claimed": True, "seen": None},
@@ -346,7 +369,7 @@ async def test_what_is_done_without_a_claim() -> None:
         await met.read(1.0)
         wrote = await met.write(make_trial(Throwaway(), 0), 1.0)
         protected = make_trial(Throwaway(), 0, is_protected=True)
-        return await met.compare(None, 1.0, protected=protected, wrote=wrote)
+        return await compare(met, None, 1.0, protected=protected, wrote=wrote)
 
     claims = await answering(reply, ask)
     assert set(claims["nips"]) == {"42", "45", "50", "67", "70", "77"}
@@ -355,7 +378,7 @@ async def test_what_is_done_without_a_claim() -> None:
 
 
 async def test_silence_says_nothing() -> None:
-    claims = await answering(lambda _: [], lambda met: met.compare(document(), 0.05))
+    claims = await answering(lambda _: [], lambda met: compare(met, document(), 0.05))
     assert {nip["seen"] for nip in claims["nips"].values()} == {None}
     assert claims["auth"] == {"claimed": None, "seen": None}
 
@@ -363,7 +386,7 @@ async def test_silence_says_nothing() -> None:
 async def test_payment_is_seen_where_it_is_asked_for() -> None:
     async def ask(met: Contact) -> dict[str, Any]:
         wrote = await met.write(make_trial(Throwaway(), 0), 1.0)
-        return await met.compare(document(payment_required=False), 0.05, wrote=wrote)
+        return await compare(met, document(payment_required=False), 0.05, wrote=wrote)
 
     def reply(frame: list[Any]) -> list[list[Any]]:
         if frame[0] == "EVENT":
@@ -377,11 +400,11 @@ async def test_real_relays(tmp_path: Path) -> None:
     async with local_relay([EVENT]) as url, await contact(url) as met:
         assert isinstance(await met.read(2.0), Measured)
         assert isinstance(await met.write(make_trial(Throwaway(), int(time.time())), 2.0), Measured)
-        claims = await met.compare(None, 2.0)
+        claims = await compare(met, None, 2.0)
         assert claims["nips"]["77"]["seen"] is True
     async with nostr_relay(tmp_path, [EVENT]) as url, await contact(url) as met:
         assert isinstance(await met.read(2.0), Measured)
-        claims = await met.compare(None, 1.0)
+        claims = await compare(met, None, 1.0)
         assert claims["nips"]["77"]["seen"] is not True
 
 

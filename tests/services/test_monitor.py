@@ -52,7 +52,8 @@ from tests.relays.scripted import ScriptedRelay
 EVENT = make_event()
 SECRET = "11" * 32
 KEYS = Keys(SECRET)
-LINK = Link(timeout_s=0.5, width=20)
+LINK = Link(timeout_s=5.0, width=20)
+BRIEF = ReadSettings(timeout_s=0.4)
 QUICK = ClaimsSettings(timeout_s=0.2)
 DOCUMENT = {"name": "a relay", "supported_nips": [1, 11], "limitation": {"max_limit": 500}}
 
@@ -189,7 +190,7 @@ async def test_a_document_that_drips(brotr: Brotr) -> None:
             await asyncio.sleep(0.05)
 
     async with document_server(drip) as url:
-        found = await examine(brotr, url)
+        found = await examine(brotr, url, nip11=Nip11Settings(timeout_s=0.4))
     assert isinstance(found.nip11, Failed)
     assert found.nip11.reason == "slow"
 
@@ -356,9 +357,9 @@ async def test_two_time_outs_before_down(brotr: Brotr) -> None:
     async with ScriptedRelay([EVENT]) as relay, ScriptedRelay([EVENT]) as other:
         await look(brotr, relay.url, other.url)
         relay.vices = Vices(silent=True)
-        await look(brotr)
+        await look(brotr, read=BRIEF)
         assert (await states(brotr))[relay.url] == ("up", "up")
-        await look(brotr)
+        await look(brotr, read=BRIEF)
         assert (await states(brotr))[relay.url] == ("down", "no-answer")
         relay.vices = Vices()
         await look(brotr)
@@ -369,7 +370,7 @@ async def test_one_time_out_is_forgotten(brotr: Brotr) -> None:
     async with ScriptedRelay([EVENT]) as relay:
         for vices in (Vices(), Vices(silent=True), Vices(), Vices(silent=True), Vices()):
             relay.vices = vices
-            await look(brotr, relay.url)
+            await look(brotr, relay.url, read=BRIEF if vices.silent else ReadSettings())
     rows = await brotr.pool.fetch("SELECT is_up FROM relay_rtts")
     assert {row["is_up"] for row in rows} == {True}
 
