@@ -155,7 +155,7 @@ async def open_socket(
             raise UnreachedError(*judge(error)) from None
         raise
     connected_s = time.monotonic() - began
-    is_named = link.proxy is None and not _is_literal(host)
+    is_named = link.proxy is None and _literal(host) is None
     return Opened(sock, seat, left_s - connected_s, resolved_s if is_named else None, connected_s)
 
 
@@ -179,17 +179,16 @@ async def resolve(host: str, port: int, *, allow_local: bool) -> list[Target]:
     return addresses[:MAX_ADDRESSES]
 
 
-def _is_literal(host: str) -> bool:
+def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that a host is, None for a name."""
     try:
-        ipaddress.ip_address(host)
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 async def _look_up(host: str, port: int) -> list[Target]:
-    if _is_literal(host):
-        literal = ipaddress.ip_address(host)
+    if (literal := _literal(host)) is not None:
         family = socket.AF_INET6 if literal.version == 6 else socket.AF_INET
         return [(family, (host, port))]
     try:

@@ -18,7 +18,7 @@ from bigbrotr.nostr.ephemeral import make_trial
 from bigbrotr.nostr.examination import OFF, Examination
 from bigbrotr.nostr.fetch import Unfetched, fetch
 from bigbrotr.nostr.manners import Manners
-from bigbrotr.nostr.reach import UNTRIED, Failure
+from bigbrotr.nostr.reach import OURS, Failure, Unreached
 from bigbrotr.nostr.zone import Zone, look_into_zone
 
 QUESTIONS = 10  # to one relay at most, each within its bound
@@ -87,7 +87,7 @@ class Examiner:
             return Examination(
                 opened=met.why,
                 nip11=document,
-                tls=self._tls(relay, met.tls),
+                tls=self._tls(relay, met.tls, met.why),
                 http=closed,
                 read=closed,
                 write=closed,
@@ -149,7 +149,7 @@ class Examiner:
             manners=self._manners,
         )
         if isinstance(answer, Unfetched):
-            if answer.reason in UNTRIED:
+            if answer.reason in OURS:
                 return Unmeasured(answer.detail)
             return Failed(answer.reason.value, answer.detail)
         if answer.status != 200:
@@ -182,12 +182,18 @@ class Examiner:
         make = partial(make_trial, self._signer, int(time.time()), bits, is_protected=is_protected)
         return await asyncio.get_running_loop().run_in_executor(_pool, make)
 
-    def _tls(self, relay: Relay, seen: Secured | None) -> Check[Secured]:
+    def _tls(
+        self, relay: Relay, seen: Secured | None, why: Unreached | None = None
+    ) -> Check[Secured]:
         if not self._settings.tls:
             return OFF
         if relay.scheme != "wss":
             return Unmeasured("it has none")
-        return Failed("no-certificate") if seen is None else Measured(seen)
+        if seen is not None:
+            return Measured(seen)
+        if why is not None and why.failure in (Failure.TLS, Failure.TLS_OLD):
+            return Failed(why.failure.value, why.detail)
+        return Unmeasured("it does not open")
 
     async def _locate(self, peer: str) -> dict[str, Any]:
         if not peer:

@@ -13,7 +13,7 @@ from bigbrotr.core.brotr import Brotr, DueCheck, Letter, Post
 from bigbrotr.core.logger import Logger
 from bigbrotr.models.keys import Keys
 from bigbrotr.models.nip66 import ANNOUNCEMENT, DISCOVERY, Announcement, Tags, relay_list_tags
-from bigbrotr.models.relay import Relay
+from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.delivery import Delivery, deliver
 from bigbrotr.nostr.examination import Examination, announce, digest_of
 from bigbrotr.nostr.manners import Manners
@@ -61,6 +61,8 @@ class Herald:
             return None, []
         event = self._keys.sign_event(DISCOVERY, announcement.content, announcement.tags(), now)
         targets = dict.fromkeys([*publish.relays, *([due.relay.url] * publish.to_monitored)])
+        if due.relay.network is Network.LOCAL:  # nobody elsewhere could reach it
+            targets = {url: None for url in targets if Relay(url).network is Network.LOCAL}
         return digest, [Post(target, DISCOVERY, due.relay.url, event) for target in targets]
 
     async def introduce(self) -> None:

@@ -43,7 +43,7 @@ from bigbrotr.services.monitor import Monitor
 from tests.core.test_places import NESTED, make_database
 from tests.nostr.test_dial import server
 from tests.nostr.test_zone import answer, nameserver
-from tests.relays.certificates import Authority
+from tests.relays.certificates import Authority, handshakes
 from tests.relays.events import make_event
 from tests.relays.model import Vices
 from tests.relays.real import free_port, local_relay
@@ -270,6 +270,21 @@ async def test_certificates_are_kept_good_and_bad(brotr: Brotr, authority: Autho
     assert found[bad.url]["reason"] == "tls-expired"
     assert found[bad.url]["not_after"] < time.time()
     assert set(found[bad.url]) == {*found[good.url], "reason"}
+
+
+async def test_what_was_not_looked_at_is_not_measured(brotr: Brotr, authority: Authority) -> None:
+    gone = f"wss://127.0.0.1:{free_port()}"
+    with handshakes(authority.context("127.0.0.1", is_old=True)) as listener:
+        old = f"wss://127.0.0.1:{listener.getsockname()[1]}"
+        found = await examine(brotr, old)
+        assert found.failure is Failure.TLS_OLD
+        assert isinstance(found.tls, Failed)
+        assert failures(found) == {"tls": "tls-too-old"}
+    found = await examine(brotr, gone)
+    assert found.failure is Failure.REFUSED
+    assert failures(found) == {}
+    for check in found[2:]:
+        assert isinstance(check, Unmeasured)
 
 
 async def test_places_networks_and_zones(
@@ -542,7 +557,7 @@ async def test_targets_that_fail_cost_no_check(brotr: Brotr) -> None:
     assert found == {
         (bad.url, "failed", "not-websocket"): 4,
         (gone, "failed", "refused"): 4,
-        (onion, "failed", "network-off"): 4,
+        (onion, "failed", "network-off"): 3,  # what is local is told to nobody elsewhere
     }
     assert await brotr.pool.fetchval("SELECT min(due_at) FROM outbox") > time.time() + 30
 
