@@ -33,7 +33,7 @@ uvloop.run(serve([store] * 300))
 
 
 @asynccontextmanager
-async def helper(*words: str) -> AsyncIterator[str]:
+async def companion(*words: str) -> AsyncIterator[str]:
     """A process of Python's that says a line about itself and serves until the end."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, *words, cwd=ROOT, stdout=asyncio.subprocess.PIPE
@@ -61,7 +61,7 @@ async def test_two_thousand_relays_in_one_run(brotr: Brotr) -> None:
             memory.append(resident_mb())
             await asyncio.sleep(0.1)
 
-    async with helper("-m", "tests.relays.crowd") as port:
+    async with companion("-m", "tests.relays.crowd") as port:
         await brotr.insert_relays(
             [Relay(f"ws://{address(number)}:{int(port)}") for number in range(1, RELAYS + 1)]
         )
@@ -92,7 +92,7 @@ async def test_two_thousand_relays_in_one_run(brotr: Brotr) -> None:
 
 @pytest.mark.slow
 async def test_figures_stay_true_while_the_synchronizer_works_flat_out(tmp_path: Path) -> None:
-    async with helper("-c", HEAVY) as line:
+    async with companion("-c", HEAVY) as line:
         urls = [f"ws://127.0.0.1:{port}" for port in json.loads(line)]
         with Punctual(0.04, 0.07, 0.02, 0.09, 0.055) as relay:
             more = f"""
