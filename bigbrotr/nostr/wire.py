@@ -141,6 +141,8 @@ class Wire:
             except ssl.SSLWantReadError:
                 await self._flush()
                 self._incoming.write(await self._read())
+            except ssl.SSLZeroReturnError:
+                raise LostError("closed by the relay") from None
             else:
                 if data:
                     return data

@@ -25,7 +25,7 @@ from bigbrotr.nostr.ephemeral import make_trial
 from bigbrotr.nostr.manners import Manners
 from bigbrotr.nostr.reach import Failure
 from bigbrotr.nostr.wire import Wire, keep_stamps
-from tests.nostr.test_dial import socks5
+from tests.nostr.test_dial import server, socks5
 from tests.relays.certificates import Authority, handshakes
 from tests.relays.events import is_valid, make_event
 from tests.relays.model import Vices
@@ -118,8 +118,8 @@ async def answering(
             for each in reply(json.loads(frame)):
                 await connection.send(json.dumps(each))
 
-    async with serve(talk, "127.0.0.1", 0) as server:
-        port = next(iter(server.sockets)).getsockname()[1]
+    async with serve(talk, "127.0.0.1", 0) as relay:
+        port = next(iter(relay.sockets)).getsockname()[1]
         async with await contact(f"ws://127.0.0.1:{port}") as met:
             return await ask(met)
 
@@ -284,8 +284,8 @@ async def test_a_bad_certificate_is_looked_at_in_the_same_handshake(
     context = authority.context(*names, **options)
     if is_tls12:
         context.maximum_version = context.minimum_version = ssl.TLSVersion.TLSv1_2
-    with handshakes(context) as server:
-        port = server.getsockname()[1]
+    with handshakes(context) as listener:
+        port = listener.getsockname()[1]
         found = await missed(f"wss://127.0.0.1:{port}")
     assert found.why.failure is reason
     assert found.tls is not None
@@ -295,9 +295,20 @@ async def test_a_bad_certificate_is_looked_at_in_the_same_handshake(
     assert (found.tls.certificate.not_after < time.time()) == (reason is Failure.TLS_EXPIRED)
 
 
+async def test_a_server_that_hangs_up_politely(authority: Authority) -> None:
+    async def say(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+
+    async with server(say, ssl=authority.context("127.0.0.1")) as port:
+        found = await missed(f"wss://127.0.0.1:{port}")
+    assert found.why.failure is Failure.NOT_WEBSOCKET
+    assert found.tls is not None
+    assert found.tls.is_valid
+
+
 async def test_tls_of_long_ago(authority: Authority) -> None:
-    with handshakes(authority.context("127.0.0.1", is_old=True)) as server:
-        found = await missed(f"wss://127.0.0.1:{server.getsockname()[1]}")
+    with handshakes(authority.context("127.0.0.1", is_old=True)) as listener:
+        found = await missed(f"wss://127.0.0.1:{listener.getsockname()[1]}")
     assert (found.why.failure, found.tls) == (Failure.TLS_OLD, None)
 
 

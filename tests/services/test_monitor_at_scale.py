@@ -95,12 +95,9 @@ async def test_figures_stay_true_while_the_synchronizer_works_flat_out(tmp_path:
     async with companion("-c", HEAVY) as line:
         urls = [f"ws://127.0.0.1:{port}" for port in json.loads(line)]
         with Punctual(0.04, 0.07, 0.02, 0.09, 0.055) as relay:
-            more = f"""
-[finder]
-max_per_host = 1000
-[synchronizer.relays."{relay.url}"]
-enabled = false
-"""
+            table = '[synchronizer.relays."{}"]\n{} = false\n'
+            more = table.format(relay.url, "enabled")
+            more += "".join(table.format(url, "reconcile") for url in urls)
             checks = """
 interval_s = 0.2
 [monitor.nip11]
@@ -108,12 +105,15 @@ enabled = false
 [monitor.claims]
 enabled = false
 """
-            place = Place(tmp_path, urls, page_limit=500, monitor=checks, more=more)
+            place = Place(tmp_path, page_limit=500, monitor=checks, more=more)
             async with place.start() as running:
                 await running.says("ready")
                 async with place.look() as connection:
                     await connection.execute(
-                        "SELECT insert_relays($1, '{local}', '{1}')", [relay.url]
+                        "SELECT insert_relays($1, array_fill('local'::text, ARRAY[$2::int]),"
+                        " array_fill(1::bigint, ARRAY[$2]))",
+                        [relay.url, *urls],
+                        1 + len(urls),
                     )
 
                     async def is_copying() -> bool:
