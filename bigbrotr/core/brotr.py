@@ -3,8 +3,16 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
@@ -32,6 +40,8 @@ BROKEN_OFF = (
 )
 LEASE_LOST = "BB001"  # raised by record_coverage
 WINDOW_CHANGED = "BB002"  # raised by mark_window
+TURN_S = 5  # a page takes some hundredths of a second
+TURN = 0x62_69_67_74_75_72_6E  # "bigturn": an advisory lock
 WALK = ("finder", "walk", "archive")  # where service data says how far it is; ordered by migrations
 
 
@@ -1086,6 +1096,22 @@ class Brotr:
 
     # How calls are made
 
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[bool]:
+        """Holds, among all processes, the one turn to verify and store new events; yields whether
+        it had to be waited for. It takes a connection of the pool for itself.
+
+        Turns save work; nothing depends on them. After TURN_S one goes on without: the process
+        whose turn it is may be stopped.
+        """
+        async with self.pool.transaction() as connection:
+            is_free = await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", TURN)
+            if not is_free:
+                with suppress(asyncpg.LockNotAvailableError):
+                    await connection.execute(f"SET LOCAL lock_timeout = '{TURN_S}s'")
+                    await connection.execute("SELECT pg_advisory_xact_lock($1)", TURN)
+            yield not is_free
+
     async def _kept_columns(self) -> frozenset[str]:
         """What the database's profile keeps of an event."""
         if self._kept is None:
@@ -1268,8 +1294,11 @@ def _tags_json(event: Event) -> str:
 def _tagvalues_literal(event: Event) -> str:
     """The indexed tags as PostgreSQL writes a text array; rows differ in length, so no text[][]."""
     values = tag_values(_storable_tags(event) if event.raw else event.tags)
-    quoted = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
-    return "{" + ",".join(f'"{value}"' for value in quoted) + "}"
+    text = msgspec.json.encode(values).decode()
+    if "\\" in text:  # JSON escapes more than an array does
+        quoted = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
+        return "{" + ",".join(f'"{value}"' for value in quoted) + "}"
+    return f"{{{text[1:-1]}}}"
 
 
 def _storable_tags(event: Event) -> tuple[tuple[str, ...], ...]:

@@ -25,7 +25,7 @@ from bigbrotr.nostr.paging import (
 from bigbrotr.nostr.reach import Failure, Unreached
 from bigbrotr.nostr.session import Bounds, Page, Session
 from bigbrotr.nostr.stream import Stream
-from bigbrotr.services.intake import Intake, Report, VerifiedEvents, sift
+from bigbrotr.services.intake import Crowd, Intake, Report, sift
 from bigbrotr.services.reconciliation import Reconciliation
 
 PAGE_ROUNDS = 12  # reply time-outs that a whole page may take: three bounds, the third is the slice
@@ -66,7 +66,7 @@ class Call:
         habits: Habits | None = None,
         gate: asyncio.Semaphore,
         window_gate: asyncio.Semaphore,
-        verified: VerifiedEvents,
+        crowd: Crowd,
         is_our_fault: Callable[[Failure | None], bool],
         is_live_wanted: Callable[[], bool] = lambda: False,
         signer: Signer | None = None,
@@ -89,7 +89,7 @@ class Call:
         self.manners = manners
         self.stream: Stream | None = None  # once it is open
         self.signer = signer  # for a relay that insists on knowing who asks
-        self.intake = Intake(brotr, visit, self.terms, verified, report)
+        self.intake = Intake(brotr, visit, self.terms, crowd, report)
         self.timeouts = 0  # pages that ended in one
         self.has_proven = False
         self.bounds = Bounds(
@@ -247,8 +247,8 @@ class Call:
         _, haul = sift(page, Ask(self.terms.since, None, 1), self.terms)
         # A relay passes ephemeral events on, but it does not hold them (NIP-01).
         haul.events = [event for event in haul.events if not 20_000 <= event[2].kind < 30_000]
-        fresh = await self.intake.verify(haul)
-        await self.intake.store(page, haul, fresh, Progress([], []))
+        await self.intake.prepare(haul)
+        await self.intake.store(page, haul, Progress([], []))
 
     def _expects_events(self, span: Span) -> bool:
         """Whether the archive knows events of this relay in a span of which nothing is proven;
@@ -305,15 +305,15 @@ class Call:
                     ask, asking = paging.ask(), None
                     if ask is not None and not is_over():
                         asking = self._fetch(session, ask)
-                    fresh = await self.intake.verify(haul)
+                    await self.intake.prepare(haul)
                     if storing is not None:
                         await storing
                 except BaseException:
                     self.gate.release()
                     raise
-                storing = asyncio.create_task(self.intake.store(page, haul, fresh, progress))
+                storing = asyncio.create_task(self.intake.store(page, haul, progress))
                 storing.add_done_callback(lambda _: self.gate.release())
-                del page, haul, fresh  # the task holds what it needs, no longer than it needs it
+                del page, haul  # the task holds what it needs, no longer than it needs it
             if storing is not None:
                 await storing
         finally:

@@ -1,5 +1,6 @@
 """What a relay hands over: sorted out, verified where it is new, and stored."""
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 
@@ -13,9 +14,8 @@ from bigbrotr.nostr.paging import Answer, Ask, Progress
 from bigbrotr.nostr.session import Page
 
 REASONS = ("malformed", "bad id", "bad signature")  # why events are rejected
-REMEMBERED_EVENTS = 5_000  # verified last, of this size at most: about 10 MB
-REMEMBERED_CHARACTERS = 2_000
-REMEMBERED_TAGS = 20
+CROWDED = 20  # one in so many unknown events that is known after all means that it is crowded, ...
+CROWDED_PAGES = 100  # ... for as many pages
 
 
 class Report(Struct):
@@ -58,83 +58,102 @@ class Intake:
         brotr: Brotr,
         visit: Visit,
         terms: Terms,
-        verified: "VerifiedEvents",
+        crowd: "Crowd",
         report: Callable[[Report], None],
     ) -> None:
         self.brotr, self.visit, self.terms, self.report = brotr, visit, terms, report
         self.identity: str | None = None
         self.new = self.known = 0  # events so far
-        self._verified = verified  # lately, in this worker
+        self._crowd = crowd
 
-    async def verify(self, haul: "Haul") -> list[Event]:
-        """The valid events that are not archived yet; the archived ones are noted as held here.
+    async def prepare(self, haul: "Haul") -> None:
+        """Notes the archived events as held here, and verifies the others; in a crowd that has to
+        wait for its turn.
 
         Noting is a transaction of its own, so that no row is locked while signatures are verified,
         and comes ahead of the proof: a crash in between costs one question more.
         """
-        if not haul.events:
-            return []
-        unknown = await self.brotr.note_presence(
-            self.visit.relay_id, [event[:2] for event in haul.events], int(time.time())
-        )
-        known = len(haul.events) - len(unknown)
-        self.known += known
-        self.report(Report(known=known))
-        fresh: list[Event] = []
-        for position in unknown:
-            _, event_id, wire = haul.events[position]
-            try:
-                fresh.append(self._verified.take(event_id, wire))
-            except ValueError as error:
-                haul.reject(str(error), event_id)
-        haul.events.clear()
-        return fresh
+        if not self._crowd.is_there:
+            await self._leave_unknown(haul)
+            haul.verify()
 
-    async def store(self, page: Page, haul: "Haul", fresh: list[Event], progress: Progress) -> None:
+    async def store(self, page: Page, haul: "Haul", progress: Progress) -> None:
         """Stores new events together with what the page proved."""
-        rejected = [Rejected(reason, *entry) for reason, entry in haul.rejected.items()]
-        new, _ = await self.brotr.store_page(
-            self.visit,
-            fresh,
-            proofs=progress.proven,
-            gaps=progress.gaps,
-            rejected=rejected,
-            identity=self.identity,
-            now=int(time.time()),
-        )
+        unknown = len(haul.fresh)
+        new = None
+        if haul.events:  # not looked at yet
+            async with self._crowd.lock:
+                await self._leave_unknown(haul)
+                if unknown := len(haul.events):
+                    new = await self._store_in_turn(haul, progress)
+        if new is None:
+            new = await self._store(haul, progress)
+        self._crowd.heed(unknown, new)
         self.new += new
         self.report(
             Report(
                 received=page.received,
                 new=new,
-                rejected=sum(entry.times for entry in rejected),
+                rejected=sum(times for times, _ in haul.rejected.values()),
                 pages=1,
                 bytes=page.size,
                 gaps=len(progress.gaps),
             )
         )
 
+    async def _leave_unknown(self, haul: "Haul") -> None:
+        """Notes those events of a haul that are archived, and leaves the others in it."""
+        if not haul.events:
+            return
+        keys = [event[:2] for event in haul.events]
+        unknown = await self.brotr.note_presence(self.visit.relay_id, keys, int(time.time()))
+        known = len(keys) - len(unknown)
+        self.known += known
+        self.report(Report(known=known))
+        haul.events = [haul.events[position] for position in unknown]
 
-class VerifiedEvents:
-    """The events that were verified last: several relays bring the same new ones at once."""
+    async def _store_in_turn(self, haul: "Haul", progress: Progress) -> int:
+        async with self.brotr.turn() as has_waited:
+            if has_waited:
+                await self._leave_unknown(haul)
+            haul.verify()
+            return await self._store(haul, progress)
+
+    async def _store(self, haul: "Haul", progress: Progress) -> int:
+        new, _ = await self.brotr.store_page(
+            self.visit,
+            haul.fresh,
+            proofs=progress.proven,
+            gaps=progress.gaps,
+            rejected=[Rejected(reason, *entry) for reason, entry in haul.rejected.items()],
+            identity=self.identity,
+            now=int(time.time()),
+        )
+        return new
+
+
+class Crowd:
+    """Whether several relays bring the same new events at once: then they take turns.
+
+    Otherwise each call would verify and send to the database what another is just storing; with
+    ten relays that share 90 % of their events, each event three times. Who waits for a turn finds
+    most of its events known. Each worker judges by its own pages, and none waits without need.
+    """
 
     def __init__(self) -> None:
-        self._events: dict[bytes, Event] = {}  # the latest last
+        self.lock = asyncio.Lock()  # the calls of this worker take turns ...
+        self._pages = 0  # ... for as many pages more
 
-    def take(self, event_id: bytes, wire: WireEvent | Event) -> Event:
-        """The verified event of this (proven) id.
+    @property
+    def is_there(self) -> bool:
+        """Whether to take turns."""
+        return self._pages > 0
 
-        Raises:
-            ValueError: it is no valid event.
-        """
-        if (known := self._events.get(event_id)) is not None:
-            return known
-        event = wire if isinstance(wire, Event) else Event.from_wire(wire)
-        if len(event.content) <= REMEMBERED_CHARACTERS and len(event.tags) <= REMEMBERED_TAGS:
-            self._events[event_id] = event
-            if len(self._events) > REMEMBERED_EVENTS:
-                del self._events[next(iter(self._events))]
-        return event
+    def heed(self, unknown: int, new: int) -> None:
+        """Takes note of a page with unknown events of which some were new in the end."""
+        self._pages = max(0, self._pages - 1)
+        if CROWDED * (unknown - new) > unknown:
+            self._pages = CROWDED_PAGES
 
 
 class Haul:
@@ -142,9 +161,19 @@ class Haul:
 
     def __init__(self, malformed: Mapping[str, tuple[int, bytes]]) -> None:
         self.events: list[tuple[int, bytes, WireEvent | Event]] = []
+        self.fresh: list[Event] = []  # verified
         self.rejected: dict[str, tuple[int, bytes]] = {}
         for reason, (count, sample) in malformed.items():
             self.reject(reason, sample, count)
+
+    def verify(self) -> None:
+        """Makes fresh events of those that are valid, and rejects the others."""
+        for _, event_id, wire in self.events:
+            try:
+                self.fresh.append(wire if isinstance(wire, Event) else Event.from_wire(wire))
+            except ValueError as error:
+                self.reject(str(error), event_id)
+        self.events = []
 
     def reject(self, reason: str, sample: bytes, count: int = 1) -> None:
         """Counts what is no valid event, by the first words of the reason."""

@@ -486,8 +486,8 @@ class Reconciliation:
             haul.events = [event for event in haul.events if event[1] in chosen]
         keys = [event[:2] for event in haul.events]
         if is_stored:
-            fresh = await self.intake.verify(haul)
-            await self.intake.store(page, haul, fresh, Progress([], []))
+            await self.intake.prepare(haul)
+            await self.intake.store(page, haul, Progress([], []))
         return keys
 
     # What is recorded

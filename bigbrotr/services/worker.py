@@ -2,8 +2,9 @@
 
 Memory is arithmetic: each of at most `width` calls holds one page that is on its way or waits for
 its turn, and PAGES_AT_WORK pages are being verified or stored: so (width + PAGES_AT_WORK) x
-max_page_bytes of frames, and about as much again in decoded events. A live call holds at most
-max_page_bytes of arrivals, for a second, and a MiB unread. WINDOWS_AT_WORK windows are reconciled,
+max_page_bytes of frames, and about as much again in decoded events; and each call what its stream
+holds unread, a MiB and one read. A live call holds at most max_page_bytes of arrivals, for a
+second. WINDOWS_AT_WORK windows are reconciled,
 10 MB each. Nothing queues: a stalled database stops the sockets.
 """
 
@@ -36,7 +37,7 @@ from bigbrotr.nostr.manners import manners_of
 from bigbrotr.nostr.paging import Habits
 from bigbrotr.nostr.reach import OFFLINE_SAMPLE, OURS, UNTRIED, Failure, is_offline
 from bigbrotr.services.call import Call, lease_s, patience
-from bigbrotr.services.intake import Report, VerifiedEvents
+from bigbrotr.services.intake import Crowd, Report
 
 CLAIM = 2  # relays at a time ...
 PACE_S = 0.05  # ... and the time until the next are claimed
@@ -69,7 +70,7 @@ class Worker:
         self.manners = manners_of(config.manners, config.synchronizer.processes)
         self.habits: dict[int, Habits] = {}  # by relay, the latest last
         self._calls: dict[asyncio.Task[None], Call] = {}
-        self._verified = VerifiedEvents()
+        self._crowd = Crowd()
         self._gate = asyncio.Semaphore(PAGES_AT_WORK)
         self._window_gate = asyncio.Semaphore(WINDOWS_AT_WORK)
         self._reached: deque[Failure | None] = deque(maxlen=2 * OFFLINE_SAMPLE)
@@ -172,7 +173,7 @@ class Worker:
             habits=self.habits.pop(visit.relay_id, None),
             gate=self._gate,
             window_gate=self._window_gate,
-            verified=self._verified,
+            crowd=self._crowd,
             is_our_fault=partial(self._is_our_fault, network),
             is_live_wanted=is_live_wanted,
             signer=self.signer,

@@ -49,11 +49,12 @@ async def ingest(on: Stage, events: int) -> None:
         pairs = (await archive.brotr.totals()).pairs
         mixed = (ordinary_new * events + ordinary_known * (pairs - events)) / pairs
         _row(f"ten relays sharing 90 % ({pairs:,} pairs)", seconds / pairs * 1e6, mixed)
-    steps = floors.measure(data[:5000]) | await floors.insert(on, data)
-    print("  floors: " + ", ".join(f"{name} {us:.1f}" for name, us in steps.items()) + " us")
-    floor = sum(steps.values()) / CORES
+    steps = await floors.measure(on, data)
+    floor = sum(steps.values())
     print(
-        f"  first copy / (floors / {CORES} cores) = {first:.1f} / {floor:.1f} = {first / floor:.2f}"
+        f"  floors, {CORES} cores at once: "
+        + ", ".join(f"{name} {us:.1f}" for name, us in steps.items())
+        + f" us an event; first copy / their sum = {first:.1f} / {floor:.1f} = {first / floor:.2f}"
     )
 
 

@@ -1,12 +1,23 @@
-"""The floors: what each step costs by itself, one after the other, with nothing else going on."""
+"""The floors: what each step costs by itself, on all cores at once, with nothing else going on.
 
+Not on one core and divided by their number: cores that share their units, or a cache, do each step
+slower together, and no pipeline can be faster than that.
+"""
+
+import asyncio
+import multiprocessing
+import os
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.synchronize import Barrier
 from typing import TypeVar
 
 import msgspec
+import uvloop
 
-from bigbrotr.core.brotr import Visit
+from bigbrotr.config import PoolSettings
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.pool import Pool
 from bigbrotr.models.event import Event, WireEvent, is_signed, wire_id
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr import message
@@ -16,47 +27,78 @@ from tests.bench.stage import Stage
 
 T = TypeVar("T")
 
+CORES = os.cpu_count() or 1
 CHUNK = 65_536  # bytes that a socket hands over at a time
 PAGE = 500
+SAMPLE = 5000  # events for the steps that need no database
+
+Events = Sequence[tuple[int, bytes]]
 
 
-def measure(events: Sequence[tuple[int, bytes]]) -> dict[str, float]:
-    """Microseconds an event of reading and decoding a frame, hashing and verifying."""
-    frames = [b'["EVENT","b1",%b]' % body for _, body in events]
+async def measure(on: Stage, events: Events) -> dict[str, float]:
+    """Microseconds an event that each step takes when all cores do it: read, decode, hash, verify,
+    insert."""
+    async with on.archive() as archive:
+        address = archive.brotr.pool.address
+        await archive.brotr.insert_relays([Relay(f"ws://127.0.0.1:{n + 1}") for n in range(CORES)])
+        context = multiprocessing.get_context("spawn")
+        barrier = context.Barrier(CORES)
+        with context.Manager() as manager:
+            found = manager.list()
+            processes = [
+                context.Process(target=work, args=(barrier, address, list(events[n::CORES]), found))
+                for n in range(CORES)
+            ]
+            for process in processes:
+                process.start()
+            for process in processes:
+                await asyncio.to_thread(process.join)
+            assert len(found) == CORES, "a process failed"
+            steps = [dict(each) for each in found]
+    return {name: sum(step[name] for step in steps) / CORES / CORES for name in steps[0]}
+
+
+def work(barrier: Barrier, address: str, events: Events, found: list[dict[str, float]]) -> None:
+    """One core's part, each step at the same time as the others'."""
+    frames = [b'["EVENT","b1",%b]' % body for _, body in events[:SAMPLE]]
     decoder = msgspec.json.Decoder(tuple[str, str, WireEvent])
     wires = [decoder.decode(frame)[2] for frame in frames]
     whole = [Event.from_wire(wire) for wire in wires]
     stream = b"".join(header(len(frame)) + frame for frame in frames)
     chunks = [stream[start : start + CHUNK] for start in range(0, len(stream), CHUNK)]
     reader = FrameReader(1 << 20)
-    return {
-        "read": each(reader.feed, chunks) * len(chunks) / len(events),
-        "decode": each(message.decode, frames),
-        "hash": each(wire_id, wires),
-        "verify": each(lambda event: is_signed(event.id, event.pubkey, event.sig), whole),
+    steps: dict[str, Callable[[], float]] = {
+        "read": lambda: each(reader.feed, chunks) * len(chunks) / len(frames),
+        "decode": lambda: each(message.decode, frames),
+        "hash": lambda: each(wire_id, wires),
+        "verify": lambda: each(lambda e: is_signed(e.id, e.pubkey, e.sig), whole),
+        "insert": lambda: uvloop.run(_insert(address, events, barrier)),
     }
+    took = {}
+    for name, step in steps.items():
+        barrier.wait()
+        took[name] = step()
+    found.append(took)
 
 
-async def insert(on: Stage, events: Sequence[tuple[int, bytes]]) -> dict[str, float]:
-    """Microseconds an event of storing pages of verified events, one writer."""
+async def _insert(address: str, events: Events, barrier: Barrier) -> float:
+    """Microseconds an event of storing pages of verified events as one of the writers."""
     ordered = sorted(
         (Event.from_json(body) for _, body in events), key=lambda e: (e.created_at, e.id)
     )
-    async with on.archive() as archive:
-        brotr = archive.brotr
-        await brotr.insert_relays([Relay("ws://127.0.0.1:9")])
+    session = {"synchronous_commit": "off"}  # as the workers have it
+    async with Brotr(Pool(settings=PoolSettings(), dsn=address, session=session)) as brotr:
         [visit] = await brotr.claim_visits(
             [Network.LOCAL], limit=1, owner="floor", lease_s=600, since=0, until=0
         )
-        assert isinstance(visit, Visit)
+        barrier.wait()
         started = time.perf_counter()
         for start in range(0, len(ordered), PAGE):
             await brotr.store_page(visit, ordered[start : start + PAGE], now=int(time.time()))
-        return {"insert": (time.perf_counter() - started) / len(ordered) * 1e6}
+        return (time.perf_counter() - started) / len(ordered) * 1e6
 
 
 def each(work: Callable[[T], object], items: Sequence[T]) -> float:
-    """Microseconds that the work takes for each of the items, at best."""
     best = float("inf")
     for _ in range(3):
         started = time.perf_counter()

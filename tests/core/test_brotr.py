@@ -536,6 +536,32 @@ async def test_windows_and_pages_at_once(brotr: Brotr) -> None:
     await check_totals(brotr)
 
 
+async def test_one_turn_at_a_time(brotr: Brotr, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has to wait knows so; and nobody waits for ever for a process that is stopped."""
+    inside, waited = 0, []
+
+    async def take() -> None:
+        nonlocal inside
+        async with brotr.turn() as has_waited:
+            inside += 1
+            waited.append(has_waited)
+            await asyncio.sleep(0.01)
+            assert inside == 1
+            inside -= 1
+
+    await asyncio.gather(*(take() for _ in range(5)))
+    assert (len(waited), any(waited)) == (5, True)
+    monkeypatch.setattr("bigbrotr.core.brotr.TURN_S", 1)
+    async with brotr.turn() as has_waited:
+        assert not has_waited
+        started = time.monotonic()
+        async with brotr.turn() as has_waited:
+            assert has_waited
+            assert 0.9 < time.monotonic() - started < 10
+    async with brotr.turn() as has_waited:
+        assert not has_waited
+
+
 async def test_rejected_samples_are_few(brotr: Brotr) -> None:
     visit = await claim_a(brotr)
     for number in range(5):

@@ -4,6 +4,8 @@ import asyncio
 import os
 import signal
 import time
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -14,8 +16,9 @@ from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import configure
 from bigbrotr.errors import WorkerLostError
 from bigbrotr.models.relay import Network, Relay
+from bigbrotr.nostr.stream import HELD_BYTES
 from bigbrotr.services.synchronizer import Synchronizer, share
-from bigbrotr.services.worker import Order, Worker
+from bigbrotr.services.worker import PAGES_AT_WORK, Order, Worker
 from tests.processes import children, command, until
 from tests.relays.events import make_event
 from tests.relays.model import Vices
@@ -142,6 +145,56 @@ async def test_stalled_database_stops_the_reading(brotr: Brotr, dsn: str) -> Non
             assert await pairs(brotr) == len(EVENTS)
         finally:
             await blocker.close()
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has to itself."""
+    pages = Path(f"/proc/{pid}/statm").read_text().split()
+    return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def test_memory_stays_within_its_bound(brotr: Brotr, dsn: str) -> None:
+    """Many relays have far more to give than a worker may hold, and the database takes nothing."""
+    width, page = 12, 1 << 20
+    events = [make_event(1_600_000_000 + n, content=f"{n} " + "x" * 30_000) for n in range(500)]
+    settings = Config(
+        networks=Networks(clearnet=Link(enabled=False), local=Link(width=width, timeout_s=30.0)),
+        synchronizer=SynchronizerSettings(
+            settle_s=0, workers=1, slice_s=60.0, max_page_bytes=page, reconcile=False
+        ),
+    )
+    async with AsyncExitStack() as stack:
+        small = await stack.enter_async_context(ScriptedRelay(EVENTS[:5]))
+        relays = [await stack.enter_async_context(ScriptedRelay(events)) for _ in range(width)]
+        around = Surroundings(settings, dsn, "test")
+        synchronizer = await stack.enter_async_context(Synchronizer(brotr, around=around))
+        await brotr.insert_relays([Relay(small.url)])
+        await synchronizer.run()  # starts the worker
+        (worker,) = children(os.getpid(), "spawn_main")
+        before = resident(worker)
+        blocker = await asyncpg.connect(dsn)
+        stack.push_async_callback(blocker.close)
+        transaction = blocker.transaction()
+        await transaction.start()
+        await blocker.execute("LOCK TABLE presence, events")
+        await brotr.insert_relays([Relay(relay.url) for relay in relays])
+        work = asyncio.create_task(synchronizer.run())
+        sent = -1
+
+        async def is_stalled() -> bool:
+            nonlocal sent
+            last, sent = sent, sum(relay.seen.bytes_out for relay in relays)
+            await asyncio.sleep(1)
+            return last == sent > width * page // 2
+
+        await until(is_stalled, "nobody reads on")
+        bound = 2 * (width + PAGES_AT_WORK) * page + width * 2 * HELD_BYTES
+        assert sum(len(event["content"]) for event in events) * width > 2 * bound
+        assert resident(worker) - before < bound
+        await transaction.rollback()
+        synchronizer.request_shutdown()
+        async with asyncio.timeout(60):
+            await work
 
 
 async def test_relay_that_is_away_is_asked_later_each_time(brotr: Brotr) -> None:

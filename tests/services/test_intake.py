@@ -1,0 +1,65 @@
+"""What a relay hands over: verified once, stored once, also when several bring the same at once."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from bigbrotr.config import SynchronizerSettings
+from bigbrotr.core.brotr import Brotr, Visit
+from bigbrotr.models.relay import Network, Relay
+from bigbrotr.nostr import message
+from bigbrotr.nostr.message import EventMessage
+from bigbrotr.nostr.paging import Ask, End, Progress
+from bigbrotr.nostr.session import Page
+from bigbrotr.services.intake import CROWDED_PAGES, Crowd, Intake, Report, sift
+from tests.relays.events import make_event, wire
+
+TERMS = SynchronizerSettings().terms("")
+EVENTS = [make_event(1_600_000_000 + n, content=f"{n}") for n in range(200)]
+
+
+def page(events: Sequence[dict[str, object]]) -> Page:
+    frames = [message.decode(b'["EVENT","s",%b]' % wire(event)) for event in events]
+    return Page([frame.event for frame in frames if isinstance(frame, EventMessage)], End.EOSE)
+
+
+async def claim(brotr: Brotr, count: int) -> list[Visit]:
+    await brotr.insert_relays([Relay(f"ws://127.0.0.1:{port}") for port in range(1, count + 1)])
+    return await brotr.claim_visits(
+        [Network.LOCAL], limit=count, owner="me", lease_s=600, since=0, until=int(time.time())
+    )
+
+
+def test_a_crowd_comes_and_goes() -> None:
+    crowd = Crowd()
+
+    def heed(unknown: int, new: int) -> bool:
+        crowd.heed(unknown, new)
+        return crowd.is_there
+
+    assert not any(heed(100, 100) or heed(0, 0) for _ in range(500))
+    assert heed(100, 94)
+    assert [heed(100, 96) for _ in range(CROWDED_PAGES)] == [True] * (CROWDED_PAGES - 1) + [False]
+
+
+async def test_a_crowd_verifies_and_stores_each_event_about_once(brotr: Brotr) -> None:
+    """Ten relays bring the same events at the same moment, page after page."""
+    total, crowd = Report(), Crowd()
+
+    async def bring(visit: Visit) -> None:
+        intake = Intake(brotr, visit, TERMS, crowd, total.add)
+        for start in range(0, len(EVENTS), 20):
+            brought = page(EVENTS[start : start + 20])
+            _, haul = sift(brought, Ask(0, None, 20), TERMS)
+            await intake.prepare(haul)
+            await intake.store(brought, haul, Progress([], []))
+
+    async with asyncio.TaskGroup() as group:
+        for visit in await claim(brotr, 10):
+            group.create_task(bring(visit))
+    assert total.new == len(EVENTS)
+    assert total.received == 10 * len(EVENTS)
+    assert (await brotr.totals()).pairs == 10 * len(EVENTS)
+    assert crowd.is_there
+    # Only the first pages were looked at by each for itself.
+    assert total.received - total.known <= len(EVENTS) + 10 * 20 * 2
