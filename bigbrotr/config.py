@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import (
     Annotated,
@@ -365,10 +365,143 @@ class ValidatorSettings(ServiceSection, frozen=True):
     ] = 14 * 86_400.0
 
 
-class MonitorSettings(ServiceSection, frozen=True):
-    """Measurements of relays. No service reads this section yet."""
+# How long a relay may take to answer; a network's own bound is the default.
+Limit: TypeAlias = Annotated[
+    Annotated[float, Meta(gt=0, le=600)] | None,
+    Meta(description="seconds; none: as the network has it"),
+]
 
-    enabled: Annotated[bool, Meta(description="no effect yet: there is no monitor")] = False
+
+class Nip11Settings(Section, frozen=True):
+    """What a relay says of itself (NIP-11)."""
+
+    enabled: bool = True
+    timeout_s: Limit = None
+    max_bytes: Annotated[
+        int, Meta(ge=1024, le=4 << 20, description="a longer document is refused")
+    ] = 65_536
+
+
+class ReadSettings(Section, frozen=True):
+    """How long a relay takes to answer a question."""
+
+    enabled: bool = True
+    timeout_s: Limit = None
+
+
+class WriteSettings(Section, frozen=True):
+    """How long a relay takes to accept an event: an ephemeral one, by PRIVATE_KEY or, without one,
+    a new key."""
+
+    enabled: Annotated[bool, Meta(description="writes something to every relay")] = False
+    timeout_s: Limit = None
+    max_pow_bits: Annotated[
+        int, Meta(ge=0, le=24, description="work that is done where a relay asks for it (NIP-13)")
+    ] = 16
+
+
+class ClaimsSettings(Section, frozen=True):
+    """Whether relays do what they say: a few cheap questions."""
+
+    enabled: bool = True
+    timeout_s: Annotated[float, Meta(gt=0, le=600, description="for each question")] = 3.0
+
+
+class DnsSettings(Section, frozen=True):
+    """What the domain name system holds about a relay's host."""
+
+    enabled: bool = True
+    timeout_s: Annotated[float, Meta(gt=0, le=600, description="for all records")] = 5.0
+    nameservers: Annotated[
+        tuple[str, ...], Meta(description="address or address:port; none: the system's")
+    ] = ()
+
+    def __post_init__(self) -> None:
+        for text in self.nameservers:
+            try:
+                name_server(text)
+            except ValueError as error:
+                raise ValueError(f"nameservers: {text!r}: {error}") from None
+
+
+class GeoSettings(Section, frozen=True):
+    """Databases in MaxMind's format (MMDB); without one, the check is not made."""
+
+    city_db: Annotated[str | None, Meta(description="file of places, of countries or cities")] = (
+        None
+    )
+    asn_db: Annotated[str | None, Meta(description="file of networks and their operators")] = None
+
+
+class ProfileSettings(Section, frozen=True):
+    """How the monitor introduces itself (kind 0); what is not said is left out."""
+
+    name: str = "bigbrotr"
+    about: str = "measures relays"
+    picture: str | None = None
+    website: str | None = None
+    nip05: str | None = None
+
+
+class PublishSettings(Section, frozen=True):
+    """What is measured as events of NIP-66, signed with PRIVATE_KEY."""
+
+    enabled: bool = False
+    relays: Annotated[tuple[str, ...], Meta(description="URLs of relays that get all of it")] = ()
+    to_monitored: Annotated[
+        bool, Meta(description="each relay gets what is said of it, besides")
+    ] = False
+    refresh_s: Annotated[
+        float,
+        Meta(ge=60, le=YEAR_S, description="until a relay that did not change is told again"),
+    ] = 3600.0
+    max_attempts: Annotated[int, Meta(ge=1, le=1000, description="to deliver an event")] = 5
+    geohash: Annotated[str | None, Meta(description="where the monitor is")] = None
+    profile: ProfileSettings = ProfileSettings()
+
+    def __post_init__(self) -> None:
+        urls = []
+        for raw in self.relays:
+            try:
+                urls.append(Relay(raw).url)
+            except ValueError as error:
+                raise ValueError(f"relays: {raw!r}: {error}") from None
+        msgspec.structs.force_setattr(self, "relays", tuple(dict.fromkeys(urls)))
+        if self.geohash is not None and not re.fullmatch("[0-9b-hjkmnp-z]{1,12}", self.geohash):
+            raise ValueError(f"geohash: {self.geohash!r} is none")
+        if self.enabled and not urls and not self.to_monitored:
+            raise ValueError("enabled with nowhere to publish: relays, or to_monitored")
+
+
+class MonitorSettings(ServiceSection, frozen=True):
+    """What is measured of relays, and how often."""
+
+    interval_s: Annotated[float, Meta(ge=0.1, description="from one cycle to the next")] = 10.0
+    check_every_s: Annotated[
+        float, Meta(ge=1, le=YEAR_S, description="until a relay that is up is checked again")
+    ] = 3600.0
+    retention_days: Annotated[
+        int, Meta(ge=1, le=36_500, description="older measurements go, but for the newest")
+    ] = 90
+    tls: Annotated[bool, Meta(description="note certificates")] = True
+    http: Annotated[bool, Meta(description="note what servers say they are")] = True
+    nip11: Nip11Settings = Nip11Settings()
+    read: ReadSettings = ReadSettings()
+    write: WriteSettings = WriteSettings()
+    claims: ClaimsSettings = ClaimsSettings()
+    dns: DnsSettings = DnsSettings()
+    geo: GeoSettings = GeoSettings()
+    publish: PublishSettings = PublishSettings()
+
+
+def name_server(text: str) -> tuple[str, int]:
+    """Address and port of "address", "address:port" or "[address]:port"; ValueError otherwise."""
+    host, colon, port = text.rpartition(":")
+    if not colon or (":" in host and not text.startswith("[")):
+        host, port = text, "53"
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError("the port is none")
+    return str(ip_address(host.strip("[]"))), int(port)
 
 
 Seconds = Annotated[int, Meta(ge=0, le=2**53)]

@@ -29,6 +29,7 @@ from bigbrotr.errors import (
     leaves,
 )
 from bigbrotr.services.finder import Finder
+from bigbrotr.services.monitor import Monitor, keys_of
 from bigbrotr.services.seeder import Seeder
 from bigbrotr.services.synchronizer import Synchronizer
 from bigbrotr.services.validator import Validator
@@ -42,6 +43,7 @@ SERVICES: dict[str, type[BaseService[Any]]] = {
     Seeder.SERVICE_NAME: Seeder,
     Finder.SERVICE_NAME: Finder,
     Validator.SERVICE_NAME: Validator,
+    Monitor.SERVICE_NAME: Monitor,
     Synchronizer.SERVICE_NAME: Synchronizer,
 }
 
@@ -338,4 +340,6 @@ def choose(config: Config, only: Sequence[str] | None) -> list[str]:
             raise ConfigError(f"[seeder] file: cannot read {file}: {error.strerror}") from None
     if Synchronizer.SERVICE_NAME in chosen:
         signer_of(config.synchronizer.auth)  # now, not in each worker
+    if Monitor.SERVICE_NAME in chosen:
+        keys_of(config.monitor)
     return chosen

@@ -28,11 +28,7 @@ CREATE OR REPLACE VIEW public.relay_metadata AS
 SELECT r.url AS relay_url, s.snapshot_at, s.type, s.metadata_id
 FROM public.snapshots s JOIN public.relays r ON r.id = s.relay_id;
 
-CREATE OR REPLACE VIEW public.relay_metadata_latest AS
-SELECT r.url AS relay_url, s.snapshot_at, s.type, s.metadata_id, m.data
-FROM public.snapshots_latest s
-JOIN public.relays r ON r.id = s.relay_id
-JOIN public.metadata m ON m.id = s.metadata_id;
+-- relay_metadata_latest, with the newest round-trip times as well, is in 45_monitoring.sql.
 
 -- Adds snapshots and their documents. The relays must exist; an unknown one is left out.
 -- Returns how many snapshots were new. Idempotent.

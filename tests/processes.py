@@ -28,6 +28,8 @@ timeout_s = {timeout_s}
 file = "{seeds}"
 [validator]
 interval_s = 0.5
+[monitor]
+{monitor}
 [synchronizer]
 interval_s = 0.2
 workers = 2
@@ -131,6 +133,7 @@ class Place:
         revisit_s: float = 60.0,
         settle_s: int = 0,
         live: bool = False,
+        monitor: str = "enabled = false",
         more: str = "",
     ) -> None:
         self.folder = folder
@@ -149,6 +152,7 @@ class Place:
                 revisit_s=revisit_s,
                 settle_s=settle_s,
                 live=str(live).lower(),
+                monitor=monitor,
                 more=more,
             )
         )

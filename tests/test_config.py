@@ -18,6 +18,7 @@ from bigbrotr.config import (
     Section,
     SourceSettings,
     load,
+    name_server,
     shipped,
     show,
 )
@@ -50,6 +51,13 @@ def test_an_empty_file_is_all_defaults(path: Path) -> None:
 
 
 MISTAKES = [
+    ("[monitor.nip11]\nmax_byte = 3", r"\[monitor\.nip11\] max_byte: unknown key; did you mean"),
+    ("[monitor.read]\ntimeout_s = 0", r"\[monitor\.read\] timeout_s: 0 is wrong"),
+    ("[monitor.write]\nmax_pow_bits = 30", r"\[monitor\.write\] max_pow_bits: 30 is wrong"),
+    ('[monitor.dns]\nnameservers = ["ns.example"]', r"\[monitor\] dns: nameservers: 'ns\.example'"),
+    ("[monitor.publish]\nenabled = true", r"\[monitor\] publish: enabled with nowhere to publish"),
+    ('[monitor.publish]\nrelays = ["x"]', r"\[monitor\] publish: relays: 'x': a relay URL starts"),
+    ('[monitor.publish]\ngeohash = "a"', r"\[monitor\] publish: geohash: 'a' is none"),
     ("[networks.tor]\nwidht = 3", r"\[networks\.tor\] widht: unknown key; did you mean \"width\""),
     (
         "[synchroniser]\nworkers = 3",
@@ -374,3 +382,22 @@ def test_anything_that_is_read_is_shown_and_read_again(
     assert keep == bare
     assert msgspec.structs.replace(again, networks=config.networks) == config
     assert show(load(path, Profile.LITE)) == show(again)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("192.0.2.1", ("192.0.2.1", 53)),
+        ("192.0.2.1:5353", ("192.0.2.1", 5353)),
+        ("2001:db8::1", ("2001:db8::1", 53)),
+        ("[2001:db8::1]:54", ("2001:db8::1", 54)),
+    ],
+)
+def test_addresses_of_name_servers(text: str, address: tuple[str, int]) -> None:
+    assert name_server(text) == address
+
+
+@pytest.mark.parametrize("text", ["", "ns.example", "192.0.2.1:", "192.0.2.1:x", "192.0.2.1:70000"])
+def test_what_is_no_name_server(text: str) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        name_server(text)

@@ -81,6 +81,7 @@ def test_services_do_not_know_each_other() -> None:
         "bigbrotr.services.worker": {"bigbrotr.services.call", "bigbrotr.services.intake"},
         "bigbrotr.services.call": {"bigbrotr.services.reconciliation", "bigbrotr.services.intake"},
         "bigbrotr.services.reconciliation": {"bigbrotr.services.intake"},
+        "bigbrotr.services.monitor": {"bigbrotr.services.examiner", "bigbrotr.services.herald"},
     }
     for path in (PACKAGE / "services").glob("*.py"):
         found = {module for module in imports(path) if part_of(module) == "services"}

@@ -11,6 +11,7 @@ from bigbrotr import supervisor as supervisors
 from bigbrotr.config import (
     Config,
     Database,
+    MonitorSettings,
     Profile,
     SeederSettings,
     ServiceSection,
@@ -73,7 +74,7 @@ def config(dsn: str, **settings: object) -> Config:
     values: dict[str, object] = {
         "database": Database(url=dsn),
         "finder": ServiceSection(interval_s=0.1, max_consecutive_failures=1),
-        "monitor": ServiceSection(interval_s=0.1),
+        "monitor": MonitorSettings(interval_s=0.1),
         "supervisor": SETTINGS,
     }
     return Config(**(values | settings))  # type: ignore[arg-type]

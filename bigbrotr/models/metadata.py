@@ -28,6 +28,7 @@ class MetadataType(StrEnum):
     NIP66_DNS = "nip66_dns"
     NIP66_NET = "nip66_net"
     NIP66_HTTP = "nip66_http"
+    CLAIMS = "claims"  # what the relay says of itself beside what was seen
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)

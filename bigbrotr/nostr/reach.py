@@ -8,6 +8,7 @@ import errno
 import ipaddress
 import socket
 import ssl
+import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
@@ -88,11 +89,14 @@ Target: TypeAlias = tuple[socket.AddressFamily, tuple[str, int]]
 
 
 class Opened(NamedTuple):
-    """A connected socket, what it takes of our manners, and what is left of the time."""
+    """A connected socket, what it takes of our manners, what is left of the time, and how long the
+    look for an address (None: none of ours) and connecting took."""
 
     sock: socket.socket
     seat: Seat
     left_s: float
+    resolved_s: float | None
+    connected_s: float
 
 
 async def open_socket(
@@ -110,8 +114,7 @@ async def open_socket(
         raise UnreachedError(Failure.OPTED_OUT, "its operator wants none of us")
     if manners.is_resting(host, port):
         raise UnreachedError(Failure.RESTING, "it asked us to slow down")
-    loop = asyncio.get_running_loop()
-    began = loop.time()
+    began = time.monotonic()  # the loop's own clock stands still between its rounds
     targets: list[Target] = []
     if link.proxy is None:
         try:
@@ -123,7 +126,8 @@ async def open_socket(
         targets = [target for target in targets if not manners.refuses(target[1][0])]
         if not targets:
             raise UnreachedError(Failure.OPTED_OUT, "the operator of its network wants none of us")
-    left_s = link.timeout_s - (loop.time() - began)
+    resolved_s = time.monotonic() - began
+    left_s = link.timeout_s - resolved_s
     places = [target[1][0] for target in targets] or [host]
     seat = Seat(manners)
     if link.proxy is not None or not all(map(is_special, places)):
@@ -131,7 +135,7 @@ async def open_socket(
         seat, places = await manners.sit(places, link.timeout_s)
         if not places:
             raise UnreachedError(Failure.BUSY, "enough conversations with its address already")
-    began = loop.time()
+    began = time.monotonic()
     try:
         async with asyncio.timeout(left_s):
             if link.proxy is None:
@@ -150,7 +154,9 @@ async def open_socket(
         if isinstance(error, FAULTS):
             raise UnreachedError(*judge(error)) from None
         raise
-    return Opened(sock, seat, left_s - (loop.time() - began))
+    connected_s = time.monotonic() - began
+    is_named = link.proxy is None and _literal(host) is None
+    return Opened(sock, seat, left_s - connected_s, resolved_s if is_named else None, connected_s)
 
 
 async def resolve(host: str, port: int, *, allow_local: bool) -> list[Target]:
@@ -173,12 +179,16 @@ async def resolve(host: str, port: int, *, allow_local: bool) -> list[Target]:
     return addresses[:MAX_ADDRESSES]
 
 
-async def _look_up(host: str, port: int) -> list[Target]:
+def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that a host is, None for a name."""
     try:
-        literal = ipaddress.ip_address(host)
+        return ipaddress.ip_address(host)
     except ValueError:
-        pass
-    else:
+        return None
+
+
+async def _look_up(host: str, port: int) -> list[Target]:
+    if (literal := _literal(host)) is not None:
         family = socket.AF_INET6 if literal.version == 6 else socket.AF_INET
         return [(family, (host, port))]
     try:

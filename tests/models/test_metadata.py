@@ -237,4 +237,5 @@ def test_types_are_those_that_the_database_knows() -> None:
         "nip66_dns",
         "nip66_net",
         "nip66_http",
+        "claims",
     }

@@ -11,6 +11,7 @@ from bigbrotr.config import Config, Link, Networks, SynchronizerSettings
 from bigbrotr.core.base_service import Surroundings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.relay import Network, Relay
+from bigbrotr.services.monitor import Monitor
 from bigbrotr.services.validator import Validator, greet
 from bigbrotr.services.worker import Order, Worker
 from tests.nostr.test_dial import onion
@@ -63,4 +64,12 @@ async def test_relay_behind_an_onion(
         report = await Worker(config, brotr).work(Order("test", 60.0, {Network.TOR: 2}))
         assert report.new == len(EVENTS)
         assert report.outcomes == {"complete": 1}
+        async with Monitor(brotr, around=Surroundings(config)) as monitor:
+            await monitor.run()
+        row = await brotr.pool.fetchrow(
+            "SELECT s.state, t.* FROM relay_states s JOIN relay_rtts t USING (relay_url)"
+        )
+        assert row is not None
+        assert (row["state"], row["relay_url"], row["dns_ms"]) == ("up", hidden.url, None)
+        assert min(row["tcp_ms"], row["upgrade_ms"], row["read_ms"]) > 0
     assert asked == []

@@ -1,0 +1,221 @@
+"""The monitor: examines the relays that are due, keeps what it found, and announces them."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from socket import socket
+from typing import Self
+
+import anyio
+
+from bigbrotr.config import Link, MonitorSettings, Networks
+from bigbrotr.core.base_service import BaseService, Surroundings
+from bigbrotr.core.brotr import Brotr, CheckResult, DueCheck, Post, Rtts
+from bigbrotr.errors import ConfigError
+from bigbrotr.models.check import Measured
+from bigbrotr.models.keys import Keys
+from bigbrotr.models.metadata import RelayMetadata
+from bigbrotr.models.relay import Network, Relay
+from bigbrotr.nostr.auth import Throwaway
+from bigbrotr.nostr.contact import Missed
+from bigbrotr.nostr.examination import (
+    Examination,
+    Judgement,
+    Verdict,
+    documents,
+    failures,
+    judge,
+    milliseconds,
+)
+from bigbrotr.nostr.manners import manners_of
+from bigbrotr.nostr.reach import OFFLINE_SAMPLE, PERHAPS_OURS, UNTRIED
+from bigbrotr.nostr.wire import keep_stamps
+from bigbrotr.services.examiner import Examiner
+from bigbrotr.services.herald import Herald
+
+ROUNDS = 2  # relays that are claimed at once, as multiples of what is examined at once
+CLEAN_UP_S = 6 * 3600.0  # between two looks for what is too old
+
+
+class Monitor(BaseService[MonitorSettings]):
+    """Examines the relays that are due, records what it found in one call, and publishes it.
+
+    Many that fail at once mean that our own network is down: nothing is recorded against them.
+    """
+
+    SERVICE_NAME = "monitor"
+    CONFIG_CLASS = MonitorSettings
+
+    def __init__(
+        self,
+        brotr: Brotr,
+        settings: MonitorSettings | None = None,
+        around: Surroundings | None = None,
+    ) -> None:
+        super().__init__(brotr, settings, around)
+        manners = manners_of(self.around.config.manners)
+        keys = keys_of(self.settings)
+        self.examiner = Examiner(self.settings, self.networks, manners, keys or Throwaway())
+        self.herald: Herald | None = None
+        if self.settings.publish.enabled and keys is not None:
+            self.herald = Herald(brotr, self.settings, self.networks, manners, keys, self.owner)
+        self._stamps: socket | None = None
+        self._cleaned_at: float | None = None
+
+    @property
+    def networks(self) -> Networks:
+        """How relays are reached."""
+        return self.around.config.networks
+
+    async def __aenter__(self) -> Self:
+        await self.brotr.release_monitoring(self.owner)
+        self._stamps = keep_stamps()
+        return await super().__aenter__()
+
+    async def __aexit__(self, *error: object) -> None:
+        await super().__aexit__(*error)
+        self.examiner.places.close()
+        if self._stamps is not None:
+            self._stamps.close()
+
+    async def run(self) -> None:
+        """Examines every relay that is due, and delivers what there is to say."""
+        await self.examiner.places.refresh()
+        await self._clean_up()
+        is_over = asyncio.Event()
+        async with anyio.create_task_group() as group:
+            if self.herald is not None:
+                await self.herald.introduce()
+                group.start_soon(self.herald.deliver, is_over, self._stop)
+            async with anyio.create_task_group() as sweeps:
+                for network, link in self.networks.enabled():
+                    sweeps.start_soon(self._work_off, network, link)
+            is_over.set()
+
+    async def _clean_up(self) -> None:
+        now = time.monotonic()
+        if self._cleaned_at is None or now - self._cleaned_at > CLEAN_UP_S:
+            self._cleaned_at = now
+            before = int(time.time()) - 86_400 * self.settings.retention_days
+            if gone := await self.brotr.delete_old_measurements(before):
+                self.log.info("deleted old measurements", rows=gone)
+
+    # Examining
+
+    async def _work_off(self, network: Network, link: Link) -> None:
+        while not self._stop.is_set():
+            dues = await self.brotr.claim_checks(
+                network,
+                limit=ROUNDS * link.width,
+                owner=self.owner,
+                lease_s=(ROUNDS + 1) * self.examiner.budget_s(link),
+            )
+            if not dues:
+                return
+            found = await self._sweep(dues, link)
+            is_offline = await self._is_offline(network, link, dues, found)
+            results = [
+                self._conclude(due, each, is_offline=is_offline)
+                for due, each in zip(dues, found, strict=True)
+            ]
+            await self.brotr.record_checks(results, self.settings.check_every_s)
+            self._tell(network, results)
+            if is_offline:
+                self.log.warning(
+                    "this machine seems to be offline: nothing is recorded against relays that "
+                    "could not be reached",
+                    network=network,
+                    relays=sum(result.verdict == Verdict.VOID for result in results),
+                )
+                return
+
+    async def _sweep(self, dues: Sequence[DueCheck], link: Link) -> list[Examination]:
+        width = anyio.CapacityLimiter(link.width)
+        found: dict[int, Examination] = {}
+
+        async def one(due: DueCheck) -> None:
+            async with width:
+                found[due.relay_id] = await self.examiner.examine(due.relay, link)
+
+        async with anyio.create_task_group() as group:
+            for due in dues:
+                group.start_soon(one, due)
+        return [found[due.relay_id] for due in dues]
+
+    async def _is_offline(
+        self,
+        network: Network,
+        link: Link,
+        dues: Sequence[DueCheck],
+        found: Sequence[Examination],
+    ) -> bool:
+        """Whether a sweep failed for our own fault: half of what was not dead before cannot be
+        reached, nor can any other that was up."""
+        lively = [each for due, each in zip(dues, found, strict=True) if due.state != "down"]
+        lost = sum(each.failure in PERHAPS_OURS for each in lively)
+        if not lost or 2 * lost < len(lively):
+            return False
+        apart = [due.relay_id for due in dues]
+        others = await self.brotr.some_relays_up(network, apart, OFFLINE_SAMPLE)
+        if not others:
+            return lost >= OFFLINE_SAMPLE and lost == len(lively)
+        return all(await asyncio.gather(*(self._is_missed(relay, link) for relay in others)))
+
+    async def _is_missed(self, relay: Relay, link: Link) -> bool:
+        met = await self.examiner.meet(relay, link)
+        if isinstance(met, Missed):
+            return met.why.failure in PERHAPS_OURS | UNTRIED
+        async with met:
+            return False
+
+    def _conclude(self, due: DueCheck, found: Examination, *, is_offline: bool) -> CheckResult:
+        """What is recorded of an examination."""
+        judgement = judge(found, is_down=due.state == "down", is_suspect=due.suspect_at is not None)
+        if is_offline and judgement.verdict is not Verdict.UP:
+            judgement = Judgement(Verdict.VOID, judgement.outcome, judgement.detail)
+        if judgement.verdict not in (Verdict.UP, Verdict.DOWN):
+            return CheckResult(due, *judgement)
+        now = int(time.time())
+        snapshots = [
+            RelayMetadata(due.relay, metadata, kind, now)
+            for kind, metadata in documents(found).items()
+        ]
+        raws = []
+        if isinstance(found.nip11, Measured):
+            document = found.nip11.value
+            if document.raw != document.metadata.canonical:
+                raws.append((document.metadata.id, document.raw))
+        ttl_s = found.dns.value.ttl_s if isinstance(found.dns, Measured) else None
+        digest: bytes | None = None
+        posts: Sequence[Post] = ()
+        if judgement.verdict is Verdict.UP and self.herald is not None:
+            digest, posts = self.herald.word(due, found, now)
+        return CheckResult(
+            due,
+            *judgement,
+            failed=failures(found),
+            rtts=Rtts(**milliseconds(found), ttl_s=ttl_s),
+            snapshots=snapshots,
+            raws=raws,
+            digest=digest,
+            posts=posts,
+        )
+
+    def _tell(self, network: Network, results: Sequence[CheckResult]) -> None:
+        verdicts = Counter(result.verdict for result in results)
+        self.log.info("checked relays", network=network, checked=len(results), **verdicts)
+
+
+def keys_of(settings: MonitorSettings) -> Keys | None:
+    """The monitor's key, PRIVATE_KEY.
+
+    Raises:
+        ConfigError: it is wrong, or missing where something is to be published.
+    """
+    if not (settings.publish.enabled or settings.write.enabled):
+        return None
+    keys = Keys.from_env("PRIVATE_KEY")
+    if keys is None and settings.publish.enabled:
+        raise ConfigError("[monitor.publish] enabled: needs the environment variable PRIVATE_KEY")
+    return keys

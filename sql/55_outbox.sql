@@ -1,0 +1,121 @@
+-- The outbox: events of our own on their way to relays. A work table: ordinary, a row an event and target.
+
+CREATE TABLE IF NOT EXISTS public.outbox (
+    id        bigint  GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    target    text    NOT NULL,              -- a relay's URL
+    kind      integer NOT NULL,
+    d         text    NOT NULL,              -- with the kind, what the event replaces
+    event     text    NOT NULL,              -- as JSON
+    version   bigint  NOT NULL DEFAULT 0,    -- grows when a newer event takes its place: the fence
+    posted_at bigint  NOT NULL,
+    due_at    bigint  NOT NULL,
+    attempts  integer NOT NULL DEFAULT 0,
+    owner     text,
+    UNIQUE (target, kind, d)
+);
+CREATE INDEX IF NOT EXISTS outbox_due_at_idx ON public.outbox (due_at);
+
+-- What became of what was sent, in numbers: 'accepted'; 'refused', with the prefix of its reason; 'failed', and why.
+CREATE TABLE IF NOT EXISTS public.deliveries (
+    target  text   NOT NULL,
+    outcome text   NOT NULL CHECK (outcome IN ('accepted', 'refused', 'failed')),
+    reason  text   NOT NULL,
+    times   bigint NOT NULL,
+    last_at bigint NOT NULL,
+    detail  text   NOT NULL,  -- of the last one
+    PRIMARY KEY (target, outcome, reason)
+);
+
+-- Posts events, each in the place of an older one for the same target that it replaces. Returns how many. Idempotent.
+CREATE OR REPLACE FUNCTION public.post_events(
+    p_targets text[], p_kinds integer[], p_ds text[], p_events text[], p_now bigint
+) RETURNS integer
+LANGUAGE plpgsql AS $$
+DECLARE
+    posted integer;
+BEGIN
+    WITH new_events AS (
+        INSERT INTO public.outbox AS o (target, kind, d, event, posted_at, due_at)
+        SELECT DISTINCT ON (u.target, u.kind, u.d) u.target, u.kind, u.d, u.event, p_now, p_now
+        FROM unnest(p_targets, p_kinds, p_ds, p_events) WITH ORDINALITY AS u (target, kind, d, event, position)
+        ORDER BY u.target, u.kind, u.d, u.position DESC
+        ON CONFLICT (target, kind, d) DO UPDATE SET
+            -- Not due any sooner: a target that fails is not pressed by what is newer.
+            event = EXCLUDED.event, version = o.version + 1, posted_at = EXCLUDED.posted_at
+        WHERE o.event <> EXCLUDED.event
+        RETURNING 1
+    )
+    SELECT count(*) INTO posted FROM new_events;
+    RETURN posted;
+END $$;
+
+-- Claims events that are due, of at most p_targets targets and p_limit in all.
+CREATE OR REPLACE FUNCTION public.claim_outbox(
+    p_targets integer, p_limit integer, p_owner text, p_lease_s bigint, p_now bigint
+) RETURNS TABLE (id bigint, version bigint, target text, event text, attempts integer)
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN QUERY
+    WITH targets AS (
+        SELECT o.target FROM public.outbox o WHERE o.due_at <= p_now
+        GROUP BY o.target ORDER BY min(o.due_at), o.target LIMIT p_targets
+    ), due AS (
+        SELECT o.id FROM public.outbox o
+        WHERE o.due_at <= p_now AND o.target IN (SELECT t.target FROM targets t)
+        ORDER BY o.due_at, o.id
+        LIMIT p_limit
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE public.outbox o SET due_at = p_now + p_lease_s, owner = p_owner
+    FROM due WHERE o.id = due.id
+    RETURNING o.id, o.version, o.target, o.event, o.attempts;
+END $$;
+
+-- Settles what was sent: 'accepted' and 'refused' events go, 'failed' ones come back after a growing delay, p_max_attempts
+-- times at most; what was replaced meanwhile stays. Counts all. Returns how many events have gone.
+CREATE OR REPLACE FUNCTION public.settle_outbox(
+    p_ids bigint[], p_versions bigint[], p_targets text[], p_outcomes text[], p_reasons text[], p_details text[],
+    p_max_attempts integer, p_now bigint
+) RETURNS integer
+LANGUAGE plpgsql AS $$
+DECLARE
+    gone integer;
+BEGIN
+    INSERT INTO public.deliveries AS d (target, outcome, reason, times, last_at, detail)
+    SELECT u.target, u.outcome, u.reason, count(*), p_now, max(u.detail)
+    FROM unnest(p_targets, p_outcomes, p_reasons, p_details) AS u (target, outcome, reason, detail)
+    GROUP BY u.target, u.outcome, u.reason
+    ORDER BY u.target, u.outcome, u.reason
+    ON CONFLICT (target, outcome, reason) DO UPDATE SET
+        times = d.times + EXCLUDED.times, last_at = EXCLUDED.last_at, detail = EXCLUDED.detail;
+
+    UPDATE public.outbox o SET
+        attempts = CASE WHEN o.version = u.version THEN o.attempts + 1 ELSE o.attempts END,
+        due_at   = CASE WHEN u.outcome = 'failed' THEN p_now + public.backoff_s(o.attempts + 1) ELSE p_now END,
+        owner    = NULL
+    FROM unnest(p_ids, p_versions, p_outcomes) AS u (id, version, outcome)
+    WHERE o.id = u.id AND (u.outcome = 'failed' OR o.version <> u.version);
+
+    WITH deleted AS (
+        DELETE FROM public.outbox o
+        USING unnest(p_ids, p_versions, p_outcomes) AS u (id, version, outcome)
+        WHERE o.id = u.id AND o.version = u.version
+          AND (u.outcome <> 'failed' OR o.attempts >= p_max_attempts)
+        RETURNING 1
+    )
+    SELECT count(*) INTO gone FROM deleted;
+    RETURN gone;
+END $$;
+
+-- Gives back what an owner had claimed, said at its start. Returns how much. Idempotent.
+CREATE OR REPLACE FUNCTION public.release_outbox(p_owner text, p_now bigint) RETURNS integer
+LANGUAGE plpgsql AS $$
+DECLARE
+    released integer;
+BEGIN
+    WITH back AS (
+        UPDATE public.outbox SET due_at = p_now, owner = NULL WHERE owner = p_owner RETURNING 1
+    )
+    SELECT count(*) INTO released FROM back;
+    RETURN released;
+END $$;
