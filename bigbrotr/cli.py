@@ -129,6 +129,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(db, "url", _db_url, "print the address of the database, for psql and others", place)
     add(db, "migrate", _db_migrate, "bring the schema to the current revision", place)
+    add(db, "distribute", _db_distribute, "spread the database over the workers of Citus", place)
     psql = add(db, "psql", _db_psql, "open psql, or run it with the words after --", place)
     psql.add_argument("words", nargs="*", metavar="-- WORD")
     return top
@@ -335,6 +336,16 @@ def _db_migrate(options: argparse.Namespace) -> int:
             changed = await schema.migrate(connection, options.profile, int(time.time()))
             words = "brought to" if changed else "is of"
             print(f"the database {words} revision {schema.revision}, {options.profile}")  # noqa: T201
+        return 0
+
+    return _loop(work())
+
+
+def _db_distribute(options: argparse.Namespace) -> int:
+    async def work() -> int:
+        async with _server(options) as brotr, brotr.pool.acquire() as connection:
+            done = await Schema().distribute(connection)
+        print("\n".join(done) or "all is distributed already")  # noqa: T201
         return 0
 
     return _loop(work())

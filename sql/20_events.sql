@@ -20,10 +20,16 @@ CREATE INDEX IF NOT EXISTS events_kind_idx ON public.events (kind, created_at);
 
 -- Tags are mostly hexadecimal, which pglz shrinks by 1 % of the table and 5 us an event: they are not compressed. Long
 -- texts shrink by more.
-ALTER TABLE public.events ALTER COLUMN tags SET STORAGE EXTERNAL, ALTER COLUMN tagvalues SET STORAGE EXTERNAL;
+-- Only where that is not so yet: once the table is distributed, such commands are refused.
 DO $$
 BEGIN
-    IF 'lz4' = ANY (SELECT unnest(enumvals) FROM pg_settings WHERE name = 'default_toast_compression') THEN
+    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'public.events'::regclass
+               AND attname IN ('tags', 'tagvalues') AND attstorage <> 'e') THEN
+        ALTER TABLE public.events ALTER COLUMN tags SET STORAGE EXTERNAL, ALTER COLUMN tagvalues SET STORAGE EXTERNAL;
+    END IF;
+    IF 'lz4' = ANY (SELECT unnest(enumvals) FROM pg_settings WHERE name = 'default_toast_compression')
+       AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'public.events'::regclass
+                   AND attname = 'content' AND attcompression <> 'l') THEN
         ALTER TABLE public.events ALTER COLUMN content SET COMPRESSION lz4;
     END IF;
 END $$;
@@ -120,11 +126,12 @@ SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     RETURN (
-        SELECT array_agg((
-            SELECT e.created_at FROM public.events e
-            WHERE e.id = u.id AND e.created_at >= p_since AND e.created_at < p_until LIMIT 1
-        ) ORDER BY u.position)
-        FROM unnest(p_ids) WITH ORDINALITY AS u (id, position));
+        SELECT array_agg(f.created_at ORDER BY u.position)
+        FROM unnest(p_ids) WITH ORDINALITY AS u (id, position)
+        LEFT JOIN (
+            SELECT e.id, e.created_at FROM public.events e
+            WHERE e.id = ANY (p_ids) AND e.created_at >= p_since AND e.created_at < p_until
+        ) AS f ON f.id = u.id);
 END $$;
 
 -- Deletes the events that no relay of ours holds any more (their relays were deleted). Reads every partition: for

@@ -44,8 +44,8 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off S
 SET enable_material = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    noted   integer;
-    unknown integer[];
+    noted integer;
+    known integer[];
 BEGIN
     PERFORM public.lock_presence(false);
     WITH noted_pairs AS (
@@ -65,14 +65,11 @@ BEGIN
 
     -- Known is an event *with this relay*, noted just now or before. One that another writer has committed since the
     -- statement above began exists as well, but its pair with this relay does not: it has to be inserted.
-    SELECT array_agg(u.position) INTO unknown
+    SELECT array_agg(u.position) INTO known
     FROM unnest(p_created_ats, p_ids) WITH ORDINALITY AS u (created_at, id, position)
-    WHERE NOT EXISTS (
-        SELECT FROM public.presence p
-        WHERE p.created_at = u.created_at AND p.event_id = u.id
-          AND p.relay_ids @> ARRAY[p_relay_id]
-    );
-    RETURN coalesce(unknown, '{}');
+    JOIN public.presence p ON p.created_at = u.created_at AND p.event_id = u.id
+    WHERE p.relay_ids @> ARRAY[p_relay_id];
+    RETURN ARRAY(SELECT generate_series(1, cardinality(p_ids)) EXCEPT SELECT unnest(known) ORDER BY 1);
 END $$;
 
 -- Notes that a relay holds all archived events of [p_since, p_until) but for those of p_absent_ids, and returns how many
@@ -154,21 +151,24 @@ DECLARE
     ended integer;
 BEGIN
     PERFORM public.lock_presence(false);
-    WITH held AS (
-        SELECT p.created_at, p.event_id, array_position(p.relay_ids, p_relay_id) AS place, p.seen_ats
-        FROM unnest(p_created_ats, p_ids) AS u (created_at, id)
-        JOIN public.presence p ON p.created_at = u.created_at AND p.event_id = u.id
-        WHERE p.relay_ids @> ARRAY[p_relay_id]
-        FOR UPDATE OF p
-    ), noted AS (
-        INSERT INTO public.dropped AS d (created_at, event_id, relay_id, seen_at, dropped_at)
-        SELECT h.created_at, h.event_id, p_relay_id, public.unpack_seen(h.seen_ats[h.place]), p_now FROM held h
-        ON CONFLICT (created_at, event_id, relay_id) DO UPDATE SET dropped_at = EXCLUDED.dropped_at
-    ), ended_pairs AS (
+    -- When the relay was first seen to hold an event is changed by nobody else meanwhile: this is its lease's holder.
+    INSERT INTO public.dropped AS d (created_at, event_id, relay_id, seen_at, dropped_at)
+    SELECT p.created_at, p.event_id, p_relay_id,
+           public.unpack_seen(p.seen_ats[array_position(p.relay_ids, p_relay_id)]), p_now
+    FROM unnest(p_created_ats, p_ids) AS u (created_at, id)
+    JOIN public.presence p ON p.created_at = u.created_at AND p.event_id = u.id
+    WHERE p.relay_ids @> ARRAY[p_relay_id]
+    ON CONFLICT (created_at, event_id, relay_id) DO UPDATE SET dropped_at = EXCLUDED.dropped_at;
+
+    -- Places are those in the row as it is when its turn comes: others may have left it since.
+    WITH ended_pairs AS (
         UPDATE public.presence p SET
-            relay_ids = p.relay_ids[:h.place - 1] || p.relay_ids[h.place + 1:],
-            seen_ats  = p.seen_ats[:h.place - 1] || p.seen_ats[h.place + 1:]
-        FROM held h WHERE p.created_at = h.created_at AND p.event_id = h.event_id
+            relay_ids = array_remove(p.relay_ids, p_relay_id),
+            seen_ats  = p.seen_ats[:array_position(p.relay_ids, p_relay_id) - 1]
+                     || p.seen_ats[array_position(p.relay_ids, p_relay_id) + 1:]
+        FROM unnest(p_created_ats, p_ids) AS u (created_at, id)
+        WHERE p.created_at = u.created_at AND p.event_id = u.id
+          AND p.relay_ids @> ARRAY[p_relay_id]
         RETURNING 1
     )
     SELECT count(*) INTO ended FROM ended_pairs;

@@ -1,24 +1,16 @@
 -- Totals: exact counts without counting. Each relay's row is written only by the holder of its lease.
 
 CREATE TABLE IF NOT EXISTS public.tallies (
-    relay_id bigint NOT NULL PRIMARY KEY,  -- 0: events first met at relays that have been deleted since
+    relay_id bigint NOT NULL PRIMARY KEY,  -- 0: events whose relay had gone before they were counted
     events   bigint NOT NULL DEFAULT 0,    -- archived events that were first met at this relay
     pairs    bigint NOT NULL DEFAULT 0     -- archived events that this relay holds
 );
 INSERT INTO public.tallies (relay_id) VALUES (0) ON CONFLICT (relay_id) DO NOTHING;
 
--- A deleted relay takes its pairs along; the events that were first met there stay.
-CREATE OR REPLACE FUNCTION public.hand_over_tally() RETURNS trigger
-LANGUAGE plpgsql AS $$
-BEGIN
-    WITH gone AS (
-        DELETE FROM public.tallies WHERE relay_id = OLD.id RETURNING events
-    )
-    UPDATE public.tallies t SET events = t.events + gone.events FROM gone WHERE t.relay_id = 0;
-    RETURN NULL;
-END $$;
-CREATE OR REPLACE TRIGGER relays_hand_over_tally AFTER DELETE ON public.relays
-FOR EACH ROW EXECUTE FUNCTION public.hand_over_tally();
+-- The row of a deleted relay stays: the events that were first met there are still archived. Its pairs no longer count.
+-- (No trigger hands them over: there can be none on a table that every machine has a copy of.)
+DROP TRIGGER IF EXISTS relays_hand_over_tally ON public.relays;
+DROP FUNCTION IF EXISTS public.hand_over_tally();
 
 CREATE OR REPLACE FUNCTION public.totals()
 RETURNS TABLE (relays bigint, candidates bigint, events bigint, pairs bigint, gaps bigint, rejected bigint)
@@ -28,7 +20,7 @@ BEGIN
         (SELECT count(*) FROM public.relays),
         (SELECT count(*) FROM public.candidates c WHERE c.alias_of IS NULL),
         (SELECT coalesce(sum(t.events), 0)::bigint FROM public.tallies t),
-        (SELECT coalesce(sum(t.pairs), 0)::bigint FROM public.tallies t),
+        (SELECT coalesce(sum(t.pairs), 0)::bigint FROM public.tallies t JOIN public.relays r ON r.id = t.relay_id),
         (SELECT count(*) FROM public.gaps g JOIN public.visits v ON v.relay_id = g.relay_id AND v.filter = g.filter),
         (SELECT coalesce(sum(r.count), 0)::bigint FROM public.rejected r);
 END $$;

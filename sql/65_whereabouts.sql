@@ -10,19 +10,24 @@ RETURNS TABLE (
 )
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    born    bigint := (SELECT e.created_at FROM public.events e WHERE e.id = p_id);
-    holders integer[];
-    times   integer[];
+    born     bigint := (SELECT e.created_at FROM public.events e WHERE e.id = p_id);
+    holders  integer[];
+    times    integer[];
+    leavers  bigint[];  -- relays that have dropped it, since when they had held it, and when it was found
+    first_at bigint[];
+    left_at  bigint[];
 BEGIN
     SELECT p.relay_ids, p.seen_ats INTO holders, times
     FROM public.presence p WHERE p.created_at = born AND p.event_id = p_id;
+    SELECT array_agg(d.relay_id), array_agg(d.seen_at), array_agg(d.dropped_at) INTO leavers, first_at, left_at
+    FROM public.dropped d WHERE d.created_at = born AND d.event_id = p_id;
     RETURN QUERY
     SELECT r.url, public.unpack_seen(times[array_position(holders, r.id::integer)]), d.seen_at, d.dropped_at, w.noted_at,
            (SELECT coalesce(jsonb_agg(jsonb_build_object('filter', c.filter, 'how', c.how, 'proven_at', c.proven_at)
                                       ORDER BY c.proven_at DESC), '[]')
             FROM public.coverage c WHERE c.relay_id = r.id AND c.proven @> born)
     FROM public.relays r
-    LEFT JOIN public.dropped d ON d.created_at = born AND d.event_id = p_id AND d.relay_id = r.id
+    LEFT JOIN unnest(leavers, first_at, left_at) AS d (relay_id, seen_at, dropped_at) ON d.relay_id = r.id
     LEFT JOIN public.withheld w ON w.relay_id = r.id AND w.event_id = p_id
     ORDER BY r.url;
 END $$;

@@ -32,8 +32,8 @@ interval_s = 0.5
 {monitor}
 [synchronizer]
 interval_s = 0.2
-workers = 2
-slice_s = 5
+workers = {workers}
+slice_s = {slice_s}
 page_limit = {page_limit}
 revisit_s = {revisit_s}
 settle_s = {settle_s}
@@ -133,6 +133,8 @@ class Place:
         revisit_s: float = 60.0,
         settle_s: int = 0,
         live: bool = False,
+        workers: int = 2,
+        slice_s: float = 5.0,
         monitor: str = "enabled = false",
         more: str = "",
     ) -> None:
@@ -152,6 +154,8 @@ class Place:
                 revisit_s=revisit_s,
                 settle_s=settle_s,
                 live=str(live).lower(),
+                workers=workers,
+                slice_s=slice_s,
                 monitor=monitor,
                 more=more,
             )

@@ -45,6 +45,7 @@ COMMANDS = [
     "db",
     "db url",
     "db migrate",
+    "db distribute",
     "db psql",
 ]
 EVENTS = [make_event(1_600_000_000 + n, content=f"note {n}") for n in range(40)]

@@ -2,6 +2,7 @@
 
 The files state the current truth and may be run again; `sql/migrations/NNNN_words.sql` takes a
 deployed database from revision NNNN - 1 to NNNN, before the files are run over it.
+`sql/distributed.sql` is run by nobody but `distribute`.
 """
 
 import hashlib
@@ -14,11 +15,19 @@ from asyncpg.pool import PoolConnectionProxy
 from msgspec import Struct
 
 from bigbrotr.config import Profile, shipped
-from bigbrotr.errors import SchemaError
+from bigbrotr.errors import DatabaseError, SchemaError
 
 OLDEST_SERVER = 15
 LONG_S = 86_400.0  # a migration of a large database takes its time
+DISTRIBUTED = "distributed.sql"  # for a database over several machines, and no other
 LOCK = 0x62_69_67_62_72_6F  # "bigbro": the advisory lock under which the schema is changed
+
+# What Citus makes of each table; partitions are as their parents.
+KINDS = """
+    SELECT c.relname AS name, CASE WHEN p.partmethod = 'h' THEN 'distributed'
+        WHEN p.repmodel = 't' THEN 'a copy on each machine' ELSE 'on the coordinator' END AS kind
+    FROM pg_catalog.pg_dist_partition p JOIN pg_catalog.pg_class c ON c.oid = p.logicalrelid
+    WHERE NOT c.relispartition ORDER BY 2, 1"""
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
@@ -43,7 +52,8 @@ class Schema:
 
     def files(self, profile: Profile) -> list[Path]:
         """The current truth, in the order in which it is run."""
-        return [*sorted(self.folder.glob("*.sql")), self.folder / "profiles" / f"{profile}.sql"]
+        found = (path for path in self.folder.glob("*.sql") if path.name != DISTRIBUTED)
+        return [*sorted(found), self.folder / "profiles" / f"{profile}.sql"]
 
     def migrations(self) -> dict[int, Path]:
         """What leads to each revision from the one before."""
@@ -106,6 +116,38 @@ class Schema:
                 await self._apply(connection, ledger, profile, now)
             await connection.execute("SELECT public.ensure_partitions($1)", now, timeout=LONG_S)
         return changed
+
+    async def distribute(self, connection: Connection) -> list[str]:
+        """Spreads an initialised database over the workers of its Citus cluster.
+
+        Takes the lock, and does all or nothing. Returns, in words, what became of which tables:
+        nothing when all was done before.
+
+        Raises:
+            DatabaseError: the server has no Citus, no workers, or refuses.
+            SchemaError: the database is empty, or of another revision.
+        """
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK, timeout=LONG_S)
+            ledger = await read_ledger(connection)
+            if ledger is None:
+                raise SchemaError("the database has no schema yet: `bigbrotr db migrate` makes it")
+            await self.check(connection, ledger.profile)
+            if ledger.digest != self.digest(ledger.profile):
+                raise SchemaError(
+                    "the schema is not that of this release: run `bigbrotr db migrate` first"
+                )
+            if not await connection.fetchval("SELECT 1 FROM pg_extension WHERE extname = 'citus'"):
+                raise DatabaseError(
+                    "the database has no extension citus: it cannot be distributed over machines"
+                )
+            before = set(await connection.fetch(KINDS))
+            try:
+                await connection.execute((self.folder / DISTRIBUTED).read_text(), timeout=LONG_S)
+            except asyncpg.PostgresError as error:
+                raise DatabaseError(f"nothing was distributed: {error}") from error
+            after = await connection.fetch(KINDS)
+        return [f"{row['name']}: {row['kind']}" for row in after if row not in before]
 
     async def _apply(
         self, connection: Connection, ledger: Ledger | None, profile: Profile, now: int

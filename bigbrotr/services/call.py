@@ -43,10 +43,10 @@ class Result(NamedTuple):
     detail: str = ""
 
 
-def lease_s(slice_s: float, revisit_s: float) -> float:
+def lease_s(slice_s: float, revisit_s: float, timeout_s: float) -> float:
     """A lease outlasts a slice and the page that is under way at its end, and what a live call
-    lets pass before it renews it."""
-    return 2 * slice_s + revisit_s + 60
+    lets pass before it renews it; `timeout_s` is that of the relay's network."""
+    return 2 * slice_s + revisit_s + PAGE_ROUNDS * timeout_s
 
 
 class Call:
@@ -232,7 +232,9 @@ class Call:
                 return Result("done", "complete", "made room for others at its address")
             self.visit = await self.brotr.renew_visit(
                 self.visit,
-                lease_s=lease_s(self.settings.slice_s, self.settings.revisit_s),
+                lease_s=lease_s(
+                    self.settings.slice_s, self.settings.revisit_s, self.link.timeout_s
+                ),
                 until=self.terms.until(int(time.time()) - self.settings.settle_s),
                 patience=patience(self.settings),
             )

@@ -93,6 +93,7 @@ class Worker:
     async def _work_off(self, network: Network, width: int, order: Order) -> None:
         """Keeps up to `width` calls of one network going, beside the live ones."""
         settings = self.config.synchronizer
+        timeout_s = self.config.networks.link(network).timeout_s
         try:
             while not self._is_over():
                 width_left = width - sum(not call.is_live for call in self._of(network).values())
@@ -104,7 +105,7 @@ class Worker:
                         [network],
                         limit=min(width_left, CLAIM),
                         owner=order.owner,
-                        lease_s=lease_s(order.seconds, settings.revisit_s),
+                        lease_s=lease_s(order.seconds, settings.revisit_s, timeout_s),
                         **self._wanted()._asdict(),
                         apart={url: self._wanted(url) for url in settings.relays},
                         refused=settings.refused,

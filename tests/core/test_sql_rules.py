@@ -1,0 +1,440 @@
+"""The rules that keep the schema fit for several machines, checked with PostgreSQL's own parser."""
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pglast
+import pytest
+from pglast import ast, enums
+
+from bigbrotr.config import Profile, shipped
+from bigbrotr.core.schema import DISTRIBUTED, Schema
+
+CLOCKS = {"now", "clock_timestamp", "statement_timestamp", "transaction_timestamp", "timeofday"}
+SERIALS = {"serial", "serial4", "serial8", "bigserial", "smallserial", "serial2"}
+UNIQUE = {
+    enums.ConstrType.CONSTR_PRIMARY,
+    enums.ConstrType.CONSTR_UNIQUE,
+    enums.ConstrType.CONSTR_EXCLUSION,
+}
+# From which kind of table a key may lead to which.
+KEYS = {
+    *(("distributed", "reference"), ("reference", "reference"), ("local", "reference")),
+    *(("local", "local"), ("ordinary", "ordinary")),
+}
+# Where a rule is broken with a reason.
+EXCEPTIONS = {
+    ("dynamic", "ensure_partitions"): "it makes tables whose names are computed from the date",
+}
+
+
+class Table(NamedTuple):
+    """What `distributed.sql` makes of a table."""
+
+    kind: str
+    column: str | None
+
+
+class Offence(NamedTuple):
+    """A rule that is broken, and where: a function or table, or the start of the statement."""
+
+    rule: str
+    place: str
+
+
+def walk(node: Any) -> Iterator[ast.Node]:
+    """The node and all below it."""
+    if isinstance(node, tuple):
+        for each in node:
+            yield from walk(each)
+    elif isinstance(node, ast.Node):
+        yield node
+        for name in node:
+            yield from walk(getattr(node, name))
+
+
+def found(node: Any, kind: type[ast.Node]) -> list[Any]:
+    return [each for each in walk(node) if isinstance(each, kind)]
+
+
+def words(names: Any) -> list[str]:
+    return [str(each.sval) for each in names if isinstance(each, ast.String)]
+
+
+def nodes_named(tree: Any, name: str) -> Iterator[dict[str, Any]]:
+    """All values under a key, anywhere in a tree of dicts and lists."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if key == name:
+                yield value
+            yield from nodes_named(value, name)
+    elif isinstance(tree, list):
+        for each in tree:
+            yield from nodes_named(each, name)
+
+
+def parse_expression(text: str, mode: int) -> tuple[ast.RawStmt, ...]:
+    """What stands in a plpgsql function: a statement, an expression or an assignment."""
+    if mode == 2:
+        text = f"SELECT {text}"
+    elif mode > 2:
+        text = f"SELECT {text.partition(':=')[2]}"
+    statements: tuple[ast.RawStmt, ...] = pglast.parse_sql(text)
+    return statements
+
+
+@cache
+def tables() -> dict[str, Table]:
+    """What `distributed.sql` says of each table; a table that stands there twice is an error."""
+    script = (shipped("sql") / DISTRIBUTED).read_text()
+    rows: list[tuple[Any, Table]] = []
+    for statement in pglast.split(script):
+        if not statement.lstrip().startswith("DO"):
+            continue
+        for loop in nodes_named(pglast.parse_plpgsql(statement), "PLpgSQL_stmt_fors"):
+            for select in found(
+                pglast.parse_sql(loop["query"]["PLpgSQL_expr"]["query"]), ast.SelectStmt
+            ):
+                for _, *cells in select.valuesLists or ():
+                    name, kind, column, _ = (
+                        None if cell.isnull else cell.val.sval for cell in cells
+                    )
+                    rows.append((name, Table(str(kind), column)))
+    assert len(dict(rows)) == len(rows)
+    return dict(rows)
+
+
+@cache
+def schema_text() -> str:
+    """The current truth, in both profiles."""
+    files = {path: None for profile in Profile for path in Schema().files(profile)}
+    return "\n".join(path.read_text() for path in files)
+
+
+@cache
+def own_functions() -> set[str]:
+    made = found(pglast.parse_sql(schema_text()), ast.CreateFunctionStmt)
+    return {words(each.funcname)[-1] for each in made}
+
+
+def kind_of(relation: Any) -> str | None:
+    if relation is None:
+        return None
+    if relation.relname == "events_relays":  # a view
+        return "distributed"
+    table = tables().get(relation.relname)
+    return table.kind if table else None
+
+
+def touches_distributed(node: Any) -> bool:
+    return any(kind_of(each) == "distributed" for each in found(node, ast.RangeVar))
+
+
+# The rules
+
+
+def offences(sql: str) -> list[Offence]:
+    """All rules that are broken in a script."""
+    broken: list[Offence] = []
+    for text in pglast.split(sql):
+        for raw in pglast.parse_sql(text):
+            statement = raw.stmt
+            if isinstance(statement, ast.CreateFunctionStmt):
+                broken += of_function(statement, text)
+            elif isinstance(statement, ast.DoStmt):
+                broken += of_body(text, text[:40])
+            else:
+                broken += of_statement(statement, text[:40])
+            broken += of_definition(statement)
+    return list(dict.fromkeys(broken))
+
+
+def of_function(function: ast.CreateFunctionStmt, text: str) -> Iterator[Offence]:
+    *schema, name = words(function.funcname)
+    options = {option.defname: option.arg for option in function.options or ()}
+    if schema != ["public"]:
+        yield Offence("qualified", name)
+    if options["language"].sval == "plpgsql":
+        yield from of_body(text, name)
+        return
+    body: Any = function.sql_body
+    if body is None:
+        body = pglast.parse_sql("".join(words(options["as"])))
+    if function.parameters and touches_distributed(body):
+        yield Offence("plpgsql", name)
+    yield from of_statement(body, name)
+
+
+def of_body(text: str, name: str) -> Iterator[Offence]:
+    tree = pglast.parse_plpgsql(text)
+    queries = [
+        statement
+        for each in nodes_named(tree, "PLpgSQL_expr")
+        for statement in parse_expression(each["query"], each["parseMode"])
+    ]
+    counts = json.dumps(list(nodes_named(tree, "PLpgSQL_stmt_getdiag")))
+    if "ROW_COUNT" in counts and found(tuple(queries), ast.OnConflictClause):
+        yield Offence("count", name)
+    for kind in ("PLpgSQL_stmt_dynexecute", "PLpgSQL_stmt_dynfors"):
+        if any(nodes_named(tree, kind)):
+            yield Offence("dynamic", name)
+    for query in queries:
+        yield from of_statement(query, name)
+
+
+def of_statement(statement: Any, place: str) -> Iterator[Offence]:
+    """Rules for what is done with tables, wherever it stands."""
+    ctes = {each.ctename for each in found(statement, ast.CommonTableExpr)}
+    locks = [each.lockedRels for each in found(statement, ast.LockingClause)]
+    aliases = {id(each) for each in found(tuple(locks), ast.RangeVar)}
+    for relation in found(statement, ast.RangeVar):
+        known = relation.relname in ctes or relation.relname.startswith("pg_")
+        known = known or id(relation) in aliases
+        if relation.schemaname is None and not known:
+            yield Offence("qualified", place)
+    for call in found(statement, ast.FuncCall):
+        names = words(call.funcname)
+        if names[0] in own_functions() and len(names) == 1:
+            yield Offence("qualified", place)
+    for kind in (ast.UpdateStmt, ast.OnConflictClause):
+        for changing in found(statement, kind):
+            if reads_clock((changing.targetList, changing.whereClause)):
+                yield Offence("time", place)
+    for select in found(statement, ast.SelectStmt):
+        for lock in select.lockingClause or ():
+            kinds = locked(select, lock)
+            skips = lock.waitPolicy == enums.LockWaitPolicy.LockWaitSkip
+            if "distributed" in kinds or ("reference" in kinds and skips):
+                yield Offence("lock", place)
+    yield from of_correlation(statement, place)
+
+
+def reads_clock(node: Any) -> bool:
+    calls = {words(each.funcname)[-1] for each in found(node, ast.FuncCall)}
+    return bool(calls & CLOCKS or found(node, ast.SQLValueFunction))
+
+
+def locked(select: ast.SelectStmt, lock: ast.LockingClause) -> set[str | None]:
+    """The kinds of the tables whose rows a query locks."""
+    relations = found(select.fromClause, ast.RangeVar)
+    names = {each.relname for each in lock.lockedRels or ()}
+    return {
+        kind_of(each)
+        for each in relations
+        if not names or (each.alias.aliasname if each.alias else each.relname) in names
+    }
+
+
+def of_correlation(statement: Any, place: str) -> Iterator[Offence]:
+    """Rows that no machine has for itself must not be asked about one by one: a query from a
+    function, a CTE or a small table whose subquery reads distributed ones, row by row."""
+    for kind in (ast.SelectStmt, ast.UpdateStmt, ast.DeleteStmt):
+        for query in found(statement, kind):
+            names = ("relation", "fromClause", "usingClause", "targetList", "whereClause")
+            *sources, targets, conditions = (getattr(query, name, None) for name in names)
+            if touches_distributed(tuple(sources)):
+                continue
+            outside = {each.aliasname for each in found(tuple(sources), ast.Alias)}
+            outside |= {each.relname for each in found(tuple(sources), ast.RangeVar)}
+            for link in found((targets, conditions), ast.SubLink):
+                columns = found(link.subselect, ast.ColumnRef)
+                owners = {words(each.fields)[0] for each in columns if len(words(each.fields)) > 1}
+                if owners & outside and touches_distributed(link.subselect):
+                    yield Offence("correlated", place)
+
+
+def of_definition(statement: Any) -> Iterator[Offence]:
+    """Rules for tables, their columns, keys and indexes."""
+    relation: Any = getattr(statement, "relation", None)
+    if isinstance(statement, ast.CreateTrigStmt):
+        if kind_of(relation) in ("distributed", "reference"):
+            yield Offence("trigger", relation.relname)
+    elif isinstance(statement, ast.IndexStmt):
+        columns = {each.name for each in statement.indexParams or ()}
+        if statement.unique and lacks_column(relation, columns):
+            yield Offence("unique", relation.relname)
+    elif isinstance(statement, ast.CreateStmt | ast.AlterTableStmt):
+        yield from of_columns(statement)
+
+
+def of_columns(statement: Any) -> Iterator[Offence]:
+    relation = statement.relation
+    for column in found(statement, ast.ColumnDef):
+        type_name = words(column.typeName.names)[-1] if column.typeName else ""
+        constraints = column.constraints or ()
+        is_identity = any(each.contype == enums.ConstrType.CONSTR_IDENTITY for each in constraints)
+        if type_name in SERIALS or (is_identity and type_name != "int8"):
+            yield Offence("identity", relation.relname)
+        if (type_name in SERIALS or is_identity) and kind_of(relation) == "distributed":
+            yield Offence("sequence", relation.relname)
+        for each in constraints:
+            yield from of_constraint(relation, each, {column.colname})
+    for constraint in found(statement, ast.Constraint):
+        keys = {*words(constraint.keys or ()), *words(constraint.fk_attrs or ())}
+        if keys:
+            yield from of_constraint(relation, constraint, keys)
+
+
+def of_constraint(
+    relation: Any, constraint: ast.Constraint, columns: set[str]
+) -> Iterator[Offence]:
+    if constraint.contype in UNIQUE and lacks_column(relation, columns):
+        yield Offence("unique", relation.relname)
+    if constraint.contype == enums.ConstrType.CONSTR_FOREIGN:
+        ends = (kind_of(relation), kind_of(constraint.pktable))
+        if ends not in KEYS:
+            yield Offence("key", relation.relname)
+
+
+def lacks_column(relation: Any, columns: set[str]) -> bool:
+    table = tables().get(relation.relname)
+    return table is not None and table.kind == "distributed" and table.column not in columns
+
+
+# The schema keeps them
+
+
+def test_the_schema_keeps_the_rules() -> None:
+    broken = {(each.rule, each.place) for each in offences(schema_text())}
+    assert broken == EXCEPTIONS.keys()
+
+
+@pytest.mark.parametrize("path", sorted(Schema().migrations().values()), ids=lambda path: path.name)
+def test_migrations_keep_the_rules(path: Path) -> None:
+    assert offences(path.read_text()) == []
+
+
+def test_each_table_is_distributed_in_one_way() -> None:
+    made = found(pglast.parse_sql(schema_text()), ast.CreateStmt)
+    assert sorted(each.relation.relname for each in made) == sorted(tables())
+    columns = {
+        each.relation.relname: {column.colname for column in found(each, ast.ColumnDef)}
+        for each in made
+    }
+    for name, table in tables().items():
+        assert table.kind in ("distributed", "reference", "local", "ordinary")
+        assert (table.column in columns[name]) is (table.kind == "distributed")
+
+
+def test_what_distributes_can_be_read() -> None:
+    """It is run where Citus is; here, PostgreSQL's parser takes every statement of it."""
+    script = (shipped("sql") / DISTRIBUTED).read_text()
+    called = set()
+    for text in pglast.split(script):
+        for raw in pglast.parse_sql(text):
+            if isinstance(raw.stmt, ast.DoStmt):
+                for each in nodes_named(pglast.parse_plpgsql(text), "PLpgSQL_expr"):
+                    queries = parse_expression(each["query"], each["parseMode"])
+                    called |= {words(c.funcname)[-1] for c in found(queries, ast.FuncCall)}
+    assert called == {
+        *("create_reference_table", "create_distributed_table", "create_distributed_function"),
+        *("citus_add_local_table_to_metadata", "truncate_local_data_after_distributing_table"),
+        *("format",),
+    }
+
+
+# The rules can be broken
+
+
+def function(body: str, declare: str = "DECLARE n integer;") -> str:
+    return (
+        "CREATE FUNCTION public.f(p_id bytea, p_now bigint) RETURNS integer LANGUAGE plpgsql AS $$"
+        f"{declare} BEGIN {body} RETURN n; END $$;"
+    )
+
+
+UPSERT = (
+    "INSERT INTO public.presence VALUES (1, p_id, '{}', '{}') ON CONFLICT (created_at, event_id)"
+)
+SQL_FUNCTION = "CREATE FUNCTION public.f(p_id bytea) RETURNS bigint LANGUAGE sql"
+BROKEN = [
+    ("count", function(f"{UPSERT} DO NOTHING; GET DIAGNOSTICS n = ROW_COUNT;")),
+    ("dynamic", function("EXECUTE 'SELECT 1';")),
+    (
+        "plpgsql",
+        f"{SQL_FUNCTION} RETURN (SELECT count(*) FROM public.events e WHERE e.id = p_id);",
+    ),
+    (
+        "plpgsql",
+        f"{SQL_FUNCTION} AS $$SELECT count(*) FROM public.events_relays WHERE event_id = p_id$$;",
+    ),
+    ("qualified", function("SELECT count(*) INTO n FROM events;")),
+    ("qualified", function("n := backoff_s(3);")),
+    ("qualified", "CREATE FUNCTION f() RETURNS integer LANGUAGE sql RETURN 1;"),
+    ("qualified", "CREATE VIEW public.v AS SELECT * FROM relays;"),
+    ("time", function(f"{UPSERT} DO UPDATE SET created_at = extract(epoch FROM now());")),
+    ("time", function("UPDATE public.visits SET due_at = extract(epoch FROM clock_timestamp());")),
+    ("time", function("UPDATE public.visits SET detail = CURRENT_TIMESTAMP;")),
+    ("time", function("UPDATE public.visits SET due_at = 0 WHERE now() > '2026-01-01';")),
+    ("lock", function("PERFORM FROM public.relays r FOR UPDATE SKIP LOCKED;")),
+    (
+        "lock",
+        function(
+            "PERFORM FROM public.visits v JOIN public.relays r ON r.id = v.relay_id"
+            " FOR UPDATE SKIP LOCKED;"
+        ),
+    ),
+    ("lock", function("PERFORM FROM public.presence p WHERE created_at > 5 FOR UPDATE OF p;")),
+    (
+        "correlated",
+        function(
+            "SELECT count(*) INTO n FROM unnest(ARRAY[p_id]) AS u (id) WHERE NOT EXISTS"
+            " (SELECT FROM public.presence p WHERE p.event_id = u.id);"
+        ),
+    ),
+    (
+        "correlated",
+        function(
+            "DELETE FROM public.relays r WHERE NOT EXISTS"
+            " (SELECT FROM public.presence p WHERE r.id = ANY (p.relay_ids));"
+        ),
+    ),
+    (
+        "trigger",
+        "CREATE TRIGGER t AFTER INSERT ON public.events FOR EACH ROW EXECUTE FUNCTION public.f();",
+    ),
+    (
+        "trigger",
+        "CREATE TRIGGER t AFTER DELETE ON public.relays FOR EACH ROW EXECUTE FUNCTION public.f();",
+    ),
+    ("unique", "CREATE UNIQUE INDEX ON public.events (created_at, kind);"),
+    ("unique", "ALTER TABLE public.presence ADD CONSTRAINT c UNIQUE (created_at);"),
+    ("unique", "CREATE TABLE public.events (id bytea, sig bytea PRIMARY KEY);"),
+    ("identity", "CREATE TABLE public.outbox (id integer GENERATED ALWAYS AS IDENTITY);"),
+    ("identity", "CREATE TABLE public.outbox (id bigserial);"),
+    ("sequence", "ALTER TABLE public.dropped ADD COLUMN n bigint GENERATED ALWAYS AS IDENTITY;"),
+    ("key", "ALTER TABLE public.presence ADD FOREIGN KEY (event_id) REFERENCES public.withheld;"),
+    ("key", "CREATE TABLE public.outbox (r bigint REFERENCES public.relays (id));"),
+    ("key", "CREATE TABLE public.visits (e bytea REFERENCES public.events_raw (event_id));"),
+]
+
+
+@pytest.mark.parametrize(("rule", "sql"), BROKEN)
+def test_a_broken_rule_is_found(rule: str, sql: str) -> None:
+    assert [each.rule for each in offences(sql)] == [rule]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        function(f"{UPSERT} DO UPDATE SET relay_ids = EXCLUDED.relay_ids;"),
+        function("UPDATE public.visits SET due_at = p_now; GET DIAGNOSTICS n = ROW_COUNT;"),
+        function(
+            "PERFORM FROM public.visits v JOIN public.relays r ON r.id = v.relay_id"
+            " FOR UPDATE OF v SKIP LOCKED;"
+        ),
+        function(
+            "DELETE FROM public.presence p WHERE NOT EXISTS"
+            " (SELECT FROM public.relays r WHERE r.id = ANY (p.relay_ids));"
+        ),
+        "CREATE FUNCTION public.f(a bigint) RETURNS bigint LANGUAGE sql RETURN a + 1;",
+        "CREATE UNIQUE INDEX ON public.events (created_at, id);",
+        "CREATE TABLE public.outbox (id bigint GENERATED ALWAYS AS IDENTITY, UNIQUE (id));",
+        "ALTER TABLE public.dropped ADD FOREIGN KEY (relay_id) REFERENCES public.relays (id);",
+    ],
+)
+def test_what_is_allowed(sql: str) -> None:
+    assert offences(sql) == []
