@@ -23,6 +23,7 @@ CONFIG = """
 enabled = false
 [networks.local]
 enabled = true
+width = {width}
 timeout_s = {timeout_s}
 [seeder]
 file = "{seeds}"
@@ -129,6 +130,7 @@ class Place:
         *,
         profile: str = "full",
         page_limit: int = 100,
+        width: int = 20,
         timeout_s: float = 20.0,
         revisit_s: float = 60.0,
         settle_s: int = 0,
@@ -150,6 +152,7 @@ class Place:
             CONFIG.format(
                 seeds=self.seeds,
                 page_limit=page_limit,
+                width=width,
                 timeout_s=timeout_s,
                 revisit_s=revisit_s,
                 settle_s=settle_s,
