@@ -129,9 +129,10 @@ BEGIN
         SELECT array_agg(f.created_at ORDER BY u.position)
         FROM unnest(p_ids) WITH ORDINALITY AS u (id, position)
         LEFT JOIN (
-            SELECT e.id, e.created_at FROM public.events e
-            WHERE e.id = ANY (p_ids) AND e.created_at >= p_since AND e.created_at < p_until
-        ) AS f ON f.id = u.id);
+            SELECT w.position, e.created_at
+            FROM unnest(p_ids) WITH ORDINALITY AS w (id, position) JOIN public.events e ON e.id = w.id
+            WHERE e.created_at >= p_since AND e.created_at < p_until
+        ) AS f ON f.position = u.position);
 END $$;
 
 -- Deletes the events that no relay of ours holds any more (their relays were deleted). Reads every partition: for

@@ -405,6 +405,14 @@ async def test_migrate_and_seed_while_running(archive: Place) -> None:
     assert (done.code, done.out) == (0, "added 0, known before 1\n")
 
 
+async def test_distribute_without_citus(archive: Place) -> None:
+    done = await archive.call("db", "distribute")
+    assert (done.code, done.out, done.err) == (
+        *(3, ""),
+        "bigbrotr: the database has no extension citus: it cannot be distributed over machines\n",
+    )
+
+
 async def test_psql_passes_on_its_exit_code(archive: Place) -> None:
     done = await archive.call("db", "psql", "--", "-Atc", "SELECT nonsense")
     assert done.code == 1

@@ -12,8 +12,8 @@ import pytest
 
 from bigbrotr.config import Profile, shipped
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.schema import Schema, read_ledger
-from bigbrotr.errors import SchemaError
+from bigbrotr.core.schema import DISTRIBUTED, Schema, read_ledger
+from bigbrotr.errors import DatabaseError, SchemaError
 from bigbrotr.models.event import EventRelay
 from bigbrotr.models.relay import Relay
 from tests.events import NOW, make_event
@@ -206,6 +206,29 @@ async def test_a_changed_file_is_run_again(empty: Connection, folder: Path) -> N
     assert ledger is not None
     assert ledger.digest == Schema(folder).digest(Profile.FULL)
     assert not await Schema(folder).migrate(empty, Profile.FULL, NOW)
+
+
+async def test_an_ordinary_server_cannot_distribute(empty: Connection, folder: Path) -> None:
+    with pytest.raises(SchemaError, match="no schema yet"):
+        await Schema().distribute(empty)
+    await Schema().migrate(empty, Profile.LITE, NOW)
+    before = await catalog(empty)
+    with pytest.raises(DatabaseError, match="no extension citus"):
+        await Schema().distribute(empty)
+    assert await catalog(empty) == before
+    with (folder / "38_rejected.sql").open("a") as file:
+        file.write("-- another release\n")
+    with pytest.raises(SchemaError, match="`bigbrotr db migrate` first"):
+        await Schema(folder).distribute(empty)
+    await empty.execute("INSERT INTO ledger VALUES (99, 'lite', 'digest', 0)")
+    with pytest.raises(SchemaError, match="newer bigbrotr"):
+        await Schema().distribute(empty)
+
+
+def test_no_start_distributes() -> None:
+    assert (Schema().folder / DISTRIBUTED).exists()
+    for profile in Profile:
+        assert DISTRIBUTED not in [path.name for path in Schema().files(profile)]
 
 
 async def test_partitions_are_made_once(brotr: Brotr) -> None:

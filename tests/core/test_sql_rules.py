@@ -25,7 +25,7 @@ KEYS = {
     *(("distributed", "reference"), ("reference", "reference"), ("local", "reference")),
     *(("local", "local"), ("ordinary", "ordinary")),
 }
-# Where a rule is broken with a reason.
+# Where a rule is broken, and why it may be.
 EXCEPTIONS = {
     ("dynamic", "ensure_partitions"): "it makes tables whose names are computed from the date",
 }
