@@ -534,6 +534,12 @@ class Terms(NamedTuple):
         """The end (exclusive) of what is wanted when the seconds before `settled` are over."""
         return min(self.filter.newest + 1, settled)
 
+    @property
+    def by_ids(self) -> bool:
+        """Whether to compare ids. Tags cannot be asked of an archive that does not keep them, nor
+        beyond their index's cut."""
+        return self.reconcile and not self.filter.tags
+
 
 class SynchronizerSettings(ServiceSection, frozen=True):
     """Which events are copied, how often and how many at once."""
@@ -563,8 +569,13 @@ class SynchronizerSettings(ServiceSection, frozen=True):
         Meta(ge=7200, le=YEAR_S, description="until what is proven is looked at again, by ids"),
     ] = 86_400
     lookback_s: Annotated[
-        int, Meta(ge=0, le=YEAR_S, description="... or this much of it, where only pages can tell")
-    ] = 86_400
+        int,
+        Meta(
+            ge=0,
+            le=YEAR_S,
+            description="... or this much of it, where only pages can tell; 0: none",
+        ),
+    ] = 2 * 86_400
     rewalk_s: Annotated[
         int, Meta(ge=0, le=10 * YEAR_S, description="... and all of it, page by page; 0: never")
     ] = 90 * 86_400
@@ -586,6 +597,8 @@ class SynchronizerSettings(ServiceSection, frozen=True):
     ] = {}
 
     def __post_init__(self) -> None:
+        if 0 < self.lookback_s <= self.audit_s:
+            raise ValueError("lookback_s is no longer than audit_s: it would never find anything")
         relays: dict[str, RelaySettings] = {}
         for raw, settings in self.relays.items():
             try:

@@ -87,6 +87,7 @@ class Wanted(NamedTuple):
     since: int
     until: int
     filter: str = ""
+    by_ids: bool = True  # whether to compare ids with relays that can
 
 
 class Rejected(NamedTuple):
@@ -432,6 +433,10 @@ class Brotr:
             int(time.time()),
         )
 
+    async def distrust(self, visit: Visit) -> int:
+        """Takes back what a relay's reconciliations have told us; returns how many pairs."""
+        return await self._count("SELECT public.distrust($1)", visit.relay_id, timeout=UPKEEP_S)
+
     async def mark_window(
         self, visit: Visit, span: Span, expected: int, absent: Sequence[bytes]
     ) -> int | None:
@@ -745,6 +750,7 @@ class Brotr:
         since: int,
         until: int,
         filter: str = "",  # noqa: A002 -- the field's own word
+        by_ids: bool = True,
         apart: Mapping[str, Wanted] | None = None,
         refused: Collection[str] = (),
         patience: Patience = ENDLESS,
@@ -752,10 +758,10 @@ class Brotr:
         """Relays that are due, but for the URLs `refused`, each with what is missing within
         [since, until) for the conditions `filter`; `apart` says what else is wanted by URL."""
         apart = apart or {}
-        sinces, untils, filters = _columns(list(apart.values()), 3)
+        sinces, untils, filters, by_idss = _columns(list(apart.values()), 4)
         rows = await self.pool.fetch(
             "SELECT * FROM public.claim_visits"
-            "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+            "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
             [network.value for network in networks],
             limit,
             owner,
@@ -763,11 +769,13 @@ class Brotr:
             since,
             until,
             filter,
+            by_ids,
             list(refused),
             list(apart),
             sinces,
             untils,
             filters,
+            by_idss,
             *patience,
             int(time.time()),
         )
@@ -787,7 +795,13 @@ class Brotr:
         ]
 
     async def renew_visit(
-        self, visit: Visit, *, lease_s: float, until: int, patience: Patience = ENDLESS
+        self,
+        visit: Visit,
+        *,
+        lease_s: float,
+        until: int,
+        by_ids: bool = True,
+        patience: Patience = ENDLESS,
     ) -> Visit:
         """The same visit with a prolonged lease, and what is missing and stale up to `until`.
 
@@ -796,12 +810,13 @@ class Brotr:
         """
         since = visit.wanted[0]
         row = await self.pool.fetchrow(
-            "SELECT * FROM public.renew_visit($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "SELECT * FROM public.renew_visit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
             visit.relay_id,
             visit.epoch,
             int(lease_s),
             since,
             until,
+            by_ids,
             *patience,
             int(time.time()),
         )
@@ -1101,8 +1116,11 @@ class Brotr:
         it had to be waited for. It takes a connection of the pool for itself.
 
         Turns save work; nothing depends on them. After TURN_S one goes on without: the process
-        whose turn it is may be stopped.
+        whose turn it is may be stopped. So does a pool that has no connection to spare.
         """
+        if self.pool.settings.limits.max_size < 2:
+            yield False
+            return
         async with self.pool.transaction() as connection:
             is_free = await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", TURN)
             if not is_free:

@@ -86,6 +86,7 @@ class Intake:
                 await self._leave_unknown(haul)
                 if unknown := len(haul.events):
                     new = await self._store_in_turn(haul, progress)
+                    unknown -= haul.forged
         if new is None:
             new = await self._store(haul, progress)
         self._crowd.heed(unknown, new)
@@ -162,17 +163,19 @@ class Haul:
     def __init__(self, malformed: Mapping[str, tuple[int, bytes]]) -> None:
         self.events: list[tuple[int, bytes, WireEvent | Event]] = []
         self.fresh: list[Event] = []  # verified
+        self.forged = 0  # events that were not
         self.rejected: dict[str, tuple[int, bytes]] = {}
         for reason, (count, sample) in malformed.items():
             self.reject(reason, sample, count)
 
     def verify(self) -> None:
-        """Makes fresh events of those that are valid, and rejects the others."""
+        """Makes fresh events of those that are valid, and rejects the others (`forged`)."""
         for _, event_id, wire in self.events:
             try:
                 self.fresh.append(wire if isinstance(wire, Event) else Event.from_wire(wire))
             except ValueError as error:
                 self.reject(str(error), event_id)
+                self.forged += 1
         self.events = []
 
     def reject(self, reason: str, sample: bytes, count: int = 1) -> None:

@@ -136,7 +136,7 @@ class Worker:
         settings = self.config.synchronizer
         terms = settings.terms(url)
         until = terms.until(int(time.time()) - settings.settle_s)
-        return Wanted(terms.since, until, terms.filter.key)
+        return Wanted(terms.since, until, terms.filter.key, terms.by_ids)
 
     def _of(self, network: Network) -> dict[asyncio.Task[None], Call]:
         return {task: call for task, call in self._calls.items() if call.network is network}
