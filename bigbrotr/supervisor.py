@@ -19,6 +19,7 @@ from bigbrotr.core.base_service import OUTSIDE, BaseService, Surroundings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.embedded import EmbeddedPostgres
 from bigbrotr.core.logger import Logger
+from bigbrotr.core.notify import Notifier, extension
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
 from bigbrotr.errors import (
@@ -46,6 +47,9 @@ SERVICES: dict[str, type[BaseService[Any]]] = {
 }
 
 PARTITIONS_S = 6 * 3600.0  # between two looks at the partitions
+BEAT_S = 1.0  # between two looks how late the loop is
+SIGN_S = 10.0  # between two signs of life for systemd, unless it wants them sooner
+STUCK_S = 10.0  # a loop that is so late does nothing in time any more
 
 
 class State(StrEnum):
@@ -87,8 +91,12 @@ class Supervisor:
         self.keepers = [Keeper(name) for name in choose(config, only)]
         self.brotr: Brotr | None = None  # while running
         self.started_at = time.monotonic()
+        self.doing = "starting"  # in words, until the services run
         self._around = Surroundings(config)
         self._stopping = anyio.Event()
+        self._notifier = Notifier()
+        self._beat_at = time.monotonic()  # the newest heartbeat of the loop
+        self._lag_s = 0.0  # how late it was
 
     async def run(self, *, is_once: bool = False) -> None:
         """Runs the services until a signal or `request_shutdown`; or one cycle of each.
@@ -98,11 +106,15 @@ class Supervisor:
         """
         async with anyio.create_task_group() as group:
             await group.start(self._heed_signals, group.cancel_scope)
+            group.start_soon(self._beat)
             async with self._database(group):
+                self.doing = ""
+                self._notifier.tell("READY=1", status=self.status())
                 if is_once:
                     await self._run_once()
                 else:
                     await self._run_services()
+                self._tell_stopping()
             group.cancel_scope.cancel()
         failed = [keeper for keeper in self.keepers if keeper.state is State.FAILED]
         if failed:
@@ -113,9 +125,48 @@ class Supervisor:
     def request_shutdown(self) -> None:
         """Asks everything to stop; what is under way may end within `shutdown_timeout_s`."""
         self._stopping.set()
+        self._tell_stopping()
         for keeper in self.keepers:
             if keeper.service is not None:
                 keeper.service.request_shutdown()
+
+    def _tell_stopping(self) -> None:
+        if self.doing != "stopping":
+            self.doing = "stopping"
+            self._notifier.tell("STOPPING=1", extension(), status=self.status())
+
+    def status(self) -> str:
+        """What is going on, in a line for the one who asks systemd."""
+        if self.doing:
+            return self.doing
+        by_state: dict[State, list[str]] = {}
+        for keeper in self.keepers:
+            by_state.setdefault(keeper.state, []).append(keeper.name)
+        return "; ".join(f"{state}: {', '.join(names)}" for state, names in by_state.items())
+
+    @property
+    def lag_s(self) -> float:
+        """How late the event loop is now, or was at its newest heartbeat."""
+        return max(self._lag_s, time.monotonic() - self._beat_at - BEAT_S)
+
+    async def _beat(self) -> None:
+        """The heartbeat of the loop: it measures, and is what the watchdog of systemd hears.
+
+        Nothing but a loop that goes on sends it. Until we are ready, and while we stop, it asks
+        for patience: a database recovers for as long as it takes.
+        """
+        sign_s = min(SIGN_S, (self._notifier.watchdog_s or SIGN_S) / 3)
+        sign_at = 0.0
+        while True:
+            now = time.monotonic()
+            if now >= sign_at:
+                sign_at = now + sign_s
+                patience = [extension()] if self.doing else []
+                self._notifier.tell("WATCHDOG=1", *patience, status=self.status())
+            due = now + min(BEAT_S, sign_s)
+            await anyio.sleep(due - now)
+            self._beat_at = time.monotonic()
+            self._lag_s = max(0.0, self._beat_at - due)
 
     async def _heed_signals(
         self, scope: anyio.CancelScope, *, task_status: TaskStatus[None]
@@ -139,9 +190,7 @@ class Supervisor:
         async with AsyncExitStack() as stack:
             dsn = None
             if self.config.database.is_embedded:
-                server = EmbeddedPostgres(
-                    self.data_dir, on_progress=lambda words: self.log.info(words)
-                )
+                server = EmbeddedPostgres(self.data_dir, on_progress=self._tell_progress)
                 await stack.enter_async_context(server)
                 dsn = server.url
                 watch = anyio.CancelScope()
@@ -168,6 +217,10 @@ class Supervisor:
                 **({"data_dir": self.data_dir} if dsn else {}),
             )
             yield
+
+    def _tell_progress(self, words: str) -> None:
+        self.log.info(words)
+        self._notifier.tell(status=words)
 
     async def _watch_server(self, server: EmbeddedPostgres, scope: anyio.CancelScope) -> None:
         """Starts the embedded server again when it dies; the pool finds it by itself."""
