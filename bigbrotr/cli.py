@@ -26,11 +26,12 @@ from bigbrotr.models.whereabouts import parse_event_id
 from bigbrotr.secret import read_secret
 from bigbrotr.services.seeder import read_seeds, usable_relays
 from bigbrotr.supervisor import SERVICES, Supervisor
+from bigbrotr.web import health
 
 EXIT_CODES = """\
 exit codes:
   0  done, or stopped as asked
-  1  a defect of bigbrotr; the traceback says more
+  1  a defect of bigbrotr; the traceback says more. Of `health`: it is not well
   2  the command line or a file says something wrong
   3  the database cannot be reached
   4  the database is of another revision or profile
@@ -109,6 +110,9 @@ def parser() -> argparse.ArgumentParser:
 
     status = add(commands, "status", _status, "what is in the database", place)
     status.add_argument("--json", action="store_true", help="for programs")
+
+    alive = add(commands, "health", _health, "ask a running bigbrotr how it is: 0 if well", place)
+    alive.add_argument("--alive", action="store_true", help="only whether the process goes on")
 
     where = add(commands, "where", _where, "which relays hold an event, and which do not", place)
     where.add_argument("event", metavar="EVENT", help="an id in hex, a note or an nevent")
@@ -259,6 +263,15 @@ def _status(options: argparse.Namespace) -> int:
         return 0
 
     return _loop(work())
+
+
+def _health(options: argparse.Namespace) -> int:
+    web = _config(options).web
+    if web.listen is None:
+        raise ConfigError('there is nobody to ask: set [web] listen = "127.0.0.1:9464"')
+    is_well, words = health.ask(*web.address(), "/healthz" if options.alive else "/readyz")
+    print(words)  # noqa: T201
+    return 0 if is_well else 1
 
 
 def _where(options: argparse.Namespace) -> int:

@@ -520,7 +520,8 @@ class WebSettings(Section, frozen=True):
     """What is served over HTTP."""
 
     listen: Annotated[
-        str | None, Meta(description='"127.0.0.1:9464" serves /healthz and /readyz; none: nothing')
+        str | None,
+        Meta(description='"127.0.0.1:9464" serves /healthz, /readyz, /metrics; none: nothing'),
     ] = None
 
     def __post_init__(self) -> None:

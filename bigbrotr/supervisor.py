@@ -1,10 +1,12 @@
 """The supervisor: one loop, one pool, and the services, each restarted when it crashes."""
 
+import os
+import shutil
 import signal
 import socket
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -14,10 +16,12 @@ import anyio
 import asyncpg
 from anyio.abc import TaskStatus
 
+from bigbrotr import __version__
 from bigbrotr.config import Config, Profile
 from bigbrotr.core.base_service import OUTSIDE, BaseService, Surroundings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.embedded import EmbeddedPostgres
+from bigbrotr.core.figures import Sample, memory_of
 from bigbrotr.core.logger import Logger
 from bigbrotr.core.notify import Notifier, extension
 from bigbrotr.core.pool import Pool
@@ -34,7 +38,7 @@ from bigbrotr.services.seeder import Seeder
 from bigbrotr.services.synchronizer import Synchronizer
 from bigbrotr.services.validator import Validator
 from bigbrotr.services.worker import signer_of
-from bigbrotr.web import health
+from bigbrotr.web import health, metrics
 
 DATABASE_CHECK_S = 0.5  # between looks whether a database that went away is back
 
@@ -49,6 +53,9 @@ SERVICES: dict[str, type[BaseService[Any]]] = {
 PARTITIONS_S = 6 * 3600.0  # between two looks at the partitions
 BEAT_S = 1.0  # between two looks how late the loop is
 SIGN_S = 10.0  # between two signs of life for systemd, unless it wants them sooner
+STOPPING = "stopping"
+READY_S = 5.0  # for the database to say that it is well
+FIGURES_S = 15.0  # until the database is asked again: 0.2 s for 10,000 relays
 STUCK_S = 10.0  # a loop that is so late does nothing in time any more
 
 
@@ -70,6 +77,8 @@ class Keeper:
         self.state = State.STARTING
         self.service: BaseService[Any] | None = None
         self.error = ""  # of the last crash
+        self.restarts = 0
+        self.last_success_at: float | None = None  # of a service that has crashed since
         self.crashes: deque[float] = deque()  # monotonic times, within the window
 
 
@@ -95,6 +104,10 @@ class Supervisor:
         self._around = Surroundings(config)
         self._stopping = anyio.Event()
         self._notifier = Notifier()
+        self._started_at = time.time()
+        self._asking = anyio.Lock()
+        self._told: list[Sample] = []  # figures of the database
+        self._told_at = float("-inf")
         self._beat_at = time.monotonic()  # the newest heartbeat of the loop
         self._lag_s = 0.0  # how late it was
 
@@ -107,7 +120,7 @@ class Supervisor:
         async with anyio.create_task_group() as group:
             await group.start(self._heed_signals, group.cancel_scope)
             group.start_soon(self._beat)
-            async with self._database(group):
+            async with self._served(), self._database(group):
                 self.doing = ""
                 self._notifier.tell("READY=1", status=self.status())
                 if is_once:
@@ -131,8 +144,8 @@ class Supervisor:
                 keeper.service.request_shutdown()
 
     def _tell_stopping(self) -> None:
-        if self.doing != "stopping":
-            self.doing = "stopping"
+        if self.doing != STOPPING:
+            self.doing = STOPPING
             self._notifier.tell("STOPPING=1", extension(), status=self.status())
 
     def status(self) -> str:
@@ -203,12 +216,6 @@ class Supervisor:
                     self.log.info("the schema is current", profile=self.profile)
             name = self.config.supervisor.name or socket.gethostname()
             self._around = Surroundings(self.config, dsn, name)
-            if self.config.web.listen is not None:
-                host, port = self.config.web.address()
-                port = await stack.enter_async_context(
-                    health.serve(host, port, is_ready=self._what_is_wrong)
-                )
-                self.log.info("serving health", address=f"http://{host}:{port}/healthz")
             self.log.info(
                 "ready",
                 profile=self.profile,
@@ -218,9 +225,105 @@ class Supervisor:
             )
             yield
 
+    # What it tells
+
+    @asynccontextmanager
+    async def _served(self) -> AsyncIterator[None]:
+        """Answers over HTTP, from before there is a database until after it has stopped."""
+        if self.config.web.listen is None:
+            yield
+            return
+        host, port = self.config.web.address()
+        async with health.serve(
+            *(host, port),
+            is_alive=self._what_is_stuck,
+            is_ready=self._what_is_wrong,
+            metrics=self._metrics,
+        ) as port:
+            self.log.info("serving health and metrics", address=f"http://{host}:{port}/healthz")
+            yield
+
+    async def _what_is_stuck(self) -> str | None:
+        """Why the process does not go on, in words; None while it does."""
+        if self.lag_s > STUCK_S:
+            return f"the event loop is late by {self.lag_s:.0f} s"
+        return None
+
+    async def _what_is_wrong(self) -> str | None:
+        """Why the supervisor cannot do its work now, in words; None when it can."""
+        if self.doing:
+            return self.doing
+        failed = [keeper.name for keeper in self.keepers if keeper.state is State.FAILED]
+        if failed:
+            return f"failed: {', '.join(failed)}"
+        try:
+            assert self.brotr is not None
+            with anyio.fail_after(READY_S):
+                async with self.brotr.pool.acquire_healthy(max_retries=1) as connection:
+                    if await Schema().check(connection, self.profile) is None:
+                        return "the database has no schema"
+        except TimeoutError:
+            return f"the database did not answer within {READY_S:.0f} s"
+        except (BigBrotrError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            return str(error)
+        return None
+
+    async def _metrics(self) -> tuple[bytes, str]:
+        """The page of figures, and its content type."""
+        of_database = await self._figures_of_database()
+        return metrics.page([*self._figures(), *of_database]), metrics.CONTENT_TYPE
+
+    def _figures(self) -> Iterator[Sample]:
+        """What this process knows by itself."""
+        yield Sample("info", 1, (__version__, self.profile))
+        yield Sample("start_time_seconds", self._started_at)
+        yield Sample("loop_lag_seconds", self.lag_s)
+        yield Sample("memory_bytes", memory_of([os.getpid()]), ("supervisor",))
+        for keeper in self.keepers:
+            name, service = keeper.name, keeper.service
+            for state in State:
+                yield Sample("service_state", keeper.state is state, (name, state))
+            yield Sample("service_restarts", keeper.restarts, (name,))
+            succeeded_at = keeper.last_success_at
+            if service is not None:
+                yield Sample("service_cycles", service.cycles, (name,))
+                yield Sample("service_failed_cycles", service.failures, (name,))
+                succeeded_at = service.last_success_at or succeeded_at
+                yield from service.figures()
+            if succeeded_at is not None:
+                yield Sample("service_last_success_timestamp_seconds", succeeded_at, (name,))
+        if self.config.database.is_embedded and self.data_dir.exists():
+            yield Sample("disk_free_bytes", shutil.disk_usage(self.data_dir).free)
+        if self.brotr is not None:
+            pool, use = self.brotr.pool.metrics, self.brotr.pool.use
+            yield Sample("pool_connections", pool["size"] - pool["idle_size"], ("used",))
+            yield Sample("pool_connections", pool["idle_size"], ("idle",))
+            yield Sample("pool_max_connections", pool["max_size"])
+            yield Sample("database_uses", use.times)
+            yield Sample("database_seconds", use.seconds)
+            yield Sample("database_wait_seconds", use.waited_s)
+
+    async def _figures_of_database(self) -> list[Sample]:
+        """What the archive says of itself, some seconds ago at most, and whether it answers."""
+        async with self._asking:  # one question at a time, however many ask us
+            if time.monotonic() < self._told_at + FIGURES_S:
+                return self._told
+            try:
+                if self.doing or self.brotr is None:
+                    return [Sample("database_up", 0)]
+                with anyio.fail_after(READY_S):
+                    found = await self.brotr.figures()
+            except (BigBrotrError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                return [Sample("database_up", 0)]
+            self._told_at, self._told = time.monotonic(), [Sample("database_up", 1), *found]
+            return self._told
+
     def _tell_progress(self, words: str) -> None:
+        """What the embedded server says of its start."""
         self.log.info(words)
-        self._notifier.tell(status=words)
+        if self.doing not in ("", STOPPING):
+            self.doing = f"starting: {words}"
+        self._notifier.tell(status=self.status())
 
     async def _watch_server(self, server: EmbeddedPostgres, scope: anyio.CancelScope) -> None:
         """Starts the embedded server again when it dies; the pool finds it by itself."""
@@ -239,19 +342,6 @@ class Supervisor:
                         delay_s = min(2 * delay_s + 0.1, self.config.supervisor.max_restart_delay_s)
                     else:
                         break
-
-    async def _what_is_wrong(self) -> str | None:
-        """Why the supervisor cannot do its work now, in words; None when it can."""
-        failed = [keeper.name for keeper in self.keepers if keeper.state is State.FAILED]
-        if failed:
-            return f"failed: {', '.join(failed)}"
-        try:
-            assert self.brotr is not None
-            async with self.brotr.pool.acquire_healthy(max_retries=1) as connection:
-                await Schema().check(connection, self.profile)
-        except BigBrotrError as error:
-            return str(error)
-        return None
 
     # The services
 
@@ -303,6 +393,8 @@ class Supervisor:
         """Runs a service until it stops, or has crashed too often in a while."""
         settings = self.config.supervisor
         while not self._stopping.is_set():
+            if keeper.service is not None and keeper.service.last_success_at is not None:
+                keeper.last_success_at = keeper.service.last_success_at
             keeper.service = None
             try:
                 service = self._make(keeper)
@@ -360,6 +452,7 @@ class Supervisor:
         keeper.error = str(causes[0]) or type(causes[0]).__name__
         now = time.monotonic()
         keeper.crashes.append(now)
+        keeper.restarts += 1
         while keeper.crashes[0] < now - self.config.supervisor.crash_window_s:
             keeper.crashes.popleft()
         if all(isinstance(cause, OUTSIDE) for cause in causes):

@@ -166,6 +166,18 @@ async def test_service_that_does_not_stop_is_cancelled(
             supervisor.request_shutdown()
 
 
+async def test_it_says_why_it_is_not_ready(dsn: str, tmp_path: Path) -> None:
+    supervisor = Supervisor(config(dsn), Profile.FULL, tmp_path)
+    supervisor._tell_progress("PostgreSQL is recovering (5 s so far)")
+    assert await supervisor._what_is_wrong() == "starting: PostgreSQL is recovering (5 s so far)"
+    assert await supervisor._what_is_stuck() is None
+    assert b"bigbrotr_database_up 0.0\n" in (await supervisor._metrics())[0]
+    supervisor._beat_at -= 60
+    assert await supervisor._what_is_stuck() == "the event loop is late by 59 s"
+    supervisor.request_shutdown()
+    assert await supervisor._what_is_wrong() == supervisor.status() == "stopping"
+
+
 def test_choice_of_services(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.undo()
     assert choose(Config(), None) == list(supervisors.SERVICES)

@@ -13,6 +13,7 @@ import asyncpg
 import msgspec
 
 from bigbrotr.config import TOMBSTONE_S
+from bigbrotr.core.figures import Sample
 from bigbrotr.core.pool import Connection, Pool
 from bigbrotr.errors import LeaseLostError
 from bigbrotr.models.coverage import Gap, How, Proof, Span
@@ -877,6 +878,11 @@ class Brotr:
         row = await self.pool.fetchrow("SELECT * FROM public.totals()")
         assert row is not None
         return Totals(*row)
+
+    async def figures(self) -> list[Sample]:
+        """The state of the archive in numbers: see `FIGURES`."""
+        rows = await self.pool.fetch("SELECT * FROM public.figures($1)", int(time.time()))
+        return [Sample(row["name"], row["value"], tuple(row["labels"])) for row in rows]
 
     async def candidate_sources(self) -> dict[str, int]:
         """How many candidates were first seen where, the most frequent first."""
