@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio.to_thread
+import asyncpg
 import msgspec
 import uvloop
 
 from bigbrotr import __version__, demo, view
 from bigbrotr.config import Config, LogSettings, Profile, load, show
-from bigbrotr.core import embedded
+from bigbrotr.core import archives, embedded
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.embedded import EmbeddedPostgres
 from bigbrotr.core.logger import configure
@@ -75,11 +77,17 @@ def parser() -> argparse.ArgumentParser:
     place.add_argument(
         "--profile",
         type=_profile,
-        default=Profile.LITE,
+        default=os.environ.get("BIGBROTR_PROFILE") or "lite",
         metavar="{full,lite}",
-        help="keep whole events, or the essential fields (default: lite)",
+        help="keep whole events, or the essential fields (default: $BIGBROTR_PROFILE, else lite)",
     )
-    place.add_argument("--config", type=Path, metavar="FILE", help="instead of the shipped one")
+    place.add_argument(
+        "--config",
+        type=Path,
+        default=os.environ.get("BIGBROTR_CONFIG") or None,
+        metavar="FILE",
+        help="instead of the shipped one (default: $BIGBROTR_CONFIG)",
+    )
     place.add_argument(
         "--data-dir",
         type=Path,
@@ -133,6 +141,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add(db, "url", _db_url, "print the address of the database, for psql and others", place)
     add(db, "migrate", _db_migrate, "bring the schema to the current revision", place)
+    add(db, "roles", _db_roles, "make roles for readers, writers and admins", place)
+    backup = add(db, "backup", _db_backup, "write the whole archive into a file", place)
+    backup.add_argument("file", type=Path, metavar="FILE", help="must not exist yet")
+    restore = add(db, "restore", _db_restore, "fill an empty database from such a file", place)
+    restore.add_argument("file", type=Path, metavar="FILE")
     psql = add(db, "psql", _db_psql, "open psql, or run it with the words after --", place)
     psql.add_argument("words", nargs="*", metavar="-- WORD")
     return top
@@ -348,6 +361,49 @@ def _db_migrate(options: argparse.Namespace) -> int:
             changed = await schema.migrate(connection, options.profile, int(time.time()))
             words = "brought to" if changed else "is of"
             print(f"the database {words} revision {schema.revision}, {options.profile}")  # noqa: T201
+        return 0
+
+    return _loop(work())
+
+
+def _db_roles(options: argparse.Namespace) -> int:
+    async def work() -> int:
+        async with _database(options) as brotr:
+            try:
+                made = await brotr.make_roles()
+            except asyncpg.InsufficientPrivilegeError as error:
+                raise DatabaseError(
+                    f"somebody who may create roles has to do it: {error}"
+                ) from None
+        print(f"roles made: {made}; their rights are those of this release")  # noqa: T201
+        return 0
+
+    return _loop(work())
+
+
+def _db_backup(options: argparse.Namespace) -> int:
+    async def work() -> int:
+        async with _database(options) as brotr:
+            size = await anyio.to_thread.run_sync(
+                archives.back_up, brotr.pool.address, options.file
+            )
+        print(f"{options.file}: {size:,} bytes")  # noqa: T201
+        return 0
+
+    return _loop(work())
+
+
+def _db_restore(options: argparse.Namespace) -> int:
+    async def work() -> int:
+        async with _server(options, is_new=True) as brotr:
+            async with brotr.pool.acquire() as connection:
+                if await read_ledger(connection) is not None:
+                    raise SchemaError("the database holds an archive: restore into an empty one")
+            await anyio.to_thread.run_sync(archives.restore, brotr.pool.address, options.file)
+            await _prepare(brotr, options.profile, is_new=False)
+            await brotr.analyze()
+            events = (await brotr.totals()).events
+        print(f"restored {events:,} events")  # noqa: T201
         return 0
 
     return _loop(work())

@@ -50,7 +50,7 @@ SERVICES: dict[str, type[BaseService[Any]]] = {
     Synchronizer.SERVICE_NAME: Synchronizer,
 }
 
-PARTITIONS_S = 6 * 3600.0  # between two looks at the partitions
+UPKEEP_S = 12 * 3600.0  # from one look after the database to the next
 BEAT_S = 1.0  # between two looks how late the loop is
 SIGN_S = 10.0  # between two signs of life for systemd, unless it wants them sooner
 STOPPING = "stopping"
@@ -365,7 +365,7 @@ class Supervisor:
         async with anyio.create_task_group() as group:
             async with anyio.create_task_group() as services:
                 group.start_soon(self._limit_stopping, limit_s, services.cancel_scope)
-                group.start_soon(self._keep_partitions)
+                group.start_soon(self._keep_up)
                 for keeper in self.keepers:
                     services.start_soon(self._keep, keeper)
             group.cancel_scope.cancel()
@@ -376,18 +376,27 @@ class Supervisor:
         self.log.warning("cancelling what has not stopped", after_s=limit_s)
         scope.cancel()
 
-    async def _keep_partitions(self) -> None:
-        """Makes the partitions of coming quarters in time, however long the run lasts."""
-        assert self.brotr is not None
+    async def _keep_up(self) -> None:
+        """Looks after the database, however long the run lasts."""
         while True:
-            await anyio.sleep(PARTITIONS_S)
-            try:
-                made = await self.brotr.ensure_partitions()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                self.log.warning("partitions were not looked after", error=str(error))
-            else:
-                if made:
-                    self.log.info("made partitions", count=made)
+            await anyio.sleep(UPKEEP_S)
+            await self.keep_up()
+
+    async def keep_up(self) -> None:
+        """Makes the partitions of coming quarters, renews statistics, and says what is left."""
+        assert self.brotr is not None
+        begun = time.monotonic()
+        try:
+            made = await self.brotr.ensure_partitions()
+            await self.brotr.analyze()
+            behind = await self.brotr.vacuum_debt()
+        except (BigBrotrError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            self.log.warning("the database was not looked after", error=str(error))
+            return
+        took_s = round(time.monotonic() - begun, 1)
+        self.log.info("looked after the database", partitions_made=made, took_s=took_s)
+        for table in behind:
+            self.log.warning("autovacuum does not get to a table", **table)
 
     async def _keep(self, keeper: Keeper) -> None:
         """Runs a service until it stops, or has crashed too often in a while."""
