@@ -54,6 +54,7 @@ UPKEEP_S = 12 * 3600.0  # from one look after the database to the next
 BEAT_S = 1.0  # between two looks how late the loop is
 SIGN_S = 10.0  # between two signs of life for systemd, unless it wants them sooner
 STOPPING = "stopping"
+FAILURES_TOLD = 3  # in a row, before a relay is worth a word
 READY_S = 5.0  # for the database to say that it is well
 FIGURES_S = 15.0  # until the database is asked again: 0.2 s for 10,000 relays
 STUCK_S = 10.0  # a loop that is so late does nothing in time any more
@@ -390,6 +391,7 @@ class Supervisor:
             made = await self.brotr.ensure_partitions()
             await self.brotr.analyze()
             behind = await self.brotr.vacuum_debt()
+            failing = await self.brotr.failing_relays(FAILURES_TOLD)
         except (BigBrotrError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             self.log.warning("the database was not looked after", error=str(error))
             return
@@ -397,6 +399,15 @@ class Supervisor:
         self.log.info("looked after the database", partitions_made=made, took_s=took_s)
         for table in behind:
             self.log.warning("autovacuum does not get to a table", **table)
+        # One line a reason, whatever the number of relays and of tries.
+        for each in failing:
+            self.log.info(
+                "relays fail",
+                outcome=each["outcome"],
+                relays=each["relays"],
+                most=each["url"],
+                failures=each["failures"],
+            )
 
     async def _keep(self, keeper: Keeper) -> None:
         """Runs a service until it stops, or has crashed too often in a while."""

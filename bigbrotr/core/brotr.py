@@ -900,6 +900,19 @@ class Brotr:
             "SELECT * FROM public.relay_progress ORDER BY pairs DESC, url LIMIT $1", limit
         )
 
+    async def failing_relays(self, failures: int) -> list[asyncpg.Record]:
+        """The relays that failed so often in a row, summed up by `outcome`: how many `relays`, and
+        of the one that has failed most the `url` and `failures`."""
+        return await self.pool.fetch(
+            "SELECT v.outcome, count(*) AS relays,"
+            " (array_agg(r.url ORDER BY v.failures DESC, r.url))[1] AS url,"
+            " max(v.failures) AS failures"
+            " FROM public.visits v JOIN public.relays r ON r.id = v.relay_id"
+            " WHERE v.failures >= $1 AND v.rests_since IS NULL"
+            " GROUP BY v.outcome ORDER BY relays DESC, v.outcome",
+            failures,
+        )
+
     async def make_roles(self) -> int:
         """Makes the roles bigbrotr_reader, _writer and _admin and gives them their rights.
 
