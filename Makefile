@@ -5,10 +5,11 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-# Where `make install` puts things. The unit names the first two.
+# Where `make install` puts things.
 PREFIX ?= /opt/bigbrotr
 ETC    ?= /etc/bigbrotr
 UNITS  ?= /usr/local/lib/systemd/system
+BINDIR ?= /usr/local/bin
 SYSUSERS ?= systemd-sysusers
 
 .DEFAULT_GOAL := help
@@ -52,7 +53,8 @@ install: ## install or upgrade bigbrotr as a service of systemd (as root)
 	@install -D -m 644 -t $(PREFIX)/share/doc/bigbrotr README.md CHANGELOG.md
 	@install -d $(ETC) && test -e $(ETC)/bigbrotr.toml || sed 1,3d configs/full.toml > $(ETC)/bigbrotr.toml
 	@install -D -m 644 -t $(UNITS) configs/systemd/bigbrotr.service
-	@sed -i 's|/opt/bigbrotr/|$(PREFIX)/|; s|/etc/bigbrotr/|$(ETC)/|' $(UNITS)/bigbrotr.service
+	@install -D -m 755 configs/systemd/bigbrotr.sh $(BINDIR)/bigbrotr
+	@sed -i 's|/opt/bigbrotr/|$(PREFIX)/|g; s|/etc/bigbrotr/|$(ETC)/|g' $(UNITS)/bigbrotr.service $(BINDIR)/bigbrotr
 	@$(SYSUSERS) configs/systemd/bigbrotr.sysusers
 	@if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 	@echo "start it with: systemctl enable --now bigbrotr (restart, after an upgrade)"
