@@ -45,6 +45,9 @@ wheel: $(VENV)/.dev ## build the wheel into dist/
 	@$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 install: ## install or upgrade bigbrotr as a service of systemd (as root)
+	@case "$$($(PYTHON) -c 'import os, sys; print(os.path.realpath(sys.base_prefix))')" in \
+		/home/*|/root/*) echo "the service may not look into /home: make install PYTHON=/usr/bin/python3" >&2; exit 1;; \
+	esac
 	@test -x $(PREFIX)/bin/python || $(PYTHON) -m venv $(PREFIX)
 	@echo "installing bigbrotr in $(PREFIX)"
 	@$(PREFIX)/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/run.txt

@@ -373,7 +373,7 @@ def _db_roles(options: argparse.Namespace) -> int:
                 made = await brotr.make_roles()
             except asyncpg.InsufficientPrivilegeError as error:
                 raise DatabaseError(
-                    f"somebody who may create roles has to do it: {error}"
+                    f"somebody who may create roles has to do it: {str(error).splitlines()[0]}"
                 ) from None
         print(f"roles made: {made}; their rights are those of this release")  # noqa: T201
         return 0
@@ -401,6 +401,7 @@ def _db_restore(options: argparse.Namespace) -> int:
                     raise SchemaError("the database holds an archive: restore into an empty one")
             await anyio.to_thread.run_sync(archives.restore, brotr.pool.address, options.file)
             await _prepare(brotr, options.profile, is_new=False)
+            await brotr.grant_roles()
             await brotr.analyze()
             events = (await brotr.totals()).events
         print(f"restored {events:,} events")  # noqa: T201

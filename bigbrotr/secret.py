@@ -26,7 +26,11 @@ def read_secret(name: str, environ: Mapping[str, str] | None = None) -> str | No
     if directory := env.get("CREDENTIALS_DIRECTORY", ""):
         for spelling in (name, name.lower()):
             path = Path(directory) / spelling
-            if path.exists():
+            try:
+                is_there = path.exists()
+            except PermissionError:  # systemd leaves a directory without any credential closed
+                is_there = False
+            if is_there:
                 return read_secret_file(name, path)
     return None
 

@@ -21,10 +21,13 @@ BEGIN
     RETURN made;
 END $$;
 
--- Gives those of the roles that exist their rights in this database, as it is now. Idempotent; done at each migration.
+-- Gives those of the roles that exist their rights in this database, as it is now. Idempotent; done at each migration,
+-- and after a backup, which holds no rights, was restored.
 CREATE OR REPLACE FUNCTION public.grant_roles() RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
+    -- Works with the rights of its owner: not for everybody.
+    REVOKE EXECUTE ON FUNCTION public.ensure_partitions(bigint) FROM PUBLIC;
     IF to_regrole('bigbrotr_reader') IS NOT NULL THEN
         GRANT USAGE ON SCHEMA public TO bigbrotr_reader;
         GRANT SELECT ON ALL TABLES IN SCHEMA public TO bigbrotr_reader;
@@ -45,6 +48,3 @@ BEGIN
         END IF;
     END IF;
 END $$;
-
--- Done with the rights of its owner, who alone can: so not by everybody.
-REVOKE EXECUTE ON FUNCTION public.ensure_partitions(bigint) FROM PUBLIC;

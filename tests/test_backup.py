@@ -1,10 +1,14 @@
 """Backups: an archive that is written into a file and restored elsewhere is the same archive."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
+from bigbrotr.config import Profile
 from bigbrotr.core.brotr import Brotr
+from tests.conftest import LOGIN, Databases
 from tests.processes import Archive, Place
 from tests.relays.events import make_event
 from tests.relays.scripted import ScriptedRelay
@@ -46,6 +50,45 @@ async def test_backup_and_restore(tmp_path: Path) -> None:
         await _is_in_order(connection)
     # And it goes on from there.
     assert "the schema is current" not in await other.run_once("--only", "seeder")
+
+
+async def test_move_to_a_server_of_ones_own(
+    make_database: Callable[[Profile | None], Awaitable[str]], databases: Databases, tmp_path: Path
+) -> None:
+    """By a login that owns the database there, and is nothing else."""
+    file = tmp_path / "archive.dump"
+    async with ScriptedRelay(EVENTS) as relay:
+        place = Place(tmp_path / "place", [relay.url])
+        await place.run_once()
+    assert (await place.call("db", "backup", str(file))).code == 0
+    dsn = await make_database(None)
+    name, query = urlsplit(dsn).path[1:], parse_qs(urlsplit(dsn).query)
+    host = urlsplit(dsn).hostname or query["host"][0]
+    await databases.execute(f"CREATE ROLE {LOGIN} LOGIN PASSWORD 'secret'")
+    await databases.execute(f"ALTER DATABASE {name} OWNER TO {LOGIN}")
+    try:
+        port = urlsplit(dsn).port or int(query.get("port", ["5432"])[0])
+        more = f'[database]\nhost = "{host}"\nport = {port}\nuser = "{LOGIN}"\n'
+        there = Place(tmp_path / "there", more=f'{more}database = "{name}"\n')
+        done = await there.call("db", "restore", str(file), DB_PASSWORD="secret")
+        assert (done.code, done.out) == (0, "restored 12 events\n"), done.err
+        connection = await asyncpg.connect(dsn)
+        assert len((await Archive.read(connection)).pairs) == 12
+        assert not await connection.fetchval(
+            "SELECT has_function_privilege('public', 'ensure_partitions(bigint)', 'EXECUTE')"
+        )
+        await connection.close()
+        async with there.start("--once", "--only", "seeder", DB_PASSWORD="secret") as running:
+            assert await running.wait() == 0, running.err
+        done = await there.call("db", "roles", DB_PASSWORD="secret")
+        assert done.code == 3
+        assert "somebody who may create roles has to do it" in done.sentence
+    finally:
+        await databases.execute(f"ALTER DATABASE {name} OWNER TO CURRENT_USER")
+        connection = await asyncpg.connect(dsn)
+        await connection.execute(f"REASSIGN OWNED BY {LOGIN} TO CURRENT_USER")
+        await connection.close()
+        await databases.execute(f"DROP ROLE {LOGIN}")
 
 
 async def _is_in_order(connection: "asyncpg.Connection[asyncpg.Record]") -> None:

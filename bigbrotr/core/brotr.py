@@ -919,8 +919,12 @@ class Brotr:
         Returns how many were made.
         """
         made = await self._count("SELECT public.make_roles()")
-        await self.pool.execute("SELECT public.grant_roles()")
+        await self.grant_roles()
         return made
+
+    async def grant_roles(self) -> None:
+        """Gives those of the roles that exist their rights in this database."""
+        await self.pool.execute("SELECT public.grant_roles()")
 
     async def analyze(self) -> None:
         """Renews the statistics of whole tables: autovacuum sees to their partitions alone."""

@@ -108,7 +108,7 @@ class Schema:
                 except asyncpg.InsufficientPrivilegeError as error:
                     raise SchemaError(
                         f"the schema has to be brought to this release by the owner of the "
-                        f"database (`bigbrotr db migrate`): {error}"
+                        f"database (`bigbrotr db migrate`): {str(error).splitlines()[0]}"
                     ) from None
             await connection.execute("SELECT public.ensure_partitions($1)", now, timeout=LONG_S)
         return changed
