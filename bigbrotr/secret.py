@@ -27,11 +27,14 @@ def read_secret(name: str, environ: Mapping[str, str] | None = None) -> str | No
         for spelling in (name, name.lower()):
             path = Path(directory) / spelling
             try:
-                is_there = path.exists()
-            except PermissionError:  # systemd leaves a directory without any credential closed
-                is_there = False
-            if is_there:
-                return read_secret_file(name, path)
+                path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:  # a secret that may be there is not taken for none
+                raise ConfigError(
+                    f"cannot look for {name} in {directory!r}: {error.strerror}"
+                ) from None
+            return read_secret_file(name, path)
     return None
 
 

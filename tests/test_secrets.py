@@ -11,8 +11,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import nostr_sdk
+import pytest
 
 from bigbrotr.config import Profile
+from bigbrotr.errors import ConfigError
+from bigbrotr.secret import read_secret
 from tests.conftest import LOGIN, Databases
 from tests.processes import Place, children, until
 from tests.relays.events import make_event
@@ -41,6 +44,13 @@ def spellings() -> Iterator[bytes]:
 def assert_unspoken(text: bytes, where: str) -> None:
     for spelling in spellings():
         assert spelling not in text, where
+
+
+def test_directory_that_does_not_open() -> None:
+    closed = {"CREDENTIALS_DIRECTORY": "x" * 5000}  # root may look into any other
+    with pytest.raises(ConfigError, match="cannot look for DB_PASSWORD"):
+        read_secret("DB_PASSWORD", closed)
+    assert read_secret("DB_PASSWORD", {"CREDENTIALS_DIRECTORY": "/nowhere"}) is None
 
 
 async def test_no_secret_is_written_anywhere(
