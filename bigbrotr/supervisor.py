@@ -50,6 +50,7 @@ SERVICES: dict[str, type[BaseService[Any]]] = {
     Synchronizer.SERVICE_NAME: Synchronizer,
 }
 
+FIRST_UPKEEP_S = 900.0  # after the start, which has other things to do
 UPKEEP_S = 12 * 3600.0  # from one look after the database to the next
 BEAT_S = 1.0  # between two looks how late the loop is
 SIGN_S = 10.0  # between two signs of life for systemd, unless it wants them sooner
@@ -379,9 +380,10 @@ class Supervisor:
 
     async def _keep_up(self) -> None:
         """Looks after the database, however long the run lasts."""
+        await anyio.sleep(FIRST_UPKEEP_S)
         while True:
-            await anyio.sleep(UPKEEP_S)
             await self.keep_up()
+            await anyio.sleep(UPKEEP_S)
 
     async def keep_up(self) -> None:
         """Makes the partitions of coming quarters, renews statistics, and says what is left."""
