@@ -53,7 +53,11 @@ class Database(Section, frozen=True):
     """Where the data lives. The password comes from the environment alone: DB_PASSWORD."""
 
     url: Annotated[
-        str, Meta(description='"embedded", or postgresql://user@host:port/name (15 or newer)')
+        str,
+        Meta(
+            description='"embedded", or postgresql://user@host:port/name (15 or newer), or '
+            '"$DATABASE_URL": what that variable says, embedded when it is not set'
+        ),
     ] = EMBEDDED
     host: Annotated[str | None, Meta(description="instead of the URL, in parts")] = None
     port: Annotated[int, Meta(ge=1, le=65535)] = 5432
@@ -61,6 +65,10 @@ class Database(Section, frozen=True):
     user: Annotated[str, Meta(min_length=1)] = "bigbrotr"
 
     def __post_init__(self) -> None:
+        if self.url == "$DATABASE_URL":
+            # Only where the file says so: many programs read this variable, and some set it.
+            found = os.environ.get("DATABASE_URL", "").strip() or EMBEDDED
+            msgspec.structs.force_setattr(self, "url", found)
         if self.host is not None:
             if self.url != EMBEDDED:
                 raise ValueError("give either url or host, not both")
@@ -666,7 +674,8 @@ class WebSettings(Section, frozen=True):
     """What is served over HTTP."""
 
     listen: Annotated[
-        str | None, Meta(description='"127.0.0.1:9464" serves /healthz and /readyz; none: nothing')
+        str | None,
+        Meta(description='"127.0.0.1:9464" serves /healthz, /readyz, /metrics; none: nothing'),
     ] = None
 
     def __post_init__(self) -> None:

@@ -46,6 +46,10 @@ COMMANDS = [
     "db url",
     "db migrate",
     "db psql",
+    "health",
+    "db roles",
+    "db backup",
+    "db restore",
 ]
 EVENTS = [make_event(1_600_000_000 + n, content=f"note {n}") for n in range(40)]
 

@@ -35,6 +35,8 @@ class Report(Struct):
     withheld: int = 0  # events that it holds and did not hand over
     live: int = 0  # relays that are subscribed to now: not added up
     outcomes: dict[str, int] = {}
+    visited: dict[tuple[str, str], int] = {}  # visits by network and outcome
+    reasons: dict[str, int] = {}  # rejected events by reason
 
     def add(self, other: "Report") -> None:
         """Adds what another report counts."""
@@ -42,9 +44,17 @@ class Report(Struct):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for outcome, times in other.outcomes.items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + times
+        for ended, times in other.visited.items():
+            self.visited[ended] = self.visited.get(ended, 0) + times
+        for reason, times in other.reasons.items():
+            self.reasons[reason] = self.reasons.get(reason, 0) + times
 
 
-COUNTED = [name for name in Report.__struct_fields__ if name not in ("live", "outcomes")]
+COUNTED = [
+    name
+    for name in Report.__struct_fields__
+    if name not in ("live", "outcomes", "visited", "reasons")
+]
 
 
 class Intake:
@@ -96,6 +106,7 @@ class Intake:
                 received=page.received,
                 new=new,
                 rejected=sum(times for times, _ in haul.rejected.values()),
+                reasons={reason: times for reason, (times, _) in haul.rejected.items()},
                 pages=1,
                 bytes=page.size,
                 gaps=len(progress.gaps),
