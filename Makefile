@@ -5,8 +5,15 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 ARGS   ?=
 
+# Where `make install` puts things.
+PREFIX ?= /opt/bigbrotr
+ETC    ?= /etc/bigbrotr
+UNITS  ?= /usr/local/lib/systemd/system
+BINDIR ?= /usr/local/bin
+SYSUSERS ?= systemd-sysusers
+
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check format lint types bench lock wheel clean
+.PHONY: help run demo test check format lint types bench lock wheel install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +43,24 @@ bench: $(VENV)/.dev ## run the benchmarks; ARGS="ingest" …
 
 wheel: $(VENV)/.dev ## build the wheel into dist/
 	@$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+install: ## install or upgrade bigbrotr as a service of systemd (as root)
+	@case "$$($(PYTHON) -c 'import os, sys; print(os.path.realpath(sys.base_prefix))')" in \
+		/home/*|/root/*) echo "the service may not look into /home: make install PYTHON=/usr/bin/python3" >&2; exit 1;; \
+	esac
+	@test -x $(PREFIX)/bin/python || $(PYTHON) -m venv $(PREFIX)
+	@echo "installing bigbrotr in $(PREFIX)"
+	@$(PREFIX)/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/run.txt
+	@$(PREFIX)/bin/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation \
+		--force-reinstall .
+	@install -D -m 644 -t $(PREFIX)/share/doc/bigbrotr README.md CHANGELOG.md
+	@install -d $(ETC) && test -e $(ETC)/bigbrotr.toml || sed 1,3d configs/full.toml > $(ETC)/bigbrotr.toml
+	@install -D -m 644 -t $(UNITS) configs/systemd/bigbrotr.service
+	@install -D -m 755 configs/systemd/bigbrotr.sh $(BINDIR)/bigbrotr
+	@sed -i 's|/opt/bigbrotr/|$(PREFIX)/|g; s|/etc/bigbrotr/|$(ETC)/|g' $(UNITS)/bigbrotr.service $(BINDIR)/bigbrotr
+	@$(SYSUSERS) configs/systemd/bigbrotr.sysusers
+	@if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+	@echo "start it with: systemctl enable --now bigbrotr (restart, after an upgrade)"
 
 lock: ## renew requirements/ from pyproject.toml (needs uv)
 	uv pip compile --quiet --no-config --universal --generate-hashes --no-header --no-emit-index-url \

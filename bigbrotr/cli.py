@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio.to_thread
+import asyncpg
 import msgspec
 import uvloop
 
 from bigbrotr import __version__, demo, view
 from bigbrotr.config import Config, LogSettings, Profile, load, show
-from bigbrotr.core import embedded
+from bigbrotr.core import archives, embedded
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.embedded import EmbeddedPostgres
 from bigbrotr.core.logger import configure
@@ -26,11 +28,12 @@ from bigbrotr.models.whereabouts import parse_event_id
 from bigbrotr.secret import read_secret
 from bigbrotr.services.seeder import read_seeds, usable_relays
 from bigbrotr.supervisor import SERVICES, Supervisor
+from bigbrotr.web import health
 
 EXIT_CODES = """\
 exit codes:
   0  done, or stopped as asked
-  1  a defect of bigbrotr; the traceback says more
+  1  a defect of bigbrotr; the traceback says more. Of `health`: it is not well
   2  the command line or a file says something wrong
   3  the database cannot be reached
   4  the database is of another revision or profile
@@ -74,11 +77,17 @@ def parser() -> argparse.ArgumentParser:
     place.add_argument(
         "--profile",
         type=_profile,
-        default=Profile.LITE,
+        default=os.environ.get("BIGBROTR_PROFILE") or "lite",
         metavar="{full,lite}",
-        help="keep whole events, or the essential fields (default: lite)",
+        help="keep whole events, or the essential fields (default: $BIGBROTR_PROFILE, else lite)",
     )
-    place.add_argument("--config", type=Path, metavar="FILE", help="instead of the shipped one")
+    place.add_argument(
+        "--config",
+        type=Path,
+        default=os.environ.get("BIGBROTR_CONFIG") or None,
+        metavar="FILE",
+        help="instead of the shipped one (default: $BIGBROTR_CONFIG)",
+    )
     place.add_argument(
         "--data-dir",
         type=Path,
@@ -110,6 +119,9 @@ def parser() -> argparse.ArgumentParser:
     status = add(commands, "status", _status, "what is in the database", place)
     status.add_argument("--json", action="store_true", help="for programs")
 
+    alive = add(commands, "health", _health, "ask a running bigbrotr how it is: 0 if well", place)
+    alive.add_argument("--alive", action="store_true", help="only whether the process goes on")
+
     where = add(commands, "where", _where, "which relays hold an event, and which do not", place)
     where.add_argument("event", metavar="EVENT", help="an id in hex, a note or an nevent")
     where.add_argument("--json", action="store_true", help="for programs")
@@ -130,6 +142,11 @@ def parser() -> argparse.ArgumentParser:
     add(db, "url", _db_url, "print the address of the database, for psql and others", place)
     add(db, "migrate", _db_migrate, "bring the schema to the current revision", place)
     add(db, "distribute", _db_distribute, "spread the database over the workers of Citus", place)
+    add(db, "roles", _db_roles, "make roles for readers, writers and admins", place)
+    backup = add(db, "backup", _db_backup, "write the whole archive into a file", place)
+    backup.add_argument("file", type=Path, metavar="FILE", help="must not exist yet")
+    restore = add(db, "restore", _db_restore, "fill an empty database from such a file", place)
+    restore.add_argument("file", type=Path, metavar="FILE")
     psql = add(db, "psql", _db_psql, "open psql, or run it with the words after --", place)
     psql.add_argument("words", nargs="*", metavar="-- WORD")
     return top
@@ -262,6 +279,15 @@ def _status(options: argparse.Namespace) -> int:
     return _loop(work())
 
 
+def _health(options: argparse.Namespace) -> int:
+    web = _config(options).web
+    if web.listen is None:
+        raise ConfigError('there is nobody to ask: set [web] listen = "127.0.0.1:9464"')
+    is_well, words = health.ask(*web.address(), "/healthz" if options.alive else "/readyz")
+    print(words)  # noqa: T201
+    return 0 if is_well else 1
+
+
 def _where(options: argparse.Namespace) -> int:
     try:
         event_id = parse_event_id(options.event)
@@ -346,6 +372,50 @@ def _db_distribute(options: argparse.Namespace) -> int:
         async with _server(options) as brotr, brotr.pool.acquire() as connection:
             done = await Schema().distribute(connection)
         print("\n".join(done) or "all is distributed already")  # noqa: T201
+        return 0
+
+    return _loop(work())
+
+
+def _db_roles(options: argparse.Namespace) -> int:
+    async def work() -> int:
+        async with _database(options) as brotr:
+            try:
+                made = await brotr.make_roles()
+            except asyncpg.InsufficientPrivilegeError as error:
+                raise DatabaseError(
+                    f"somebody who may create roles has to do it: {str(error).splitlines()[0]}"
+                ) from None
+        print(f"roles made: {made}; their rights are those of this release")  # noqa: T201
+        return 0
+
+    return _loop(work())
+
+
+def _db_backup(options: argparse.Namespace) -> int:
+    async def work() -> int:
+        async with _database(options) as brotr:
+            size = await anyio.to_thread.run_sync(
+                archives.back_up, brotr.pool.address, options.file
+            )
+        print(f"{options.file}: {size:,} bytes")  # noqa: T201
+        return 0
+
+    return _loop(work())
+
+
+def _db_restore(options: argparse.Namespace) -> int:
+    async def work() -> int:
+        async with _server(options, is_new=True) as brotr:
+            async with brotr.pool.acquire() as connection:
+                if await read_ledger(connection) is not None:
+                    raise SchemaError("the database holds an archive: restore into an empty one")
+            await anyio.to_thread.run_sync(archives.restore, brotr.pool.address, options.file)
+            await _prepare(brotr, options.profile, is_new=False)
+            await brotr.grant_roles()
+            await brotr.analyze()
+            events = (await brotr.totals()).events
+        print(f"restored {events:,} events")  # noqa: T201
         return 0
 
     return _loop(work())

@@ -53,7 +53,11 @@ class Database(Section, frozen=True):
     """Where the data lives. The password comes from the environment alone: DB_PASSWORD."""
 
     url: Annotated[
-        str, Meta(description='"embedded", or postgresql://user@host:port/name (15 or newer)')
+        str,
+        Meta(
+            description='"embedded", or postgresql://user@host:port/name (15 or newer), or '
+            '"$DATABASE_URL": what that variable says, embedded when it is not set'
+        ),
     ] = EMBEDDED
     host: Annotated[str | None, Meta(description="instead of the URL, in parts")] = None
     port: Annotated[int, Meta(ge=1, le=65535)] = 5432
@@ -61,6 +65,10 @@ class Database(Section, frozen=True):
     user: Annotated[str, Meta(min_length=1)] = "bigbrotr"
 
     def __post_init__(self) -> None:
+        if self.url == "$DATABASE_URL":
+            # Only where the file says so: many programs read this variable, and some set it.
+            found = os.environ.get("DATABASE_URL", "").strip() or EMBEDDED
+            msgspec.structs.force_setattr(self, "url", found)
         if self.host is not None:
             if self.url != EMBEDDED:
                 raise ValueError("give either url or host, not both")
@@ -534,6 +542,12 @@ class Terms(NamedTuple):
         """The end (exclusive) of what is wanted when the seconds before `settled` are over."""
         return min(self.filter.newest + 1, settled)
 
+    @property
+    def by_ids(self) -> bool:
+        """Whether to compare ids. Tags cannot be asked of an archive that does not keep them, nor
+        beyond their index's cut."""
+        return self.reconcile and not self.filter.tags
+
 
 class SynchronizerSettings(ServiceSection, frozen=True):
     """Which events are copied, how often and how many at once."""
@@ -563,8 +577,13 @@ class SynchronizerSettings(ServiceSection, frozen=True):
         Meta(ge=7200, le=YEAR_S, description="until what is proven is looked at again, by ids"),
     ] = 86_400
     lookback_s: Annotated[
-        int, Meta(ge=0, le=YEAR_S, description="... or this much of it, where only pages can tell")
-    ] = 86_400
+        int,
+        Meta(
+            ge=0,
+            le=YEAR_S,
+            description="... or this much of it, where only pages can tell; 0: none",
+        ),
+    ] = 2 * 86_400
     rewalk_s: Annotated[
         int, Meta(ge=0, le=10 * YEAR_S, description="... and all of it, page by page; 0: never")
     ] = 90 * 86_400
@@ -586,6 +605,8 @@ class SynchronizerSettings(ServiceSection, frozen=True):
     ] = {}
 
     def __post_init__(self) -> None:
+        if 0 < self.lookback_s <= self.audit_s:
+            raise ValueError("lookback_s is no longer than audit_s: it would never find anything")
         relays: dict[str, RelaySettings] = {}
         for raw, settings in self.relays.items():
             try:
@@ -653,7 +674,8 @@ class WebSettings(Section, frozen=True):
     """What is served over HTTP."""
 
     listen: Annotated[
-        str | None, Meta(description='"127.0.0.1:9464" serves /healthz and /readyz; none: nothing')
+        str | None,
+        Meta(description='"127.0.0.1:9464" serves /healthz, /readyz, /metrics; none: nothing'),
     ] = None
 
     def __post_init__(self) -> None:

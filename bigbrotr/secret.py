@@ -26,8 +26,15 @@ def read_secret(name: str, environ: Mapping[str, str] | None = None) -> str | No
     if directory := env.get("CREDENTIALS_DIRECTORY", ""):
         for spelling in (name, name.lower()):
             path = Path(directory) / spelling
-            if path.exists():
-                return read_secret_file(name, path)
+            try:
+                path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:  # a secret that may be there is not taken for none
+                raise ConfigError(
+                    f"cannot look for {name} in {directory!r}: {error.strerror}"
+                ) from None
+            return read_secret_file(name, path)
     return None
 
 

@@ -51,16 +51,18 @@ BEGIN
     RETURN added;
 END $$;
 
--- Deletes the relays that hold no archived event and have no snapshot: those of which nothing is known.
+-- Deletes the relays that hold no archived event, never did, and have no snapshot: those of which nothing is known.
 -- Returns how many. Idempotent.
 CREATE OR REPLACE FUNCTION public.delete_orphan_relays() RETURNS integer
 LANGUAGE plpgsql AS $$
 DECLARE
-    gone integer;
+    leavers bigint[] := ARRAY(SELECT DISTINCT d.relay_id FROM public.dropped d);
+    gone    integer;
 BEGIN
     WITH deleted AS (
         DELETE FROM public.relays r
         WHERE NOT EXISTS (SELECT FROM public.tallies t WHERE t.relay_id = r.id AND t.pairs > 0)
+          AND r.id <> ALL (leavers)
           AND NOT EXISTS (SELECT FROM public.snapshots s WHERE s.relay_id = r.id)
         RETURNING 1
     )

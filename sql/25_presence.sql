@@ -75,7 +75,8 @@ END $$;
 -- Notes that a relay holds all archived events of [p_since, p_until) but for those of p_absent_ids, and returns how many
 -- of these pairs are new: one pass over the window (2 us a pair, half of what it costs to name each one). Refused
 -- (BB002) unless the window holds p_expected events, in this very snapshot: others have come since they were counted.
--- Idempotent. Locks in the order of the keys, like note_presence.
+-- Idempotent. Locks in the order of the keys, like note_presence, but that the default partition comes last: two that
+-- meet in it may be told of a deadlock, and try again.
 CREATE OR REPLACE FUNCTION public.mark_window(
     p_relay_id integer, p_since bigint, p_until bigint, p_expected bigint, p_absent_ids bytea[], p_seen_at bigint
 ) RETURNS integer
@@ -137,6 +138,7 @@ CREATE TABLE IF NOT EXISTS public.dropped (
     dropped_at bigint NOT NULL,  -- when it was last proven that it no longer does
     PRIMARY KEY (created_at, event_id, relay_id)
 );
+CREATE INDEX IF NOT EXISTS dropped_relay_id_idx ON public.dropped (relay_id);
 
 -- Notes that a relay no longer holds events. Arrays of one length, sorted by (created_at, id). Returns how many pairs
 -- have ended. Idempotent.

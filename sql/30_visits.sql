@@ -20,12 +20,13 @@ CREATE TABLE IF NOT EXISTS public.visits (
 CREATE INDEX IF NOT EXISTS visits_due_at_idx ON public.visits (due_at);
 
 -- Claims relays that are due, but for the URLs p_refused. `missing` is what is neither proven nor a gap that has to
--- wait, within [p_since, p_until), for the conditions p_filter; for p_urls there are p_sinces, p_untils and p_filters.
--- `stale` is what is proven and is to be looked at again (see stale_spans). `may_reconcile` says whether to try NIP-77,
+-- wait, within [p_since, p_until), for the conditions p_filter; for p_urls there are p_sinces, p_untils, p_filters and
+-- p_by_idss. `stale` is what is proven and is to be looked at again (see stale_spans). `may_reconcile` says whether to try NIP-77,
 -- `most_items` how many events the relay lets a window hold, as far as we know.
 CREATE OR REPLACE FUNCTION public.claim_visits(
     p_networks text[], p_limit integer, p_owner text, p_lease_s bigint, p_since bigint, p_until bigint, p_filter text,
-    p_refused text[], p_urls text[], p_sinces bigint[], p_untils bigint[], p_filters text[],
+    p_by_ids boolean, p_refused text[],
+    p_urls text[], p_sinces bigint[], p_untils bigint[], p_filters text[], p_by_idss boolean[],
     p_audit_s bigint, p_lookback_s bigint, p_rewalk_s bigint, p_now bigint
 ) RETURNS TABLE (
     relay_id bigint, url text, epoch bigint, pairs bigint, missing int8multirange, stale int8multirange,
@@ -52,15 +53,16 @@ BEGIN
             until  = coalesce(a.until, p_until)
         FROM due
         JOIN public.relays r ON r.id = due.relay_id
-        LEFT JOIN unnest(p_urls, p_sinces, p_untils, p_filters) AS a (url, since, until, filter) ON a.url = r.url
+        LEFT JOIN unnest(p_urls, p_sinces, p_untils, p_filters, p_by_idss) AS a (url, since, until, filter, by_ids)
+            ON a.url = r.url
         WHERE v.relay_id = due.relay_id
-        RETURNING v.relay_id, r.url, v.epoch, v.filter, v.since, v.until
+        RETURNING v.relay_id, r.url, v.epoch, v.filter, v.since, v.until, coalesce(a.by_ids, p_by_ids) AS by_ids
     )
     SELECT c.relay_id, c.url, c.epoch, coalesce(t.pairs, 0),
            public.missing_spans(c.relay_id, c.since, c.until, p_now, c.filter),
            public.stale_spans(
-               c.relay_id, c.since, c.until, p_audit_s, p_lookback_s, p_rewalk_s, p_now, c.filter),
-           coalesce(n.outcome = 'works' OR n.due_at <= p_now, true), n.most_items
+               c.relay_id, c.since, c.until, c.by_ids, p_audit_s, p_lookback_s, p_rewalk_s, p_now, c.filter),
+           c.by_ids AND coalesce(n.outcome = 'works' OR n.due_at <= p_now, true), n.most_items
     FROM claimed c
     LEFT JOIN public.tallies t ON t.relay_id = c.relay_id
     LEFT JOIN public.reconciliation n ON n.relay_id = c.relay_id;
@@ -69,7 +71,7 @@ END $$;
 -- Prolongs the lease on a relay that one stays subscribed to, and says what is missing and what is stale now; no row when
 -- the lease has passed on.
 CREATE OR REPLACE FUNCTION public.renew_visit(
-    p_relay_id bigint, p_epoch bigint, p_lease_s bigint, p_since bigint, p_until bigint,
+    p_relay_id bigint, p_epoch bigint, p_lease_s bigint, p_since bigint, p_until bigint, p_by_ids boolean,
     p_audit_s bigint, p_lookback_s bigint, p_rewalk_s bigint, p_now bigint
 ) RETURNS TABLE (missing int8multirange, stale int8multirange)
 LANGUAGE plpgsql AS $$
@@ -91,7 +93,7 @@ BEGIN
         RETURN QUERY SELECT
             public.missing_spans(p_relay_id, p_since, p_until, p_now, conditions),
             public.stale_spans(
-                p_relay_id, p_since, p_until, p_audit_s, p_lookback_s, p_rewalk_s, p_now, conditions);
+                p_relay_id, p_since, p_until, p_by_ids, p_audit_s, p_lookback_s, p_rewalk_s, p_now, conditions);
     END IF;
 END $$;
 
@@ -114,7 +116,7 @@ BEGIN
             WHEN 'throttled' THEN p_next_at
             WHEN 'done' THEN least(p_next_at, (
                 SELECT min(g.due_at) FROM public.gaps g
-                WHERE g.relay_id = p_relay_id AND g.filter = v.filter
+                WHERE g.relay_id = p_relay_id AND g.filter = v.filter AND g.due_at > p_now
                   AND g.span && int8range(v.since, greatest(v.since, v.until))))
             ELSE p_now END,
         owner      = NULL,
@@ -123,6 +125,11 @@ BEGIN
         detail     = p_detail
     WHERE v.relay_id = p_relay_id AND v.epoch = p_epoch
     RETURNING v.relay_id INTO found_id;
+    -- A second look that came to nothing leaves what was proven before; there is nothing to try again.
+    DELETE FROM public.gaps g
+    WHERE g.relay_id = found_id AND p_verdict = 'done' AND g.due_at <= p_now
+      AND int8multirange(g.span) <@ (SELECT range_agg(c.proven) FROM public.coverage c
+                                     WHERE c.relay_id = found_id AND c.filter IN ('', g.filter));
     RETURN found_id IS NOT NULL;
 END $$;
 

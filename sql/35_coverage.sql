@@ -40,16 +40,17 @@ BEGIN
 END $$;
 
 -- What is proven, but so long ago that it is to be looked at again, within [p_since, p_until): all that is older than
--- p_audit_s where the relay reconciles, which costs next to nothing; elsewhere the newest p_lookback_s of it, and all
--- that is older than p_rewalk_s (0: nothing). What was tried in vain and has to wait is left out.
+-- p_audit_s where the relay reconciles (and p_by_ids, if we do), which costs next to nothing; elsewhere the newest
+-- p_lookback_s of it, and all that is older than p_rewalk_s (0: nothing). What was tried in vain and has to wait is left
+-- out.
 CREATE OR REPLACE FUNCTION public.stale_spans(
-    p_relay_id bigint, p_since bigint, p_until bigint, p_audit_s bigint, p_lookback_s bigint, p_rewalk_s bigint,
-    p_now bigint, p_filter text DEFAULT ''
+    p_relay_id bigint, p_since bigint, p_until bigint, p_by_ids boolean, p_audit_s bigint, p_lookback_s bigint,
+    p_rewalk_s bigint, p_now bigint, p_filter text DEFAULT ''
 ) RETURNS int8multirange
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     all_before bigint := CASE
-        WHEN EXISTS (SELECT FROM public.reconciliation r WHERE r.relay_id = p_relay_id AND r.outcome = 'works')
+        WHEN p_by_ids AND EXISTS (SELECT FROM public.reconciliation r WHERE r.relay_id = p_relay_id AND r.outcome = 'works')
             THEN p_now - p_audit_s
         WHEN p_rewalk_s > 0 THEN p_now - p_rewalk_s
     END;

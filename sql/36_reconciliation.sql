@@ -10,17 +10,17 @@ CREATE TABLE IF NOT EXISTS public.reconciliation (
     most_items bigint            -- of events in a window, where the relay has refused more; NULL: not met yet
 );
 
--- Notes what came of trying; p_most_items NULL leaves what is known. Idempotent.
+-- Notes what came of trying. Idempotent.
 CREATE OR REPLACE FUNCTION public.note_reconciliation(
     p_relay_id bigint, p_outcome text, p_detail text, p_due_at bigint, p_most_items bigint, p_now bigint
 ) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO public.reconciliation AS r (relay_id, outcome, detail, tried_at, due_at, most_items)
-    VALUES (p_relay_id, p_outcome, p_detail, p_now, p_due_at, p_most_items)
+    SELECT id, p_outcome, p_detail, p_now, p_due_at, p_most_items FROM public.relays WHERE id = p_relay_id
     ON CONFLICT (relay_id) DO UPDATE SET
         outcome = EXCLUDED.outcome, detail = EXCLUDED.detail, tried_at = EXCLUDED.tried_at,
-        due_at = EXCLUDED.due_at, most_items = coalesce(EXCLUDED.most_items, r.most_items);
+        due_at = EXCLUDED.due_at, most_items = EXCLUDED.most_items;
 END $$;
 
 -- What a relay was found to hold in a window: the number of ids and their sum (32 bytes, little-endian). While its
@@ -43,7 +43,7 @@ LANGUAGE plpgsql AS $$
 BEGIN
     DELETE FROM public.digests d WHERE d.relay_id = p_relay_id AND d.filter = p_filter AND d.span && p_span;
     INSERT INTO public.digests (relay_id, filter, span, items, sum)
-    VALUES (p_relay_id, p_filter, p_span, p_items, p_sum);
+    SELECT id, p_filter, p_span, p_items, p_sum FROM public.relays WHERE id = p_relay_id;
 END $$;
 
 -- Withheld: events that a relay says it holds and does not hand over. Asked for again, each time later.
@@ -72,7 +72,9 @@ BEGIN
         INSERT INTO public.withheld AS w (relay_id, event_id, span, reason, attempts, noted_at, due_at)
         SELECT p_relay_id, u.id, p_span, u.reason, 1, p_now,
                CASE WHEN p_is_final THEN p_now + public.backoff_s(1) ELSE p_now END
-        FROM unnest(p_ids, p_reasons) AS u (id, reason) ORDER BY u.id
+        FROM unnest(p_ids, p_reasons) AS u (id, reason)
+        WHERE EXISTS (SELECT FROM public.relays r WHERE r.id = p_relay_id)
+        ORDER BY u.id
         ON CONFLICT (relay_id, event_id) DO UPDATE SET
             span = EXCLUDED.span, reason = EXCLUDED.reason, attempts = w.attempts + 1,
             due_at = CASE WHEN p_is_final THEN p_now + public.backoff_s(w.attempts + 1) ELSE p_now END
@@ -96,4 +98,38 @@ BEGIN
     )
     SELECT count(*) INTO gone FROM deleted;
     RETURN gone;
+END $$;
+
+-- Takes back what was believed of a relay that has lied: what its reconciliations proved, and the pairs in these spans,
+-- which pages will find again as far as they are true. Returns how many pairs. Idempotent.
+CREATE OR REPLACE FUNCTION public.distrust(p_relay_id integer) RETURNS integer
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+    believed int8range;
+    gone     integer;
+    total    integer := 0;
+BEGIN
+    PERFORM public.lock_presence(false);
+    FOR believed IN
+        SELECT unnest(range_agg(c.proven)) FROM public.coverage c
+        WHERE c.relay_id = p_relay_id AND c.how = 'reconciliation'
+    LOOP
+        WITH ended AS (
+            UPDATE public.presence p SET
+                relay_ids = array_remove(p.relay_ids, p_relay_id),
+                seen_ats  = p.seen_ats[:array_position(p.relay_ids, p_relay_id) - 1]
+                         || p.seen_ats[array_position(p.relay_ids, p_relay_id) + 1:]
+            WHERE p.created_at >= lower(believed) AND p.created_at < upper(believed)
+              AND p.relay_ids @> ARRAY[p_relay_id]
+            RETURNING 1
+        )
+        SELECT count(*) INTO gone FROM ended;
+        total := total + gone;
+    END LOOP;
+    UPDATE public.tallies SET pairs = pairs - total WHERE relay_id = p_relay_id AND total > 0;
+    DELETE FROM public.digests WHERE relay_id = p_relay_id;
+    DELETE FROM public.coverage WHERE relay_id = p_relay_id AND how = 'reconciliation';
+    RETURN total;
 END $$;

@@ -5,6 +5,8 @@
 -- Settings stand on each leaf: PostgreSQL ignores storage settings on the partitioned table itself.
 CREATE OR REPLACE FUNCTION public.ensure_partitions(p_now bigint) RETURNS integer
 LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
 SET client_min_messages = warning
 AS $$
 DECLARE

@@ -79,7 +79,11 @@ async def until(
 
 def environment(**more: str) -> dict[str, str]:
     """Ours, without what would change how bigbrotr behaves."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DB_", "PG", "PRIVATE_KEY"))}
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("DB_", "PG", "PRIVATE_KEY", "BIGBROTR_"))
+    }
     for name in ("STATE_DIRECTORY", "CREDENTIALS_DIRECTORY", "XDG_DATA_HOME"):
         kept.pop(name, None)
     return kept | {"PYTHONUNBUFFERED": "1"} | more

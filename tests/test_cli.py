@@ -47,6 +47,10 @@ COMMANDS = [
     "db migrate",
     "db distribute",
     "db psql",
+    "health",
+    "db roles",
+    "db backup",
+    "db restore",
 ]
 EVENTS = [make_event(1_600_000_000 + n, content=f"note {n}") for n in range(40)]
 

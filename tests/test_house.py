@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "view": FOUNDATION | {"core", "supervisor"},
     "demo": FOUNDATION | {"core", "nostr", "supervisor", "view"},
     # The command line reads seed files as the seeder does.
-    "cli": FOUNDATION | {"core", "supervisor", "view", "demo", "services.seeder"},
+    "cli": FOUNDATION | {"core", "supervisor", "view", "demo", "web", "services.seeder"},
     "__main__": {"cli"},
 }
 

@@ -1,6 +1,7 @@
 """The supervisor: a service that crashes is restarted, later each time, and harms no other."""
 # ruff: noqa: ASYNC110 -- these poll states, which no event announces
 
+import sys
 import time
 from pathlib import Path
 
@@ -19,7 +20,10 @@ from bigbrotr.config import (
     SynchronizerSettings,
 )
 from bigbrotr.core.base_service import BaseService
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.logger import configure
 from bigbrotr.errors import ConfigError, ServiceFailedError
+from bigbrotr.models.relay import Relay
 from bigbrotr.supervisor import State, Supervisor, choose
 
 SETTINGS = SupervisorSettings(
@@ -165,6 +169,37 @@ async def test_service_that_does_not_stop_is_cancelled(
             group.start_soon(supervisor.run)
             await Steady.is_enough.wait()
             supervisor.request_shutdown()
+
+
+async def test_it_says_why_it_is_not_ready(dsn: str, tmp_path: Path) -> None:
+    supervisor = Supervisor(config(dsn), Profile.FULL, tmp_path)
+    supervisor._tell_progress("PostgreSQL is recovering (5 s so far)")
+    assert await supervisor._what_is_wrong() == "starting: PostgreSQL is recovering (5 s so far)"
+    assert await supervisor._what_is_stuck() is None
+    assert b"bigbrotr_database_up 0.0\n" in (await supervisor._metrics())[0]
+    supervisor._beat_at -= 60
+    assert await supervisor._what_is_stuck() == "the event loop is late by 59 s"
+    supervisor.request_shutdown()
+    assert await supervisor._what_is_wrong() == supervisor.status() == "stopping"
+
+
+async def test_upkeep_says_what_it_did(
+    brotr: Brotr, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    supervisor = Supervisor(config("embedded"), Profile.FULL, tmp_path)
+    supervisor.brotr = brotr
+    await brotr.insert_relays([Relay(f"wss://relay{n}.example") for n in range(4)])
+    await brotr.pool.execute(
+        "UPDATE visits SET failures = relay_id + 2, outcome = 'timeout' WHERE relay_id < 4"
+    )
+    configure("INFO", stream=sys.stderr)
+    await supervisor.keep_up()
+    said = capfd.readouterr().err
+    assert "looked after the database partitions_made=0 took_s=" in said
+    assert "relays fail outcome=timeout relays=3 most=wss://relay2.example failures=5" in said
+    await brotr.pool.execute("ALTER TABLE visits RENAME TO elsewhere")
+    await supervisor.keep_up()
+    assert "the database was not looked after" in capfd.readouterr().err
 
 
 def test_choice_of_services(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

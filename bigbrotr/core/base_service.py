@@ -3,7 +3,7 @@
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -12,6 +12,7 @@ from msgspec import Struct, field
 
 from bigbrotr.config import MAX_CONSECUTIVE_FAILURES, Config, Profile, ServiceSection, decode, load
 from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.figures import Sample
 from bigbrotr.core.logger import Logger
 from bigbrotr.errors import BigBrotrError, leaves
 
@@ -114,6 +115,10 @@ class BaseService(ABC, Generic[C]):
             late = time.monotonic() - due
             due += interval * max(1, late // interval + 1) if interval > 0 else late
             await self.wait(due - time.monotonic())
+
+    def figures(self) -> Iterable[Sample]:
+        """What this service counts, for whoever watches: see `FIGURES`."""
+        return ()
 
     def _report(self, error: Exception, delay: float) -> None:
         fields = {"failures": self.failures, "again_in_s": round(delay, 1)}

@@ -21,6 +21,7 @@ import asyncpg
 import msgspec
 
 from bigbrotr.config import TOMBSTONE_S
+from bigbrotr.core.figures import Sample
 from bigbrotr.core.pool import Connection, Pool
 from bigbrotr.errors import LeaseLostError
 from bigbrotr.models.coverage import Gap, How, Proof, Span
@@ -32,6 +33,8 @@ from bigbrotr.models.relay import Network, Relay
 T = TypeVar("T")
 
 UPKEEP_S = 86_400.0  # for what reads every partition
+OLD_TRANSACTIONS = 1_000_000_000  # of the 2**31 that there are; autovacuum acts at a fifth of it
+DEAD_ROWS = 100_000  # fewer are never worth a word
 TRIES = 5  # of a call that met a deadlock: each function may be repeated
 BROKEN_OFF = (
     asyncpg.DeadlockDetectedError,
@@ -87,6 +90,7 @@ class Wanted(NamedTuple):
     since: int
     until: int
     filter: str = ""
+    by_ids: bool = True  # whether to compare ids with relays that can
 
 
 class Rejected(NamedTuple):
@@ -432,6 +436,10 @@ class Brotr:
             int(time.time()),
         )
 
+    async def distrust(self, visit: Visit) -> int:
+        """Takes back what a relay's reconciliations have told us; returns how many pairs."""
+        return await self._count("SELECT public.distrust($1)", visit.relay_id, timeout=UPKEEP_S)
+
     async def mark_window(
         self, visit: Visit, span: Span, expected: int, absent: Sequence[bytes]
     ) -> int | None:
@@ -745,6 +753,7 @@ class Brotr:
         since: int,
         until: int,
         filter: str = "",  # noqa: A002 -- the field's own word
+        by_ids: bool = True,
         apart: Mapping[str, Wanted] | None = None,
         refused: Collection[str] = (),
         patience: Patience = ENDLESS,
@@ -752,10 +761,10 @@ class Brotr:
         """Relays that are due, but for the URLs `refused`, each with what is missing within
         [since, until) for the conditions `filter`; `apart` says what else is wanted by URL."""
         apart = apart or {}
-        sinces, untils, filters = _columns(list(apart.values()), 3)
+        sinces, untils, filters, by_idss = _columns(list(apart.values()), 4)
         rows = await self.pool.fetch(
             "SELECT * FROM public.claim_visits"
-            "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+            "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
             [network.value for network in networks],
             limit,
             owner,
@@ -763,11 +772,13 @@ class Brotr:
             since,
             until,
             filter,
+            by_ids,
             list(refused),
             list(apart),
             sinces,
             untils,
             filters,
+            by_idss,
             *patience,
             int(time.time()),
         )
@@ -787,7 +798,13 @@ class Brotr:
         ]
 
     async def renew_visit(
-        self, visit: Visit, *, lease_s: float, until: int, patience: Patience = ENDLESS
+        self,
+        visit: Visit,
+        *,
+        lease_s: float,
+        until: int,
+        by_ids: bool = True,
+        patience: Patience = ENDLESS,
     ) -> Visit:
         """The same visit with a prolonged lease, and what is missing and stale up to `until`.
 
@@ -796,12 +813,13 @@ class Brotr:
         """
         since = visit.wanted[0]
         row = await self.pool.fetchrow(
-            "SELECT * FROM public.renew_visit($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "SELECT * FROM public.renew_visit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
             visit.relay_id,
             visit.epoch,
             int(lease_s),
             since,
             until,
+            by_ids,
             *patience,
             int(time.time()),
         )
@@ -1073,6 +1091,11 @@ class Brotr:
         assert row is not None
         return Totals(*row)
 
+    async def figures(self) -> list[Sample]:
+        """The state of the archive in numbers: see `FIGURES`."""
+        rows = await self.pool.fetch("SELECT * FROM public.figures($1)", int(time.time()))
+        return [Sample(row["name"], row["value"], tuple(row["labels"])) for row in rows]
+
     async def candidate_sources(self) -> dict[str, int]:
         """How many candidates were first seen where, the most frequent first."""
         rows = await self.pool.fetch(
@@ -1085,6 +1108,49 @@ class Brotr:
         """How far each relay is: the rows of `relay_progress`, the largest first."""
         return await self.pool.fetch(
             "SELECT * FROM public.relay_progress ORDER BY pairs DESC, url LIMIT $1", limit
+        )
+
+    async def failing_relays(self, failures: int) -> list[asyncpg.Record]:
+        """The relays that failed so often in a row, summed up by `outcome`: how many `relays`, and
+        of the one that has failed most the `url` and `failures`."""
+        return await self.pool.fetch(
+            "SELECT v.outcome, count(*) AS relays,"
+            " (array_agg(r.url ORDER BY v.failures DESC, r.url))[1] AS url,"
+            " max(v.failures) AS failures"
+            " FROM public.visits v JOIN public.relays r ON r.id = v.relay_id"
+            " WHERE v.failures >= $1 AND v.rests_since IS NULL"
+            " GROUP BY v.outcome ORDER BY relays DESC, v.outcome",
+            failures,
+        )
+
+    async def make_roles(self) -> int:
+        """Makes the roles bigbrotr_reader, _writer and _admin and gives them their rights.
+
+        Returns how many were made.
+        """
+        made = await self._count("SELECT public.make_roles()")
+        await self.grant_roles()
+        return made
+
+    async def grant_roles(self) -> None:
+        """Gives those of the roles that exist their rights in this database."""
+        await self.pool.execute("SELECT public.grant_roles()")
+
+    async def analyze(self) -> None:
+        """Renews the statistics of whole tables: autovacuum sees to their partitions alone."""
+        await self.pool.execute("ANALYZE public.events, public.presence", timeout=UPKEEP_S)
+
+    async def vacuum_debt(self) -> list[asyncpg.Record]:
+        """Tables that autovacuum does not get to: `name`, `dead` rows, and the `age` of the oldest
+        transaction; the worst first."""
+        return await self.pool.fetch(
+            "SELECT s.relname AS name, s.n_dead_tup AS dead, age(c.relfrozenxid) AS age"
+            " FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid"
+            " WHERE c.relkind = 'r' AND (age(c.relfrozenxid) > $1"
+            "  OR (s.n_dead_tup > $2 AND s.n_dead_tup > s.n_live_tup / 2))"
+            " ORDER BY age(c.relfrozenxid) > $1 DESC, s.n_dead_tup DESC LIMIT 5",
+            OLD_TRANSACTIONS,
+            DEAD_ROWS,
         )
 
     async def ensure_partitions(self) -> int:
@@ -1101,8 +1167,11 @@ class Brotr:
         it had to be waited for. It takes a connection of the pool for itself.
 
         Turns save work; nothing depends on them. After TURN_S one goes on without: the process
-        whose turn it is may be stopped.
+        whose turn it is may be stopped. So does a pool that has no connection to spare.
         """
+        if self.pool.settings.limits.max_size < 2:
+            yield False
+            return
         async with self.pool.transaction() as connection:
             is_free = await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", TURN)
             if not is_free:

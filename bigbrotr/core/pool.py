@@ -1,10 +1,11 @@
 """The pool of database connections: connects with retries, checks health, counts."""
 
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Self, TypeAlias, TypedDict
+from typing import Any, NamedTuple, Self, TypeAlias, TypedDict
 
 import anyio
 import asyncpg
@@ -55,6 +56,14 @@ class PoolMetrics(TypedDict):
     is_connected: bool
 
 
+class PoolUse(NamedTuple):
+    """How connections were used since the start."""
+
+    times: int = 0
+    seconds: float = 0.0
+    waited_s: float = 0.0  # for a free one
+
+
 class _PoolTables(Section, frozen=True):
     """What `Pool.from_dict` takes: the pool's tables beside the database's."""
 
@@ -83,6 +92,7 @@ class Pool:
         self._dsn = dsn
         self._session = dict(session or {})
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self.use = PoolUse()
         self._log = Logger("pool")
 
     @classmethod
@@ -191,8 +201,15 @@ class Pool:
     async def acquire(self) -> AsyncIterator[Connection]:
         """A connection for the length of the block."""
         pool = self._connected()
+        asked = time.monotonic()
         async with pool.acquire(timeout=self.settings.timeouts.acquisition) as connection:
-            yield connection
+            got = time.monotonic()
+            try:
+                yield connection
+            finally:
+                times, seconds, waited_s = self.use
+                seconds += time.monotonic() - got
+                self.use = PoolUse(times + 1, seconds, waited_s + got - asked)
 
     @asynccontextmanager
     async def acquire_healthy(self, max_retries: int = 3) -> AsyncIterator[Connection]:

@@ -113,7 +113,13 @@ class Schema:
             ledger = await self.check(connection, profile)
             changed = ledger is None or ledger.digest != self.digest(profile)
             if changed:
-                await self._apply(connection, ledger, profile, now)
+                try:
+                    await self._apply(connection, ledger, profile, now)
+                except asyncpg.InsufficientPrivilegeError as error:
+                    raise SchemaError(
+                        f"the schema has to be brought to this release by the owner of the "
+                        f"database (`bigbrotr db migrate`): {str(error).splitlines()[0]}"
+                    ) from None
             await connection.execute("SELECT public.ensure_partitions($1)", now, timeout=LONG_S)
         return changed
 

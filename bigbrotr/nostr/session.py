@@ -2,11 +2,13 @@
 
 import asyncio
 import itertools
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bigbrotr.models.event import Event, WireEvent
 from bigbrotr.nostr import message
@@ -26,8 +28,12 @@ from bigbrotr.nostr.paging import End
 from bigbrotr.nostr.stream import FRAME_COST, DisconnectedError, Stream
 
 LIVE = "live"  # the subscription that stays
-RECONCILIATION = "n"  # how the names of others begin that are for NIP-77
-NOTICE = "notice: "  # in front of the words that end one
+# In a NOTICE after a NEG-OPEN, the words of relays that do not know it, in many ways; others greet.
+REFUSING = re.compile(
+    "neg|unknown|unrecogni|unsupported|not supported|invalid|bad|cannot|command|parse|malformed"
+    "|rate-limited|error",
+    re.IGNORECASE,
+)
 STRAY_PAGES = 8  # times the size of a page that may come unasked for while it is read
 SAMPLE_BYTES = 4096  # of a frame that could not be read
 CHALLENGE_S = 2.0  # some relays refuse first, and send their challenge then
@@ -59,6 +65,11 @@ class Page(Struct):
     most: int | None = None  # NEG-ERR's
 
 
+def is_refusal(notice: str) -> bool:
+    """Whether a NOTICE may be a relay's way to say that it cannot do what it was asked for."""
+    return REFUSING.search(notice) is not None
+
+
 class Talk(Struct):
     """How a reconciliation (NIP-77) went: to its end (EOSE), or how it was ended."""
 
@@ -88,6 +99,7 @@ class Session:
         self.notice: str = ""  # the newest
         self.is_open = True
         self.is_subscribed = False  # to what comes in live
+        self._is_opening = False  # a reconciliation that has not been answered yet
         self._arrivals: list[WireEvent | Event] = []
         self._arrived_bytes = 0
 
@@ -168,22 +180,24 @@ class Session:
         answer: Callable[[bytes], bytes | None],
         bounds: Bounds,
     ) -> Talk:
-        subscription = f"{RECONCILIATION}{next(self._numbers)}"
+        subscription = f"n{next(self._numbers)}"
         talk = Talk(end=End.CUT)
         deadline = time.monotonic() + bounds.page_s
         frame = message.open_reconciliation(subscription, filter_, first)
+        self._is_opening = True
         try:
             while True:
                 talk.sent += len(frame)
                 async with asyncio.timeout(bounds.reply_s):
                     await self._stream.send(frame)
-                page = await self._hear(subscription, bounds)
-                while talk.answers and page.reason.startswith(NOTICE):  # it does know the verb
-                    page = await self._hear(subscription, bounds)
+                page = Page(events=[], end=End.CUT)
+                left_s = max(0.0, deadline - time.monotonic())
+                await self._read(subscription, page, replace(bounds, page_s=left_s))
                 talk.end, talk.reason, talk.most = page.end, page.reason, page.most
                 if page.end is not End.EOSE:
                     break
                 talk.answers += 1
+                self._is_opening = False
                 talk.received += 2 * len(page.payload)
                 following = answer(page.payload)
                 if following is None:
@@ -198,14 +212,10 @@ class Session:
             self.is_open = False
             talk.end, talk.reason = End.CUT, str(error)
         finally:
+            self._is_opening = False
             if self.is_open and talk.end is not End.CLOSED:
                 await self._say(message.close_reconciliation(subscription), bounds)
         return talk
-
-    async def _hear(self, subscription: str, bounds: Bounds) -> Page:
-        page = Page(events=[], end=End.CUT)
-        await self._read(subscription, page, bounds)
-        return page
 
     async def _say(self, frame: bytes, bounds: Bounds) -> None:
         """Sends what needs no answer; a relay that does not take it is given up."""
@@ -329,8 +339,8 @@ class Session:
                     page.most = answer.most
             elif isinstance(answer, Notice):
                 self.notice = answer.text
-                if subscription.startswith(RECONCILIATION):  # who does not know the verb says so
-                    page.end, page.reason, has_ended = End.CLOSED, NOTICE + answer.text, True
+                if self._is_opening and subscription and is_refusal(answer.text):
+                    page.end, page.reason, has_ended = End.CLOSED, answer.text, True
             elif isinstance(answer, Auth):
                 if len(answer.challenge) <= MAX_CHALLENGE and answer.challenge != self.challenge:
                     self.challenge, self._is_answered = answer.challenge, False

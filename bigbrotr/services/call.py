@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import NamedTuple
 
 from bigbrotr.config import Config, SynchronizerSettings, Terms
@@ -143,17 +143,11 @@ class Call:
         gaps: list[Gap] = []
         for index, missing in enumerate(reversed(self.visit.missing)):
             span = Span(*missing)
-            parts = await reconciliation.meet(span)
-            self.has_proven = self.has_proven or parts != [span]
             with_top = index == 0 and self.terms.filter.newest >= self.visit.wanted[1]
-            if with_top and (not parts or parts[-1].until < span.until):
-                parts.append(Span(span.until - 1, span.until))  # above it, nothing is reconciled
-            meet = reconciliation.meet if reconciliation.may_try else None
-            if not await self._page(session, parts, gaps, with_top=with_top, meet=meet):
+            if not await self._cover(session, span, reconciliation, gaps, with_top=with_top):
                 return self._unfinished()
         for stale in reversed(self.visit.stale):
-            parts = await reconciliation.audit(Span(*stale))
-            if not await self._page(session, parts, gaps):
+            if not await self._look_again(session, Span(*stale), reconciliation, gaps):
                 return self._unfinished()
         self.visit = self.visit._replace(may_reconcile=reconciliation.may_try)
         detail = reconciliation.throttled or (gaps[-1].detail if gaps else "")
@@ -161,45 +155,86 @@ class Call:
             return Result("throttled", "rate-limited", detail)
         return Result("done", gaps[-1].reason if gaps else "complete", detail)
 
+    async def _cover(
+        self,
+        session: Session,
+        span: Span,
+        reconciliation: Reconciliation,
+        gaps: list[Gap],
+        *,
+        with_top: bool,
+    ) -> bool:
+        """Proves a span, or adds the gaps that are left of it: by ids where both sides know most of
+        it, else page by page. False when there is more to do.
+
+        Pages give way to ids once most of what they bring is known, and do so once. `with_top`:
+        what lies above, and is not settled, comes along.
+        """
+        left = [(span, True)]
+        while left:
+            part, may_stop = left.pop()
+            step = await reconciliation.meet(part)
+            self.has_proven = self.has_proven or reconciliation.windows > 0
+            if step.rest is not None:
+                left.append((step.rest, may_stop))
+            if step.page is None:
+                continue
+            may_stop = may_stop and reconciliation.may_try
+            is_top = with_top and step.page.until == span.until
+            rests = await self._page(session, step.page, gaps, with_top=is_top, may_stop=may_stop)
+            if rests is None:
+                return False
+            with_top = with_top and not is_top
+            left += [(rest, False) for rest in rests]
+        if with_top:  # above it, nothing is reconciled
+            top = Span(span.until - 1, span.until)
+            return await self._page(session, top, gaps, with_top=True) is not None
+        return True
+
+    async def _look_again(
+        self, session: Session, span: Span, reconciliation: Reconciliation, gaps: list[Gap]
+    ) -> bool:
+        """Looks again at what is proven; False when there is more to do."""
+        left: Span | None = span
+        while left is not None:
+            step = await reconciliation.audit(left)
+            left = step.rest
+            if step.page is not None and await self._page(session, step.page, gaps) is None:
+                return False
+        return True
+
     async def _page(
         self,
         session: Session,
-        spans: list[Span],
+        span: Span,
         gaps: list[Gap],
         *,
         with_top: bool = False,
-        meet: Callable[[Span], Awaitable[list[Span]]] | None = None,
-    ) -> bool:
-        """Walks spans page by page, newest first, and adds the gaps that they leave; False when
-        there is more to do. `with_top`: what lies above, and is not settled, comes along.
+        may_stop: bool = False,
+    ) -> list[Span] | None:
+        """Walks a span page by page, newest first, and adds the gaps that it leaves.
 
-        Once most of what comes is known, the rest of a span is given to `meet`, which says what of
-        it is left.
+        Returns what is left of it where the walk has stopped, as it may, since most of what came is
+        known; None when there is more to do.
         """
-        left = list(spans)
-        while left:
-            if self._is_over():
-                return False
-            span = left.pop()
-            paging = Paging(
-                span,
-                limit=self.limit,
-                open_top=with_top,
-                expects_events=self._expects_events(span),
-                habits=self.habits,
-            )
-            with_top = False
-            walk = await self._walk(session, paging, may_stop=meet is not None)
-            gaps += walk.gaps
-            self.habits = wiser(self.habits, paging.habits)
-            if paging.ask() is None:
-                continue
-            if meet is None or self._is_over():
-                return False
-            covered = [proof.span for proof in walk.proven] + [gap.span for gap in walk.gaps]
-            for rest in uncovered(span, covered):
-                left += await meet(rest)
-        return True
+        if self._is_over():
+            return None
+        paging = Paging(
+            span,
+            limit=self.limit,
+            open_top=with_top,
+            expects_events=self._expects_events(span),
+            habits=self.habits,
+        )
+        walk = await self._walk(session, paging, may_stop=may_stop)
+        gaps += walk.gaps
+        self.habits = wiser(self.habits, paging.habits)
+        if paging.ask() is None:
+            return []
+        if not may_stop or self._is_over():
+            return None
+        covered = [proof.span for proof in walk.proven] + [gap.span for gap in walk.gaps]
+        return uncovered(span, covered)
 
     async def _stay(self, session: Session) -> Result:
         """Stays subscribed: new events are stored within seconds, late ones with old dates too;
@@ -236,6 +271,7 @@ class Call:
                     self.settings.slice_s, self.settings.revisit_s, self.link.timeout_s
                 ),
                 until=self.terms.until(int(time.time()) - self.settings.settle_s),
+                by_ids=self.terms.by_ids,
                 patience=patience(self.settings),
             )
             self.intake.visit = self.visit
@@ -282,10 +318,11 @@ class Call:
         new, known, pages = self.intake.new, self.intake.known, 0
 
         def is_over() -> bool:
-            if may_stop and pages >= PAGES_TO_JUDGE:
-                is_known = self.intake.known - known >= KNOWN_SHARE * (self.intake.new - new)
-                return is_known or self._is_over()
-            return self._is_over()
+            if self._is_over():
+                return True
+            seen, fresh = self.intake.known - known, self.intake.new - new
+            is_known = seen > 0 and seen >= KNOWN_SHARE * fresh
+            return may_stop and pages >= PAGES_TO_JUDGE and bool(walk.proven) and is_known
 
         asking: asyncio.Task[Page] | None = None
         storing: asyncio.Task[None] | None = None

@@ -35,6 +35,8 @@ class Report(Struct):
     withheld: int = 0  # events that it holds and did not hand over
     live: int = 0  # relays that are subscribed to now: not added up
     outcomes: dict[str, int] = {}
+    visited: dict[tuple[str, str], int] = {}  # visits by network and outcome
+    reasons: dict[str, int] = {}  # rejected events by reason
 
     def add(self, other: "Report") -> None:
         """Adds what another report counts."""
@@ -42,9 +44,17 @@ class Report(Struct):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for outcome, times in other.outcomes.items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + times
+        for ended, times in other.visited.items():
+            self.visited[ended] = self.visited.get(ended, 0) + times
+        for reason, times in other.reasons.items():
+            self.reasons[reason] = self.reasons.get(reason, 0) + times
 
 
-COUNTED = [name for name in Report.__struct_fields__ if name not in ("live", "outcomes")]
+COUNTED = [
+    name
+    for name in Report.__struct_fields__
+    if name not in ("live", "outcomes", "visited", "reasons")
+]
 
 
 class Intake:
@@ -86,6 +96,7 @@ class Intake:
                 await self._leave_unknown(haul)
                 if unknown := len(haul.events):
                     new = await self._store_in_turn(haul, progress)
+                    unknown -= haul.forged
         if new is None:
             new = await self._store(haul, progress)
         self._crowd.heed(unknown, new)
@@ -95,6 +106,7 @@ class Intake:
                 received=page.received,
                 new=new,
                 rejected=sum(times for times, _ in haul.rejected.values()),
+                reasons={reason: times for reason, (times, _) in haul.rejected.items()},
                 pages=1,
                 bytes=page.size,
                 gaps=len(progress.gaps),
@@ -162,17 +174,19 @@ class Haul:
     def __init__(self, malformed: Mapping[str, tuple[int, bytes]]) -> None:
         self.events: list[tuple[int, bytes, WireEvent | Event]] = []
         self.fresh: list[Event] = []  # verified
+        self.forged = 0  # events that were not
         self.rejected: dict[str, tuple[int, bytes]] = {}
         for reason, (count, sample) in malformed.items():
             self.reject(reason, sample, count)
 
     def verify(self) -> None:
-        """Makes fresh events of those that are valid, and rejects the others."""
+        """Makes fresh events of those that are valid, and rejects the others (`forged`)."""
         for _, event_id, wire in self.events:
             try:
                 self.fresh.append(wire if isinstance(wire, Event) else Event.from_wire(wire))
             except ValueError as error:
                 self.reject(str(error), event_id)
+                self.forged += 1
         self.events = []
 
     def reject(self, reason: str, sample: bytes, count: int = 1) -> None:

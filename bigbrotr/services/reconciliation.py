@@ -28,6 +28,7 @@ WORTHWHILE = 500  # archived events in a span: below, a page or two say as much
 PROBE = 32  # of the newest events are asked for first: are they known?
 MOST_PER_EVENT = 40  # archived ids are read for each of the relay's events at the cost of its page
 MOST_ITEMS = 100_000  # in a window, 42 bytes each: 4 MB
+FEWEST_ITEMS = 250  # in a window: who takes no more at once is paged
 MOST_NEEDED = 50_000  # ids that we lack, in a window: where there are more, pages are as good
 CHUNK = 20_000  # ids that are read at once
 MERGED_ITEMS = 50_000  # neighbouring windows are remembered as one, up to this many events
@@ -36,7 +37,7 @@ MOST_ASKS = 4  # for one id, within a visit
 MOST_REFUSALS = 8  # of single ids in a row: then it hands over none of the others either
 MOST_TIMEOUTS = 3
 SAMPLE = 2  # events of each sort that a relay is tested with ...
-LARGE_SAMPLE = 16  # ... and once it has failed: a quarter missing is no accident
+LARGE_SAMPLE = 16  # ... and once one has failed: one may have been deleted just now, not more
 PAIRS = 5_000  # that are noted at once, by name
 MARKED = 25_000  # events of a window that are marked at once
 
@@ -55,8 +56,15 @@ class Verdict(Enum):
 
     DONE = "done"  # it is proven
     PAGE = "page"  # pages are better here
-    SMALLER = "smaller"  # the relay does not take so many events at once
+    AGAIN = "again"  # to be tried once more: smaller, or since something may have changed meanwhile
     STOP = "stop"  # it cannot go on in this visit
+
+
+class Step(NamedTuple):
+    """How far ids have led: what is to be paged now, if anything, and what to go on with after."""
+
+    page: Span | None
+    rest: Span | None
 
 
 class Remembered(NamedTuple):
@@ -76,7 +84,8 @@ class Collected(NamedTuple):
 class Reconciliation:
     """Windows of one relay's past, over an open conversation.
 
-    Memory: within `gate`, the ids of a window and those that we lack, about 10 MB.
+    What cannot be done by ids is left to pages, window by window. Memory: within `gate`, the ids
+    of a window and those that we lack, about 10 MB.
     """
 
     def __init__(
@@ -92,29 +101,26 @@ class Reconciliation:
         self.brotr, self.visit = intake.brotr, intake.visit
         self.terms: Terms = intake.terms
         self.gate, self.is_over = gate, is_over
-        # Tags cannot be asked of an archive that does not keep them, nor past their index's cut.
-        self.may_try = self.visit.may_reconcile and self.terms.reconcile
-        self.may_try = self.may_try and not self.terms.filter.tags
-        self.most_items = min(self.visit.most_items or MOST_ITEMS, MOST_ITEMS)
-        self.has_worked = False
+        self.may_try = self.visit.may_reconcile and self.terms.by_ids
+        # It may take more by now than it did: that costs one question.
+        self.most_items = min(2 * (self.visit.most_items or MOST_ITEMS), MOST_ITEMS)
+        self.windows = 0  # that were proven
         self.throttled = ""  # the words with which the relay asked for a pause
+        self._has_worked = False
+        self._doubts = 0  # answers that did not fit to what it says of its ids
         self._last: Remembered | None = None  # the window before, which the next one may join
 
-    async def meet(self, span: Span) -> list[Span]:
-        """Reconciles a span of which nothing is proven yet with all that is archived.
-
-        Returns the parts that are left to be paged, oldest first.
-        """
+    async def meet(self, span: Span) -> Step:
+        """Reconciles a span of which nothing is proven yet with all that is archived, oldest
+        windows first, as far as that goes."""
         if not self.may_try or not await self._is_worthwhile(span):
-            return [span]
+            return Step(span, None)
         return await self._work_through(span, is_held=False)
 
-    async def audit(self, span: Span) -> list[Span]:
-        """Reconciles a span that was proven before with what the relay is known to hold there.
-
-        Returns the parts that are left to be paged, oldest first.
-        """
-        return await self._work_through(span, is_held=True) if self.may_try else [span]
+    async def audit(self, span: Span) -> Step:
+        """Reconciles a span that was proven before with what the relay is known to hold there, as
+        far as that goes."""
+        return await self._work_through(span, is_held=True) if self.may_try else Step(span, None)
 
     async def _is_worthwhile(self, span: Span) -> bool:
         """Whether the archive knows the relay's newest events, and is not much larger than it."""
@@ -134,27 +140,26 @@ class Reconciliation:
         _, ids = await self._read_ids(near, b"", most)
         return len(ids) < most * 32
 
-    async def _work_through(self, span: Span, *, is_held: bool) -> list[Span]:
-        left: list[Span] = []
+    async def _work_through(self, span: Span, *, is_held: bool) -> Step:
         since = span.since
         remembered = await self._remembered(span) if is_held else {}
-        while since < span.until and self.session.is_open and not self.is_over():
+        while since < span.until:
             async with self.gate:
+                if self.is_over() or not self.session.is_open:
+                    return Step(Span(since, span.until), None)
                 if since in remembered:
                     until, verdict = await self._look_again(remembered.pop(since))
                 else:
                     until = min((at for at in remembered if at > since), default=span.until)
                     until, verdict = await self._compare(Span(since, until), is_held)
             if verdict is Verdict.STOP:
-                break
-            if verdict is Verdict.SMALLER:
-                continue
+                return Step(Span(since, span.until), None)
             if verdict is Verdict.PAGE:
-                left.append(Span(since, until))
-            since = until
-        if since < span.until:
-            left.append(Span(since, span.until))
-        return left
+                rest = Span(until, span.until) if until < span.until else None
+                return Step(Span(since, until), rest)
+            if verdict is Verdict.DONE:
+                since = until
+        return Step(None, None)
 
     async def _remembered(self, span: Span) -> dict[int, Remembered]:
         """What the relay was found to hold in windows within a span, by their beginning."""
@@ -169,9 +174,8 @@ class Reconciliation:
         """Asks whether anything has changed in a window; only if so, the ids are compared."""
         span, digest = remembered
         answers: list[bytes] = []
-        verdict = await self._talk(span, digest.ask(), answers.append)
-        if verdict is Verdict.SMALLER:  # it has grown, or the relay's patience has not
-            self.most_items = min(self.most_items, max(1, digest.items // 2))
+        verdict = await self._talk(span, digest.ask(), answers.append, digest.items)
+        if verdict is Verdict.AGAIN:  # it has grown, or the relay's patience has not
             return await self._compare(span, is_held=True)
         if verdict is not Verdict.DONE:
             return span.until, verdict
@@ -180,12 +184,9 @@ class Reconciliation:
         except NegentropyError as error:
             await self._note("broken", str(error))
             return span.until, Verdict.STOP
-        if has_changed:
-            return await self._compare(span, is_held=True)
-        if digest.items and not await self._shows_what_it_holds(span):
-            await self._note("lies", "unchanged, but not so when asked for events")
-            return span.until, Verdict.STOP
         tried = await self.brotr.withheld(self.visit, span)
+        if has_changed or not await self._shows_what_it_holds(span, digest.items, tried):
+            return await self._compare(span, is_held=True)
         collected = await self._collect(span, tried, is_held=False)
         if collected is None:
             return span.until, Verdict.STOP
@@ -199,21 +200,18 @@ class Reconciliation:
         if items is None:
             return until, Verdict.PAGE
         client = Client(items, max_needed=MOST_NEEDED)
-        verdict = await self._talk(window, client.initiate(), client.reconcile)
-        if verdict is Verdict.SMALLER:
-            is_smallest = len(items) < WORTHWHILE or window.until - window.since == 1
-            self.most_items = min(self.most_items, max(1, len(items) // 2))
-            return until, Verdict.PAGE if is_smallest else Verdict.SMALLER
+        verdict = await self._talk(window, client.initiate(), client.reconcile, len(items))
         if verdict is not Verdict.DONE:
             return until, verdict
-        if not await self._is_truthful(window, items, client):
-            await self._note("lies", "what it says of its ids is not what it shows")
-            return until, Verdict.STOP
+        verdict = await self._test(window, items, client)
+        if verdict is not Verdict.DONE:
+            return until, verdict
         collected = await self._collect(window, client.need, is_held)
         if collected is None:
             return until, Verdict.STOP
-        await self._conclude(window, items, client, collected, is_held)
-        return until, Verdict.DONE
+        if len(collected.withheld) == len(client.need) >= MOST_REFUSALS:
+            return until, Verdict.PAGE  # it may show in pages what it does not hand over by id
+        return until, await self._conclude(window, items, client, collected, is_held)
 
     # Ids of ours
 
@@ -232,10 +230,10 @@ class Reconciliation:
         since, after = span.since, b""
         held_by = self.visit.relay_id if is_held else None
         while len(items) <= self.most_items:
-            rest = Span(since, span.until)
-            created_ats, ids = await self._read_ids(rest, after, CHUNK, held_by)
+            rest, most = Span(since, span.until), min(CHUNK, self.most_items + 1 - len(items))
+            created_ats, ids = await self._read_ids(rest, after, most, held_by)
             items.extend_packed(created_ats, ids)
-            if len(ids) < CHUNK * 32:
+            if len(ids) < most * 32:
                 break
             since, after = items.created_at(len(items) - 1), items.id(len(items) - 1)
         if len(items) <= self.most_items:
@@ -252,9 +250,10 @@ class Reconciliation:
         return self.terms.filter.to_request() | {"since": span.since, "until": span.until - 1}
 
     async def _talk(
-        self, span: Span, first: bytes, answer: Callable[[bytes], bytes | None]
+        self, span: Span, first: bytes, answer: Callable[[bytes], bytes | None], items: int
     ) -> Verdict:
-        """One reconciliation; what it teaches about the relay is remembered."""
+        """One reconciliation of a window with so many events; what it teaches about the relay is
+        remembered."""
         try:
             talk = await self.session.reconcile(self._request(span), first, answer, self.bounds)
         except TooManyNeededError:
@@ -265,21 +264,22 @@ class Reconciliation:
         self.intake.identity = self.session.identity
         self.intake.report(Report(bytes=talk.received))
         if talk.end is End.EOSE:
-            if not self.has_worked:
-                self.has_worked = True
+            if not self._has_worked:
+                self._has_worked = True
                 await self._note("works", "")
             return Verdict.DONE
-        return await self._judge_failure(talk)
+        return await self._judge_failure(talk, min(items, self.most_items))
 
-    async def _judge_failure(self, talk: Talk) -> Verdict:
+    async def _judge_failure(self, talk: Talk, items: int) -> Verdict:
         if talk.end is End.CLOSED:
             if talk.reason.startswith("rate-limited"):
                 self.throttled = talk.reason
                 return Verdict.STOP
             if talk.reason.startswith("blocked") or talk.most is not None:
-                if talk.most is not None and 0 < talk.most < self.most_items:
-                    self.most_items = talk.most
-                return Verdict.SMALLER
+                most = items // 2 if talk.most is None else min(items - 1, talk.most)
+                if most >= FEWEST_ITEMS:
+                    self.most_items, self._has_worked = most, False  # so that it is remembered
+                    return Verdict.AGAIN
             if talk.answers == 0:
                 await self._note("refused", talk.reason)
         elif talk.answers == 0 and talk.end is End.TIMEOUT:
@@ -302,7 +302,7 @@ class Reconciliation:
 
     # Is it true?
 
-    async def _is_truthful(self, span: Span, items: Items, client: Client) -> bool:
+    async def _test(self, span: Span, items: Items, client: Client) -> Verdict:
         """Tests a few events of each sort: those that the relay says it has must be there when
         asked for, the others must not, and a page must show nothing that it did not name."""
         absent = set(client.have)
@@ -314,44 +314,64 @@ class Reconciliation:
         asked = [{"ids": ids, "limit": len(ids)}] if ids else []
         page = await self.session.fetch(some, self.bounds, *asked)
         if page.end is not End.EOSE:
-            return True  # nobody can tell
+            return await self._cannot_tell(page)
         keys = await self._take_keys(page, span)
         if not all(
             event_id in client.need or is_named(items, absent, created_at, event_id)
             for created_at, event_id in keys
         ):
-            return False
+            return await self._doubt("shows events that it did not name")
         found = {event_id for _, event_id in keys}
         if all(items.id(place) in found for place in shown):
-            return True
-        # One may have been deleted just now, or few are handed out at a time: a lie shows again.
+            return Verdict.DONE
         again = sample(len(items), absent, LARGE_SAMPLE)
-        return 4 * await self._missing(span, items, again) < len(again)
-
-    async def _missing(self, span: Span, items: Items, places: Collection[int]) -> int:
-        """How many of the items the relay does not hand over, though each is asked for alone."""
         missing = 0
-        for place in places:
+        for place in again:  # each alone: few may be handed out at a time
             page = await self._ask_ids([items.id(place)])
             if page.end is not End.EOSE:
-                return 0  # nobody can tell
+                return await self._cannot_tell(page)
             missing += not await self._take_keys(page, span)
-        return missing
+        if 4 * missing >= max(4, len(again)):
+            return await self._doubt("does not show events that it named")
+        if missing > 1:
+            await self._note("refused", "names events that it does not hand over")
+            return Verdict.STOP
+        return Verdict.DONE
 
-    async def _shows_what_it_holds(self, span: Span) -> bool:
-        """Whether a page of an unchanged window shows events, and none that we did not know of."""
+    async def _cannot_tell(self, page: Page) -> Verdict:
+        """What cannot be tested is not believed: pages have to tell."""
+        if page.reason.startswith("rate-limited"):
+            self.throttled = page.reason
+        elif page.end is End.CLOSED:
+            await self._note("refused", f"cannot be tested: {page.reason}")
+        return Verdict.STOP
+
+    async def _doubt(self, why: str) -> Verdict:
+        """An event may have come or gone between two questions: only who does it again lies."""
+        self._doubts += 1
+        if self._doubts == 1:
+            return Verdict.AGAIN
+        await self._note("lies", why)
+        await self.brotr.distrust(self.visit)
+        return Verdict.STOP
+
+    async def _shows_what_it_holds(
+        self, span: Span, items: int, withheld: Collection[bytes]
+    ) -> bool:
+        """Whether a page of an unchanged window shows events, if there should be some, and none
+        that we did not know of."""
         asked = self._request(span) | {"limit": SAMPLE}
         page = await self.session.fetch(asked, self.bounds)
         if page.end is not End.EOSE:
-            return True  # nobody can tell
+            return False
         keys = await self._take_keys(page, span, is_stored=False)
         for created_at, event_id in keys:
             second = Span(created_at, created_at + 1)
             _, ids = await self._read_ids(second, b"", CHUNK, self.visit.relay_id)
             held = {ids[at : at + 32] for at in range(0, len(ids), 32)}
-            if event_id not in held and event_id not in await self.brotr.withheld(self.visit, span):
+            if event_id not in held and event_id not in withheld:
                 return False
-        return bool(keys)
+        return bool(keys) or items <= len(withheld)
 
     # What we lack
 
@@ -498,7 +518,7 @@ class Reconciliation:
 
     async def _conclude(
         self, span: Span, items: Items, client: Client, collected: Collected, is_held: bool
-    ) -> None:
+    ) -> Verdict:
         """Notes who holds what in a window of which both sides are known."""
         absent = set(client.have)
         found = Remembered(span, client.theirs)
@@ -510,8 +530,11 @@ class Reconciliation:
             places = [place for place in range(len(items)) if place not in absent]
             for start in range(0, len(places), PAIRS):
                 batch = places[start : start + PAIRS]
-                await self._note_presence([(items.created_at(n), items.id(n)) for n in batch])
+                keys = [(items.created_at(place), items.id(place)) for place in batch]
+                if len(await self._note_presence(keys)) < len(keys):
+                    return Verdict.PAGE  # some have been deleted meanwhile
         await self._record(found, withheld=collected.withheld, dropped=dropped)
+        return Verdict.DONE
 
     async def _mark(
         self, span: Span, items: Items, absent: Collection[int], created_ats: Collection[int]
@@ -571,6 +594,7 @@ class Reconciliation:
             now=int(time.time()),
         )
         self._last = joined
+        self.windows += 1
         self.intake.report(Report(windows=1, dropped=ended))
 
     def _joined(self, found: Remembered) -> Remembered:

@@ -21,6 +21,8 @@ class Seeder(BaseService[SeederSettings]):
     SERVICE_NAME = "seeder"
     CONFIG_CLASS = SeederSettings
 
+    _junk: list[tuple[int, str]] = []  # noqa: RUF012 -- said already; replaced, never changed
+
     async def run(self) -> None:
         """Reads the seed file into candidates."""
         await self._bring_schema_up_to_date()
@@ -28,9 +30,11 @@ class Seeder(BaseService[SeederSettings]):
         relays, junk = await read_seeds(path)
         usable = usable_relays(relays, self.around.config.networks)
         added = await self.brotr.insert_candidates(usable, "seed")
-        for line, reason in junk[:SHOWN]:
-            self.log.warning("not a relay URL", file=path, line=line, reason=reason)
-        self.log.info("seeded", file=path, new=added, known=len(usable) - added, junk=len(junk))
+        if added or junk != self._junk or not self.cycles:  # not the same again each hour
+            for line, reason in junk[:SHOWN]:
+                self.log.warning("not a relay URL", file=path, line=line, reason=reason)
+            self.log.info("seeded", file=path, new=added, known=len(usable) - added, junk=len(junk))
+        self._junk = junk
 
     async def _bring_schema_up_to_date(self) -> None:
         async with self.brotr.pool.acquire() as connection:

@@ -4,6 +4,7 @@ import asyncio
 import multiprocessing
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection as Pipe
@@ -15,9 +16,10 @@ import msgspec
 from bigbrotr.config import SynchronizerSettings
 from bigbrotr.core.base_service import BaseService, Surroundings
 from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.figures import Sample, memory_of
 from bigbrotr.errors import WorkerLostError
 from bigbrotr.models.relay import Network
-from bigbrotr.services.intake import COUNTED, Report
+from bigbrotr.services.intake import COUNTED, REASONS, Report
 from bigbrotr.services.worker import Order, run_slice, start_process
 
 SLICES_PER_EXECUTOR = 500  # then its processes are replaced, with whatever their libraries leaked
@@ -84,6 +86,31 @@ class Synchronizer(BaseService[SynchronizerSettings]):
             await self._retire_executor()
             raise WorkerLostError("a worker process died; what it had not committed is done again")
         raise error
+
+    def figures(self) -> Iterator[Sample]:
+        """What the workers have reported, and what they take."""
+        copied = self.copied
+        for name, value in {
+            "events_received": copied.received,
+            "events_new": copied.new,
+            "events_known": copied.known,
+            "events_matched": copied.matched,
+            "events_dropped": copied.dropped,
+            "events_withheld": copied.withheld,
+            "pages": copied.pages,
+            "received_bytes": copied.bytes,
+            "reconciliations": copied.windows,
+            "gaps_noted": copied.gaps,
+        }.items():
+            yield Sample(name, value)
+        for reason in REASONS:
+            yield Sample("events_rejected", copied.reasons.get(reason, 0), (reason,))
+        for (network, outcome), times in copied.visited.items():
+            yield Sample("connections", times, (self.SERVICE_NAME, network, outcome))
+        processes = self._executor and self._executor._processes  # noqa: SLF001 -- no public way
+        pids = [pid for pid, process in (processes or {}).items() if process.is_alive()]
+        yield Sample("workers", len(pids))
+        yield Sample("memory_bytes", memory_of(pids), ("workers",))
 
     def _is_cycle_over(self) -> bool:
         return self._stop.is_set() or bool(self._lost) or self._slices >= SLICES_PER_EXECUTOR

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from enum import StrEnum
 from typing import NamedTuple, Self
@@ -11,8 +11,9 @@ from typing import NamedTuple, Self
 import anyio
 
 from bigbrotr.config import Link, Networks, ValidatorSettings
-from bigbrotr.core.base_service import BaseService
-from bigbrotr.core.brotr import Resolution
+from bigbrotr.core.base_service import BaseService, Surroundings
+from bigbrotr.core.brotr import Brotr, Resolution
+from bigbrotr.core.figures import Sample
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.dial import dial
 from bigbrotr.nostr.manners import Manners, manners_of
@@ -69,6 +70,20 @@ class Validator(BaseService[ValidatorSettings]):
 
     SERVICE_NAME = "validator"
     CONFIG_CLASS = ValidatorSettings
+
+    def __init__(
+        self,
+        brotr: Brotr,
+        settings: ValidatorSettings | None = None,
+        around: Surroundings | None = None,
+    ) -> None:
+        super().__init__(brotr, settings, around)
+        self.greeted: Counter[tuple[str, str]] = Counter()  # by network and outcome
+
+    def figures(self) -> Iterator[Sample]:
+        """How conversations with candidates ended."""
+        for (network, outcome), times in self.greeted.items():
+            yield Sample("connections", times, (self.SERVICE_NAME, network, outcome))
 
     @property
     def networks(self) -> Networks:
@@ -231,6 +246,7 @@ class Validator(BaseService[ValidatorSettings]):
             ]
         )
         outcomes = Counter(greeting.outcome for greeting in greetings)
+        self.greeted.update((str(network), outcome) for outcome in outcomes.elements())
         self.log.info(
             "tried candidates", network=network, tried=len(greetings), new_relays=new, **outcomes
         )

@@ -137,7 +137,7 @@ class Worker:
         settings = self.config.synchronizer
         terms = settings.terms(url)
         until = terms.until(int(time.time()) - settings.settle_s)
-        return Wanted(terms.since, until, terms.filter.key)
+        return Wanted(terms.since, until, terms.filter.key, terms.by_ids)
 
     def _of(self, network: Network) -> dict[asyncio.Task[None], Call]:
         return {task: call for task, call in self._calls.items() if call.network is network}
@@ -213,7 +213,8 @@ class Worker:
                     )
             raise
         self._remember(call.visit.relay_id, call.habits)
-        self._add(Report(visits=1, outcomes={outcome: 1}))
+        ended = (str(call.network), outcome)
+        self._add(Report(visits=1, outcomes={outcome: 1}, visited={ended: 1}))
         pause_s = self.config.synchronizer.revisit_s
         if outcome == "rate-limited" and verdict == "throttled":
             pause_s = max(pause_s, random.uniform(*THROTTLED_S))

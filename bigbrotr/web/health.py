@@ -1,5 +1,6 @@
-"""Health over HTTP: /healthz says that the process lives, /readyz that it can do its work."""
+"""What is served over HTTP: /healthz (the process goes on), /readyz (it can work), /metrics."""
 
+import http.client
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -7,33 +8,66 @@ from aiohttp import web
 
 from bigbrotr.errors import BusyError
 
+ASK_S = 15.0  # longer than any of these answers takes
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- where one asks who listens on all
+
 Check = Callable[[], Awaitable[str | None]]  # what is wrong, in words; None: nothing
+Metrics = Callable[[], Awaitable[tuple[bytes, str]]]  # the page and its content type
 
 
 @asynccontextmanager
-async def serve(host: str, port: int, *, is_ready: Check) -> AsyncIterator[int]:
-    """Serves health for the length of the block; yields the port, which is chosen when `port` is 0.
+async def serve(
+    host: str, port: int, *, is_alive: Check, is_ready: Check, metrics: Metrics
+) -> AsyncIterator[int]:
+    """Serves all for the length of the block; yields the port, which is chosen when `port` is 0.
 
     Raises:
         BusyError: the address cannot be listened on.
     """
 
-    async def healthz(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+    def answer_to(check: Check) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def answer(_: web.Request) -> web.Response:
+            wrong = await check()
+            return web.Response(text=f"{wrong or 'ok'}\n", status=503 if wrong else 200)
 
-    async def readyz(_: web.Request) -> web.Response:
-        wrong = await is_ready()
-        return web.Response(text=f"{wrong or 'ok'}\n", status=503 if wrong else 200)
+        return answer
+
+    async def figures(_: web.Request) -> web.Response:
+        page, kind = await metrics()
+        return web.Response(body=page, headers={"Content-Type": kind})
 
     app = web.Application()
-    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz)])
+    app.add_routes(
+        [
+            web.get("/healthz", answer_to(is_alive)),
+            web.get("/readyz", answer_to(is_ready)),
+            web.get("/metrics", figures),
+        ]
+    )
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
     try:
         try:
             await web.TCPSite(runner, host, port, shutdown_timeout=1).start()
         except OSError as error:
-            raise BusyError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+            raise BusyError(
+                f"cannot listen on {host}:{port} ([web] listen): {error.strerror}"
+            ) from None
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
+
+
+def ask(host: str, port: int, path: str) -> tuple[bool, str]:
+    """Asks one that serves; whether it is well, and what it says. Blocks, up to `ASK_S`."""
+    connection = http.client.HTTPConnection(LOOPBACK.get(host, host), port, timeout=ASK_S)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status == 200, answer.read(4096).decode(errors="replace").strip()
+    except TimeoutError:
+        return False, f"no answer from {host}:{port} within {ASK_S:.0f} s: its loop is stuck"
+    except (OSError, http.client.HTTPException) as error:
+        return False, f"nobody answers at {host}:{port}: {error}"
+    finally:
+        connection.close()

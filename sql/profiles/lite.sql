@@ -11,3 +11,6 @@ BEGIN
             CHECK (sig IS NULL AND tags IS NULL AND tagvalues IS NULL AND content IS NULL);
     END IF;
 END $$;
+
+-- All is there now that anybody may have rights to.
+SELECT public.grant_roles();

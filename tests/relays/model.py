@@ -12,7 +12,9 @@ Filter = Mapping[str, Any]
 
 Order = Literal["newest", "oldest", "random"]
 Garbage = Literal["not-json", "wrong-shape", "binary", "huge", "endless"]
-Reconciling = Literal["unknown", "honestly", "silent", "refused", "cut", "garbage", "always-equal"]
+Reconciling = Literal[
+    "unknown", "honestly", "silent", "refused", "cut", "garbage", "always-equal", "chatters"
+]
 Forgery = Literal["id", "content", "signature", "type"]
 
 
@@ -56,6 +58,8 @@ class Vices:
     most_items: int | None = None  # "blocked:" above this many events in a reconciliation
     names_most: bool = False  # "blocked:" says so in a number
     hides: frozenset[str] = frozenset()  # ids that a reconciliation does not name
+    refuses_ids: bool = False  # CLOSED for filters with ids
+    greets: str = ""  # a NOTICE at the beginning
     withholds: frozenset[str] = frozenset()  # ids that it names, and never hands out
 
 

@@ -159,6 +159,7 @@ class _Talk:
         self.path = socket.request.path if socket.request else ""
         self.challenge = secrets.token_hex(8)
         self.reconciled: dict[str, negentropy.Server] = {}
+        self.chatter: asyncio.Task[None] | None = None
         self.is_known = False  # authenticated
 
     @property
@@ -169,6 +170,8 @@ class _Talk:
         self.socket.transport.abort()
 
     async def run(self) -> None:
+        if self.vices.greets:
+            await self.send(["NOTICE", self.vices.greets])
         if self.vices.needs_auth:
             await self.send(["AUTH", self.challenge])
         async for frame in self.socket:
@@ -204,6 +207,8 @@ class _Talk:
             pass
         elif vices.needs_auth and not self.is_known:
             await self.send(["CLOSED", sub, "auth-required: who are you?"])
+        elif vices.refuses_ids and any("ids" in wanted for wanted in filters):
+            await self.send(["CLOSED", sub, "error: kinds are needed"])
         elif vices.rate_limited_after is not None and self.requests > vices.rate_limited_after:
             await self.send(["CLOSED", sub, "rate-limited: slow down"])
         else:
@@ -271,11 +276,18 @@ class _Talk:
     async def on_neg_msg(self, sub: str, message: str) -> None:
         if self.vices.reconciles == "garbage":
             await self.send(["NEG-MSG", sub, "61" + "ff" * 20])
+        elif self.vices.reconciles == "chatters":
+            self.chatter = asyncio.create_task(self.chat(sub))
         elif self.vices.reconciles == "always-equal":
             await self.send(["NEG-MSG", sub, "61"])
         else:
             answer = self.reconciled[sub].reconcile(bytes.fromhex(message))
             await self.send(["NEG-MSG", sub, answer.hex()])
+
+    async def chat(self, sub: str) -> None:
+        while sub in self.reconciled:
+            await self.send(["NOTICE", "one moment"])
+            await asyncio.sleep(0.05)
 
     async def on_neg_close(self, sub: str) -> None:
         self.reconciled.pop(sub, None)

@@ -1,0 +1,54 @@
+-- Figures: the state of the archive in numbers, for whoever watches it. Read-only.
+
+-- A row a figure, by the name under which it is served and the values of its labels. It looks at each relay, gap and
+-- candidate once, and at no event.
+CREATE OR REPLACE FUNCTION public.figures(p_now bigint)
+RETURNS TABLE (name text, labels text[], value double precision)
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN QUERY
+    SELECT 'archive_events', '{}'::text[], coalesce(sum(t.events), 0)::double precision FROM public.tallies t
+    UNION ALL
+    SELECT 'archive_pairs', '{}', coalesce(sum(t.pairs), 0)::double precision
+    FROM public.tallies t JOIN public.relays r ON r.id = t.relay_id
+    UNION ALL
+    SELECT 'relays', ARRAY[r.network, s.state], count(*)::double precision
+    FROM public.visits v JOIN public.relays r ON r.id = v.relay_id,
+    LATERAL (SELECT CASE WHEN v.rests_since IS NOT NULL THEN 'resting'
+                         WHEN v.owner IS NOT NULL AND v.outcome = 'live' THEN 'live'
+                         WHEN v.owner IS NOT NULL THEN 'copying'
+                         WHEN v.failures > 0 THEN 'failing'
+                         ELSE 'waiting' END) AS s (state)
+    GROUP BY r.network, s.state
+    UNION ALL
+    SELECT 'relays_complete', ARRAY[r.network], count(*)::double precision
+    FROM public.visits v JOIN public.relays r ON r.id = v.relay_id
+    WHERE v.until > v.since AND v.rests_since IS NULL
+      AND isempty(public.missing_spans(v.relay_id, v.since, v.until, p_now, v.filter))
+    GROUP BY r.network
+    UNION ALL
+    SELECT 'candidates', ARRAY[c.network, s.state], count(*)::double precision
+    FROM public.candidates c,
+    LATERAL (SELECT CASE WHEN c.alias_of IS NOT NULL THEN 'alias'
+                         WHEN c.attempts > 0 THEN 'failing'
+                         ELSE 'new' END) AS s (state)
+    GROUP BY c.network, s.state
+    UNION ALL
+    SELECT 'gaps', ARRAY[g.reason], count(*)::double precision
+    FROM public.gaps g JOIN public.visits v ON v.relay_id = g.relay_id AND v.filter = g.filter
+    GROUP BY g.reason
+    UNION ALL
+    SELECT f.name, ARRAY['visits'], f.value FROM (
+        SELECT count(*)::double precision AS due, coalesce(p_now - min(v.due_at), 0)::double precision AS age
+        FROM public.visits v WHERE v.due_at <= p_now AND v.rests_since IS NULL
+    ) AS q, LATERAL (VALUES ('backlog', q.due), ('backlog_age_seconds', q.age)) AS f (name, value)
+    UNION ALL
+    SELECT f.name, ARRAY['candidates'], f.value FROM (
+        SELECT count(*)::double precision AS due, coalesce(p_now - min(c.due_at), 0)::double precision AS age
+        FROM public.candidates c WHERE c.due_at <= p_now AND c.alias_of IS NULL
+    ) AS q, LATERAL (VALUES ('backlog', q.due), ('backlog_age_seconds', q.age)) AS f (name, value)
+    UNION ALL
+    SELECT 'backlog', ARRAY['sightings'], count(*)::double precision FROM public.sightings
+    UNION ALL
+    SELECT 'database_size_bytes', '{}', pg_database_size(current_database())::double precision;
+END $$;

@@ -1,0 +1,192 @@
+"""Figures: what /metrics serves, and that those who watch it ask for nothing else."""
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.figures import FIGURES, PREFIX, Sample
+from bigbrotr.models.relay import Relay
+from bigbrotr.web import metrics
+from tests.processes import Place, call, until
+from tests.relays.events import make_event
+from tests.relays.real import free_port
+from tests.relays.scripted import ScriptedRelay
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+RULES = CONFIGS / "prometheus" / "bigbrotr.rules.yml"
+WATCHERS = [RULES, *CONFIGS.glob("grafana/*.json")]
+EVENTS = [make_event(1_600_000_000 + n, content=f"note {n}") for n in range(40)]
+
+Page = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def parse(text: str) -> Page:
+    """The samples of a page by name and labels; strictly, as OpenMetrics."""
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+        for sample in family.samples
+    }
+
+
+def read(url: str) -> Page:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
+        assert answer.headers["Content-Type"] == metrics.CONTENT_TYPE
+        return parse(answer.read().decode())
+
+
+@pytest.fixture(scope="module")
+async def archive(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Place, str]]:
+    """A running archive of one relay, and where it serves."""
+    port = free_port()
+    bad = make_event(1_600_000_100, content="tampered with")
+    async with ScriptedRelay([*EVENTS, bad | {"content": "by hand"}]) as relay:
+        more = f'[web]\nlisten = "127.0.0.1:{port}"\n'
+        dead = f"ws://127.0.0.1:{free_port()}"
+        place = Place(tmp_path_factory.mktemp("archive") / "place", [relay.url, dead], more=more)
+        async with place.start() as running:
+            await running.says("ready")
+            url = f"http://127.0.0.1:{port}"
+
+            async def is_copied() -> bool:
+                page = await asyncio.to_thread(read, url)
+                return page.get(("bigbrotr_events_new_total", frozenset()), 0) == 40
+
+            await until(is_copied, "the copy")
+            yield place, url
+            assert await running.end() == 0
+
+
+async def test_what_a_running_archive_tells(archive: tuple[Place, str]) -> None:
+    place, url = archive
+    page: Page = {}
+
+    async def is_told() -> bool:  # figures of the archive may be some seconds old
+        nonlocal page
+        page = await asyncio.to_thread(read, url)
+        return page.get(("bigbrotr_archive_events", frozenset())) == 40 and {
+            "bigbrotr_relays_complete",
+            "bigbrotr_candidates",
+        } <= {name for name, _ in page}
+
+    await until(is_told, "all that is archived")
+
+    def value(name: str, **labels: str) -> float:
+        return page[PREFIX + name, frozenset(labels.items())]
+
+    assert value("database_up") == value("service_state", service="seeder", state="running") == 1
+    assert value("archive_pairs") == 40
+    assert value("events_received_total") >= 41
+    assert value("events_rejected_total", reason="bad id") >= 1
+    assert value("relays_complete", network="local") == 1
+    assert value("pages_total") >= 1
+    assert value("received_bytes_total") > 1000
+    spoke = {"service": "validator", "network": "local", "outcome": "speaks-nostr"}
+    assert value("connections_total", **spoke) == 1
+    assert value("connections_total", **(spoke | {"outcome": "refused"})) >= 1
+    assert value("candidates", network="local", state="failing") == 1
+    done = [labels for name, labels in page if name == "bigbrotr_connections_total"]
+    assert {"synchronizer", "validator"} == {dict(labels)["service"] for labels in done}
+    assert value("workers") == 2
+    assert value("memory_bytes", process="workers") > value("memory_bytes", process="supervisor")
+    assert value("database_size_bytes") > 1e6
+    assert value("disk_free_bytes") > 0
+    assert value("database_seconds_total") > 0
+    assert value("loop_lag_seconds") < 10
+    assert value("service_last_success_timestamp_seconds", service="validator") > 1.7e9
+    assert value("backlog", queue="sightings") >= 0
+    assert not [labels for _, labels in page if "ws://" in str(labels)]
+    assert str(place.data_dir) not in str(page)
+
+
+async def test_health_of_a_running_archive(archive: tuple[Place, str]) -> None:
+    place, _ = archive
+    done = await place.call("health")
+    assert (done.code, done.out) == (0, "ok\n")
+    done = await place.call("health", "--alive")
+    assert (done.code, done.out) == (0, "ok\n")
+    async with place.look() as connection:
+        await connection.execute("INSERT INTO ledger VALUES (99, 'full', 'x', 0)")
+        done = await place.call("health")
+        await connection.execute("DELETE FROM ledger WHERE revision = 99")
+    assert done.code == 1
+    assert "install a newer bigbrotr" in done.out
+
+
+async def test_health_of_nothing(tmp_path: Path) -> None:
+    place = Place(tmp_path / "place")
+    done = await place.call("health")
+    assert done.code == 2
+    assert "[web] listen" in done.sentence
+    place = Place(tmp_path / "place", more=f'[web]\nlisten = "0.0.0.0:{free_port()}"\n')
+    done = await place.call("health")
+    assert done.code == 1
+    assert "nobody answers at" in done.out
+    assert (await call("health", "--help")).code == 0
+
+
+async def test_figures_of_the_archive(brotr: Brotr) -> None:
+    """Relays wait from the start, an empty archive has no age, and everything is declared."""
+    before = {(name, labels): value for name, value, labels in await brotr.figures()}
+    assert before["backlog_age_seconds", ("visits",)] == 0
+    await brotr.insert_relays([Relay("wss://a.example"), Relay("wss://b.example")])
+    await brotr.insert_candidates([Relay("wss://c.example")], "seed")
+    after = {(name, labels): value for name, value, labels in await brotr.figures()}
+    assert after["relays", ("clearnet", "waiting")] == after["backlog", ("visits",)] == 2
+    assert after["candidates", ("clearnet", "new")] == after["backlog", ("candidates",)] == 1
+    for name, labels in after:
+        assert len(labels) == len(FIGURES[name].labels), name
+
+
+def test_page_is_openmetrics() -> None:
+    text = metrics.page([Sample("gaps", 3, ('a "reason"\n',)), Sample("pages", 7)]).decode()
+    page = parse(text)
+    assert page["bigbrotr_gaps", frozenset({("reason", 'a "reason"\n')})] == 3
+    assert page["bigbrotr_pages_total", frozenset()] == 7
+    assert text.endswith("# EOF\n")
+    for name, figure in FIGURES.items():
+        assert f"# TYPE {PREFIX}{name} {figure.kind}\n" in text
+        assert not name.endswith("_total")
+    with pytest.raises(KeyError):
+        metrics.page([Sample("undeclared", 1)])
+
+
+@pytest.mark.parametrize("path", WATCHERS, ids=lambda path: path.name)
+def test_who_watches_asks_for_what_is_served(path: Path) -> None:
+    text = path.read_text()
+    if path.suffix == ".json":
+        panels = json.loads(text)["panels"]
+        text = "\n".join(t["expr"] for panel in panels for t in panel.get("targets", ()))
+        assert len(panels) == len({panel["id"] for panel in panels})
+    served = {
+        PREFIX + name + ("_total" if figure.kind == "counter" else "")
+        for name, figure in FIGURES.items()
+    }
+    asked = set(re.findall(r"\bbigbrotr_[a-z_]+", text))
+    assert len(asked) > 5
+    assert asked <= served, asked - served
+    # And for labels that it has.
+    for name, inside in re.findall(r"\b(bigbrotr_[a-z_]+)\{([^}]*)\}", text):
+        figure = FIGURES[name.removeprefix(PREFIX).removesuffix("_total")]
+        labels = set(re.findall(r"(\w+)\s*[=!]", inside)) - {"instance"}
+        assert labels <= set(figure.labels), (name, labels)
+
+
+def test_rules_are_right() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("no promtool: Debian's package prometheus has it")
+    for words in (["rules", str(RULES)], ["config", str(RULES.with_name("prometheus.yml"))]):
+        done = subprocess.run(
+            [promtool, "check", *words], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,139 @@
+"""Secrets: whatever goes wrong, neither the password nor the key is written anywhere."""
+
+import asyncio
+import base64
+import os
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+import nostr_sdk
+import pytest
+
+from bigbrotr.config import Profile
+from bigbrotr.errors import ConfigError
+from bigbrotr.secret import read_secret
+from tests.conftest import LOGIN, Databases
+from tests.processes import Place, children, until
+from tests.relays.events import make_event
+from tests.relays.model import Vices
+from tests.relays.real import free_port
+from tests.relays.scripted import ScriptedRelay
+
+PASSWORD = "correct horse/battery:staple%@"  # what escapes badly as well
+KEY = "02" * 31 + "a7"
+EVENTS = [make_event(1_600_000_000 + n, content=f"note {n}") for n in range(40)]
+
+
+def spellings() -> Iterator[bytes]:
+    """The secrets in every form in which they could be written by mistake."""
+    yield PASSWORD.encode()
+    yield PASSWORD.replace("/", "%2F").replace(" ", "%20").encode()
+    yield base64.b64encode(PASSWORD.encode())
+    yield b"battery:staple"
+    yield b"battery%3Astaple"
+    yield KEY.encode()
+    yield bytes.fromhex(KEY)
+    yield base64.b64encode(bytes.fromhex(KEY))
+    yield nostr_sdk.SecretKey.parse(KEY).to_bech32().encode()
+
+
+def assert_unspoken(text: bytes, where: str) -> None:
+    for spelling in spellings():
+        assert spelling not in text, where
+
+
+def test_directory_that_does_not_open() -> None:
+    closed = {"CREDENTIALS_DIRECTORY": "x" * 5000}  # root may look into any other
+    with pytest.raises(ConfigError, match="cannot look for DB_PASSWORD"):
+        read_secret("DB_PASSWORD", closed)
+    assert read_secret("DB_PASSWORD", {"CREDENTIALS_DIRECTORY": "/nowhere"}) is None
+
+
+async def test_no_secret_is_written_anywhere(
+    make_database: Callable[[Profile | None], Awaitable[str]], databases: Databases, tmp_path: Path
+) -> None:
+    """A run with a password and a key in use, at DEBUG, in which the database breaks off, a worker
+    dies, a relay demands the key, and another misbehaves."""
+    dsn = await make_database(None)
+    name = urlsplit(dsn).path[1:]
+    parts = urlsplit(databases.url)
+    query = parse_qs(parts.query)
+    host = parts.hostname or query["host"][0]
+    server_port = parts.port or int(query.get("port", ["5432"])[0])
+    port = free_port()
+    await databases.execute(f"CREATE ROLE {LOGIN} LOGIN PASSWORD '{PASSWORD}'")
+    await databases.execute(f"ALTER DATABASE {name} OWNER TO {LOGIN}")
+    env = {"DB_PASSWORD": PASSWORD, "PRIVATE_KEY": KEY}
+    shown: dict[str, bytes] = {}
+    try:
+        shy, rude = Vices(needs_auth=True), [*EVENTS, EVENTS[0] | {"content": "tampered with"}]
+        async with ScriptedRelay(EVENTS, shy) as first, ScriptedRelay(rude) as second:
+            more = (
+                f'[database]\nhost = "{host}"\nport = {server_port}\nuser = "{LOGIN}"\n'
+                f'database = "{name}"\n[web]\nlisten = "127.0.0.1:{port}"\n'
+            )
+            place = Place(tmp_path / "place", [first.url, second.url], more=more)
+            text = place.config.read_text()
+            place.config.write_text(text.replace("workers = 2", 'workers = 2\nauth = "configured"'))
+            async with place.start("--log-level", "debug", **env) as running:
+                await running.says("ready")
+                connection = await asyncpg.connect(dsn)
+
+                async def is_copied() -> bool:
+                    return bool(await connection.fetchval("SELECT pairs FROM totals()") == 80)
+
+                await until(is_copied, "the copy")
+                for pid in children(running.pid, "spawn_main")[:1]:
+                    os.kill(pid, 9)
+                await connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1",
+                    LOGIN,
+                )
+                for path in ("metrics", "readyz", "healthz"):
+                    shown[path] = await asyncio.to_thread(_read, f"http://127.0.0.1:{port}/{path}")
+                for words in ("status", "config show", "db url", "health"):
+                    done = await place.call(*words.split(), **env)
+                    shown[words] = (done.out + done.err).encode()
+                await connection.close()
+                assert await running.end() == 0
+                shown["log"] = running.err.encode()
+        wrong = await place.call("run", "--once", **(env | {"DB_PASSWORD": PASSWORD + "x"}))
+        shown["a wrong password"] = wrong.err.encode()
+        assert wrong.code == 3
+        key = await place.call("run", "--once", **(env | {"PRIVATE_KEY": KEY + "0"}))
+        shown["a wrong key"] = key.err.encode()
+        assert key.code == 2
+        file = tmp_path / "dump"
+        done = await place.call("db", "backup", str(file), **env)
+        assert done.code == 0, done.err
+        shown["backup"] = (done.out + done.err).encode()
+    finally:
+        await databases.execute(f"ALTER DATABASE {name} OWNER TO CURRENT_USER")
+        connection = await asyncpg.connect(dsn)
+        await connection.execute(f"REASSIGN OWNED BY {LOGIN} TO CURRENT_USER")
+        await connection.close()
+        await databases.execute(f"DROP ROLE {LOGIN}")
+    assert b"DEBUG" in shown["log"]
+    for where, said in shown.items():
+        assert said, where
+        assert_unspoken(said, where)
+    assert_unwritten(tmp_path)
+
+
+def assert_unwritten(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            assert_unspoken(path.read_bytes(), str(path))
+
+
+def _read(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return bytes(answer.read())
+    except HTTPError as error:
+        with error:
+            return bytes(error.read())
