@@ -78,6 +78,7 @@ class Collected(NamedTuple):
     """What became of the events that we lacked."""
 
     withheld: set[bytes]  # ids that the relay does not hand over
+    refused: set[bytes]  # those of them that it was asked for just now
     created_ats: list[int]  # of the events that it did
 
 
@@ -209,7 +210,7 @@ class Reconciliation:
         collected = await self._collect(window, client.need, is_held)
         if collected is None:
             return until, Verdict.STOP
-        if len(collected.withheld) == len(client.need) >= MOST_REFUSALS:
+        if len(collected.refused) == len(client.need) >= MOST_REFUSALS:
             return until, Verdict.PAGE  # it may show in pages what it does not hand over by id
         return until, await self._conclude(window, items, client, collected, is_held)
 
@@ -380,7 +381,7 @@ class Reconciliation:
     ) -> Collected | None:
         """Gets the events that we lack; None when it was interrupted."""
         missing = set(need)
-        collected = Collected(set(), [])
+        collected = Collected(set(), set(), [])
         if is_held and missing:
             missing -= await self._note_archived(sorted(missing), span)
         if not missing:
@@ -407,6 +408,7 @@ class Reconciliation:
                 await self.brotr.note_withheld(self.visit, reasons, span)
                 self.intake.report(Report(withheld=len(reasons)))
                 waiting.update(reasons)
+                collected.refused.update(reasons)
             if blamed is not None:
                 return None
         return collected

@@ -145,10 +145,14 @@ class Victims:
         return random.Random(len(found)).choice(found) if found else 0
 
     def postmaster(self, running: Running) -> int:
-        return self.place.postmaster
+        try:
+            return self.place.postmaster
+        except (OSError, IndexError, ValueError):  # it is being started again
+            return 0
 
     def backend(self, running: Running) -> int:
-        found = children(self.place.postmaster, "bigbrotr bigbrotr")
+        postmaster = self.postmaster(running)
+        found = children(postmaster, "bigbrotr bigbrotr") if postmaster else []
         return found[-1] if found else 0
 
 
