@@ -31,6 +31,7 @@ from bigbrotr.nostr.session import Bounds, Page, Session
 
 FRAME_BYTES = 1 << 20
 ANSWER_BYTES = 4 << 20
+OFFLINE_CROWD = 20  # hosts none of which is reached, in an archive that knows no relay yet
 CLAIM_ROUNDS = 8  # times the width: the slow ones wait beside those whose turn it is
 LEASE_ROUNDS = 12  # time-outs that a claim outlasts
 DAY_S = 86_400.0
@@ -142,8 +143,9 @@ class Validator(BaseService[ValidatorSettings]):
         if not is_offline(failures):
             return False
         known = await self.brotr.some_relays(Network.CLEARNET, OFFLINE_SAMPLE)
-        if not known:  # then only what does not happen with a network in order is telling
-            return 2 * failures.count(Failure.OFFLINE) >= len(failures)
+        if not known:  # a few may all be dead; so many are not, or no name server answers
+            is_telling = 2 * failures.count(Failure.OFFLINE) >= len(failures)
+            return is_telling or len(failures) >= OFFLINE_CROWD
         return all(each.failure in PERHAPS_OURS for each in await self._sweep(known, link))
 
     # A sweep
