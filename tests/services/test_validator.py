@@ -16,7 +16,7 @@ from bigbrotr.core.base_service import Surroundings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import configure
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.services.validator import Greeting, Validator, Verdict, greet
+from bigbrotr.services.validator import OFFLINE_CROWD, Greeting, Validator, Verdict, greet
 from bigbrotr.services.worker import Order, Worker
 from tests.relays.events import make_event
 from tests.relays.model import Vices
@@ -188,6 +188,28 @@ async def test_offline_blames_nobody(
         assert (row["attempts"], row["outcome"]) == (0, "offline")
         assert row["due_at"] - row["tried_at"] == 60
     assert "this machine seems to be offline" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [OFFLINE_CROWD - 1, OFFLINE_CROWD])
+async def test_many_names_that_nobody_knows_at_a_first_start(
+    brotr: Brotr,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    count: int,
+) -> None:
+    """Some resolvers deny every name at once where there is no network; a few may be dead."""
+
+    def nowhere(*_: object, **__: object) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nowhere)
+    configure("INFO")
+    await brotr.insert_candidates([Relay(f"wss://no{n}.example") for n in range(count)], "test")
+    await run(brotr, around(clearnet=LINK))
+    is_offline = count == OFFLINE_CROWD
+    attempts = {row["attempts"] for row in (await candidates(brotr)).values()}
+    assert attempts == {0 if is_offline else 1}
+    assert ("seems to be offline" in capsys.readouterr().err) is is_offline
 
 
 async def test_unresolvable_names(
