@@ -14,8 +14,8 @@ from bigbrotr.nostr.paging import Answer, Ask, Progress
 from bigbrotr.nostr.session import Page
 
 REASONS = ("malformed", "bad id", "bad signature")  # why events are rejected
-CROWDED = 20  # one in so many unknown events that is known after all means that it is crowded, ...
-CROWDED_PAGES = 100  # ... for as many pages
+IN_VAIN = 20  # new events are worth storing in turn to save one from being verified in vain ...
+FORESIGHT = 50_000  # ... and at most so many at a time
 
 
 class Report(Struct):
@@ -96,7 +96,7 @@ class Intake:
                 await self._leave_unknown(haul)
                 if unknown := len(haul.events):
                     new = await self._store_in_turn(haul, progress)
-                    unknown -= haul.forged
+                    unknown -= haul.forged  # those that were stored while it waited count
         if new is None:
             new = await self._store(haul, progress)
         self._crowd.heed(unknown, new)
@@ -154,18 +154,20 @@ class Crowd:
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()  # the calls of this worker take turns ...
-        self._pages = 0  # ... for as many pages more
+        self._left = 0  # ... for as many new events more
 
     @property
     def is_there(self) -> bool:
         """Whether to take turns."""
-        return self._pages > 0
+        return self._left > 0
 
     def heed(self, unknown: int, new: int) -> None:
-        """Takes note of a page with unknown events of which some were new in the end."""
-        self._pages = max(0, self._pages - 1)
-        if CROWDED * (unknown - new) > unknown:
-            self._pages = CROWDED_PAGES
+        """Takes note of a page with unknown events of which some were new in the end.
+
+        Where few are known after all, turns do harm: but one core at a time verifies.
+        """
+        left = self._left + IN_VAIN * (unknown - new) - new
+        self._left = max(0, min(left, FORESIGHT))
 
 
 class Haul:

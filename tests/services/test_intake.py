@@ -11,7 +11,7 @@ from bigbrotr.nostr import message
 from bigbrotr.nostr.message import EventMessage
 from bigbrotr.nostr.paging import Ask, End, Progress
 from bigbrotr.nostr.session import Page
-from bigbrotr.services.intake import CROWDED_PAGES, Crowd, Intake, Report, sift
+from bigbrotr.services.intake import FORESIGHT, IN_VAIN, Crowd, Intake, Report, sift
 from tests.relays.events import make_event, wire
 
 TERMS = SynchronizerSettings().terms("")
@@ -37,9 +37,18 @@ def test_a_crowd_comes_and_goes() -> None:
         crowd.heed(unknown, new)
         return crowd.is_there
 
-    assert not any(heed(100, 100) or heed(0, 0) for _ in range(500))
-    assert heed(100, 94)
-    assert [heed(100, 96) for _ in range(CROWDED_PAGES)] == [True] * (CROWDED_PAGES - 1) + [False]
+    assert not any(heed(100, 100) or heed(100, 96) or heed(0, 0) for _ in range(500))
+    # A few events say little.
+    assert heed(20, 0)
+    assert not heed(500, 500)
+    # Many say that it goes on; but not for ever.
+    assert heed(500, 0)
+    assert all(heed(500, 500) for _ in range(IN_VAIN - 1))
+    assert not heed(500, 500)
+    for _ in range(100):
+        heed(500, 0)
+    assert all(heed(500, 500) for _ in range(FORESIGHT // 500 - 1))
+    assert not heed(500, 500)
 
 
 async def test_a_crowd_verifies_and_stores_each_event_about_once(brotr: Brotr) -> None:
