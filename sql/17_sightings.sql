@@ -9,11 +9,18 @@ CREATE TABLE IF NOT EXISTS public.sightings (
     times   integer[] NOT NULL   -- how many of the page's new events named each
 );
 
--- Puts what a page of new events names into the queue. Not idempotent: each event is new once.
-CREATE OR REPLACE FUNCTION public.note_sightings(p_urls text[], p_sources text[], p_times integer[]) RETURNS void
+-- Puts what a page of new events names into the queue: each URL that one of them names, with the position of that event
+-- in the page (from 1). p_kinds are the kinds of all events of the page. Not idempotent: each event is new once.
+CREATE OR REPLACE FUNCTION public.note_sightings(p_urls text[], p_positions integer[], p_kinds integer[]) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO public.sightings (urls, sources, times) VALUES (p_urls, p_sources, p_times);
+    INSERT INTO public.sightings (urls, sources, times)
+    SELECT array_agg(n.url), array_agg('kind ' || p_kinds[n.first]), array_agg(n.times)
+    FROM (
+        SELECT u.url, min(u.position) AS first, count(*)::integer AS times
+        FROM unnest(p_urls, p_positions) AS u (url, position) GROUP BY u.url
+    ) AS n
+    HAVING count(*) > 0;
 END $$;
 
 -- Takes up to p_limit pages out of the queue, for good when the transaction commits: oldest first, but for those that

@@ -45,12 +45,17 @@ CREATE TABLE IF NOT EXISTS public.events_raw (
 -- Stores verified events as held by one relay: the event where it is new, and the pair of both.
 -- Arrays of one length, sorted by (created_at, id) so that concurrent writers lock in the same order; what the profile
 -- does not keep comes as NULL arrays. `p_tagvalues` holds one array literal per event. Times are Unix seconds.
--- Returns how many events and how many pairs were new, and which events when not all were. Idempotent.
+-- `p_named` are the relay URLs that the events name, `p_named_in` the positions of the events (from 1): those of new events
+-- go into the queue for the finder, so that each event counts once.
+-- Returns how many events and how many pairs were new. Idempotent.
 CREATE OR REPLACE FUNCTION public.insert_events(
     p_relay_id integer, p_seen_ats bigint[], p_created_ats bigint[], p_kinds integer[], p_ids bytea[], p_pubkeys bytea[],
-    p_sigs bytea[], p_tags jsonb[], p_tagvalues text[], p_contents text[], p_raws bytea[]
-) RETURNS TABLE (new_events integer, new_pairs integer, new_ids bytea[])
+    p_sigs bytea[], p_tags jsonb[], p_tagvalues text[], p_contents text[], p_raws bytea[],
+    p_named text[], p_named_in integer[]
+) RETURNS TABLE (new_events integer, new_pairs integer)
 LANGUAGE plpgsql AS $$
+DECLARE
+    new_ids bytea[];  -- where not all are
 BEGIN
     PERFORM public.lock_presence(false);
     -- Presence first: its row is the lock by which an event is neither deleted as an orphan nor left without one.
@@ -87,6 +92,16 @@ BEGIN
     WHERE relay_id = p_relay_id AND (new_events > 0 OR new_pairs > 0);
     IF NOT FOUND AND new_events > 0 THEN  -- the relay was deleted meanwhile
         UPDATE public.tallies SET events = events + new_events WHERE relay_id = 0;
+    END IF;
+
+    IF new_events > 0 AND cardinality(p_named) > 0 THEN
+        IF new_ids IS NOT NULL THEN
+            SELECT array_agg(n.url), array_agg(n.position) INTO p_named, p_named_in
+            FROM unnest(p_named, p_named_in) AS n (url, position)
+            JOIN unnest(p_ids) WITH ORDINALITY AS u (id, position) ON u.position = n.position
+            JOIN unnest(new_ids) AS f (id) ON f.id = u.id;
+        END IF;
+        PERFORM public.note_sightings(p_named, p_named_in, p_kinds);
     END IF;
     RETURN NEXT;
 END $$;

@@ -47,6 +47,14 @@ DECLARE
     noted integer;
     known integer[];
 BEGIN
+    -- Most pages bring nothing but known events, or none: then one pass decides, for this ends at the first that is known.
+    IF NOT EXISTS (
+        SELECT FROM unnest(p_created_ats, p_ids) AS u (created_at, id)
+        JOIN public.presence p ON p.created_at = u.created_at AND p.event_id = u.id
+    ) THEN
+        RETURN ARRAY(SELECT generate_series(1, cardinality(p_ids)));
+    END IF;
+
     PERFORM public.lock_presence(false);
     WITH noted_pairs AS (
         UPDATE public.presence p SET

@@ -268,15 +268,10 @@ class Brotr:
             )
             for relay_id, group in groupby(ordered, key=lambda p: ids[p.relay.url]):
                 seen = {pair.event: pair.seen_at for pair in group}  # the earliest comes last
-                new_events, _ = await _insert_events(
-                    connection,
-                    relay_id,
-                    list(seen),
-                    list(seen.values()),
-                    kept,
-                    self.notes_sightings,
+                columns = _event_columns(
+                    list(seen), list(seen.values()), kept, self.notes_sightings
                 )
-                inserted += new_events
+                inserted += await connection.fetchval(_INSERT_EVENTS, relay_id, *columns)
             return inserted
 
         return await self._transact(store)
@@ -318,31 +313,17 @@ class Brotr:
         Raises:
             LeaseLostError: another process has taken over the relay; nothing was stored.
         """
+        coverage = _coverage_columns(visit, proofs, gaps, identity, now)
+        if not events and not rejected:
+            await self._retry(lambda: self.pool.execute(_RECORD_COVERAGE, *coverage))
+            return 0, 0
         kept = await self._kept_columns()
-
-        async def store(connection: Connection) -> tuple[int, int]:
-            counts = (0, 0)
-            if events:
-                counts = await _insert_events(
-                    connection,
-                    visit.relay_id,
-                    events,
-                    [now] * len(events),
-                    kept,
-                    self.notes_sightings,
-                )
-            if rejected:
-                await connection.execute(
-                    "SELECT public.record_rejected($1, $2, $3, $4, $5)",
-                    visit.relay_id,
-                    *_columns(rejected, 3),
-                    now,
-                )
-            # Last, and always: it is the fence.
-            await _record_coverage(connection, visit, proofs, gaps, identity, now)
-            return counts
-
-        return await self._transact(store)
+        columns = _event_columns(events, [now] * len(events), kept, self.notes_sightings)
+        row = await self._retry(
+            lambda: self.pool.fetchrow(_STORE_PAGE, *coverage, *_columns(rejected, 3), *columns)
+        )
+        assert row is not None
+        return row["new_events"], row["new_pairs"]
 
     # Reconciliation
 
@@ -497,7 +478,9 @@ class Brotr:
                 window.sum,
             )
             proof = Proof(window.span, How.RECONCILIATION)
-            await _record_coverage(connection, visit, [proof], [], identity, now)
+            await connection.execute(
+                _RECORD_COVERAGE, *_coverage_columns(visit, [proof], [], identity, now)
+            )
             return ended
 
         return await self._transact(record)
@@ -1201,21 +1184,19 @@ class Brotr:
             async with self.pool.transaction() as connection:
                 return await work(connection)
 
+        return await self._retry(attempt)
+
+    async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeats a call that PostgreSQL broke off in favour of another."""
         try:
-            return await self._retry(attempt)
+            for _ in range(TRIES - 1):
+                with suppress(*BROKEN_OFF):
+                    return await call()
+            return await call()
         except asyncpg.PostgresError as error:
             if error.sqlstate == LEASE_LOST:
                 raise LeaseLostError(str(error)) from None
             raise
-
-    async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Repeats a call that PostgreSQL broke off in favour of another."""
-        for _ in range(TRIES - 1):
-            try:
-                return await call()
-            except BROKEN_OFF:
-                continue
-        return await call()
 
 
 _INSERT_METADATA = "SELECT public.insert_relay_metadata($1, $2, $3, $4, $5)"
@@ -1261,16 +1242,18 @@ def _spans(multirange: Iterable["asyncpg.Range[int]"]) -> list[tuple[int, int]]:
     return [(span.lower, span.upper) for span in multirange]  # type: ignore[misc]
 
 
-async def _record_coverage(
-    connection: Connection,
+_RECORD_COVERAGE = "SELECT public.record_coverage($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+
+
+def _coverage_columns(
     visit: Visit,
     proofs: Sequence[Proof],
     gaps: Sequence[Gap],
     identity: str | None,
     now: int,
-) -> None:
-    await connection.execute(
-        "SELECT public.record_coverage($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+) -> list[object]:
+    """What `record_coverage` takes."""
+    return [
         visit.relay_id,
         visit.epoch,
         [asyncpg.Range(*proof.span) for proof in proofs],
@@ -1280,7 +1263,7 @@ async def _record_coverage(
         [storable(gap.detail)[:500] for gap in gaps],
         None if identity is None else bytes.fromhex(identity),
         now,
-    )
+    ]
 
 
 def _valid_relays(urls: Iterable[str]) -> list[Relay]:
@@ -1296,23 +1279,35 @@ def _discovered_at(relay: Relay, now: int) -> int:
     return now if relay.discovered_at is None else relay.discovered_at
 
 
-async def _insert_events(
-    connection: Connection,
-    relay_id: int,
-    events: Sequence[Event],
-    seen_ats: Sequence[int],
-    kept: frozenset[str],
-    notes_sightings: bool,
-) -> tuple[int, int]:
-    """Stores sorted events of one relay; returns how many events and pairs were new."""
+_INSERT_EVENTS = """
+    SELECT new_events
+    FROM public.insert_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+"""
+# One statement, so one way there and back, and a transaction of its own. The fence comes last.
+_STORE_PAGE = """
+    SELECT e.new_events, e.new_pairs,
+        public.record_rejected($1, $10, $11, $12, $9),
+        public.record_coverage($1, $2, $3, $4, $5, $6, $7, $8, $9)
+    FROM public.insert_events(
+        $1::integer, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24
+    ) AS e
+"""
+
+
+def _event_columns(
+    events: Sequence[Event], seen_ats: Sequence[int], kept: frozenset[str], notes_sightings: bool
+) -> list[object]:
+    """What `insert_events` takes after the relay's number: sorted events as columns."""
 
     def column(name: str, value: Callable[[Event], object]) -> list[object] | None:
         return [value(event) for event in events] if name in kept else None
 
-    row = await connection.fetchrow(
-        "SELECT new_events, new_pairs, new_ids FROM public.insert_events"
-        "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-        relay_id,
+    named = [
+        (url, position)
+        for position, event in enumerate(events if notes_sightings else (), 1)
+        for url in mentioned(event.kind, event.tags, event.content)
+    ]
+    return [
         seen_ats,
         [event.created_at for event in events],
         [event.kind for event in events],
@@ -1323,35 +1318,8 @@ async def _insert_events(
         column("tagvalues", _tagvalues_literal),
         column("content", lambda event: storable(event.content) if event.raw else event.content),
         column("raw", lambda event: event.raw),
-    )
-    assert row is not None
-    if notes_sightings and row["new_events"]:
-        await _note_sightings(connection, events, row["new_ids"])
-    return row["new_events"], row["new_pairs"]
-
-
-async def _note_sightings(
-    connection: Connection, events: Sequence[Event], new_ids: Sequence[bytes] | None
-) -> None:
-    """Puts the relays that new events name into the queue, so that each event counts once; None
-    says that all of them are new."""
-    new = None if new_ids is None else frozenset(new_ids)
-    sources: dict[str, str] = {}
-    times: dict[str, int] = {}
-    for event in events:
-        if new is not None and event.id not in new:
-            continue
-        for url in mentioned(event.kind, event.tags, event.content):
-            if url not in times:
-                sources[url], times[url] = f"kind {event.kind}", 0
-            times[url] += 1
-    if times:
-        await connection.execute(
-            "SELECT public.note_sightings($1, $2, $3)",
-            list(times),
-            list(sources.values()),
-            list(times.values()),
-        )
+        *_columns(named, 2),
+    ]
 
 
 def _tags_json(event: Event) -> str:

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from bigbrotr.config import PoolSettings, Profile, ServerSettings
-from bigbrotr.core.brotr import WALK, Archived, Brotr, Resolution, Sighting, Walk, _insert_events
+from bigbrotr.core.brotr import (
+    _INSERT_EVENTS,
+    WALK,
+    Archived,
+    Brotr,
+    Resolution,
+    Sighting,
+    Walk,
+    _event_columns,
+)
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
 from bigbrotr.models.event import Event, EventRelay
@@ -75,13 +84,29 @@ async def test_new_events_name_candidates_once(brotr: Brotr) -> None:
 async def test_local_addresses_and_junk_in_the_queue(brotr: Brotr) -> None:
     await store(brotr, names(A, Relay("ws://127.0.0.1:7777"), Relay("ws://nas.local")))
     await brotr.pool.execute(
-        "SELECT note_sightings('{no URL,wss://b.example.com}', '{kind 1,kind 1}', '{1,1}')"
+        "SELECT note_sightings('{no URL,wss://b.example.com}', '{1,1}', '{1}')"
     )
     assert await absorb(brotr) == (2, 5, 2)
     assert (await named(brotr)).keys() == {A.url, B.url}
     await store(brotr, names(Relay("ws://127.0.0.1:7777")))
     await brotr.absorb_sightings(10, list(Network), MANY)
     assert "ws://127.0.0.1:7777" in await named(brotr)
+
+
+async def test_only_new_events_of_a_page_count(brotr: Brotr) -> None:
+    """Also where a page that was looked through holds events that others have stored since."""
+    third = Relay("wss://third.example.com")
+    old, new = names(A, B, kind=3), names(A, third, kind=1)
+    await store(brotr, old)
+    await absorb(brotr)
+    for events in ((old, new), (new, old)):
+        await store(brotr, *events, at=C)
+        await absorb(brotr)
+    assert await named(brotr) == {
+        A.url: ("kind 3", 2),
+        B.url: ("kind 3", 1),
+        third.url: ("kind 1", 1),
+    }
 
 
 async def test_networks_that_are_disabled_collect_candidates(brotr: Brotr) -> None:
@@ -107,7 +132,8 @@ async def test_page_that_is_rolled_back_names_nothing(brotr: Brotr) -> None:
 
     async def crash() -> None:
         async with brotr.pool.transaction() as connection:
-            await _insert_events(connection, relay_id, [event], [NOW], kept, True)
+            columns = _event_columns([event], [NOW], kept, True)
+            assert await connection.fetchval(_INSERT_EVENTS, relay_id, *columns) == 1
             raise Crash
 
     with pytest.raises(Crash):
@@ -130,7 +156,8 @@ async def test_late_commit_is_not_passed_by(brotr: Brotr) -> None:
     kept = await brotr._kept_columns()
     async with brotr.pool.transaction() as connection:
         early = names(A, created_at=NOW - 9)
-        await _insert_events(connection, relay_id, [early], [NOW], kept, True)
+        columns = _event_columns([early], [NOW], kept, True)
+        assert await connection.fetchval(_INSERT_EVENTS, relay_id, *columns) == 1
         # Others write, commit and are taken; all after the one that is not committed yet.
         await store(brotr, names(B, created_at=NOW + 9), at=C)
         assert await absorb(brotr) == (1, 1, 1)

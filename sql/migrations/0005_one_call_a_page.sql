@@ -1,0 +1,4 @@
+-- A page of events and what they name go into the database by one call.
+DROP FUNCTION IF EXISTS public.insert_events(
+    integer, bigint[], bigint[], integer[], bytea[], bytea[], bytea[], jsonb[], text[], text[], bytea[]);
+DROP FUNCTION IF EXISTS public.note_sightings(text[], text[], integer[]);
