@@ -3,7 +3,6 @@
 import asyncio
 import random
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Collection
 from enum import Enum
 from typing import NamedTuple
@@ -20,9 +19,10 @@ from bigbrotr.nostr.negentropy import (
     TooManyNeededError,
     is_settled,
 )
-from bigbrotr.nostr.paging import Ask, End, Progress
+from bigbrotr.nostr.paging import End
 from bigbrotr.nostr.session import Bounds, Page, Session, Talk
-from bigbrotr.services.intake import Intake, Report, sift
+from bigbrotr.services.collector import MOST_REFUSALS, PAIRS, Collected, Collector
+from bigbrotr.services.intake import Intake, Report
 
 WORTHWHILE = 500  # archived events in a span: below, a page or two say as much
 PROBE = 32  # of the newest events are asked for first: are they known?
@@ -32,13 +32,8 @@ FEWEST_ITEMS = 250  # in a window: who takes no more at once is paged
 MOST_NEEDED = 50_000  # ids that we lack, in a window: where there are more, pages are as good
 CHUNK = 20_000  # ids that are read at once
 MERGED_ITEMS = 50_000  # neighbouring windows are remembered as one, up to this many events
-ID_BATCHES = (250, 16, 1)  # ids a question: 17 kB; fewer for those that were asked for in vain
-MOST_ASKS = 4  # for one id, within a visit
-MOST_REFUSALS = 8  # of single ids in a row: then it hands over none of the others either
-MOST_TIMEOUTS = 3
 SAMPLE = 2  # events of each sort that a relay is tested with ...
 LARGE_SAMPLE = 16  # ... and once one has failed: one may have been deleted just now, not more
-PAIRS = 5_000  # that are noted at once, by name
 MARKED = 25_000  # events of a window that are marked at once
 
 DAY_S = 86_400
@@ -74,14 +69,6 @@ class Remembered(NamedTuple):
     digest: Digest
 
 
-class Collected(NamedTuple):
-    """What became of the events that we lacked."""
-
-    withheld: set[bytes]  # ids that the relay does not hand over
-    refused: set[bytes]  # those of them that it was asked for just now
-    created_ats: list[int]  # of the events that it did
-
-
 class Reconciliation:
     """Windows of one relay's past, over an open conversation.
 
@@ -107,6 +94,7 @@ class Reconciliation:
         self.most_items = min(2 * (self.visit.most_items or MOST_ITEMS), MOST_ITEMS)
         self.windows = 0  # that were proven
         self.throttled = ""  # the words with which the relay asked for a pause
+        self._collector = Collector(session, intake, bounds, is_over)
         self._has_worked = False
         self._doubts = 0  # answers that did not fit to what it says of its ids
         self._last: Remembered | None = None  # the window before, which the next one may join
@@ -133,7 +121,7 @@ class Reconciliation:
             return False
         oldest = min(event.created_at for event in page.events)
         new = self.intake.new
-        received = len(await self._take(page, span))
+        received = len(await self._collector.take(page, span))
         if received < PROBE // 2 or self.intake.new - new > received // 2:
             return False
         near = Span(max(span.since, oldest), span.until)
@@ -188,8 +176,9 @@ class Reconciliation:
         tried = await self.brotr.withheld(self.visit, span)
         if has_changed or not await self._shows_what_it_holds(span, digest.items, tried):
             return await self._compare(span, is_held=True)
-        collected = await self._collect(span, tried, is_held=False)
+        collected = await self._collector.collect(span, tried, is_held=False)
         if collected is None:
+            self.throttled = self._collector.throttled
             return span.until, Verdict.STOP
         await self._record(remembered, withheld=collected.withheld)
         return span.until, Verdict.DONE
@@ -207,8 +196,9 @@ class Reconciliation:
         verdict = await self._test(window, items, client)
         if verdict is not Verdict.DONE:
             return until, verdict
-        collected = await self._collect(window, client.need, is_held)
+        collected = await self._collector.collect(window, client.need, is_held)
         if collected is None:
+            self.throttled = self._collector.throttled
             return until, Verdict.STOP
         if len(collected.refused) == len(client.need) >= MOST_REFUSALS:
             return until, Verdict.PAGE  # it may show in pages what it does not hand over by id
@@ -316,7 +306,7 @@ class Reconciliation:
         page = await self.session.fetch(some, self.bounds, *asked)
         if page.end is not End.EOSE:
             return await self._cannot_tell(page)
-        keys = await self._take_keys(page, span)
+        keys = await self._collector.take_keys(page, span)
         if not all(
             event_id in client.need or is_named(items, absent, created_at, event_id)
             for created_at, event_id in keys
@@ -328,10 +318,10 @@ class Reconciliation:
         again = sample(len(items), absent, LARGE_SAMPLE)
         missing = 0
         for place in again:  # each alone: few may be handed out at a time
-            page = await self._ask_ids([items.id(place)])
+            page = await self._collector.ask_ids([items.id(place)])
             if page.end is not End.EOSE:
                 return await self._cannot_tell(page)
-            missing += not await self._take_keys(page, span)
+            missing += not await self._collector.take_keys(page, span)
         if 4 * missing >= max(4, len(again)):
             return await self._doubt("does not show events that it named")
         if missing > 1:
@@ -365,7 +355,7 @@ class Reconciliation:
         page = await self.session.fetch(asked, self.bounds)
         if page.end is not End.EOSE:
             return False
-        keys = await self._take_keys(page, span, is_stored=False)
+        keys = await self._collector.take_keys(page, span, is_stored=False)
         for created_at, event_id in keys:
             second = Span(created_at, created_at + 1)
             _, ids = await self._read_ids(second, b"", CHUNK, self.visit.relay_id)
@@ -373,148 +363,6 @@ class Reconciliation:
             if event_id not in held and event_id not in withheld:
                 return False
         return bool(keys) or items <= len(withheld)
-
-    # What we lack
-
-    async def _collect(
-        self, span: Span, need: Collection[bytes], is_held: bool
-    ) -> Collected | None:
-        """Gets the events that we lack; None when it was interrupted."""
-        missing = set(need)
-        collected = Collected(set(), set(), [])
-        if is_held and missing:
-            missing -= await self._note_archived(sorted(missing), span)
-        if not missing:
-            return collected
-        tried = await self.brotr.withheld(self.visit, span)
-        now = time.time()
-        waiting = collected.withheld
-        waiting.update(each for each in missing if tried.get(each, (0, 0))[1] > now)
-        for attempts, size in enumerate(ID_BATCHES):
-            is_last = size == ID_BATCHES[-1]
-            ids = [
-                event_id
-                for event_id in missing - waiting
-                if (times := tried.get(event_id, (0, 0))[0]) == attempts
-                or (is_last and times > attempts)
-            ]
-            reasons: dict[bytes, str] = {}
-            blamed = await self._fetch_all(ids, size, span, reasons, collected.created_ats)
-            if blamed is not None:
-                # One of them may have been its end: next time they are asked for apart.
-                again = dict.fromkeys(blamed, "interrupted")
-                await self.brotr.note_withheld(self.visit, again, span, is_final=is_last)
-            if reasons:
-                await self.brotr.note_withheld(self.visit, reasons, span)
-                self.intake.report(Report(withheld=len(reasons)))
-                waiting.update(reasons)
-                collected.refused.update(reasons)
-            if blamed is not None:
-                return None
-        return collected
-
-    async def _note_archived(self, ids: list[bytes], span: Span) -> set[bytes]:
-        """Notes the relay as a holder of what other relays have brought already."""
-        archived: set[bytes] = set()
-        for start in range(0, len(ids), PAIRS):
-            batch = ids[start : start + PAIRS]
-            times = await self.brotr.find_events(batch, span)
-            keys = sorted(
-                (at, each) for at, each in zip(times, batch, strict=True) if at is not None
-            )
-            archived |= await self._note_presence(keys)
-        return archived
-
-    async def _note_presence(self, keys: list[tuple[int, bytes]]) -> set[bytes]:
-        """Notes the relay as a holder of archived events, by sorted key; returns their ids."""
-        unknown = await self.brotr.note_presence(self.visit.relay_id, keys, int(time.time()))
-        self.intake.report(Report(matched=len(keys) - len(unknown)))
-        return {event_id for _, event_id in keys} - {keys[place][1] for place in unknown}
-
-    async def _fetch_all(
-        self,
-        ids: list[bytes],
-        size: int,
-        span: Span,
-        reasons: dict[bytes, str],
-        created_ats: list[int],
-    ) -> list[bytes] | None:
-        """Asks for events by id until they are there (`created_ats`), or it is clear why not
-        (`reasons`).
-
-        A relay may take fewer ids in a question than we ask for, with or without saying so.
-        Returns what was asked for when it was interrupted, maybe for that; None when it was not.
-        """
-        queue = deque(ids)
-        asks: Counter[bytes] = Counter()
-        refusals = timeouts = 0
-        while queue:
-            if self.is_over():
-                return []
-            batch = [queue.popleft() for _ in range(min(size, len(queue)))]
-            page = await self._ask_ids(batch)
-            end, words = page.end, page.reason
-            found = await self._take(page, span, batch)
-            created_ats += found.values()
-            left = [event_id for event_id in batch if event_id not in found]
-            if end is End.CLOSED and words.startswith("rate-limited"):
-                self.throttled = words
-                return []
-            if not self.session.is_open:
-                return left
-            timeouts += end is End.TIMEOUT
-            if timeouts >= MOST_TIMEOUTS:
-                return left
-            asks.update(left)
-            if len(batch) == 1 and left:
-                refusals += 1
-                if refusals >= MOST_REFUSALS:
-                    left += queue
-                    queue.clear()
-                reasons |= dict.fromkeys(left, "not-handed-over" if end is End.EOSE else end.value)
-                continue
-            refusals = 0
-            size = max(1, len(found) or len(batch) // 8) if left else size
-            for event_id in left:
-                if asks[event_id] < MOST_ASKS:
-                    queue.append(event_id)
-                else:
-                    reasons[event_id] = "not-handed-over"
-        return None
-
-    async def _ask_ids(self, ids: Collection[bytes]) -> Page:
-        asked = {"ids": [event_id.hex() for event_id in ids], "limit": len(ids)}
-        return await self.session.fetch(asked, self.bounds)
-
-    async def _take(
-        self, page: Page, span: Span, wanted: Collection[bytes] | None = None
-    ) -> dict[bytes, int]:
-        """Stores what a page brought of a span; returns what is archived of it now, by id, and
-        when it was created."""
-        keys = await self._take_keys(page, span, wanted)
-        ids = [event_id for _, event_id in keys]
-        times = await self.brotr.find_events(ids, span)
-        return {event_id: at for event_id, at in zip(ids, times, strict=True) if at is not None}
-
-    async def _take_keys(
-        self,
-        page: Page,
-        span: Span,
-        wanted: Collection[bytes] | None = None,
-        *,
-        is_stored: bool = True,
-    ) -> list[tuple[int, bytes]]:
-        """Stores what a page brought of a span; returns the (created_at, id) that were proven."""
-        ask = Ask(span.since, span.until - 1, max(1, len(page.events)))
-        _, haul = sift(page, ask, self.terms)
-        if wanted is not None:
-            chosen = set(wanted)
-            haul.events = [event for event in haul.events if event[1] in chosen]
-        keys = [event[:2] for event in haul.events]
-        if is_stored:
-            await self.intake.prepare(haul)
-            await self.intake.store(page, haul, Progress([], []))
-        return keys
 
     # What is recorded
 
@@ -533,7 +381,7 @@ class Reconciliation:
             for start in range(0, len(places), PAIRS):
                 batch = places[start : start + PAIRS]
                 keys = [(items.created_at(place), items.id(place)) for place in batch]
-                if len(await self._note_presence(keys)) < len(keys):
+                if len(await self._collector.note_presence(keys)) < len(keys):
                     return Verdict.PAGE  # some have been deleted meanwhile
         await self._record(found, withheld=collected.withheld, dropped=dropped)
         return Verdict.DONE
