@@ -19,7 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bigbrotr.config import LogSettings
-from bigbrotr.core.brotr import Brotr, Totals
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.upkeep import Totals
 from bigbrotr.core.logger import configure, printable
 from bigbrotr.models.event import WireEvent
 from bigbrotr.models.whereabouts import locate

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from bigbrotr.config import Config, SynchronizerSettings, Terms
-from bigbrotr.core.brotr import Brotr, Patience, Visit
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.visits import Patience, Visit
 from bigbrotr.models.coverage import Gap, Span
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Signer

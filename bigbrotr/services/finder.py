@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from bigbrotr.config import FinderSettings, SourceSettings
 from bigbrotr.core.base_service import BaseService
-from bigbrotr.core.brotr import Archived, Sighting, Walk
+from bigbrotr.core.calls.candidates import Archived, Sighting, Walk
 from bigbrotr.models.coverage import Span
 from bigbrotr.models.mentions import mentioned
 from bigbrotr.models.relay import Network, Relay

@@ -9,7 +9,8 @@ import anyio
 import msgspec
 
 from bigbrotr.config import MonitorSettings, Networks
-from bigbrotr.core.brotr import Brotr, DueCheck, Letter, Post
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.monitoring import DueCheck, Letter, Post
 from bigbrotr.core.logger import Logger
 from bigbrotr.models.keys import Keys
 from bigbrotr.models.nip66 import ANNOUNCEMENT, DISCOVERY, Announcement, Tags, relay_list_tags

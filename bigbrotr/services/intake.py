@@ -8,7 +8,9 @@ import msgspec
 from msgspec import Struct
 
 from bigbrotr.config import Terms
-from bigbrotr.core.brotr import Brotr, Rejected, Visit
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.events import Rejected
+from bigbrotr.core.calls.visits import Visit
 from bigbrotr.models.event import MAX_CREATED_AT, Event, WireEvent, wire_id
 from bigbrotr.nostr.paging import Answer, Ask, Progress
 from bigbrotr.nostr.session import Page

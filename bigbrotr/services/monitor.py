@@ -11,7 +11,8 @@ import anyio
 
 from bigbrotr.config import Link, MonitorSettings, Networks
 from bigbrotr.core.base_service import BaseService, Surroundings
-from bigbrotr.core.brotr import Brotr, CheckResult, DueCheck, Post, Rtts
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.monitoring import CheckResult, DueCheck, Post, Rtts
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.check import Measured
 from bigbrotr.models.keys import Keys

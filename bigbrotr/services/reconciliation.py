@@ -8,7 +8,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from bigbrotr.config import Terms
-from bigbrotr.core.brotr import Window
+from bigbrotr.core.calls.reconciliation import Window
 from bigbrotr.models.coverage import Span
 from bigbrotr.nostr.negentropy import (
     Bound,

@@ -12,7 +12,8 @@ import anyio
 
 from bigbrotr.config import Link, Networks, ValidatorSettings
 from bigbrotr.core.base_service import BaseService, Surroundings
-from bigbrotr.core.brotr import Brotr, Resolution
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.candidates import Resolution
 from bigbrotr.core.figures import Sample
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.dial import dial

@@ -27,7 +27,8 @@ import uvloop
 from msgspec import Struct
 
 from bigbrotr.config import Config
-from bigbrotr.core.brotr import Brotr, Visit, Wanted
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.visits import Visit, Wanted
 from bigbrotr.core.logger import Logger, configure
 from bigbrotr.core.pool import Pool
 from bigbrotr.errors import ConfigError, DatabaseError, LeaseLostError, leaves

@@ -15,7 +15,7 @@ import asyncpg
 import uvloop
 
 from bigbrotr.config import Profile
-from bigbrotr.core.brotr import WALK, Walk
+from bigbrotr.core.calls.candidates import WALK, Walk
 from bigbrotr.models.event import Event
 from bigbrotr.models.mentions import mentioned
 from bigbrotr.services.finder import Finder

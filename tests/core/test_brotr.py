@@ -14,7 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bigbrotr.config import Limits, PoolSettings, Profile
-from bigbrotr.core.brotr import Brotr, Rejected, Resolution, Visit, Wanted, Window
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.candidates import Resolution
+from bigbrotr.core.calls.events import Rejected
+from bigbrotr.core.calls.reconciliation import Window
+from bigbrotr.core.calls.visits import Visit, Wanted
 from bigbrotr.core.pool import Pool
 from bigbrotr.errors import LeaseLostError
 from bigbrotr.models.coverage import Gap, How, Proof, Span
@@ -563,7 +567,7 @@ async def test_one_turn_at_a_time(brotr: Brotr, monkeypatch: pytest.MonkeyPatch)
 
     await asyncio.gather(*(take() for _ in range(5)))
     assert (len(waited), any(waited)) == (5, True)
-    monkeypatch.setattr("bigbrotr.core.brotr.TURN_S", 1)
+    monkeypatch.setattr("bigbrotr.core.calls.events.TURN_S", 1)
     async with brotr.turn() as has_waited:
         assert not has_waited
         started = time.monotonic()

@@ -9,16 +9,9 @@ from typing import Any
 import pytest
 
 from bigbrotr.config import PoolSettings, Profile, ServerSettings
-from bigbrotr.core.brotr import (
-    _INSERT_EVENTS,
-    WALK,
-    Archived,
-    Brotr,
-    Resolution,
-    Sighting,
-    Walk,
-    _event_columns,
-)
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.candidates import WALK, Archived, Resolution, Sighting, Walk
+from bigbrotr.core.calls.events import _INSERT_EVENTS, _event_columns
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
 from bigbrotr.models.event import Event, EventRelay

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from bigbrotr.core.brotr import Brotr, CheckResult, DueCheck, Post, Rtts
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.monitoring import CheckResult, DueCheck, Post, Rtts
 from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
 from bigbrotr.models.relay import Network, Relay
 

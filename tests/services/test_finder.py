@@ -22,7 +22,8 @@ from bigbrotr.config import (
     ValidatorSettings,
 )
 from bigbrotr.core.base_service import Surroundings
-from bigbrotr.core.brotr import WALK, Brotr, Walk
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.candidates import WALK, Walk
 from bigbrotr.core.logger import configure
 from bigbrotr.core.pool import Pool
 from bigbrotr.models.event import EventRelay

@@ -5,7 +5,8 @@ import time
 from collections.abc import Sequence
 
 from bigbrotr.config import SynchronizerSettings
-from bigbrotr.core.brotr import Brotr, Visit
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.visits import Visit
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr import message
 from bigbrotr.nostr.message import EventMessage

@@ -1,0 +1,1 @@
+"""The calls of `Brotr`: stored functions of sql/, by family."""

@@ -1,0 +1,109 @@
+"""How calls of stored functions are made: in batches, and again where PostgreSQL broke one off."""
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import asyncpg
+
+from bigbrotr.core.pool import Connection, Pool
+from bigbrotr.errors import LeaseLostError
+from bigbrotr.models.relay import Relay
+
+T = TypeVar("T")
+UPKEEP_S = 86_400.0  # for what reads every partition
+TRIES = 5  # of a call that met a deadlock: each function may be repeated
+BROKEN_OFF = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.ForeignKeyViolationError,  # a relay or a document was deleted in between
+)
+LEASE_LOST = "BB001"  # raised by record_coverage
+
+
+class Calls:
+    """Calls over a pool."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self._kept: frozenset[str] | None = None
+
+    @property
+    def max_batch_size(self) -> int:
+        """Rows that go into one call."""
+        return self.pool.settings.max_batch_size
+
+    async def _kept_columns(self) -> frozenset[str]:
+        """What the database's profile keeps of an event."""
+        if self._kept is None:
+            self._kept = frozenset(await self.pool.fetchval("SELECT public.kept_columns()"))
+        return self._kept
+
+    def _batches(self, rows: Sequence[T]) -> Iterable[Sequence[T]]:
+        for start in range(0, len(rows), self.max_batch_size):
+            yield rows[start : start + self.max_batch_size]
+
+    async def _count(self, query: str, *arguments: object, timeout: float | None = None) -> int:
+        count: int = await self._retry(
+            lambda: self.pool.fetchval(query, *arguments, timeout=timeout)
+        )
+        return count
+
+    async def _transact(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        async def attempt() -> T:
+            async with self.pool.transaction() as connection:
+                return await work(connection)
+
+        return await self._retry(attempt)
+
+    async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeats a call that PostgreSQL broke off in favour of another."""
+        try:
+            for _ in range(TRIES - 1):
+                with suppress(*BROKEN_OFF):
+                    return await call()
+            return await call()
+        except asyncpg.PostgresError as error:
+            if error.sqlstate == LEASE_LOST:
+                raise LeaseLostError(str(error)) from None
+            raise
+
+
+def by_column(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
+    """Rows of so many columns as the arrays that a function takes."""
+    return [[row[column] for row in rows] for column in range(width)]
+
+
+async def relay_ids(connection: Connection, relays: Iterable[Relay]) -> dict[str, int]:
+    """The numbers of relays, added where they are new; they stay until the transaction ends."""
+    known = sorted(relays, key=lambda relay: relay.url)
+    now = int(time.time())
+    while True:
+        await connection.execute(
+            "SELECT public.insert_relays($1, $2, $3)",
+            [relay.url for relay in known],
+            [relay.network.value for relay in known],
+            [discovered_at(relay, now) for relay in known],
+        )
+        # Locked against being deleted; one that was deleted just now is added again.
+        rows = await connection.fetch(
+            "SELECT url, id FROM public.relays WHERE url = ANY ($1) FOR KEY SHARE",
+            [relay.url for relay in known],
+        )
+        if len(rows) == len(known):
+            return {row["url"]: row["id"] for row in rows}
+
+
+def discovered_at(relay: Relay, now: int) -> int:
+    """When a relay was discovered: now, if nobody says."""
+    return now if relay.discovered_at is None else relay.discovered_at
+
+
+def valid_relays(urls: Iterable[str]) -> list[Relay]:
+    """Without those that were written by hand, or by a release with other rules."""
+    relays = []
+    for url in urls:
+        with suppress(ValueError):
+            relays.append(Relay(url))
+    return relays

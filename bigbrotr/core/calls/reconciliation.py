@@ -1,0 +1,188 @@
+"""Reconciliation: ids by windows, and what was found in them."""
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import asyncpg
+
+from bigbrotr.core.calls.base import UPKEEP_S, Calls, by_column
+from bigbrotr.core.calls.visits import RECORD_COVERAGE, Visit, coverage_columns
+from bigbrotr.core.pool import Connection
+from bigbrotr.models.coverage import How, Proof, Span
+from bigbrotr.models.event import storable
+
+WINDOW_CHANGED = "BB002"  # raised by mark_window
+
+
+class Window(NamedTuple):
+    """What a reconciliation found out about one window of a relay's past."""
+
+    span: Span
+    digest_span: Span  # this window, maybe with the one before it ...
+    items: int  # ... in which the relay holds so many events
+    sum: bytes  # of their ids: 32 bytes, little-endian
+    withheld: Sequence[bytes] = ()  # of its ids, those that it does not hand over
+    dropped: Sequence[tuple[int, bytes]] = ()  # (created_at, id) that it held, and no longer does
+
+
+class ReconciliationCalls(Calls):
+    """Windows of what a relay holds."""
+
+    async def read_ids(
+        self,
+        span: Span,
+        after: bytes,
+        limit: int,
+        *,
+        kinds: Collection[int] | None = None,
+        authors: Collection[str] | None = None,
+        held_by: int | None = None,
+    ) -> tuple[bytes, bytes]:
+        """The archived ids of a span in the order (created_at, id), or those that the relay of the
+        number `held_by` is known to hold: at most `limit`, after the id `after` of its first
+        second. Their times, 8 bytes each, most significant first, and they themselves, 32 each.
+        """
+        conditions = (
+            span.since,
+            span.until,
+            after,
+            limit,
+            None if kinds is None else sorted(kinds),
+            None if authors is None else [bytes.fromhex(author) for author in sorted(authors)],
+        )
+        if held_by is None:
+            query = "SELECT * FROM public.read_ids($1, $2, $3, $4, $5, $6)"
+            row = await self.pool.fetchrow(query, *conditions)
+        else:
+            query = "SELECT * FROM public.read_held_ids($1, $2, $3, $4, $5, $6, $7)"
+            row = await self.pool.fetchrow(query, held_by, *conditions)
+        assert row is not None
+        return row["created_ats"] or b"", row["ids"] or b""
+
+    async def find_events(self, ids: Sequence[bytes], span: Span) -> list[int | None]:
+        """When the events of these ids were created; None for those not archived in the span."""
+        if not ids:
+            return []
+        found: list[int | None] = await self.pool.fetchval(
+            "SELECT public.find_events($1, $2, $3)", ids, *span
+        )
+        return found
+
+    async def digests(self, visit: Visit, filter: str) -> list[tuple[Span, int, bytes]]:  # noqa: A002
+        """What the relay was found to hold by window, oldest first: span, number, sum of ids."""
+        rows = await self.pool.fetch(
+            "SELECT span, items, sum FROM public.digests"
+            " WHERE relay_id = $1 AND filter = $2 ORDER BY span",
+            visit.relay_id,
+            filter,
+        )
+        return [(Span(row[0].lower, row[0].upper), row[1], row[2]) for row in rows]
+
+    async def withheld(self, visit: Visit, span: Span) -> dict[bytes, tuple[int, int]]:
+        """What the relay has not handed over in a span, by id: how often it was asked in vain, and
+        when it is to be asked again."""
+        rows = await self.pool.fetch(
+            "SELECT event_id, attempts, due_at FROM public.withheld"
+            " WHERE relay_id = $1 AND span && $2",
+            visit.relay_id,
+            asyncpg.Range(*span),
+        )
+        return {row["event_id"]: (row["attempts"], row["due_at"]) for row in rows}
+
+    async def note_withheld(
+        self, visit: Visit, reasons: Mapping[bytes, str], span: Span, *, is_final: bool = True
+    ) -> int:
+        """Notes events that the relay did not hand over, by id, and why. They wait for longer each
+        time; not at all if that is not final."""
+        return await self._count(
+            "SELECT public.note_withheld($1, $2, $3, $4, $5, $6)",
+            visit.relay_id,
+            list(reasons),
+            list(reasons.values()),
+            asyncpg.Range(*span),
+            is_final,
+            int(time.time()),
+        )
+
+    async def note_reconciliation(
+        self, visit: Visit, outcome: str, detail: str, *, due_at: int, most_items: int | None
+    ) -> None:
+        """Notes what came of trying NIP-77: 'works', 'refused', 'silent', 'broken' or 'lies'."""
+        await self.pool.execute(
+            "SELECT public.note_reconciliation($1, $2, $3, $4, $5, $6)",
+            visit.relay_id,
+            outcome,
+            storable(detail)[:500],
+            due_at,
+            most_items,
+            int(time.time()),
+        )
+
+    async def distrust(self, visit: Visit) -> int:
+        """Takes back what a relay's reconciliations have told us; returns how many pairs."""
+        return await self._count("SELECT public.distrust($1)", visit.relay_id, timeout=UPKEEP_S)
+
+    async def mark_window(
+        self, visit: Visit, span: Span, expected: int, absent: Sequence[bytes]
+    ) -> int | None:
+        """Notes that the relay holds all archived events of a span but for the ids `absent`.
+
+        Returns how many of these pairs are new; None, and nothing is noted, unless the span holds
+        as many events as `expected`: name those that the relay holds to `note_presence` then.
+        """
+        arguments = (visit.relay_id, *span, expected, absent, int(time.time()))
+        try:
+            return await self._count(
+                "SELECT public.mark_window($1, $2, $3, $4, $5, $6)", *arguments
+            )
+        except asyncpg.PostgresError as error:
+            if error.sqlstate == WINDOW_CHANGED:
+                return None
+            raise
+
+    async def record_window(
+        self,
+        visit: Visit,
+        window: Window,
+        *,
+        filter: str,  # noqa: A002 -- the field's own word
+        identity: str | None,
+        now: int,
+    ) -> int:
+        """Records what a reconciliation found out, and that the window is proven, in one
+        transaction. Which archived events the relay holds is noted before. Returns how many pairs
+        have ended.
+
+        Raises:
+            LeaseLostError: another process has taken over the relay; nothing was recorded.
+        """
+
+        async def record(connection: Connection) -> int:
+            ended = 0
+            span = asyncpg.Range(*window.span)
+            if window.dropped:
+                ended = await connection.fetchval(
+                    "SELECT public.note_drops($1, $2, $3, $4)",
+                    visit.relay_id,
+                    *by_column(window.dropped, 2),
+                    now,
+                )
+            await connection.execute(
+                "SELECT public.forget_withheld($1, $2, $3)", visit.relay_id, span, window.withheld
+            )
+            await connection.execute(
+                "SELECT public.keep_digest($1, $2, $3, $4, $5)",
+                visit.relay_id,
+                filter,
+                asyncpg.Range(*window.digest_span),
+                window.items,
+                window.sum,
+            )
+            proof = Proof(window.span, How.RECONCILIATION)
+            await connection.execute(
+                RECORD_COVERAGE, *coverage_columns(visit, [proof], [], identity, now)
+            )
+            return ended
+
+        return await self._transact(record)

@@ -1,0 +1,93 @@
+"""Upkeep: what there is in numbers, roles, statistics and partitions."""
+
+import time
+from typing import NamedTuple
+
+import asyncpg
+
+from bigbrotr.core.calls.base import UPKEEP_S, Calls
+from bigbrotr.core.figures import Sample
+
+OLD_TRANSACTIONS = 1_000_000_000  # of the 2**31 that there are; autovacuum acts at a fifth of it
+DEAD_ROWS = 100_000  # fewer are never worth a word
+
+
+class Totals(NamedTuple):
+    """What is in the database."""
+
+    relays: int
+    candidates: int
+    events: int
+    pairs: int
+    gaps: int
+    rejected: int
+
+
+class UpkeepCalls(Calls):
+    """What is there, and what keeps it in order."""
+
+    async def totals(self) -> Totals:
+        """What is in the database, exactly, at the cost of one row a relay."""
+        row = await self.pool.fetchrow("SELECT * FROM public.totals()")
+        assert row is not None
+        return Totals(*row)
+
+    async def figures(self) -> list[Sample]:
+        """The state of the archive in numbers: see `FIGURES`."""
+        rows = await self.pool.fetch("SELECT * FROM public.figures($1)", int(time.time()))
+        return [Sample(row["name"], row["value"], tuple(row["labels"])) for row in rows]
+
+    async def progress(self, limit: int | None = None) -> list[asyncpg.Record]:
+        """How far each relay is: the rows of `relay_progress`, the largest first."""
+        return await self.pool.fetch(
+            "SELECT * FROM public.relay_progress ORDER BY pairs DESC, url LIMIT $1", limit
+        )
+
+    async def failing_relays(self, failures: int) -> list[asyncpg.Record]:
+        """The relays that failed so often in a row, summed up by `outcome`: how many `relays`, and
+        of the one that has failed most the `url` and `failures`."""
+        return await self.pool.fetch(
+            "SELECT v.outcome, count(*) AS relays,"
+            " (array_agg(r.url ORDER BY v.failures DESC, r.url))[1] AS url,"
+            " max(v.failures) AS failures"
+            " FROM public.visits v JOIN public.relays r ON r.id = v.relay_id"
+            " WHERE v.failures >= $1 AND v.rests_since IS NULL"
+            " GROUP BY v.outcome ORDER BY relays DESC, v.outcome",
+            failures,
+        )
+
+    async def make_roles(self) -> int:
+        """Makes the roles bigbrotr_reader, _writer and _admin and gives them their rights.
+
+        Returns how many were made.
+        """
+        made = await self._count("SELECT public.make_roles()")
+        await self.grant_roles()
+        return made
+
+    async def grant_roles(self) -> None:
+        """Gives those of the roles that exist their rights in this database."""
+        await self.pool.execute("SELECT public.grant_roles()")
+
+    async def analyze(self) -> None:
+        """Renews the statistics of whole tables: autovacuum sees to their partitions alone."""
+        await self.pool.execute("ANALYZE public.events, public.presence", timeout=UPKEEP_S)
+
+    async def vacuum_debt(self) -> list[asyncpg.Record]:
+        """Tables that autovacuum does not get to: `name`, `dead` rows, and the `age` of the oldest
+        transaction; the worst first."""
+        return await self.pool.fetch(
+            "SELECT s.relname AS name, s.n_dead_tup AS dead, age(c.relfrozenxid) AS age"
+            " FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid"
+            " WHERE c.relkind = 'r' AND (age(c.relfrozenxid) > $1"
+            "  OR (s.n_dead_tup > $2 AND s.n_dead_tup > s.n_live_tup / 2))"
+            " ORDER BY age(c.relfrozenxid) > $1 DESC, s.n_dead_tup DESC LIMIT 5",
+            OLD_TRANSACTIONS,
+            DEAD_ROWS,
+        )
+
+    async def ensure_partitions(self) -> int:
+        """Makes the partitions up to the quarter after the next; returns how many."""
+        return await self._count(
+            "SELECT public.ensure_partitions($1)", int(time.time()), timeout=UPKEEP_S
+        )

@@ -1,0 +1,197 @@
+"""Visits: which relay is due, who has it on lease, what it has proven, and what came of it."""
+
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import asyncpg
+
+from bigbrotr.core.calls.base import Calls, by_column
+from bigbrotr.errors import LeaseLostError
+from bigbrotr.models.coverage import Gap, Proof
+from bigbrotr.models.event import storable
+from bigbrotr.models.relay import Network
+
+
+class Visit(NamedTuple):
+    """A claimed relay: what the synchronizer is to do there."""
+
+    relay_id: int
+    url: str
+    epoch: int  # the fence: a holder of an older one is refused
+    pairs: int  # archived events that it is known to hold
+    missing: list[tuple[int, int]]  # half-open spans of Unix seconds, oldest first
+    wanted: tuple[int, int]  # the span that they are missing of
+    stale: Sequence[tuple[int, int]] = ()  # proven so long ago that they are looked at again
+    may_reconcile: bool = False  # whether it speaks NIP-77, or that is to be tried
+    most_items: int | None = None  # how many events a window may hold, if it has refused more
+
+
+class Patience(NamedTuple):
+    """After how many seconds what is proven is looked at again: see `stale_spans` in sql/."""
+
+    audit_s: int = 2**40
+    lookback_s: int = 0
+    rewalk_s: int = 0  # 0: never
+
+
+ENDLESS = Patience()
+
+
+class Wanted(NamedTuple):
+    """Which events of a relay are wanted: half-open in Unix seconds, and a filter's key."""
+
+    since: int
+    until: int
+    filter: str = ""
+    by_ids: bool = True  # whether to compare ids with relays that can
+
+
+class VisitCalls(Calls):
+    """Leases on relays."""
+
+    async def claim_visits(
+        self,
+        networks: Sequence[Network],
+        *,
+        limit: int,
+        owner: str,
+        lease_s: float,
+        since: int,
+        until: int,
+        filter: str = "",  # noqa: A002 -- the field's own word
+        by_ids: bool = True,
+        apart: Mapping[str, Wanted] | None = None,
+        refused: Collection[str] = (),
+        patience: Patience = ENDLESS,
+    ) -> list[Visit]:
+        """Relays that are due, but for the URLs `refused`, each with what is missing within
+        [since, until) for the conditions `filter`; `apart` says what else is wanted by URL."""
+        apart = apart or {}
+        sinces, untils, filters, by_idss = by_column(list(apart.values()), 4)
+        rows = await self.pool.fetch(
+            "SELECT * FROM public.claim_visits"
+            "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
+            [network.value for network in networks],
+            limit,
+            owner,
+            int(lease_s),
+            since,
+            until,
+            filter,
+            by_ids,
+            list(refused),
+            list(apart),
+            sinces,
+            untils,
+            filters,
+            by_idss,
+            *patience,
+            int(time.time()),
+        )
+        return [
+            Visit(
+                row["relay_id"],
+                row["url"],
+                row["epoch"],
+                row["pairs"],
+                _spans(row["missing"]),
+                apart[row["url"]][:2] if row["url"] in apart else (since, until),
+                _spans(row["stale"]),
+                row["may_reconcile"],
+                row["most_items"],
+            )
+            for row in rows
+        ]
+
+    async def renew_visit(
+        self,
+        visit: Visit,
+        *,
+        lease_s: float,
+        until: int,
+        by_ids: bool = True,
+        patience: Patience = ENDLESS,
+    ) -> Visit:
+        """The same visit with a prolonged lease, and what is missing and stale up to `until`.
+
+        Raises:
+            LeaseLostError: another process has taken over the relay.
+        """
+        since = visit.wanted[0]
+        row = await self.pool.fetchrow(
+            "SELECT * FROM public.renew_visit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            visit.relay_id,
+            visit.epoch,
+            int(lease_s),
+            since,
+            until,
+            by_ids,
+            *patience,
+            int(time.time()),
+        )
+        if row is None:
+            raise LeaseLostError(f"{visit.url} has passed to another process")
+        return visit._replace(
+            missing=_spans(row["missing"]), stale=_spans(row["stale"]), wanted=(since, until)
+        )
+
+    async def finish_visit(
+        self, visit: Visit, verdict: str, *, next_at: int, outcome: str, detail: str = ""
+    ) -> bool:
+        """Ends a visit as 'done', 'failed' or 'unfinished'; False when the lease has passed on."""
+        return bool(
+            await self.pool.fetchval(
+                "SELECT public.finish_visit($1, $2, $3, $4, $5, $6, $7)",
+                visit.relay_id,
+                visit.epoch,
+                verdict,
+                next_at,
+                outcome,
+                storable(detail)[:500],
+                int(time.time()),
+            )
+        )
+
+    async def release_leases(self, owner: str) -> int:
+        """Gives back what `owner` held when it crashed; returns how much."""
+        return await self._count("SELECT public.release_leases($1, $2)", owner, int(time.time()))
+
+    async def next_visit_at(
+        self, networks: Sequence[Network], refused: Collection[str] = ()
+    ) -> int | None:
+        """When the next relay is due, but for the URLs `refused`; None without relays."""
+        due: int | None = await self.pool.fetchval(
+            "SELECT public.next_visit_at($1, $2)",
+            [network.value for network in networks],
+            list(refused),
+        )
+        return due
+
+
+def _spans(multirange: Iterable["asyncpg.Range[int]"]) -> list[tuple[int, int]]:
+    return [(span.lower, span.upper) for span in multirange]  # type: ignore[misc]
+
+
+RECORD_COVERAGE = "SELECT public.record_coverage($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+
+
+def coverage_columns(
+    visit: Visit,
+    proofs: Sequence[Proof],
+    gaps: Sequence[Gap],
+    identity: str | None,
+    now: int,
+) -> list[object]:
+    """What `record_coverage` takes."""
+    return [
+        visit.relay_id,
+        visit.epoch,
+        [asyncpg.Range(*proof.span) for proof in proofs],
+        [proof.how for proof in proofs],
+        [asyncpg.Range(*gap.span) for gap in gaps],
+        [gap.reason for gap in gaps],
+        [storable(gap.detail)[:500] for gap in gaps],
+        None if identity is None else bytes.fromhex(identity),
+        now,
+    ]
