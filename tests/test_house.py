@@ -80,7 +80,11 @@ def test_services_do_not_know_each_other() -> None:
         "bigbrotr.services.synchronizer": {"bigbrotr.services.worker", "bigbrotr.services.intake"},
         "bigbrotr.services.worker": {"bigbrotr.services.call", "bigbrotr.services.intake"},
         "bigbrotr.services.call": {"bigbrotr.services.reconciliation", "bigbrotr.services.intake"},
-        "bigbrotr.services.reconciliation": {"bigbrotr.services.intake"},
+        "bigbrotr.services.reconciliation": {
+            "bigbrotr.services.collector",
+            "bigbrotr.services.intake",
+        },
+        "bigbrotr.services.collector": {"bigbrotr.services.intake"},
         "bigbrotr.services.monitor": {"bigbrotr.services.examiner", "bigbrotr.services.herald"},
     }
     for path in (PACKAGE / "services").glob("*.py"):
