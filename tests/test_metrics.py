@@ -6,15 +6,25 @@ import re
 import shutil
 import subprocess
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from bigbrotr.config import shipped
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.figures import FIGURES, PREFIX, Sample
-from bigbrotr.models.relay import Relay
+from bigbrotr.models.relay import Network, Relay
+from bigbrotr.nostr.contact import UNANSWERED
+from bigbrotr.nostr.examination import Verdict
+from bigbrotr.nostr.paging import GapReason
+from bigbrotr.nostr.reach import Failure
+from bigbrotr.services.call import Ending
+from bigbrotr.services.intake import REASONS
+from bigbrotr.services.validator import Answer
+from bigbrotr.supervisor import SERVICES, State
 from bigbrotr.web import metrics
 from tests.processes import Place, call, until
 from tests.relays.events import make_event
@@ -24,6 +34,13 @@ from tests.relays.scripted import ScriptedRelay
 CONFIGS = Path(__file__).parents[1] / "configs"
 RULES = CONFIGS / "prometheus" / "bigbrotr.rules.yml"
 WATCHERS = [RULES, *CONFIGS.glob("grafana/*.json")]
+# How conversations can end: at all, for the validator, the synchronizer and the monitor.
+OUTCOMES = {
+    *Failure,
+    *get_args(Answer),
+    *(*get_args(Ending), *GapReason),
+    *(Verdict.UP, *UNANSWERED),
+}
 EVENTS = [make_event(1_600_000_000 + n, content=f"note {n}") for n in range(40)]
 
 Page = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -174,19 +191,83 @@ def test_who_watches_asks_for_what_is_served(path: Path) -> None:
     asked = set(re.findall(r"\bbigbrotr_[a-z_]+", text))
     assert len(asked) > 5
     assert asked <= served, asked - served
-    # And for labels that it has.
+    # And for labels that it has, with values that they can have.
     for name, inside in re.findall(r"\b(bigbrotr_[a-z_]+)\{([^}]*)\}", text):
-        figure = FIGURES[name.removeprefix(PREFIX).removesuffix("_total")]
-        labels = set(re.findall(r"(\w+)\s*[=!]", inside)) - {"instance"}
-        assert labels <= set(figure.labels), (name, labels)
+        bare = name.removeprefix(PREFIX).removesuffix("_total")
+        for label, operator, wanted in re.findall(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"', inside):
+            if label == "instance":
+                continue
+            assert label in FIGURES[bare].labels, (name, label)
+            for each in wanted.split("|") if "~" in operator else [re.escape(wanted)]:
+                can_be = [value for value in values(bare, label) if re.fullmatch(each, value)]
+                assert can_be, f"{name}: no {label} is ever {wanted}"
+
+
+def values(name: str, label: str) -> set[str]:
+    """All that a figure's label can be, as the code that counts says it."""
+    told_by_us: dict[tuple[str, str], Iterable[str]] = {
+        ("connections", "outcome"): OUTCOMES,
+        ("events_rejected", "reason"): REASONS,
+        ("gaps", "reason"): GapReason,
+        ("memory_bytes", "process"): ("supervisor", "workers"),
+        ("pool_connections", "state"): ("used", "idle"),
+        ("service_state", "state"): State,
+    }
+    of_any: dict[str, Iterable[str]] = {"network": Network, "service": SERVICES}
+    if found := told_by_us.get((name, label)) or of_any.get(label):
+        return set(found)
+    # Told by the database: what stands there in quotes.
+    text = (shipped("sql") / "62_figures.sql").read_text()
+    assert f"'{name}'" in text, f"say what the {label} of {name} can be"
+    return set(re.findall(r"'([^']*)'", text))
+
+
+def test_outcomes_are_those_of_the_code() -> None:
+    """mypy holds the services to these words."""
+    assert {"proxy", "speaks-nostr", "complete", "up"} <= OUTCOMES
+    assert "proxy-refused" not in OUTCOMES
+    with pytest.raises(AssertionError, match="say what"):
+        values("undeclared", "reason")
+
+
+ALARM = """
+rule_files: [{rules}]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - series: bigbrotr_connections_total{{{labels},service="validator",outcome="{outcome}"}}
+        values: 0+1x240
+      - series: bigbrotr_connections_total{{{labels},service="monitor",outcome="up"}}
+        values: 0x240
+    alert_rule_test:
+      - eval_time: 3h
+        alertname: BigbrotrNetworkUnreachable
+        exp_alerts: [{alerts}]
+"""
+RAISED = """{exp_labels: {instance: a, network: tor, severity: ticket}, exp_annotations: {
+    summary: The proxy of the network tor refuses nearly everything,
+    action: "Is it running? [networks.tor] proxy says where it should be."}}"""
+
+
+@pytest.mark.parametrize(("outcome", "alerts"), [(Failure.PROXY, RAISED), (Failure.SLOW, "")])
+def test_a_proxy_that_fails_raises_an_alarm(outcome: str, alerts: str, tmp_path: Path) -> None:
+    path = tmp_path / "test.yml"
+    labels = 'instance="a",network="tor"'
+    path.write_text(ALARM.format(rules=RULES, labels=labels, outcome=outcome, alerts=alerts))
+    run_promtool("test", "rules", str(path))
 
 
 def test_rules_are_right() -> None:
+    run_promtool("check", "rules", str(RULES))
+    run_promtool("check", "config", str(RULES.with_name("prometheus.yml")))
+
+
+def run_promtool(*words: str) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("no promtool: Debian's package prometheus has it")
-    for words in (["rules", str(RULES)], ["config", str(RULES.with_name("prometheus.yml"))]):
-        done = subprocess.run(
-            [promtool, "check", *words], capture_output=True, text=True, check=False, timeout=60
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+    done = subprocess.run(
+        [promtool, *words], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

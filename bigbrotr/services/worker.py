@@ -213,8 +213,8 @@ class Worker:
                     )
             raise
         self._remember(call.visit.relay_id, call.habits)
-        ended = (str(call.network), outcome)
-        self._add(Report(visits=1, outcomes={outcome: 1}, visited={ended: 1}))
+        ended = (str(call.network), str(outcome))
+        self._add(Report(visits=1, outcomes={str(outcome): 1}, visited={ended: 1}))
         pause_s = self.config.synchronizer.revisit_s
         if outcome == "rate-limited" and verdict == "throttled":
             pause_s = max(pause_s, random.uniform(*THROTTLED_S))
