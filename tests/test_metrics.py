@@ -18,6 +18,7 @@ from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.figures import FIGURES, PREFIX, Sample
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.contact import UNANSWERED
+from bigbrotr.nostr.delivery import Outcome
 from bigbrotr.nostr.examination import Verdict
 from bigbrotr.nostr.paging import GapReason
 from bigbrotr.nostr.reach import Failure
@@ -154,7 +155,8 @@ async def test_health_of_nothing(tmp_path: Path) -> None:
 async def test_figures_of_the_archive(brotr: Brotr) -> None:
     """Relays wait from the start, an empty archive has no age, and everything is declared."""
     before = {(name, labels): value for name, value, labels in await brotr.figures()}
-    assert before["backlog_age_seconds", ("visits",)] == 0
+    for queue in ("visits", "candidates", "checks", "outbox"):
+        assert before["backlog_age_seconds", (queue,)] == 0
     await brotr.insert_relays([Relay("wss://a.example"), Relay("wss://b.example")])
     await brotr.insert_candidates([Relay("wss://c.example")], "seed")
     after = {(name, labels): value for name, value, labels in await brotr.figures()}
@@ -207,10 +209,13 @@ def values(name: str, label: str) -> set[str]:
     """All that a figure's label can be, as the code that counts says it."""
     told_by_us: dict[tuple[str, str], Iterable[str]] = {
         ("connections", "outcome"): OUTCOMES,
+        ("checks", "verdict"): Verdict,
+        ("deliveries", "outcome"): get_args(Outcome),
         ("events_rejected", "reason"): REASONS,
         ("gaps", "reason"): GapReason,
         ("memory_bytes", "process"): ("supervisor", "workers"),
         ("pool_connections", "state"): ("used", "idle"),
+        ("relays_checked", "state"): ("unknown", "up", "down"),
         ("service_state", "state"): State,
     }
     of_any: dict[str, Iterable[str]] = {"network": Network, "service": SERVICES}

@@ -60,6 +60,11 @@ FIGURES: dict[str, Figure] = {
     "received_bytes": Figure("counter", "Size of these pages."),
     "reconciliations": Figure("counter", "Windows that were compared by ids (NIP-77)."),
     "gaps_noted": Figure("counter", "Gaps in coverage that were noted."),
+    "checks": Figure("counter", "Examinations of relays, by verdict.", ("network", "verdict")),
+    "announcements": Figure("counter", "Times that a relay was announced (NIP-66)."),
+    "deliveries": Figure(
+        "counter", "Events of our own offered to relays, by what became of them.", ("outcome",)
+    ),
     # The database, as this process sees it
     "database_up": Figure("gauge", "Whether the database answered."),
     "database_size_bytes": Figure("gauge", "Size of the database."),
@@ -75,6 +80,9 @@ FIGURES: dict[str, Figure] = {
     "relays": Figure("gauge", "Relays, by what they are up to.", ("network", "state")),
     "relays_complete": Figure(
         "gauge", "Relays of which all that is wanted is proven or a noted gap.", ("network",)
+    ),
+    "relays_checked": Figure(
+        "gauge", "Relays, by what the monitor found last.", ("network", "state")
     ),
     "candidates": Figure("gauge", "Candidates, by what they are up to.", ("network", "state")),
     "gaps": Figure("gauge", "Gaps in what is wanted, by reason.", ("reason",)),
