@@ -20,9 +20,11 @@ from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.contact import UNANSWERED
 from bigbrotr.nostr.delivery import Outcome
 from bigbrotr.nostr.examination import Verdict
+from bigbrotr.nostr.fetch import Fault
 from bigbrotr.nostr.paging import GapReason
 from bigbrotr.nostr.reach import Failure
 from bigbrotr.services.call import Ending
+from bigbrotr.services.finder import OK, SOURCES, Remark
 from bigbrotr.services.intake import REASONS
 from bigbrotr.services.validator import Answer
 from bigbrotr.supervisor import SERVICES, State
@@ -212,13 +214,20 @@ def values(name: str, label: str) -> set[str]:
         ("checks", "verdict"): Verdict,
         ("deliveries", "outcome"): get_args(Outcome),
         ("events_rejected", "reason"): REASONS,
+        ("finder_requests", "outcome"): (OK, *get_args(Remark), *Failure, *Fault, *GapReason),
         ("gaps", "reason"): GapReason,
-        ("memory_bytes", "process"): ("supervisor", "workers"),
+        ("manners_waits", "reason"): ("pace", "address"),
+        ("manners_wait_seconds", "reason"): ("pace", "address"),
         ("pool_connections", "state"): ("used", "idle"),
         ("relays_checked", "state"): ("unknown", "up", "down"),
         ("service_state", "state"): State,
     }
-    of_any: dict[str, Iterable[str]] = {"network": Network, "service": SERVICES}
+    of_any: dict[str, Iterable[str]] = {
+        "network": Network,
+        "process": ("supervisor", "workers"),
+        "service": SERVICES,
+        "source": SOURCES,
+    }
     if found := told_by_us.get((name, label)) or of_any.get(label):
         return set(found)
     # Told by the database: what stands there in quotes.

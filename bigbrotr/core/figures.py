@@ -65,6 +65,20 @@ FIGURES: dict[str, Figure] = {
     "deliveries": Figure(
         "counter", "Events of our own offered to relays, by what became of them.", ("outcome",)
     ),
+    "finder_requests": Figure(
+        "counter",
+        "Times that a list on the web, or a relay about monitors, was asked for relays.",
+        ("source", "outcome"),
+    ),
+    "candidates_found": Figure(
+        "counter", "Candidates that were not known, by who named them.", ("source",)
+    ),
+    "manners_waits": Figure(
+        "counter",
+        "Times that a connection waited for its turn (pace) or for room (address).",
+        ("process", "reason"),
+    ),
+    "manners_wait_seconds": Figure("counter", "How long they waited.", ("process", "reason")),
     # The database, as this process sees it
     "database_up": Figure("gauge", "Whether the database answered."),
     "database_size_bytes": Figure("gauge", "Size of the database."),
