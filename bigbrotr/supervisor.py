@@ -308,9 +308,9 @@ class Supervisor:
             yield Sample("pool_connections", pool["size"] - pool["idle_size"], ("used",))
             yield Sample("pool_connections", pool["idle_size"], ("idle",))
             yield Sample("pool_max_connections", pool["max_size"])
-            yield Sample("database_uses", use.times)
-            yield Sample("database_seconds", use.seconds)
-            yield Sample("database_wait_seconds", use.waited_s)
+            yield Sample("database_uses", use.times, ("supervisor",))
+            yield Sample("database_seconds", use.seconds, ("supervisor",))
+            yield Sample("database_wait_seconds", use.waited_s, ("supervisor",))
 
     async def _figures_of_database(self) -> list[Sample]:
         """What the archive says of itself, some seconds ago at most, and whether it answers."""

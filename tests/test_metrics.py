@@ -120,7 +120,12 @@ async def test_what_a_running_archive_tells(archive: tuple[Place, str]) -> None:
     assert value("memory_bytes", process="workers") > value("memory_bytes", process="supervisor")
     assert value("database_size_bytes") > 1e6
     assert value("disk_free_bytes") > 0
-    assert value("database_seconds_total") > 0
+    for process in ("supervisor", "workers"):
+        assert value("database_uses_total", process=process) > 10
+        assert value("database_seconds_total", process=process) > 0
+        assert value("database_wait_seconds_total", process=process) >= 0
+        for reason in ("pace", "address"):
+            assert value("manners_waits_total", process=process, reason=reason) == 0  # local
     assert value("loop_lag_seconds") < 10
     assert value("service_last_success_timestamp_seconds", service="validator") > 1.7e9
     assert value("backlog", queue="sightings") >= 0

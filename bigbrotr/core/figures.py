@@ -79,15 +79,15 @@ FIGURES: dict[str, Figure] = {
         ("process", "reason"),
     ),
     "manners_wait_seconds": Figure("counter", "How long they waited.", ("process", "reason")),
-    # The database, as this process sees it
+    # The database, as the processes see it
     "database_up": Figure("gauge", "Whether the database answered."),
     "database_size_bytes": Figure("gauge", "Size of the database."),
     "disk_free_bytes": Figure("gauge", "Free room where the embedded database lies."),
     "pool_connections": Figure("gauge", "Connections of the supervisor's pool.", ("state",)),
     "pool_max_connections": Figure("gauge", "How many it may have."),
-    "database_uses": Figure("counter", "Times that a connection of the pool was used."),
-    "database_seconds": Figure("counter", "How long they were used."),
-    "database_wait_seconds": Figure("counter", "How long they were waited for."),
+    "database_uses": Figure("counter", "Times that a connection was used.", ("process",)),
+    "database_seconds": Figure("counter", "How long they were used.", ("process",)),
+    "database_wait_seconds": Figure("counter", "How long they were waited for.", ("process",)),
     # The archive
     "archive_events": Figure("gauge", "Events in the archive."),
     "archive_pairs": Figure("gauge", "Pairs of event and relay in the archive."),
