@@ -208,6 +208,21 @@ class Totals(NamedTuple):
     rejected: int
 
 
+class Monitoring(NamedTuple):
+    """What the monitor knows: relays by state, and what was measured since some time."""
+
+    relays: int
+    up: int
+    down: int
+    checked: int  # since then, by the newest verdict of each, as are the following
+    open: int
+    readable: int  # answered a question
+    writable: int  # took an event
+    open_ms: float | None  # the median; None: nothing was open
+    newest_at: int | None  # when the newest verdict of all was, in Unix seconds
+    undelivered: int  # events of our own
+
+
 class Brotr:
     """The database in the words of the domain, over a pool.
 
@@ -1090,6 +1105,13 @@ class Brotr:
         row = await self.pool.fetchrow("SELECT * FROM public.totals()")
         assert row is not None
         return Totals(*row)
+
+    async def monitoring(self, since: int) -> Monitoring:
+        """What the monitor knows, and what it has measured from `since` (Unix seconds) on, at the
+        cost of two rows a relay."""
+        row = await self.pool.fetchrow("SELECT * FROM public.monitoring($1)", since)
+        assert row is not None
+        return Monitoring(*row)
 
     async def figures(self) -> list[Sample]:
         """The state of the archive in numbers: see `FIGURES`."""

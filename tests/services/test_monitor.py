@@ -40,6 +40,7 @@ from bigbrotr.nostr.contact import Opening
 from bigbrotr.nostr.examination import Examination, Verdict, failures, judge
 from bigbrotr.nostr.reach import Failure, Unreached, tls_context
 from bigbrotr.services.monitor import Monitor
+from bigbrotr.view import print_status, state
 from tests.core.test_places import NESTED, make_database
 from tests.nostr.test_dial import server
 from tests.nostr.test_zone import answer, nameserver
@@ -563,7 +564,9 @@ async def test_targets_that_fail_cost_no_check(brotr: Brotr) -> None:
     assert await brotr.pool.fetchval("SELECT min(due_at) FROM outbox") > time.time() + 30
 
 
-async def test_what_it_counts(brotr: Brotr, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_it_counts(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     dead, gone = (f"ws://127.0.0.1:{free_port()}" for _ in range(2))
     async with ScriptedRelay([EVENT]) as relay, ScriptedRelay() as target:
         assert await look(brotr, relay.url, dead) == {
@@ -575,6 +578,11 @@ async def test_what_it_counts(brotr: Brotr, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv("PRIVATE_KEY", SECRET)
         told = await look(brotr, publish=publish(target.url, gone))
     assert told["announcements",] == 1
+    known = (await state(brotr, 3600.0))["monitoring"]
+    assert (known["relays"], known["up"], known["down"], known["undelivered"]) == (2, 1, 1, 4)
+    assert (known["checked"], known["open"], known["readable"], known["writable"]) == (2, 1, 1, 0)
+    await print_status(brotr, "a database", 3600.0)
+    assert "monitored 2   up 1   down 1   newest check " in capsys.readouterr().out
     found = {labels[0]: value for (name, *labels), value in told.items() if name == "deliveries"}
     assert found == {"accepted": 4, "failed": 4, "refused": 0}
     figures = {(name, *labels): value for name, value, labels in await brotr.figures()}
