@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import urllib.request
 from collections.abc import AsyncIterator, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import get_args
 
@@ -37,7 +38,8 @@ from tests.relays.scripted import ScriptedRelay
 CONFIGS = Path(__file__).parents[1] / "configs"
 RULES = CONFIGS / "prometheus" / "bigbrotr.rules.yml"
 WATCHERS = [RULES, *CONFIGS.glob("grafana/*.json")]
-# How conversations can end: at all, for the validator, the synchronizer and the monitor.
+# How conversations can end: at all, for the validator, the synchronizer and the monitor. mypy
+# holds the first three to these words.
 OUTCOMES = {
     *Failure,
     *get_args(Answer),
@@ -200,7 +202,11 @@ def test_who_watches_asks_for_what_is_served(path: Path) -> None:
     asked = set(re.findall(r"\bbigbrotr_[a-z_]+", text))
     assert len(asked) > 5
     assert asked <= served, asked - served
-    # And for labels that it has, with values that they can have.
+    check_labels(text)
+
+
+def check_labels(text: str) -> None:
+    """Whoever asks names labels that there are, with values that they can have."""
     for name, inside in re.findall(r"\b(bigbrotr_[a-z_]+)\{([^}]*)\}", text):
         bare = name.removeprefix(PREFIX).removesuffix("_total")
         for label, operator, wanted in re.findall(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"', inside):
@@ -241,12 +247,22 @@ def values(name: str, label: str) -> set[str]:
     return set(re.findall(r"'([^']*)'", text))
 
 
-def test_outcomes_are_those_of_the_code() -> None:
-    """mypy holds the services to these words."""
-    assert {"proxy", "speaks-nostr", "complete", "up"} <= OUTCOMES
-    assert "proxy-refused" not in OUTCOMES
-    with pytest.raises(AssertionError, match="say what"):
-        values("undeclared", "reason")
+@pytest.mark.parametrize(
+    ("asked", "is_right"),
+    [
+        ('connections_total{outcome="proxy"}', True),
+        ('connections_total{outcome=~"proxied.*"}', False),
+        ('connections_total{outcome=~"proxy|proxied"}', False),
+        ('connections_total{instance="x",service!="synchroniser"}', False),
+        ('events_rejected_total{reason="bad signature"}', True),
+        ('relays{state="restless"}', False),
+        ('relays{state!="resting"}', True),
+        ('relays{service="monitor"}', False),
+    ],
+)
+def test_what_cannot_be_is_not_asked_for(asked: str, is_right: bool) -> None:
+    with nullcontext() if is_right else pytest.raises(AssertionError):
+        check_labels(f"sum(bigbrotr_{asked})")
 
 
 ALARM = """
@@ -255,26 +271,52 @@ evaluation_interval: 1m
 tests:
   - interval: 1m
     input_series:
-      - series: bigbrotr_connections_total{{{labels},service="validator",outcome="{outcome}"}}
-        values: 0+1x240
-      - series: bigbrotr_connections_total{{{labels},service="monitor",outcome="up"}}
-        values: 0x240
+      - series: bigbrotr_{moving}
+        values: 0+1x480
+      - series: bigbrotr_{still}
+        values: 0x480
     alert_rule_test:
-      - eval_time: 3h
-        alertname: BigbrotrNetworkUnreachable
-        exp_alerts: [{alerts}]
+      - eval_time: 8h
+        alertname: {alert}
+        exp_alerts: [{raised}]
 """
-RAISED = """{exp_labels: {instance: a, network: tor, severity: ticket}, exp_annotations: {
-    summary: The proxy of the network tor refuses nearly everything,
-    action: "Is it running? [networks.tor] proxy says where it should be."}}"""
+CONNECTIONS = 'connections_total{instance="a",network="tor",outcome="%s"}'
+DELIVERIES = 'deliveries_total{instance="a",outcome="%s"}'
 
 
-@pytest.mark.parametrize(("outcome", "alerts"), [(Failure.PROXY, RAISED), (Failure.SLOW, "")])
-def test_a_proxy_that_fails_raises_an_alarm(outcome: str, alerts: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("alert", "series", "moving", "still", "labels"),
+    [
+        ("BigbrotrNetworkUnreachable", CONNECTIONS, Failure.PROXY, "up", "network: tor"),
+        ("BigbrotrNetworkUnreachable", CONNECTIONS, Failure.SLOW, "proxy", ""),
+        ("BigbrotrNothingPublished", DELIVERIES, "failed", "accepted", "outcome: accepted"),
+        ("BigbrotrNothingPublished", DELIVERIES, "accepted", "failed", ""),
+    ],
+)
+def test_alarms(
+    alert: str, series: str, moving: str, still: str, labels: str, tmp_path: Path
+) -> None:
+    """What rises minute by minute, and what does not; `labels` where that is to raise an alarm."""
+    raised = ""
+    if labels:
+        words = json.dumps(annotations(alert)).replace("{{ $labels.network }}", "tor")
+        about = f"{{instance: a, severity: ticket, {labels}}}"
+        raised = f"{{exp_labels: {about}, exp_annotations: {words}}}"
     path = tmp_path / "test.yml"
-    labels = 'instance="a",network="tor"'
-    path.write_text(ALARM.format(rules=RULES, labels=labels, outcome=outcome, alerts=alerts))
+    path.write_text(
+        ALARM.format(
+            rules=RULES, alert=alert, moving=series % moving, still=series % still, raised=raised
+        )
+    )
     run_promtool("test", "rules", str(path))
+
+
+def annotations(alert: str) -> dict[str, str]:
+    """What an alert says to people; a line each in the rules."""
+    _, _, rest = RULES.read_text().partition(f"alert: {alert}\n")
+    rule, _, _ = rest.partition("- alert:")
+    lines = rule.partition("annotations:\n")[2].strip().splitlines()
+    return {name.strip(): text.strip(' "') for name, _, text in (x.partition(":") for x in lines)}
 
 
 def test_rules_are_right() -> None:
