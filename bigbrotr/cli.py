@@ -269,11 +269,12 @@ def _say(words: str) -> None:
 
 def _status(options: argparse.Namespace) -> int:
     async def work() -> int:
+        every_s = _config(options).monitor.check_every_s
         async with _database(options) as brotr:
             if options.json:
-                print(msgspec.json.encode(await view.state(brotr)).decode())  # noqa: T201
+                print(msgspec.json.encode(await view.state(brotr, every_s)).decode())  # noqa: T201
             else:
-                await view.print_status(brotr, _place(options))
+                await view.print_status(brotr, _place(options), every_s)
         return 0
 
     return _loop(work())

@@ -179,7 +179,8 @@ async def report(data_dir: Path, config: Config, console: Console, elapsed_s: fl
     async with server, Brotr(Pool(config.database, config.pool, dsn=server.url)) as brotr:
         totals = await brotr.totals()
         console.print()
-        await view.print_status(brotr, f"Archived in {elapsed_s:.0f} s into {data_dir}")
+        words = f"Archived in {elapsed_s:.0f} s into {data_dir}"
+        await view.print_status(brotr, words, config.monitor.check_every_s)
         shared = totals.pairs / max(totals.events, 1)
         console.print(
             f"Each event is kept once; it was found on {shared:.1f} relays on average, and each "

@@ -33,6 +33,7 @@ from bigbrotr.errors import (
     ServiceFailedError,
     leaves,
 )
+from bigbrotr.nostr.manners import manners_of
 from bigbrotr.services.finder import Finder
 from bigbrotr.services.monitor import Monitor, keys_of
 from bigbrotr.services.seeder import Seeder
@@ -296,6 +297,10 @@ class Supervisor:
                 yield from service.figures()
             if succeeded_at is not None:
                 yield Sample("service_last_success_timestamp_seconds", succeeded_at, (name,))
+        manners = manners_of(self.config.manners)
+        for reason, waits in (("pace", manners.paced), ("address", manners.crowded)):
+            yield Sample("manners_waits", waits.times, ("supervisor", reason))
+            yield Sample("manners_wait_seconds", waits.seconds, ("supervisor", reason))
         if self.config.database.is_embedded and self.data_dir.exists():
             yield Sample("disk_free_bytes", shutil.disk_usage(self.data_dir).free)
         if self.brotr is not None:
@@ -303,9 +308,9 @@ class Supervisor:
             yield Sample("pool_connections", pool["size"] - pool["idle_size"], ("used",))
             yield Sample("pool_connections", pool["idle_size"], ("idle",))
             yield Sample("pool_max_connections", pool["max_size"])
-            yield Sample("database_uses", use.times)
-            yield Sample("database_seconds", use.seconds)
-            yield Sample("database_wait_seconds", use.waited_s)
+            yield Sample("database_uses", use.times, ("supervisor",))
+            yield Sample("database_seconds", use.seconds, ("supervisor",))
+            yield Sample("database_wait_seconds", use.waited_s, ("supervisor",))
 
     async def _figures_of_database(self) -> list[Sample]:
         """What the archive says of itself, some seconds ago at most, and whether it answers."""

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from bigbrotr.config import LogSettings
 from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.monitoring import Monitoring
 from bigbrotr.core.calls.upkeep import Totals
 from bigbrotr.core.logger import configure, printable
 from bigbrotr.models.event import WireEvent
@@ -30,6 +31,7 @@ REFRESH_S = 1.0
 RATE_WINDOW_S = 10.0
 SHOWN_RELAYS = 12
 SHOWN_SOURCES = 8
+ROUND = 1.2  # times the interval: by then each relay that is up was checked again, give or take
 COLOURS = {
     State.RUNNING: "green",
     State.RESTARTING: "yellow",
@@ -170,10 +172,13 @@ def duration(seconds: float) -> str:
     return " ".join(parts[:2]) or "0 s"
 
 
-async def state(brotr: Brotr) -> dict[str, Any]:
-    """What is in a database and how far each relay is, as plain values."""
+async def state(brotr: Brotr, check_every_s: float) -> dict[str, Any]:
+    """What is in a database, how far each relay is, and what the monitor has found in the last
+    round of checks, as plain values."""
     totals = await brotr.totals()
+    since = int(time.time() - ROUND * check_every_s)
     return totals._asdict() | {
+        "monitoring": (await brotr.monitoring(since))._asdict() | {"since": since},
         "candidate_sources": await brotr.candidate_sources(),
         "progress": [
             dict(relay)
@@ -184,8 +189,27 @@ async def state(brotr: Brotr) -> dict[str, Any]:
     }
 
 
-async def print_status(brotr: Brotr, place: str) -> None:
-    """Prints what is in a database, where candidates come from, and how far each relay is."""
+def monitored(found: Monitoring, round_s: float) -> list[str]:
+    """What the monitor has found, in lines; none where there never was one."""
+    if not found.relays and not found.undelivered:
+        return []
+    ago = "never"
+    if found.newest_at is not None:
+        ago = f"{duration(time.time() - found.newest_at)} ago"
+    opens = "" if found.open_ms is None else f" in {found.open_ms:,.0f} ms (median)"
+    known = (
+        f"monitored {found.relays:,}   up {found.up:,}   down {found.down:,}   newest check {ago}"
+    )
+    measured = (
+        f"checked within {duration(round_s)} {found.checked:,}   open {found.open:,}{opens}   "
+        f"readable {found.readable:,}   writable {found.writable:,}"
+    )
+    return [f"{known}   undelivered {found.undelivered:,}", measured]
+
+
+async def print_status(brotr: Brotr, place: str, check_every_s: float) -> None:
+    """Prints what is in a database, what the monitor has found, where candidates come from, and how
+    far each relay is."""
     totals, relays = await brotr.totals(), await brotr.progress()
     console = Console()
     console.print(Text(place, style="bold"))
@@ -195,6 +219,9 @@ async def print_status(brotr: Brotr, place: str) -> None:
         f"gaps {totals.gaps:,}   rejected {totals.rejected:,}",
         highlight=False,
     )
+    round_s = ROUND * check_every_s
+    for line in monitored(await brotr.monitoring(int(time.time() - round_s)), round_s):
+        console.print(line, highlight=False)
     if sources := await brotr.candidate_sources():
         shown = [f"{source} {found:,}" for source, found in islice(sources.items(), SHOWN_SOURCES)]
         more = [f"{len(sources) - len(shown)} more"] if len(sources) > len(shown) else []

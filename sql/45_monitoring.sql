@@ -176,6 +176,29 @@ BEGIN
     RETURN coalesce(recorded, '{}');
 END $$;
 
+-- What the monitor knows, in numbers: relays by state, and what the newest verdicts since p_since measured: how many
+-- there are, of how many relays opened, answered a question and took an event, the median of the round trips until a
+-- relay is open, and when the newest verdict of all was. It looks at each relay's newest verdict, and at no other.
+CREATE OR REPLACE FUNCTION public.monitoring(p_since bigint)
+RETURNS TABLE (
+    relays bigint, up bigint, down bigint, checked bigint, open bigint, readable bigint, writable bigint,
+    open_ms double precision, newest_at bigint, undelivered bigint
+)
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN QUERY
+    SELECT count(*), count(*) FILTER (WHERE c.state = 'up'), count(*) FILTER (WHERE c.state = 'down'),
+           count(s.checked_at), count(s.upgrade_ms), count(s.read_ms), count(s.write_ms),
+           percentile_cont(0.5) WITHIN GROUP (ORDER BY s.tcp_ms + coalesce(s.tls_ms, 0) + s.upgrade_ms),
+           max(c.checked_at), (SELECT count(*) FROM public.outbox)
+    FROM public.checks c
+    LEFT JOIN LATERAL (
+        SELECT t.* FROM public.rtts t
+        WHERE c.checked_at >= p_since AND t.relay_id = c.relay_id AND t.checked_at = c.checked_at
+        LIMIT 1  -- so that it is looked up for each relay, however the series has grown
+    ) AS s ON true;
+END $$;
+
 -- Gives back the leases of an owner, said at its start. Returns how many. Idempotent.
 CREATE OR REPLACE FUNCTION public.release_checks(p_owner text, p_now bigint) RETURNS integer
 LANGUAGE plpgsql AS $$

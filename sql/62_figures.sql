@@ -1,7 +1,7 @@
 -- Figures: the state of the archive in numbers, for whoever watches it. Read-only.
 
 -- A row a figure, by the name under which it is served and the values of its labels. It looks at each relay, gap and
--- candidate once, and at no event.
+-- candidate once, at what is due of the outbox, and at no event.
 CREATE OR REPLACE FUNCTION public.figures(p_now bigint)
 RETURNS TABLE (name text, labels text[], value double precision)
 LANGUAGE plpgsql STABLE AS $$
@@ -27,6 +27,10 @@ BEGIN
       AND isempty(public.missing_spans(v.relay_id, v.since, v.until, p_now, v.filter))
     GROUP BY r.network
     UNION ALL
+    SELECT 'relays_checked', ARRAY[r.network, c.state], count(*)::double precision
+    FROM public.checks c JOIN public.relays r ON r.id = c.relay_id
+    GROUP BY r.network, c.state
+    UNION ALL
     SELECT 'candidates', ARRAY[c.network, s.state], count(*)::double precision
     FROM public.candidates c,
     LATERAL (SELECT CASE WHEN c.alias_of IS NOT NULL THEN 'alias'
@@ -46,6 +50,16 @@ BEGIN
     SELECT f.name, ARRAY['candidates'], f.value FROM (
         SELECT count(*)::double precision AS due, coalesce(p_now - min(c.due_at), 0)::double precision AS age
         FROM public.candidates c WHERE c.due_at <= p_now AND c.alias_of IS NULL
+    ) AS q, LATERAL (VALUES ('backlog', q.due), ('backlog_age_seconds', q.age)) AS f (name, value)
+    UNION ALL
+    SELECT f.name, ARRAY['checks'], f.value FROM (
+        SELECT count(*)::double precision AS due, coalesce(p_now - min(c.due_at), 0)::double precision AS age
+        FROM public.checks c WHERE c.due_at <= p_now
+    ) AS q, LATERAL (VALUES ('backlog', q.due), ('backlog_age_seconds', q.age)) AS f (name, value)
+    UNION ALL
+    SELECT f.name, ARRAY['outbox'], f.value FROM (
+        SELECT count(*)::double precision AS due, coalesce(p_now - min(o.due_at), 0)::double precision AS age
+        FROM public.outbox o WHERE o.due_at <= p_now
     ) AS q, LATERAL (VALUES ('backlog', q.due), ('backlog_age_seconds', q.age)) AS f (name, value)
     UNION ALL
     SELECT 'backlog', ARRAY['sightings'], count(*)::double precision FROM public.sightings

@@ -367,13 +367,16 @@ async def test_status_of_a_running_archive(archive: Place) -> None:
     status = json.loads(done.out)
     assert status.keys() == {
         *("relays", "candidates", "events", "pairs", "gaps", "rejected", "progress"),
-        "candidate_sources",
+        *("candidate_sources", "monitoring"),
     }
     assert (status["relays"], status["events"], status["pairs"]) == (1, 40, 40)
+    assert status["monitoring"]["relays"] == 0
     (progress,) = status["progress"]
     assert progress.keys() >= {"url", "network", "pairs", "gaps", "rejected", "outcome", "proven"}
     assert progress["proven"][0][0] == 0
-    assert (await archive.call("status")).code == 0
+    done = await archive.call("status")
+    assert done.code == 0
+    assert "monitored" not in done.out  # nobody monitors here
 
 
 async def test_url_for_psql_while_running(archive: Place) -> None:

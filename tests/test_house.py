@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "core": FOUNDATION,
     "services": FOUNDATION | {"nostr", "core"},
     "web": FOUNDATION | {"core"},
-    "supervisor": FOUNDATION | {"core", "services", "web"},
+    "supervisor": FOUNDATION | {"core", "nostr", "services", "web"},
     "view": FOUNDATION | {"core", "supervisor"},
     "demo": FOUNDATION | {"core", "nostr", "supervisor", "view"},
     # The command line reads seed files as the seeder does.

@@ -6,15 +6,29 @@ import re
 import shutil
 import subprocess
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from bigbrotr.config import shipped
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.figures import FIGURES, PREFIX, Sample
-from bigbrotr.models.relay import Relay
+from bigbrotr.models.relay import Network, Relay
+from bigbrotr.nostr.contact import UNANSWERED
+from bigbrotr.nostr.delivery import Outcome
+from bigbrotr.nostr.examination import Verdict
+from bigbrotr.nostr.fetch import Fault
+from bigbrotr.nostr.paging import GapReason
+from bigbrotr.nostr.reach import Failure
+from bigbrotr.services.call import Ending
+from bigbrotr.services.finder import OK, SOURCES, Remark
+from bigbrotr.services.intake import REASONS
+from bigbrotr.services.validator import Answer
+from bigbrotr.supervisor import SERVICES, State
 from bigbrotr.web import metrics
 from tests.processes import Place, call, until
 from tests.relays.events import make_event
@@ -24,6 +38,14 @@ from tests.relays.scripted import ScriptedRelay
 CONFIGS = Path(__file__).parents[1] / "configs"
 RULES = CONFIGS / "prometheus" / "bigbrotr.rules.yml"
 WATCHERS = [RULES, *CONFIGS.glob("grafana/*.json")]
+# How conversations can end: at all, for the validator, the synchronizer and the monitor. mypy
+# holds the first three to these words.
+OUTCOMES = {
+    *Failure,
+    *get_args(Answer),
+    *(*get_args(Ending), *GapReason),
+    *(Verdict.UP, *UNANSWERED),
+}
 EVENTS = [make_event(1_600_000_000 + n, content=f"note {n}") for n in range(40)]
 
 Page = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -100,7 +122,12 @@ async def test_what_a_running_archive_tells(archive: tuple[Place, str]) -> None:
     assert value("memory_bytes", process="workers") > value("memory_bytes", process="supervisor")
     assert value("database_size_bytes") > 1e6
     assert value("disk_free_bytes") > 0
-    assert value("database_seconds_total") > 0
+    for process in ("supervisor", "workers"):
+        assert value("database_uses_total", process=process) > 10
+        assert value("database_seconds_total", process=process) > 0
+        assert value("database_wait_seconds_total", process=process) >= 0
+        for reason in ("pace", "address"):
+            assert value("manners_waits_total", process=process, reason=reason) == 0  # local
     assert value("loop_lag_seconds") < 10
     assert value("service_last_success_timestamp_seconds", service="validator") > 1.7e9
     assert value("backlog", queue="sightings") >= 0
@@ -137,7 +164,8 @@ async def test_health_of_nothing(tmp_path: Path) -> None:
 async def test_figures_of_the_archive(brotr: Brotr) -> None:
     """Relays wait from the start, an empty archive has no age, and everything is declared."""
     before = {(name, labels): value for name, value, labels in await brotr.figures()}
-    assert before["backlog_age_seconds", ("visits",)] == 0
+    for queue in ("visits", "candidates", "checks", "outbox"):
+        assert before["backlog_age_seconds", (queue,)] == 0
     await brotr.insert_relays([Relay("wss://a.example"), Relay("wss://b.example")])
     await brotr.insert_candidates([Relay("wss://c.example")], "seed")
     after = {(name, labels): value for name, value, labels in await brotr.figures()}
@@ -174,19 +202,133 @@ def test_who_watches_asks_for_what_is_served(path: Path) -> None:
     asked = set(re.findall(r"\bbigbrotr_[a-z_]+", text))
     assert len(asked) > 5
     assert asked <= served, asked - served
-    # And for labels that it has.
+    check_labels(text)
+
+
+def check_labels(text: str) -> None:
+    """Whoever asks names labels that there are, with values that they can have."""
     for name, inside in re.findall(r"\b(bigbrotr_[a-z_]+)\{([^}]*)\}", text):
-        figure = FIGURES[name.removeprefix(PREFIX).removesuffix("_total")]
-        labels = set(re.findall(r"(\w+)\s*[=!]", inside)) - {"instance"}
-        assert labels <= set(figure.labels), (name, labels)
+        bare = name.removeprefix(PREFIX).removesuffix("_total")
+        for label, operator, wanted in re.findall(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"', inside):
+            if label == "instance":
+                continue
+            assert label in FIGURES[bare].labels, (name, label)
+            for each in wanted.split("|") if "~" in operator else [re.escape(wanted)]:
+                can_be = [value for value in values(bare, label) if re.fullmatch(each, value)]
+                assert can_be, f"{name}: no {label} is ever {wanted}"
+
+
+def values(name: str, label: str) -> set[str]:
+    """All that a figure's label can be, as the code that counts says it."""
+    told_by_us: dict[tuple[str, str], Iterable[str]] = {
+        ("connections", "outcome"): OUTCOMES,
+        ("checks", "verdict"): Verdict,
+        ("deliveries", "outcome"): get_args(Outcome),
+        ("events_rejected", "reason"): REASONS,
+        ("finder_requests", "outcome"): (OK, *get_args(Remark), *Failure, *Fault, *GapReason),
+        ("gaps", "reason"): GapReason,
+        ("manners_waits", "reason"): ("pace", "address"),
+        ("manners_wait_seconds", "reason"): ("pace", "address"),
+        ("pool_connections", "state"): ("used", "idle"),
+        ("relays_checked", "state"): ("unknown", "up", "down"),
+        ("service_state", "state"): State,
+    }
+    of_any: dict[str, Iterable[str]] = {
+        "network": Network,
+        "process": ("supervisor", "workers"),
+        "service": SERVICES,
+        "source": SOURCES,
+    }
+    if found := told_by_us.get((name, label)) or of_any.get(label):
+        return set(found)
+    # Told by the database: what stands there in quotes.
+    text = (shipped("sql") / "62_figures.sql").read_text()
+    assert f"'{name}'" in text, f"say what the {label} of {name} can be"
+    return set(re.findall(r"'([^']*)'", text))
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_right"),
+    [
+        ('connections_total{outcome="proxy"}', True),
+        ('connections_total{outcome=~"proxied.*"}', False),
+        ('connections_total{outcome=~"proxy|proxied"}', False),
+        ('connections_total{instance="x",service!="synchroniser"}', False),
+        ('events_rejected_total{reason="bad signature"}', True),
+        ('relays{state="restless"}', False),
+        ('relays{state!="resting"}', True),
+        ('relays{service="monitor"}', False),
+    ],
+)
+def test_what_cannot_be_is_not_asked_for(asked: str, is_right: bool) -> None:
+    with nullcontext() if is_right else pytest.raises(AssertionError):
+        check_labels(f"sum(bigbrotr_{asked})")
+
+
+ALARM = """
+rule_files: [{rules}]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - series: bigbrotr_{moving}
+        values: 0+1x480
+      - series: bigbrotr_{still}
+        values: 0x480
+    alert_rule_test:
+      - eval_time: 8h
+        alertname: {alert}
+        exp_alerts: [{raised}]
+"""
+CONNECTIONS = 'connections_total{instance="a",network="tor",outcome="%s"}'
+DELIVERIES = 'deliveries_total{instance="a",outcome="%s"}'
+
+
+@pytest.mark.parametrize(
+    ("alert", "series", "moving", "still", "labels"),
+    [
+        ("BigbrotrNetworkUnreachable", CONNECTIONS, Failure.PROXY, "up", "network: tor"),
+        ("BigbrotrNetworkUnreachable", CONNECTIONS, Failure.SLOW, "proxy", ""),
+        ("BigbrotrNothingPublished", DELIVERIES, "failed", "accepted", "outcome: accepted"),
+        ("BigbrotrNothingPublished", DELIVERIES, "accepted", "failed", ""),
+    ],
+)
+def test_alarms(
+    alert: str, series: str, moving: str, still: str, labels: str, tmp_path: Path
+) -> None:
+    """What rises minute by minute, and what does not; `labels` where that is to raise an alarm."""
+    raised = ""
+    if labels:
+        words = json.dumps(annotations(alert)).replace("{{ $labels.network }}", "tor")
+        about = f"{{instance: a, severity: ticket, {labels}}}"
+        raised = f"{{exp_labels: {about}, exp_annotations: {words}}}"
+    path = tmp_path / "test.yml"
+    path.write_text(
+        ALARM.format(
+            rules=RULES, alert=alert, moving=series % moving, still=series % still, raised=raised
+        )
+    )
+    run_promtool("test", "rules", str(path))
+
+
+def annotations(alert: str) -> dict[str, str]:
+    """What an alert says to people; a line each in the rules."""
+    _, _, rest = RULES.read_text().partition(f"alert: {alert}\n")
+    rule, _, _ = rest.partition("- alert:")
+    lines = rule.partition("annotations:\n")[2].strip().splitlines()
+    return {name.strip(): text.strip(' "') for name, _, text in (x.partition(":") for x in lines)}
 
 
 def test_rules_are_right() -> None:
+    run_promtool("check", "rules", str(RULES))
+    run_promtool("check", "config", str(RULES.with_name("prometheus.yml")))
+
+
+def run_promtool(*words: str) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("no promtool: Debian's package prometheus has it")
-    for words in (["rules", str(RULES)], ["config", str(RULES.with_name("prometheus.yml"))]):
-        done = subprocess.run(
-            [promtool, "check", *words], capture_output=True, text=True, check=False, timeout=60
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+    done = subprocess.run(
+        [promtool, *words], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

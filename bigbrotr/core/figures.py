@@ -60,21 +60,43 @@ FIGURES: dict[str, Figure] = {
     "received_bytes": Figure("counter", "Size of these pages."),
     "reconciliations": Figure("counter", "Windows that were compared by ids (NIP-77)."),
     "gaps_noted": Figure("counter", "Gaps in coverage that were noted."),
-    # The database, as this process sees it
+    "checks": Figure("counter", "Examinations of relays, by verdict.", ("network", "verdict")),
+    "announcements": Figure("counter", "Times that a relay was announced (NIP-66)."),
+    "deliveries": Figure(
+        "counter", "Events of our own offered to relays, by what became of them.", ("outcome",)
+    ),
+    "finder_requests": Figure(
+        "counter",
+        "Times that a list on the web, or a relay about monitors, was asked for relays.",
+        ("source", "outcome"),
+    ),
+    "candidates_found": Figure(
+        "counter", "Candidates that were not known, by who named them.", ("source",)
+    ),
+    "manners_waits": Figure(
+        "counter",
+        "Times that a connection waited for its turn (pace) or for room (address).",
+        ("process", "reason"),
+    ),
+    "manners_wait_seconds": Figure("counter", "How long they waited.", ("process", "reason")),
+    # The database, as the processes see it
     "database_up": Figure("gauge", "Whether the database answered."),
     "database_size_bytes": Figure("gauge", "Size of the database."),
     "disk_free_bytes": Figure("gauge", "Free room where the embedded database lies."),
     "pool_connections": Figure("gauge", "Connections of the supervisor's pool.", ("state",)),
     "pool_max_connections": Figure("gauge", "How many it may have."),
-    "database_uses": Figure("counter", "Times that a connection of the pool was used."),
-    "database_seconds": Figure("counter", "How long they were used."),
-    "database_wait_seconds": Figure("counter", "How long they were waited for."),
+    "database_uses": Figure("counter", "Times that a connection was used.", ("process",)),
+    "database_seconds": Figure("counter", "How long they were used.", ("process",)),
+    "database_wait_seconds": Figure("counter", "How long they were waited for.", ("process",)),
     # The archive
     "archive_events": Figure("gauge", "Events in the archive."),
     "archive_pairs": Figure("gauge", "Pairs of event and relay in the archive."),
     "relays": Figure("gauge", "Relays, by what they are up to.", ("network", "state")),
     "relays_complete": Figure(
         "gauge", "Relays of which all that is wanted is proven or a noted gap.", ("network",)
+    ),
+    "relays_checked": Figure(
+        "gauge", "Relays, by what the monitor found last.", ("network", "state")
     ),
     "candidates": Figure("gauge", "Candidates, by what they are up to.", ("network", "state")),
     "gaps": Figure("gauge", "Gaps in what is wanted, by reason.", ("reason",)),

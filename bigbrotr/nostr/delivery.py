@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from bigbrotr.config import Link
 from bigbrotr.models.relay import Relay
@@ -21,11 +21,14 @@ WINDOW = 20  # events on the way without an answer
 PASSING = frozenset({"rate-limited", "error", "auth-required"})
 
 
-class Delivery(NamedTuple):
-    """What became of an event: 'accepted', 'refused' or 'failed'; a machine-readable reason, empty
-    for a plain yes; and the relay's words."""
+Outcome: TypeAlias = Literal["accepted", "refused", "failed"]
 
-    outcome: str
+
+class Delivery(NamedTuple):
+    """What became of an event; a machine-readable reason, empty for a plain yes; and the relay's
+    words."""
+
+    outcome: Outcome
     reason: str = ""
     detail: str = ""
 

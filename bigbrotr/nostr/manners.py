@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
 from ipaddress import IPv6Address, ip_address, ip_network
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from bigbrotr import __version__
 from bigbrotr.config import MannersSettings, opted_out
@@ -18,6 +18,17 @@ K = TypeVar("K", str, tuple[str, int])
 BURST_S = 1.0  # worth of starts that may come at once
 CONTESTED_S = 300.0  # after somebody had to wait for a place, those who stay for long make room
 REMEMBERED = 10_000  # hosts that asked us to slow down, and addresses that were waited for
+
+
+class Waits(NamedTuple):
+    """How often somebody had to wait, and for how long in all."""
+
+    times: int = 0
+    seconds: float = 0.0
+
+    def and_one(self, seconds: float) -> "Waits":
+        """With another one."""
+        return Waits(self.times + 1, self.seconds + seconds)
 
 
 class Seat:
@@ -56,6 +67,8 @@ class Manners:
         settings = settings or MannersSettings()
         contact = f" (+{settings.contact})" if settings.contact else ""
         self.user_agent = f"bigbrotr/{__version__}{contact}"
+        self.paced = Waits()  # for the turn of a new connection
+        self.crowded = Waits()  # for room at an address, in vain as well
         self._per_address = max(1, settings.per_address // parts)
         self._per_subnet = max(1, settings.per_subnet // parts)
         self._pause_s = parts / settings.starts_per_s
@@ -99,6 +112,7 @@ class Manners:
         turn = max(self._next_start, now - self._burst_s)
         self._next_start = turn + self._pause_s
         if turn > now:
+            self.paced = self.paced.and_one(turn - now)
             await asyncio.sleep(turn - now)
 
     async def sit(self, places: Iterable[str], wait_s: float) -> tuple[Seat, list[str]]:
@@ -107,23 +121,37 @@ class Manners:
         Returns it with the places, none when there was no room.
         """
         wanted = list(places)
-        deadline = time.monotonic() + wait_s
+        taken = self._take(wanted)
+        if not taken:
+            asked = time.monotonic()
+            try:
+                taken = await self._wait_for_room(wanted, asked + wait_s)
+            finally:
+                self.crowded = self.crowded.and_one(time.monotonic() - asked)
+        return Seat(self, taken), taken
+
+    def _take(self, wanted: list[str]) -> list[str]:
+        """Takes those of the places that have room."""
+        taken = []
+        for place in wanted:
+            keys = list(self._keys(place))
+            if all(self._taken[key] < most for key, most in keys):
+                self._taken.update(key for key, _ in keys)
+                taken.append(place)
+        return taken
+
+    async def _wait_for_room(self, wanted: list[str], deadline: float) -> list[str]:
+        """Takes those that come to have room, until `deadline` (monotonic); none when none does."""
         while True:
-            taken = []
-            for place in wanted:
-                keys = list(self._keys(place))
-                if all(self._taken[key] < most for key, most in keys):
-                    self._taken.update(key for key, _ in keys)
-                    taken.append(place)
-            if taken:
-                return Seat(self, taken), taken
             for place in wanted:
                 for key, most in self._keys(place):
                     if self._taken[key] >= most:
                         self._waited_for[key] = time.monotonic() + CONTESTED_S
             _forget(self._waited_for)
             if not await self._is_freed(deadline - time.monotonic()):
-                return Seat(self), []
+                return []
+            if taken := self._take(wanted):
+                return taken
 
     async def _is_freed(self, wait_s: float) -> bool:
         if wait_s <= 0:

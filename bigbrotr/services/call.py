@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from bigbrotr.config import Config, SynchronizerSettings, Terms
 from bigbrotr.core.brotr import Brotr
@@ -36,11 +36,16 @@ KNOWN_SHARE = 4  # ... as many times what is new: then ids say it in less
 NARROW_KINDS = [0, 1, 3, 10002]  # what any relay with users holds
 
 
+Ending: TypeAlias = Literal[
+    "complete", "unfinished", "stopped", "subscription-ended", "rate-limited", "timeout"
+]
+
+
 class Result(NamedTuple):
     """What a call came to, in the words of `finish_visit` in sql/."""
 
     verdict: str  # 'done', 'failed', 'throttled' or 'unfinished'
-    outcome: str
+    outcome: Ending | Failure | GapReason
     detail: str = ""
 
 
@@ -111,8 +116,8 @@ class Call:
         is_ours = self.is_our_fault(stream.failure if isinstance(stream, Unreached) else None)
         if isinstance(stream, Unreached):
             if is_ours:  # the relay is asked again later, and not blamed
-                return Result("throttled", stream.failure.value, stream.detail)
-            return Result("failed", stream.failure.value, stream.detail)
+                return Result("throttled", stream.failure, stream.detail)
+            return Result("failed", stream.failure, stream.detail)
         self.stream = stream
         async with Session(stream, self.relay.url, self.signer) as session:
             result = await self._copy(session)
@@ -154,7 +159,7 @@ class Call:
         detail = reconciliation.throttled or (gaps[-1].detail if gaps else "")
         if detail.startswith("rate-limited"):
             return Result("throttled", "rate-limited", detail)
-        return Result("done", gaps[-1].reason if gaps else "complete", detail)
+        return Result("done", GapReason(gaps[-1].reason) if gaps else "complete", detail)
 
     async def _cover(
         self,
@@ -298,7 +303,7 @@ class Call:
 
     def _unfinished(self) -> Result:
         if self._is_stuck():
-            return Result("failed", End.TIMEOUT.value, "a whole visit proved nothing")
+            return Result("failed", "timeout", "a whole visit proved nothing")
         return Result("unfinished", "unfinished")
 
     def _is_stuck(self) -> bool:

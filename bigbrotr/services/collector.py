@@ -164,14 +164,21 @@ class Collector:
         *,
         is_stored: bool = True,
     ) -> list[tuple[int, bytes]]:
-        """Stores what a page brought of a span; returns the (created_at, id) that were proven."""
+        """Stores what a page brought of a span; returns the (created_at, id) that were proven.
+
+        What is no valid event is noted and counted also where the others are only looked at.
+        """
         ask = Ask(span.since, span.until - 1, max(1, len(page.events)))
         _, haul = sift(page, ask, self.terms)
         if wanted is not None:
             chosen = set(wanted)
             haul.events = [event for event in haul.events if event[1] in chosen]
         keys = [event[:2] for event in haul.events]
-        if is_stored:
+        if not is_stored:
+            haul.events = []
+        if is_stored or haul.rejected:
             await self.intake.prepare(haul)
             await self.intake.store(page, haul, Progress([], []))
+        else:
+            self.intake.report(Report(received=page.received, bytes=page.size))
         return keys

@@ -1,10 +1,11 @@
 """The finder: relays that events name, lists on the web and monitors become candidates."""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -12,18 +13,23 @@ import msgspec
 from msgspec import Struct
 
 from bigbrotr.config import FinderSettings, SourceSettings
-from bigbrotr.core.base_service import BaseService
+from bigbrotr.core.base_service import BaseService, Surroundings
+from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.candidates import Archived, Sighting, Walk
+from bigbrotr.core.figures import Sample
 from bigbrotr.models.coverage import Span
 from bigbrotr.models.mentions import mentioned
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.dial import dial
-from bigbrotr.nostr.fetch import Unfetched, fetch
+from bigbrotr.nostr.fetch import Fault, Unfetched, fetch
 from bigbrotr.nostr.manners import Manners, manners_of
 from bigbrotr.nostr.monitors import MonitorReading
-from bigbrotr.nostr.reach import Unreached
+from bigbrotr.nostr.paging import GapReason
+from bigbrotr.nostr.reach import Failure, Unreached
 from bigbrotr.nostr.session import Bounds, Session
 
+SOURCES = ("events", "list", "monitors")  # who names relays
+OK = "ok"  # nothing was wrong with an answer
 PAGES = 20  # of the queue, taken at once: what they name was in pages of max_page_bytes
 EVENTS = 2000  # of the archive, looked at together
 QUIET_S = 10.0  # between two lines in the log about a walk through the archive
@@ -57,12 +63,16 @@ class Memory(Struct):
     since: int = 0  # what is older has been read
 
 
+# What is wrong with an answer, beside what may be wrong with any: nothing, or its content.
+Remark: TypeAlias = Literal["", "http-status", "unusable"]
+
+
 class News(NamedTuple):
     """What came of asking, and why that is not all."""
 
     relays: Sequence[Relay] = ()
     counts: Mapping[str, int] = {}
-    trouble: str = ""
+    trouble: Remark | Failure | Fault | GapReason = ""
     detail: str = ""
 
 
@@ -71,6 +81,23 @@ class Finder(BaseService[FinderSettings]):
 
     SERVICE_NAME = "finder"
     CONFIG_CLASS = FinderSettings
+
+    def __init__(
+        self,
+        brotr: Brotr,
+        settings: FinderSettings | None = None,
+        around: Surroundings | None = None,
+    ) -> None:
+        super().__init__(brotr, settings, around)
+        self.asked: Counter[tuple[str, str]] = Counter()  # by whom, and the trouble or OK
+        self.found: Counter[str] = Counter()  # new candidates, by who named them
+
+    def figures(self) -> Iterator[Sample]:
+        """Whom it asked, how that ended, and how much came of it."""
+        for (source, outcome), times in self.asked.items():
+            yield Sample("finder_requests", times, (source, outcome))
+        for source in SOURCES:
+            yield Sample("candidates_found", self.found[source], (source,))
 
     @property
     def networks(self) -> list[Network]:
@@ -116,10 +143,12 @@ class Finder(BaseService[FinderSettings]):
             if walk is not None:
                 events, walk_new = await self._walk(walk)
                 looked_at, new = looked_at + events, new + walk_new
+                self.found["events"] += walk_new
                 if not events or time.monotonic() - told_at > QUIET_S:
                     self.log.info("walked the archive", events=looked_at, is_done=not events)
                     told_at = time.monotonic()
             names, new = names + some_names, new + some_new
+            self.found["events"] += some_new
             if not pages and walk is None:
                 break
         if new:
@@ -193,7 +222,8 @@ class Finder(BaseService[FinderSettings]):
             counts = {"events": reading.events}
             if reading.rejected:
                 counts["rejected"] = reading.rejected
-            return News([Relay(url) for url in reading.urls], counts, reading.trouble)
+            trouble: Remark | GapReason = GapReason(reading.trouble) if reading.trouble else ""
+            return News([Relay(url) for url in reading.urls], counts, trouble)
 
         errand = Errand(
             "monitors", relay.url, "monitor", sorted(monitors.pubkeys), monitors.interval_s
@@ -213,6 +243,8 @@ class Finder(BaseService[FinderSettings]):
             if each.network in self.networks
         ]
         new = await self.brotr.add_sightings(sightings, self.settings.max_per_host)
+        self.asked[errand.what, str(news.trouble) or OK] += 1
+        self.found[errand.what] += new
         delay_s = int(errand.interval_s)
         memory.failures = memory.failures + 1 if news.trouble else 0
         if news.trouble:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import get_args
 
 import anyio
 import msgspec
@@ -15,7 +16,7 @@ from bigbrotr.core.logger import Logger
 from bigbrotr.models.keys import Keys
 from bigbrotr.models.nip66 import ANNOUNCEMENT, DISCOVERY, Announcement, Tags, relay_list_tags
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.nostr.delivery import Delivery, deliver
+from bigbrotr.nostr.delivery import Delivery, Outcome, deliver
 from bigbrotr.nostr.examination import Examination, announce, digest_of
 from bigbrotr.nostr.manners import Manners
 
@@ -40,6 +41,8 @@ class Herald:
         keys: Keys,
         owner: str,
     ) -> None:
+        # Events, by what became of them; each from the start on, or no rise would be seen.
+        self.offered: Counter[str] = Counter(dict.fromkeys(get_args(Outcome), 0))
         self._brotr = brotr
         self._settings = settings
         self._networks = networks
@@ -141,7 +144,8 @@ class Herald:
             found = await self._offer(Relay(target), offered)
             settled = [(letter, *found[event_id]) for event_id, letter in by_id.items()]
             await self._brotr.settle_letters(settled, self._settings.publish.max_attempts)
-            outcomes = Counter(delivery.outcome for delivery in found.values())
+            outcomes = Counter(str(delivery.outcome) for delivery in found.values())
+            self.offered.update(outcomes)
             self._log.info("published", relay=target, **outcomes)
 
         async with anyio.create_task_group() as group:

@@ -35,6 +35,13 @@ class Report(Struct):
     matched: int = 0  # archived events that the relay was found to hold without sending them
     dropped: int = 0  # archived events that it no longer holds
     withheld: int = 0  # events that it holds and did not hand over
+    database_uses: int = 0  # times that a connection of the pool was used ...
+    database_s: float = 0.0  # ... for how long ...
+    database_wait_s: float = 0.0  # ... and waited for
+    paced: int = 0  # times that a connection waited for its turn ...
+    paced_s: float = 0.0
+    crowded: int = 0  # ... or for room at an address
+    crowded_s: float = 0.0
     live: int = 0  # relays that are subscribed to now: not added up
     outcomes: dict[str, int] = {}
     visited: dict[tuple[str, str], int] = {}  # visits by network and outcome
@@ -50,6 +57,10 @@ class Report(Struct):
             self.visited[ended] = self.visited.get(ended, 0) + times
         for reason, times in other.reasons.items():
             self.reasons[reason] = self.reasons.get(reason, 0) + times
+
+    def since(self, before: "Report") -> "Report":
+        """What an older one did not count yet, in numbers alone."""
+        return Report(**{name: getattr(self, name) - getattr(before, name) for name in COUNTED})
 
 
 COUNTED = [

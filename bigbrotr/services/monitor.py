@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from socket import socket
 from typing import Self
 
@@ -13,6 +13,7 @@ from bigbrotr.config import Link, MonitorSettings, Networks
 from bigbrotr.core.base_service import BaseService, Surroundings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.monitoring import CheckResult, DueCheck, Post, Rtts
+from bigbrotr.core.figures import Sample
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.check import Measured
 from bigbrotr.models.keys import Keys
@@ -61,8 +62,22 @@ class Monitor(BaseService[MonitorSettings]):
         self.herald: Herald | None = None
         if self.settings.publish.enabled and keys is not None:
             self.herald = Herald(brotr, self.settings, self.networks, manners, keys, self.owner)
+        self.checked: Counter[tuple[str, str]] = Counter()  # by network and verdict
+        self.met: Counter[tuple[str, str]] = Counter()  # by network and outcome
+        self.announced = 0  # relays
         self._stamps: socket | None = None
         self._cleaned_at: float | None = None
+
+    def figures(self) -> Iterator[Sample]:
+        """What was found of relays, and what became of what was told of them."""
+        for (network, outcome), times in self.met.items():
+            yield Sample("connections", times, (self.SERVICE_NAME, network, outcome))
+        for (network, verdict), times in self.checked.items():
+            yield Sample("checks", times, (network, verdict))
+        if self.herald is not None:
+            yield Sample("announcements", self.announced)
+            for outcome, events in self.herald.offered.items():
+                yield Sample("deliveries", events, (outcome,))
 
     @property
     def networks(self) -> Networks:
@@ -204,7 +219,10 @@ class Monitor(BaseService[MonitorSettings]):
         )
 
     def _tell(self, network: Network, results: Sequence[CheckResult]) -> None:
-        verdicts = Counter(result.verdict for result in results)
+        verdicts = Counter(str(result.verdict) for result in results)
+        self.checked.update((str(network), verdict) for verdict in verdicts.elements())
+        self.met.update((str(network), str(result.outcome)) for result in results)
+        self.announced += sum(result.digest is not None for result in results)
         self.log.info("checked relays", network=network, checked=len(results), **verdicts)
 
 

@@ -118,6 +118,7 @@ class Reconciliation:
             return False
         page = await self.session.fetch(self._request(span) | {"limit": PROBE}, self.bounds)
         if page.end is not End.EOSE or len(page.events) < PROBE:
+            await self._collector.take_keys(page, span, is_stored=False)
             return False
         oldest = min(event.created_at for event in page.events)
         new = self.intake.new
@@ -305,7 +306,7 @@ class Reconciliation:
         asked = [{"ids": ids, "limit": len(ids)}] if ids else []
         page = await self.session.fetch(some, self.bounds, *asked)
         if page.end is not End.EOSE:
-            return await self._cannot_tell(page)
+            return await self._cannot_tell(page, span)
         keys = await self._collector.take_keys(page, span)
         if not all(
             event_id in client.need or is_named(items, absent, created_at, event_id)
@@ -320,7 +321,7 @@ class Reconciliation:
         for place in again:  # each alone: few may be handed out at a time
             page = await self._collector.ask_ids([items.id(place)])
             if page.end is not End.EOSE:
-                return await self._cannot_tell(page)
+                return await self._cannot_tell(page, span)
             missing += not await self._collector.take_keys(page, span)
         if 4 * missing >= max(4, len(again)):
             return await self._doubt("does not show events that it named")
@@ -329,8 +330,9 @@ class Reconciliation:
             return Verdict.STOP
         return Verdict.DONE
 
-    async def _cannot_tell(self, page: Page) -> Verdict:
+    async def _cannot_tell(self, page: Page, span: Span) -> Verdict:
         """What cannot be tested is not believed: pages have to tell."""
+        await self._collector.take_keys(page, span, is_stored=False)
         if page.reason.startswith("rate-limited"):
             self.throttled = page.reason
         elif page.end is End.CLOSED:
@@ -353,9 +355,9 @@ class Reconciliation:
         that we did not know of."""
         asked = self._request(span) | {"limit": SAMPLE}
         page = await self.session.fetch(asked, self.bounds)
+        keys = await self._collector.take_keys(page, span, is_stored=False)
         if page.end is not End.EOSE:
             return False
-        keys = await self._collector.take_keys(page, span, is_stored=False)
         for created_at, event_id in keys:
             second = Span(created_at, created_at + 1)
             _, ids = await self._read_ids(second, b"", CHUNK, self.visit.relay_id)

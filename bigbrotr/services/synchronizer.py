@@ -105,12 +105,22 @@ class Synchronizer(BaseService[SynchronizerSettings]):
             yield Sample(name, value)
         for reason in REASONS:
             yield Sample("events_rejected", copied.reasons.get(reason, 0), (reason,))
+        workers = "workers"
+        yield Sample("database_uses", copied.database_uses, (workers,))
+        yield Sample("database_seconds", copied.database_s, (workers,))
+        yield Sample("database_wait_seconds", copied.database_wait_s, (workers,))
+        for reason, times, seconds in (
+            ("pace", copied.paced, copied.paced_s),
+            ("address", copied.crowded, copied.crowded_s),
+        ):
+            yield Sample("manners_waits", times, (workers, reason))
+            yield Sample("manners_wait_seconds", seconds, (workers, reason))
         for (network, outcome), times in copied.visited.items():
             yield Sample("connections", times, (self.SERVICE_NAME, network, outcome))
         processes = self._executor and self._executor._processes  # noqa: SLF001 -- no public way
         pids = [pid for pid, process in (processes or {}).items() if process.is_alive()]
         yield Sample("workers", len(pids))
-        yield Sample("memory_bytes", memory_of(pids), ("workers",))
+        yield Sample("memory_bytes", memory_of(pids), (workers,))
 
     def _is_cycle_over(self) -> bool:
         return self._stop.is_set() or bool(self._lost) or self._slices >= SLICES_PER_EXECUTOR

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from enum import StrEnum
-from typing import NamedTuple, Self
+from typing import Final, Literal, NamedTuple, Self, TypeAlias
 
 import anyio
 
@@ -43,7 +43,8 @@ SAMPLE_LEAST = 5  # ... fewer of them prove nothing
 SETTLED_S = 600  # old enough that no new one comes between two questions
 MAX_SIBLINGS = 8  # relays of one host that a new one is compared with
 
-SPEAKS = "speaks-nostr"
+SPEAKS: Final = "speaks-nostr"
+Answer: TypeAlias = Literal["speaks-nostr", "needs-auth", "alias", "not-nostr", "no-answer"]
 
 
 class Verdict(StrEnum):
@@ -60,7 +61,7 @@ class Greeting(NamedTuple):
 
     relay: Relay
     verdict: Verdict
-    outcome: str
+    outcome: Answer | Failure
     detail: str = ""
     failure: Failure | None = None
     wait_s: float = 0.0  # to leave it alone at least
@@ -248,7 +249,7 @@ class Validator(BaseService[ValidatorSettings]):
                 for g in greetings
             ]
         )
-        outcomes = Counter(greeting.outcome for greeting in greetings)
+        outcomes = Counter(str(greeting.outcome) for greeting in greetings)
         self.greeted.update((str(network), outcome) for outcome in outcomes.elements())
         self.log.info(
             "tried candidates", network=network, tried=len(greetings), new_relays=new, **outcomes
@@ -312,7 +313,7 @@ def judge_failure(relay: Relay, unreached: Unreached) -> Greeting:
     failure, detail = unreached
     verdict = Verdict.POSTPONED if failure in OURS else Verdict.FAILED
     waits = {Failure.OPTED_OUT: DAY_S, Failure.RESTING: REST_S, Failure.RATE_LIMITED: REST_S}
-    return Greeting(relay, verdict, failure.value, detail, failure, waits.get(failure, 0.0))
+    return Greeting(relay, verdict, failure, detail, failure, waits.get(failure, 0.0))
 
 
 def judge(relay: Relay, page: Page, *, is_challenged: bool, notice: str = "") -> Greeting:
@@ -321,16 +322,14 @@ def judge(relay: Relay, page: Page, *, is_challenged: bool, notice: str = "") ->
         return Greeting(relay, Verdict.RELAY, SPEAKS)
     prefix = page.reason.partition(":")[0] if page.end is End.CLOSED else ""
     if prefix == "rate-limited":
-        return Greeting(
-            relay, Verdict.RELAY, Failure.RATE_LIMITED.value, page.reason, wait_s=REST_S
-        )
+        return Greeting(relay, Verdict.RELAY, Failure.RATE_LIMITED, page.reason, wait_s=REST_S)
     if prefix == "auth-required" or (is_challenged and page.end is not End.CLOSED):
         return Greeting(relay, Verdict.RELAY, "needs-auth", page.reason)
     if page.end is End.CLOSED:
-        return Greeting(relay, Verdict.RELAY, Failure.REFUSES_US.value, page.reason)
+        return Greeting(relay, Verdict.RELAY, Failure.REFUSES_US, page.reason)
     detail = page.reason or notice
     if page.malformed:
         return Greeting(relay, Verdict.FAILED, "not-nostr", detail)
     if page.end is End.TIMEOUT and not page.strays:
-        return Greeting(relay, Verdict.FAILED, Failure.SLOW.value, detail)
+        return Greeting(relay, Verdict.FAILED, Failure.SLOW, detail)
     return Greeting(relay, Verdict.FAILED, "no-answer", detail)

@@ -76,6 +76,7 @@ class Worker:
         self._window_gate = asyncio.Semaphore(WINDOWS_AT_WORK)
         self._reached: deque[Failure | None] = deque(maxlen=2 * OFFLINE_SAMPLE)
         self._report = Report()
+        self._used = self._use()  # as last reported
         self._deadline = 0.0  # of the slice under way, in monotonic seconds
 
     async def work(self, order: Order) -> Report:
@@ -88,8 +89,23 @@ class Worker:
             for network, width in order.widths.items():
                 group.start_soon(self._work_off, network, width, order)
         report, self._report = self._report, Report()
+        before, self._used = self._used, self._use()
+        report.add(self._used.since(before))
         report.live = sum(call.is_live for call in self._calls.values())
         return report
+
+    def _use(self) -> Report:
+        """How the process's pool and manners were used since the start."""
+        use, paced, crowded = self.brotr.pool.use, self.manners.paced, self.manners.crowded
+        return Report(
+            database_uses=use.times,
+            database_s=use.seconds,
+            database_wait_s=use.waited_s,
+            paced=paced.times,
+            paced_s=paced.seconds,
+            crowded=crowded.times,
+            crowded_s=crowded.seconds,
+        )
 
     async def _work_off(self, network: Network, width: int, order: Order) -> None:
         """Keeps up to `width` calls of one network going, beside the live ones."""
@@ -214,8 +230,8 @@ class Worker:
                     )
             raise
         self._remember(call.visit.relay_id, call.habits)
-        ended = (str(call.network), outcome)
-        self._add(Report(visits=1, outcomes={outcome: 1}, visited={ended: 1}))
+        ended = (str(call.network), str(outcome))
+        self._add(Report(visits=1, outcomes={str(outcome): 1}, visited={ended: 1}))
         pause_s = self.config.synchronizer.revisit_s
         if outcome == "rate-limited" and verdict == "throttled":
             pause_s = max(pause_s, random.uniform(*THROTTLED_S))

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.calls.monitoring import CheckResult, DueCheck, Post, Rtts
+from bigbrotr.core.calls.monitoring import CheckResult, DueCheck, Monitoring, Post, Rtts
 from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
 from bigbrotr.models.relay import Network, Relay
+from bigbrotr.view import monitored
 
 RELAYS = [Relay(f"wss://r{n}.example.com") for n in range(5)]
 EVERY_S = 3600.0
@@ -96,6 +97,46 @@ async def test_a_deleted_relay_takes_everything_along(brotr: Brotr) -> None:
     await brotr.pool.execute("DELETE FROM relays")
     for table in ("checks", "rtts"):
         assert await brotr.pool.fetchval(f"SELECT count(*) FROM {table}") == 0
+
+
+# In numbers
+
+
+async def test_what_is_known_in_numbers(brotr: Brotr) -> None:
+    assert await brotr.monitoring(0) == Monitoring(0, 0, 0, 0, 0, 0, 0, None, None, 0)
+    assert monitored(await brotr.monitoring(0), 60.0) == []
+    await brotr.insert_relays(RELAYS)
+    dues = await claim(brotr)
+    rtts = [
+        Rtts(tcp_ms=10.0, tls_ms=20.0, upgrade_ms=5.0, read_ms=7.0, write_ms=9.0),
+        Rtts(tcp_ms=10.0, tls_ms=20.0, upgrade_ms=105.0, read_ms=7.0),
+        Rtts(tcp_ms=10.0, upgrade_ms=1.0),  # without TLS; it wants to know who asks
+        Rtts(),
+    ]
+    for due, verdict, each in zip(dues, ("up", "up", "up", "down"), rtts, strict=False):
+        await record(brotr, due, verdict, rtts=each)
+    await record(brotr, dues[4], "suspect", "timeout")
+    await brotr.post_events([Post("wss://target.example", 0, "", "{}")])
+    now = int(time.time())
+    # What was measured before does not count, nor does what has become old.
+    await brotr.pool.execute(
+        "INSERT INTO rtts (relay_id, holds_s, checked_at, write_ms)"
+        " SELECT relay_id, 60, checked_at - 50, 1 FROM rtts"
+    )
+    found = await brotr.monitoring(now - 60)
+    assert found[:7] == (5, 3, 1, 4, 3, 2, 1)
+    assert found.open_ms == 35.0
+    assert found.newest_at is not None
+    assert found.newest_at >= now - 60
+    assert found.undelivered == 1
+    later = await brotr.monitoring(now + 60)
+    assert later == Monitoring(5, 3, 1, 0, 0, 0, 0, None, found.newest_at, 1)
+    first, second = monitored(found._replace(newest_at=now - 7200), 4320.0)
+    assert first.startswith("monitored 5   up 3   down 1   newest check 2 h")
+    assert first.endswith(" ago   undelivered 1")
+    words = "checked within 1 h 12 min 4   open 3 in 35 ms (median)   readable 2   writable 1"
+    assert second == words
+    assert monitored(later, 60.0)[1].startswith("checked within 1 min 0   open 0   readable 0")
 
 
 # Verdicts

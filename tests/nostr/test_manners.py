@@ -70,12 +70,16 @@ async def test_who_waits_gets_the_next_seat() -> None:
     async with asyncio.timeout(5):
         _, places = await waiting
     assert places == ["192.0.2.1"]
+    assert manners.crowded.times == 1
 
 
 async def test_who_waited_in_vain_is_told() -> None:
     manners = Manners(MannersSettings(per_address=1))
     await manners.sit(["192.0.2.1"], 0)
+    assert manners.crowded == (0, 0.0)
     assert (await manners.sit(["192.0.2.1"], 0.05))[1] == []
+    assert manners.crowded.times == 1
+    assert manners.crowded.seconds >= 0.04  # timers may fire a moment early
 
 
 async def test_spellings_of_an_address_are_one_place() -> None:
@@ -107,6 +111,8 @@ async def test_starts_come_at_a_rate() -> None:
     began = time.monotonic()
     await asyncio.gather(*(manners.start() for _ in range(50)))
     assert time.monotonic() - began >= 0.35  # ten may come at once
+    assert 35 <= manners.paced.times <= 40
+    assert manners.paced.seconds > 0.35 * 35 / 2
 
 
 def test_who_asked_us_to_slow_down_is_left_alone() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -53,10 +54,14 @@ def finder(brotr: Brotr, networks: Networks = LOCAL, **settings: Any) -> Finder:
     return Finder(brotr, around=Surroundings(config, None, "test"))
 
 
-async def run(brotr: Brotr, networks: Networks = LOCAL, **settings: Any) -> None:
+async def run(
+    brotr: Brotr, networks: Networks = LOCAL, **settings: Any
+) -> dict[tuple[str, ...], float]:
+    """One cycle; its figures by name and labels."""
     async with finder(brotr, networks, **settings) as service:
         async with asyncio.timeout(30):
             await service.run()
+    return {(name, *labels): value for name, value, labels in service.figures()}
 
 
 async def found(brotr: Brotr) -> dict[str, tuple[str, int]]:
@@ -79,7 +84,8 @@ async def test_what_events_name_becomes_a_candidate(brotr: Brotr) -> None:
     events = [signed.make_event(None, [["r", url]], kind=10002) for url in (A, A, B, HOLDER.url)]
     local = signed.make_event(None, [["e", "x", "ws://127.0.0.1:1"]])
     await brotr.insert_events([EventRelay(each, HOLDER, NOW) for each in (*events, local)])
-    await run(brotr, Networks())
+    told = await run(brotr, Networks())
+    assert told["candidates_found", "events"] == 2
     assert await found(brotr) == {A: ("kind 10002", 2), B: ("kind 10002", 1)}
     await run(brotr, Networks())
     assert await found(brotr) == {A: ("kind 10002", 2), B: ("kind 10002", 1)}
@@ -214,7 +220,7 @@ async def test_bad_lists_beside_a_good_one(
         sources["nobody"] = SourceSettings(f"http://127.0.0.1:{free_port()}/")
         sources["good"] = SourceSettings(f"{url}/good")
         began = time.monotonic()
-        await run(brotr, networks, sources=sources)
+        told = await run(brotr, networks, sources=sources)
         assert time.monotonic() - began < 20
     assert await found(brotr) == {A: ("api good", 1), B: ("api good", 1)}
     said = capsys.readouterr().err
@@ -230,6 +236,10 @@ async def test_bad_lists_beside_a_good_one(
         "drip": "slow",
         "nobody": "refused",
     }
+    outcomes = Counter("ok" if n == "good" else troubles.get(n, "unusable") for n in sources)
+    asked = {labels[1]: times for (name, *labels), times in told.items() if name[:6] == "finder"}
+    assert asked == outcomes
+    assert (told["candidates_found", "list"], told["candidates_found", "events"]) == (2, 0)
     memories = await remembered(brotr, "list")
     for name in sources:
         assert len(lines[name]) == 1
@@ -361,7 +371,8 @@ async def test_relays_of_monitors_that_fail(
     configure("INFO")
     words = [word(f"wss://r{n}.example.com", created_at=NOW - 10_000 + n) for n in range(20)]
     async with ScriptedRelay(words, vices) as relay:
-        await run(brotr, monitors=of(relay.url, f"ws://127.0.0.1:{free_port()}"))
+        told = await run(brotr, monitors=of(relay.url, f"ws://127.0.0.1:{free_port()}"))
+        assert told["finder_requests", "monitors", "refused"] == 1
         said = capsys.readouterr().err
         assert f"trouble={trouble} " in said
         assert "trouble=refused" in said

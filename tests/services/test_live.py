@@ -1,5 +1,6 @@
 """Live: relays that are complete are followed, through interruptions, without losing an event."""
 
+import asyncio
 import signal
 import time
 from contextlib import AsyncExitStack
@@ -7,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from bigbrotr.config import Config, Link, Networks, SynchronizerSettings
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.models.relay import Network, Relay
+from bigbrotr.services.worker import Order, Worker
 from tests.processes import Archive, Place, Running, until
 from tests.relays.events import make_event
 from tests.relays.real import fill, local_relay, nostr_relay
@@ -53,6 +58,37 @@ async def test_new_and_late_events_arrive_within_seconds(tmp_path: Path) -> None
             await until(lambda: len(relay.seen.filters) > asked + 1, "it is walked again")
             assert relay.seen.connections == connections
             assert await running.end() == 0
+
+
+async def test_what_comes_in_live_is_counted_too(brotr: Brotr) -> None:
+    config = Config(
+        networks=Networks(clearnet=Link(enabled=False), local=Link(timeout_s=10.0)),
+        synchronizer=SynchronizerSettings(settle_s=60),
+    )
+    async with ScriptedRelay(OLD) as relay:
+        await brotr.insert_relays([Relay(relay.url)])
+        worker = Worker(config, brotr)
+        order = Order("test", 60.0, {Network.LOCAL: 5}, live_calls=1)
+        work = asyncio.create_task(worker.work(order))
+
+        def is_followed() -> bool:  # it has subscribed, and walked what came in meanwhile
+            limits = [asked[0].get("limit") for asked in relay.seen.filters]
+            return 1 in limits[:-1]
+
+        await until(is_followed, "it is followed")
+        good, bad = (make_event(int(time.time()), content=words) for words in ("new", "signed"))
+        for event in (good, {**bad, "content": "by hand"}):
+            await relay.add(event)
+
+        async def is_noted() -> bool:
+            return bool(await brotr.pool.fetchval("SELECT count > 0 FROM rejected"))
+
+        await until(is_noted, "the forged one is noted")
+        worker.stop.set()
+        async with asyncio.timeout(30):
+            report = await work
+    assert report.reasons == {"bad id": await brotr.pool.fetchval("SELECT count FROM rejected")}
+    assert report.new == len(OLD) + 1
 
 
 async def test_a_cut_connection_is_made_good(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from bigbrotr.nostr.contact import Opening
 from bigbrotr.nostr.examination import Examination, Verdict, failures, judge
 from bigbrotr.nostr.reach import Failure, Unreached, tls_context
 from bigbrotr.services.monitor import Monitor
+from bigbrotr.view import print_status, state
 from tests.core.test_places import NESTED, make_database
 from tests.nostr.test_dial import server
 from tests.nostr.test_zone import answer, nameserver
@@ -75,12 +76,13 @@ async def examine(brotr: Brotr, url: str, **settings: Any) -> Examination:
         return await service.examiner.examine(Relay(url), LINK)
 
 
-async def look(brotr: Brotr, *urls: str, **settings: Any) -> None:
-    """One cycle in which these relays are due."""
+async def look(brotr: Brotr, *urls: str, **settings: Any) -> dict[tuple[str, ...], float]:
+    """One cycle in which these relays are due; its figures by name and labels."""
     await brotr.insert_relays([Relay(url) for url in urls])
     await brotr.pool.execute("UPDATE checks SET due_at = 0")
     async with monitor(brotr, **settings) as service:
         await service.run()
+    return {(name, *labels): value for name, value, labels in service.figures()}
 
 
 async def states(brotr: Brotr) -> dict[str, tuple[str, str]]:
@@ -560,6 +562,39 @@ async def test_targets_that_fail_cost_no_check(brotr: Brotr) -> None:
         (onion, "failed", "network-off"): 3,  # what is local is told to nobody elsewhere
     }
     assert await brotr.pool.fetchval("SELECT min(due_at) FROM outbox") > time.time() + 30
+
+
+async def test_what_it_counts(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead, gone = (f"ws://127.0.0.1:{free_port()}" for _ in range(2))
+    async with ScriptedRelay([EVENT]) as relay, ScriptedRelay() as target:
+        assert await look(brotr, relay.url, dead) == {
+            ("connections", "monitor", "local", "up"): 1,
+            ("connections", "monitor", "local", "refused"): 1,
+            ("checks", "local", "up"): 1,
+            ("checks", "local", "down"): 1,
+        }
+        monkeypatch.setenv("PRIVATE_KEY", SECRET)
+        told = await look(brotr, publish=publish(target.url, gone))
+    assert told["announcements",] == 1
+    known = (await state(brotr, 3600.0))["monitoring"]
+    assert (known["relays"], known["up"], known["down"], known["undelivered"]) == (2, 1, 1, 4)
+    assert (known["checked"], known["open"], known["readable"], known["writable"]) == (2, 1, 1, 0)
+    await print_status(brotr, "a database", 3600.0)
+    assert "monitored 2   up 1   down 1   newest check " in capsys.readouterr().out
+    found = {labels[0]: value for (name, *labels), value in told.items() if name == "deliveries"}
+    assert found == {"accepted": 4, "failed": 4, "refused": 0}
+    figures = {(name, *labels): value for name, value, labels in await brotr.figures()}
+    assert figures["relays_checked", "local", "up"] == 1
+    assert figures["relays_checked", "local", "down"] == 1
+    # Nothing is due: checks come back in an hour, deliveries that failed in a while.
+    assert figures["backlog", "checks"] == figures["backlog", "outbox"] == 0
+    await brotr.pool.execute("UPDATE outbox SET due_at = due_at - 7200")
+    await brotr.pool.execute("UPDATE checks SET due_at = due_at - 7200")
+    figures = {(name, *labels): value for name, value, labels in await brotr.figures()}
+    assert (figures["backlog", "outbox"], figures["backlog", "checks"]) == (4, 2)
+    assert 3600 < figures["backlog_age_seconds", "outbox"] < 7300
 
 
 async def test_publishing_needs_a_key(brotr: Brotr, monkeypatch: pytest.MonkeyPatch) -> None:

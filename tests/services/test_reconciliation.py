@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -594,6 +595,35 @@ async def test_forged_events_are_not_believed(brotr: Brotr) -> None:
         assert report.withheld == 1
         assert await brotr.pool.fetchval("SELECT count FROM rejected") >= 1
         assert await is_proven(brotr, relay)
+
+
+async def test_every_rejected_event_is_counted(brotr: Brotr) -> None:
+    """Whatever it was asked for with: in pages, by ids, to test the relay, or for a look again."""
+    counted: Counter[str] = Counter()
+
+    async def look(relay: ScriptedRelay) -> Report:
+        report = await visit(brotr, relay)
+        counted.update(report.reasons)
+        rows = await brotr.pool.fetch("SELECT reason, sum(count) FROM rejected GROUP BY 1")
+        assert counted == {row[0]: row[1] for row in rows}
+        assert report.rejected == sum(report.reasons.values())
+        return report
+
+    await archive(brotr, EVENTS)
+    bad = {**OTHERS[0], "sig": OTHERS[1]["sig"]}
+    async with ScriptedRelay([*EVENTS, bad], Vices(reconciles="honestly")) as relay:
+        await look(relay)
+        assert counted["bad signature"] >= 1
+        # Nothing has changed since, and a page that is only looked at has a forged event.
+        await brotr.pool.execute("UPDATE withheld SET due_at = 2 * due_at")
+        relay.vices = Vices(reconciles="honestly", forged=frozenset({"id", "content"}))
+        await grow_old(brotr)
+        report = await look(relay)
+        assert (report.windows, report.reasons) == (1, {"bad id": 2})
+        # A page that tells nothing, since it is cut.
+        relay.vices = Vices(reconciles="honestly", forged=frozenset({"id"}), closed_after=1)
+        await grow_old(brotr)
+        assert (await look(relay)).reasons["bad id"] >= 1
 
 
 async def test_interrupted_and_gone_on_with(brotr: Brotr) -> None:

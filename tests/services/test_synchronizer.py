@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import asyncpg
+import msgspec
 import pytest
 
 from bigbrotr.config import Config, Link, Networks, SynchronizerSettings
@@ -195,6 +196,25 @@ async def test_memory_stays_within_its_bound(brotr: Brotr, dsn: str) -> None:
         synchronizer.request_shutdown()
         async with asyncio.timeout(60):
             await work
+
+
+async def test_each_slice_reports_its_own_use_of_the_database(brotr: Brotr) -> None:
+    async with ScriptedRelay(EVENTS[:20]) as relay:
+        await brotr.insert_relays([Relay(relay.url)])
+        settings = config()
+        settings = msgspec.structs.replace(
+            settings, synchronizer=msgspec.structs.replace(settings.synchronizer, live=False)
+        )
+        before, worker = brotr.pool.use, Worker(settings, brotr)
+        worker.manners.crowded = worker.manners.crowded.and_one(1.5)
+        first = await worker.work(ORDER)
+        between = brotr.pool.use
+        second = await worker.work(ORDER)
+    assert first.new == 20
+    assert first.database_uses == between.times - before.times > second.database_uses > 0
+    assert first.database_s == pytest.approx(between.seconds - before.seconds)
+    assert second.database_uses == brotr.pool.use.times - between.times
+    assert (first.crowded, first.crowded_s, second.crowded, second.crowded_s) == (1, 1.5, 0, 0.0)
 
 
 async def test_relay_that_is_away_is_asked_later_each_time(brotr: Brotr) -> None:

@@ -71,6 +71,21 @@ class Letter(NamedTuple):
     attempts: int
 
 
+class Monitoring(NamedTuple):
+    """What the monitor knows: relays by state, and what was measured since some time."""
+
+    relays: int
+    up: int
+    down: int
+    checked: int  # since then, by the newest verdict of each, as are the following
+    open: int
+    readable: int  # answered a question
+    writable: int  # took an event
+    open_ms: float | None  # the median; None: nothing was open
+    newest_at: int | None  # when the newest verdict of all was, in Unix seconds
+    undelivered: int  # events of our own
+
+
 class MonitoringCalls(Calls):
     """Checks, documents, and the outbox."""
 
@@ -213,6 +228,13 @@ class MonitoringCalls(Calls):
         return await self._count(
             "SELECT public.release_checks($1, $2) + public.release_outbox($1, $2)", owner, now
         )
+
+    async def monitoring(self, since: int) -> Monitoring:
+        """What the monitor knows, and what it has measured from `since` (Unix seconds) on, at the
+        cost of two rows a relay."""
+        row = await self.pool.fetchrow("SELECT * FROM public.monitoring($1)", since)
+        assert row is not None
+        return Monitoring(*row)
 
     async def delete_old_measurements(self, before: int) -> int:
         """Deletes what was measured before a time, but for the newest of each relay and type, and
