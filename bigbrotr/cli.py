@@ -223,13 +223,15 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 @asynccontextmanager
-async def _database(options: argparse.Namespace, *, is_new: bool = False) -> AsyncIterator[Brotr]:
-    """The database of the options, of a schema that this release knows.
+async def _database(
+    options: argparse.Namespace, *, is_new: bool = False, may_be_old: bool = False
+) -> AsyncIterator[Brotr]:
+    """The database of the options, of the schema of this release.
 
-    `is_new`: make it where there is none.
+    `is_new`: make it where there is none. `may_be_old`: of any schema that this release knows.
     """
     async with _server(options, is_new=is_new) as brotr:
-        await _prepare(brotr, options.profile, is_new=is_new)
+        await _prepare(brotr, options.profile, is_new=is_new, may_be_old=may_be_old)
         yield brotr
 
 
@@ -252,15 +254,23 @@ async def _server(options: argparse.Namespace, *, is_new: bool = False) -> Async
         yield brotr
 
 
-async def _prepare(brotr: Brotr, profile: Profile, *, is_new: bool) -> None:
+async def _prepare(
+    brotr: Brotr, profile: Profile, *, is_new: bool = False, may_be_old: bool = False
+) -> None:
     async with brotr.pool.acquire() as connection:
         ledger = await read_ledger(connection)
         if ledger is None and not is_new:
             raise SchemaError("the database has no schema yet: `bigbrotr db migrate` makes it")
+        schema = Schema()
         if ledger is None:
-            await Schema().migrate(connection, profile, int(time.time()))
-        else:
-            await Schema().check(connection, ledger.profile)
+            await schema.migrate(connection, profile, int(time.time()))
+            return
+        await schema.check(connection, ledger.profile)
+        if ledger.revision < schema.revision and not may_be_old:
+            raise SchemaError(
+                f"the database is of revision {ledger.revision}, this release needs "
+                f"{schema.revision}: `bigbrotr run` or `bigbrotr db migrate` brings it there"
+            )
 
 
 def _say(words: str) -> None:
@@ -395,7 +405,7 @@ def _db_roles(options: argparse.Namespace) -> int:
 
 def _db_backup(options: argparse.Namespace) -> int:
     async def work() -> int:
-        async with _database(options) as brotr:
+        async with _database(options, may_be_old=True) as brotr:
             size = await anyio.to_thread.run_sync(
                 archives.back_up, brotr.pool.address, options.file
             )
@@ -412,7 +422,7 @@ def _db_restore(options: argparse.Namespace) -> int:
                 if await read_ledger(connection) is not None:
                     raise SchemaError("the database holds an archive: restore into an empty one")
             await anyio.to_thread.run_sync(archives.restore, brotr.pool.address, options.file)
-            await _prepare(brotr, options.profile, is_new=False)
+            await _prepare(brotr, options.profile, may_be_old=True)
             await brotr.grant_roles()
             await brotr.analyze()
             events = (await brotr.totals()).events
@@ -424,7 +434,7 @@ def _db_restore(options: argparse.Namespace) -> int:
 
 def _db_psql(options: argparse.Namespace) -> int:
     async def work() -> int:
-        async with _database(options) as brotr:
+        async with _database(options, may_be_old=True) as brotr:
             process = await asyncio.create_subprocess_exec(
                 embedded.binary("psql"),
                 brotr.pool.address,

@@ -276,6 +276,25 @@ async def test_database_of_another_profile_or_revision(tmp_path: Path) -> None:
         assert "install a newer bigbrotr" in done.sentence
 
 
+async def test_database_of_an_older_revision(tmp_path: Path) -> None:
+    place = Place(tmp_path / "place")
+    assert (await place.call("db", "migrate")).code == 0
+    current = Schema().revision
+    async with place.database() as connection:
+        await connection.execute(f"UPDATE ledger SET revision = {current - 1}, digest = 'x'")
+    for words in ("status", "where " + 64 * "0", "seed wss://a.example.com"):
+        done = await place.call(*words.split())
+        assert done.code == 4
+        assert f"of revision {current - 1}, this release needs {current}" in done.sentence
+        assert "`bigbrotr db migrate`" in done.sentence
+    # What comes before an upgrade is done as before.
+    file = tmp_path / "archive.dump"
+    assert (await place.call("db", "backup", str(file))).code == 0
+    assert (await Place(tmp_path / "other").call("db", "restore", str(file))).code == 0
+    assert (await place.call("db", "migrate")).code == 0
+    assert (await place.call("status")).code == 0
+
+
 async def test_data_dir_that_cannot_be_used(tmp_path: Path) -> None:
     place = Place(tmp_path / "place")
     place.data_dir.write_text("a file")
