@@ -61,9 +61,11 @@ say() { echo "$((SECONDS / 60))m$((SECONDS % 60))s $*"; }
 if ! "${build[@]}" inspect --type image "$base" >/dev/null 2>&1; then
     say "making the base image for $arch"
     scratch=$("${build[@]}" from --arch "$arch" scratch)
-    # Straight into its place, without waiting for the disk and without lists in many languages.
+    # Straight into its place, without waiting for the disk; like the official images it has no lists in
+    # many languages and keeps no caches.
     mmdebstrap --quiet --variant=minbase --architectures="$arch" --include=ca-certificates,python3,python3-venv \
         --dpkgopt=force-unsafe-io --aptopt='Acquire::Languages "none"' \
+        --aptopt='Dir::Cache::pkgcache ""' --aptopt='Dir::Cache::srcpkgcache ""' \
         trixie "$("${build[@]}" mount "$scratch")"
     "${build[@]}" umount "$scratch" >/dev/null
     "${build[@]}" commit --quiet --rm "$scratch" "$base" >/dev/null
