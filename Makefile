@@ -62,11 +62,12 @@ install: ## install or upgrade bigbrotr as a service of systemd (as root)
 	@if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 	@echo "start it with: systemctl enable --now bigbrotr (restart, after an upgrade)"
 
-lock: ## renew requirements/ from pyproject.toml (needs uv)
+lock: $(VENV)/bin/python ## renew requirements/ from pyproject.toml (needs uv), and see that all of it has wheels
 	uv pip compile --quiet --no-config --universal --generate-hashes --no-header --no-emit-index-url \
 		--python-version 3.11 pyproject.toml --group build -o requirements/run.txt
 	uv pip compile --quiet --no-config --universal --generate-hashes --no-header --no-emit-index-url \
 		--python-version 3.11 pyproject.toml --group build --group dev -o requirements/dev.txt
+	@$(BIN)/python tests/image/wheels.py
 
 clean: ## remove what the targets have made (never any data)
 	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
