@@ -53,7 +53,7 @@ CREATE OR REPLACE FUNCTION public.insert_events(
     p_sigs bytea[], p_tags jsonb[], p_tagvalues text[], p_contents text[], p_raws bytea[],
     p_named text[], p_named_in integer[]
 ) RETURNS TABLE (new_events integer, new_pairs integer)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql ROWS 1 AS $$
 DECLARE
     new_ids bytea[];  -- where not all are
 BEGIN

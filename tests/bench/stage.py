@@ -50,6 +50,17 @@ class Stage:
             await connection.close()
         return self.address(name)
 
+    async def settle(self) -> None:
+        """Drops the databases of before and writes out what they left: nobody is to pay for what
+        another has stored."""
+        connection = await asyncpg.connect(self.server.url)
+        try:
+            for number in range(1, self._databases + 1):
+                await connection.execute(f"DROP DATABASE IF EXISTS bench_{number} WITH (FORCE)")
+            await connection.execute("CHECKPOINT")
+        finally:
+            await connection.close()
+
     @asynccontextmanager
     async def relays(
         self, events: list[tuple[int, bytes]], count: int = 1, shared: float = 1.0
