@@ -56,6 +56,7 @@ _encode = msgspec.json.Encoder().encode
 # What PostgreSQL's text and jsonb cannot hold.
 _unstorable = re.compile("[\x00\ud800-\udfff]")
 _surrogate = re.compile("[\ud800-\udfff]")
+_has_escaped_code = re.compile(rb"\\u").search  # thrice as fast as `in`
 _escaped_control = re.compile(rb"(?<!\\)((?:\\\\)*)\\(?:u00([01][0-9a-f])|([bf]))")
 
 
@@ -97,13 +98,16 @@ def is_signed(event_id: bytes, pubkey: bytes, sig: bytes) -> bool:
 
 def tag_values(tags: tuple[tuple[str, ...], ...]) -> list[str]:
     """What the index holds of tags: 'e:…' per single-letter tag, cut to 1,000 bytes."""
-    return [cut(f"{tag[0]}:{tag[1]}") for tag in tags if len(tag) > 1 and tag[0] in _LETTERS]
+    return [
+        # No character takes more than four bytes.
+        value if len(value := f"{tag[0]}:{tag[1]}") <= TAG_VALUE_BYTES // 4 else cut(value)
+        for tag in tags
+        if len(tag) > 1 and tag[0] in _LETTERS
+    ]
 
 
 def cut(value: str) -> str:
     """`value` within 1,000 bytes of UTF-8, ending at a whole character."""
-    if len(value) <= TAG_VALUE_BYTES // 4:  # no character takes more than four bytes
-        return value
     return value.encode()[:TAG_VALUE_BYTES].decode(errors="ignore")
 
 
@@ -185,8 +189,11 @@ class Event(msgspec.Struct, frozen=True, eq=False):
         content: str,
         sig: str,
     ) -> Self:
-        names = _unhex(event_id, pubkey, sig)
-        return cls(names[0], names[1], created_at, kind, tags, content, names[2])
+        try:
+            key, author, signed = unhexlify(event_id), unhexlify(pubkey), unhexlify(sig)
+        except ValueError:
+            raise ValueError("malformed: id, pubkey and sig are hexadecimal") from None
+        return cls(key, author, created_at, kind, tags, content, signed)
 
     def to_json(self) -> str:
         """The event as one JSON object; it hashes to `id` wherever it is read."""
@@ -232,13 +239,6 @@ def _check_shape(event: Event) -> None:
         raise ValueError("malformed: empty tag")
 
 
-def _unhex(*texts: str) -> list[bytes]:
-    try:
-        return [unhexlify(text) for text in texts]
-    except ValueError:
-        raise ValueError("malformed: id, pubkey and sig are hexadecimal") from None
-
-
 def decode_loosely(text: bytes | str) -> object:
     """Any JSON, with the lone surrogates that JavaScript writes and stricter decoders refuse.
 
@@ -258,9 +258,7 @@ def _hashed_bytes(event: Event) -> tuple[bytes, bool]:
     NIP-01 writes control characters verbatim, most implementations as \\u00XX; lone surrogates
     stay escaped, as in JavaScript.
     """
-    tags, content = _serialise(event.tags), _serialise(event.content)
-    pubkey = event.pubkey.hex().encode()
-    escaped = preimage(pubkey, event.created_at, event.kind, tags, content)
+    escaped = _serialise(event, event.tags, event.content)
     if hashlib.sha256(escaped).digest() == event.id:
         return escaped, False
     if b"\\" in escaped:
@@ -270,11 +268,13 @@ def _hashed_bytes(event: Event) -> tuple[bytes, bool]:
     raise ValueError("bad id")
 
 
-def _serialise(value: str | tuple[tuple[str, ...], ...]) -> bytes:
+def _serialise(event: Event, tags: tuple[tuple[str, ...], ...], content: str) -> bytes:
+    """The JSON that is hashed, if the event had these tags and this content."""
+    fields = (0, event.pubkey.hex(), event.created_at, event.kind, tags, content)
     try:
-        return _encode(value)
+        return _encode(fields)
     except UnicodeEncodeError:
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
         return _escape_surrogates(text).encode()
 
 
@@ -291,14 +291,7 @@ def _unescape_control(match: re.Match[bytes]) -> bytes:
 
 def _is_reproducible(event: Event, hashed: bytes) -> bool:
     """Whether the columns of a database give back the bytes that were hashed."""
-    # Two looks: one byte is found much faster than two.
-    if b"\\" not in hashed or b"\\u" not in hashed:
+    if not _has_escaped_code(hashed):
         return True  # nothing that text or jsonb would change
     tags = tuple(tuple(storable(item) for item in tag) for tag in event.tags)
-    return hashed == preimage(
-        event.pubkey.hex().encode(),
-        event.created_at,
-        event.kind,
-        _serialise(tags),
-        _serialise(storable(event.content)),
-    )
+    return hashed == _serialise(event, tags, storable(event.content))
