@@ -1,5 +1,6 @@
 """The stage: a PostgreSQL server, relays in a process of their own, and fresh databases."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -60,6 +61,7 @@ class Stage:
             await connection.execute("CHECKPOINT")
         finally:
             await connection.close()
+        await asyncio.to_thread(os.sync)
 
     @asynccontextmanager
     async def relays(
