@@ -44,9 +44,9 @@ CREATE TABLE IF NOT EXISTS public.events_raw (
 
 -- Stores verified events as held by one relay: the event where it is new, and the pair of both.
 -- Arrays of one length, sorted by (created_at, id) so that concurrent writers lock in the same order; what the profile
--- does not keep comes as NULL arrays. `p_tagvalues` holds one array literal per event. Times are Unix seconds.
--- `p_named` are the relay URLs that the events name, `p_named_in` the positions of the events (from 1): those of new events
--- go into the queue for the finder, so that each event counts once.
+-- does not keep comes as NULL arrays, and so does `p_raws` where no event needs one. `p_tagvalues` holds one array
+-- literal per event. Times are Unix seconds. `p_named` are the relay URLs that the events name, `p_named_in` the
+-- positions of the events (from 1): those of new events go into the queue for the finder, so that each counts once.
 -- Returns how many events and how many pairs were new. Idempotent.
 CREATE OR REPLACE FUNCTION public.insert_events(
     p_relay_id integer, p_seen_ats bigint[], p_created_ats bigint[], p_kinds integer[], p_ids bytea[], p_pubkeys bytea[],
@@ -82,11 +82,13 @@ BEGIN
     SELECT count(*), CASE WHEN count(*) < cardinality(p_ids) THEN coalesce(array_agg(stored.id), '{}') END
     INTO new_events, new_ids FROM stored;
 
-    INSERT INTO public.events_raw (event_id, created_at, raw)
-    SELECT u.id, u.created_at, u.raw
-    FROM unnest(p_ids, p_created_ats, p_raws) AS u (id, created_at, raw)
-    WHERE u.raw IS NOT NULL
-    ON CONFLICT (event_id) DO NOTHING;
+    IF p_raws IS NOT NULL THEN
+        INSERT INTO public.events_raw (event_id, created_at, raw)
+        SELECT u.id, u.created_at, u.raw
+        FROM unnest(p_ids, p_created_ats, p_raws) AS u (id, created_at, raw)
+        WHERE u.raw IS NOT NULL
+        ON CONFLICT (event_id) DO NOTHING;
+    END IF;
 
     UPDATE public.tallies SET events = events + new_events, pairs = pairs + new_pairs
     WHERE relay_id = p_relay_id AND (new_events > 0 OR new_pairs > 0);

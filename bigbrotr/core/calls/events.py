@@ -186,7 +186,7 @@ def _event_columns(
         column("tags", _tags_json),
         column("tagvalues", _tagvalues_literal),
         column("content", lambda event: storable(event.content) if event.raw else event.content),
-        column("raw", lambda event: event.raw),
+        column("raw", lambda event: event.raw) if any(event.raw for event in events) else None,
         *by_column(named, 2),
     ]
 
