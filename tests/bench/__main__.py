@@ -61,23 +61,23 @@ async def ingest(on: Stage, events: int) -> None:
 async def _ingest(on: Stage, data: list[tuple[int, bytes]]) -> dict[str, tuple[float, float]]:
     """Microseconds an event or pair: ours, and what it is compared with."""
     events = len(data)
-    await on.settle()
+    await on.clear()
     async with on.relays(data, 1) as urls:
         ordinary_new, ordinary_known = await _baseline(on, urls[0], events)
-    await on.settle()
+    await on.clear()
     async with on.archive() as archive:
         async with on.relays(data, 4, shared=0.0) as urls:
             first = await archive.copy(urls) / events * 1e6
         async with on.relays(data, 4) as urls:
             further = await archive.copy(urls) / events / 4 * 1e6
         await _check(archive, events + WARM_UP)
-    await on.settle()
+    await on.clear()
     async with on.archive() as archive, on.relays(data, 10, shared=0.9) as urls:
         seconds = await archive.copy(urls)
         await _check(archive, events + WARM_UP)
         pairs = (await archive.brotr.totals()).pairs
     mixed = (ordinary_new * events + ordinary_known * (pairs - events)) / pairs
-    await on.settle()
+    await on.clear()
     steps = await floors.measure(on, data)
     print("    floors: " + ", ".join(f"{name} {us:.1f}" for name, us in steps.items()))
     return {

@@ -51,13 +51,20 @@ class Stage:
             await connection.close()
         return self.address(name)
 
-    async def settle(self) -> None:
-        """Drops the databases of before and writes out what they left: nobody is to pay for what
-        another has stored."""
+    async def clear(self) -> None:
+        """Drops the databases of before, and settles."""
         connection = await asyncpg.connect(self.server.url)
         try:
             for number in range(1, self._databases + 1):
                 await connection.execute(f"DROP DATABASE IF EXISTS bench_{number} WITH (FORCE)")
+        finally:
+            await connection.close()
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Waits until all that was stored is on the disk: nobody is to pay for another."""
+        connection = await asyncpg.connect(self.server.url)
+        try:
             await connection.execute("CHECKPOINT")
         finally:
             await connection.close()
@@ -105,6 +112,7 @@ class Stage:
             await connection.execute("VACUUM ANALYZE presence")
         finally:
             await connection.close()
+        await self.settle()
 
     async def store(self, archive: "Archive", events: list[tuple[int, bytes]]) -> None:
         """Stores events as if a relay had brought them before anybody looked for relays in them."""
