@@ -139,14 +139,17 @@ async def memory(on: Stage, events: int) -> None:
     """Peak memory of the processes, without PostgreSQL, at 200 relays at once."""
     data = corpus.build(events)
     async with on.archive(width=200) as archive, on.relays(data, 200) as urls:
-        peak = 0
         done = threading.Event()
+
+        def used() -> int:
+            return sum(_proportional_kib(pid) for pid in (os.getpid(), *archive.worker_pids()))
+
+        peak = idle = used()
 
         def watch() -> None:
             nonlocal peak
             while not done.wait(0.1):
-                pids = [os.getpid(), *archive.worker_pids()]
-                peak = max(peak, sum(_proportional_kib(pid) for pid in pids))
+                peak = max(peak, used())
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -154,8 +157,10 @@ async def memory(on: Stage, events: int) -> None:
         done.set()
         watcher.join()
         await _check(archive, events + WARM_UP)
+    processes = archive.synchronizer.workers + 1
     print(
-        f"  {peak / 1024:.0f} MB in {archive.synchronizer.workers + 1} processes ({seconds:.0f} s)"
+        f"  {peak / 1024:.0f} MB in {processes} processes ({seconds:.0f} s),"
+        f" {idle / 1024:.0f} MB before the first relay"
     )
 
 
