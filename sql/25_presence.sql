@@ -48,10 +48,9 @@ DECLARE
     known integer[];
 BEGIN
     -- Most pages bring nothing but known events, or none: then one pass decides, for this ends at the first that is known.
-    IF NOT EXISTS (
-        SELECT FROM unnest(p_created_ats, p_ids) AS u (created_at, id)
-        JOIN public.presence p ON p.created_at = u.created_at AND p.event_id = u.id
-    ) THEN
+    PERFORM FROM unnest(p_created_ats, p_ids) AS u (created_at, id)
+    JOIN public.presence p ON p.created_at = u.created_at AND p.event_id = u.id LIMIT 1;
+    IF NOT FOUND THEN
         RETURN ARRAY(SELECT generate_series(1, cardinality(p_ids)));
     END IF;
 
