@@ -320,8 +320,9 @@ class Supervisor:
             try:
                 if self.doing or self.brotr is None:
                     return [Sample("database_up", 0)]
+                networks = [network for network, _ in self.config.networks.enabled()]
                 with anyio.fail_after(READY_S):
-                    found = await self.brotr.figures()
+                    found = await self.brotr.figures(networks)
             except (BigBrotrError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 return [Sample("database_up", 0)]
             self._told_at, self._told = time.monotonic(), [Sample("database_up", 1), *found]

@@ -1,8 +1,9 @@
 -- Figures: the state of the archive in numbers, for whoever watches it. Read-only.
 
 -- A row a figure, by the name under which it is served and the values of its labels. It looks at each relay, gap and
--- candidate once, at what is due of the outbox, and at no event.
-CREATE OR REPLACE FUNCTION public.figures(p_now bigint)
+-- candidate once, at what is due of the outbox, and at no event. What waits for its turn counts if it is in one of the
+-- networks p_networks: the turn of a network that is switched off does not come.
+CREATE OR REPLACE FUNCTION public.figures(p_now bigint, p_networks text[])
 RETURNS TABLE (name text, labels text[], value double precision)
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -44,17 +45,20 @@ BEGIN
     UNION ALL
     SELECT f.name, ARRAY['visits'], f.value FROM (
         SELECT count(*)::double precision AS due, coalesce(p_now - min(v.due_at), 0)::double precision AS age
-        FROM public.visits v WHERE v.due_at <= p_now AND v.rests_since IS NULL
+        FROM public.visits v JOIN public.relays r ON r.id = v.relay_id
+        WHERE v.due_at <= p_now AND v.rests_since IS NULL AND r.network = ANY (p_networks)
     ) AS q, LATERAL (VALUES ('backlog', q.due), ('backlog_age_seconds', q.age)) AS f (name, value)
     UNION ALL
     SELECT f.name, ARRAY['candidates'], f.value FROM (
         SELECT count(*)::double precision AS due, coalesce(p_now - min(c.due_at), 0)::double precision AS age
-        FROM public.candidates c WHERE c.due_at <= p_now AND c.alias_of IS NULL
+        FROM public.candidates c
+        WHERE c.due_at <= p_now AND c.alias_of IS NULL AND c.network = ANY (p_networks)
     ) AS q, LATERAL (VALUES ('backlog', q.due), ('backlog_age_seconds', q.age)) AS f (name, value)
     UNION ALL
     SELECT f.name, ARRAY['checks'], f.value FROM (
         SELECT count(*)::double precision AS due, coalesce(p_now - min(c.due_at), 0)::double precision AS age
-        FROM public.checks c WHERE c.due_at <= p_now
+        FROM public.checks c JOIN public.relays r ON r.id = c.relay_id
+        WHERE c.due_at <= p_now AND r.network = ANY (p_networks)
     ) AS q, LATERAL (VALUES ('backlog', q.due), ('backlog_age_seconds', q.age)) AS f (name, value)
     UNION ALL
     SELECT f.name, ARRAY['outbox'], f.value FROM (

@@ -173,6 +173,12 @@ async def test_figures_of_the_archive(brotr: Brotr) -> None:
     assert after["candidates", ("clearnet", "new")] == after["backlog", ("candidates",)] == 1
     for name, labels in after:
         assert len(labels) == len(FIGURES[name].labels), name
+    # Their network is switched off: they are there, but do not wait for a turn.
+    off = {(name, labels): value for name, value, labels in await brotr.figures([Network.TOR])}
+    assert off["relays", ("clearnet", "waiting")] == 2
+    assert off["candidates", ("clearnet", "new")] == 1
+    for queue in ("visits", "candidates", "checks"):
+        assert off["backlog", (queue,)] == off["backlog_age_seconds", (queue,)] == 0
 
 
 def test_page_is_openmetrics() -> None:

@@ -1,12 +1,14 @@
 """Upkeep: what there is in numbers, roles, statistics and partitions."""
 
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import asyncpg
 
 from bigbrotr.core.calls.base import UPKEEP_S, Calls
 from bigbrotr.core.figures import Sample
+from bigbrotr.models.relay import Network
 
 OLD_TRANSACTIONS = 1_000_000_000  # of the 2**31 that there are; autovacuum acts at a fifth of it
 DEAD_ROWS = 100_000  # fewer are never worth a word
@@ -32,9 +34,14 @@ class UpkeepCalls(Calls):
         assert row is not None
         return Totals(*row)
 
-    async def figures(self) -> list[Sample]:
-        """The state of the archive in numbers: see `FIGURES`."""
-        rows = await self.pool.fetch("SELECT * FROM public.figures($1)", int(time.time()))
+    async def figures(self, networks: Iterable[Network] = Network) -> list[Sample]:
+        """The state of the archive in numbers: see `FIGURES`; as backlog count those that wait for
+        their turn in the given networks."""
+        rows = await self.pool.fetch(
+            "SELECT * FROM public.figures($1, $2)",
+            int(time.time()),
+            [network.value for network in networks],
+        )
         return [Sample(row["name"], row["value"], tuple(row["labels"])) for row in rows]
 
     async def progress(self, limit: int | None = None) -> list[asyncpg.Record]:
