@@ -58,7 +58,7 @@ install: ## install or upgrade bigbrotr as a service of systemd (as root)
 	@install -D -m 644 -t $(UNITS) configs/systemd/bigbrotr.service
 	@install -D -m 755 configs/systemd/bigbrotr.sh $(BINDIR)/bigbrotr
 	@sed -i 's|/opt/bigbrotr/|$(PREFIX)/|g; s|/etc/bigbrotr/|$(ETC)/|g' $(UNITS)/bigbrotr.service $(BINDIR)/bigbrotr
-	@$(SYSUSERS) configs/systemd/bigbrotr.sysusers
+	@$(SYSUSERS) $(CURDIR)/configs/systemd/bigbrotr.sysusers  # it does not look here by itself
 	@if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 	@echo "start it with: systemctl enable --now bigbrotr (restart, after an upgrade)"
 

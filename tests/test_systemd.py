@@ -22,7 +22,8 @@ from bigbrotr.core.notify import Notifier
 from bigbrotr.supervisor import Supervisor
 from tests.processes import Place, until
 
-FOLDER = Path(__file__).parents[1] / "configs" / "systemd"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "configs" / "systemd"
 UNIT = FOLDER / "bigbrotr.service"
 PROGRAM = "/opt/bigbrotr/bin/bigbrotr"
 # Growing delays came with systemd 254; before it they are the first delay each time.
@@ -199,3 +200,14 @@ def test_unit_promises() -> None:
         assert line in lines
     users = (FOLDER / "bigbrotr.sysusers").read_text()
     assert re.search(r"(?m)^u bigbrotr - ", users)
+
+
+@pytest.mark.skipif(not shutil.which("systemd-sysusers"), reason="no systemd-sysusers")
+def test_install_makes_the_user() -> None:
+    make = ["make", "-n", "install", "SYSUSERS=systemd-sysusers --dry-run"]
+    printed = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    [command] = [line for line in printed.splitlines() if line.startswith("systemd-sysusers ")]
+    done = subprocess.run(
+        command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "Failed" in done.stderr) == (0, False), done.stderr
