@@ -35,7 +35,7 @@ class Throwaway:
 
 
 class Proof(NamedTuple):
-    """The event that answers a challenge, as JSON, and its id in hex."""
+    """An event that proves who or what we are, as JSON, and its id in hex."""
 
     event_id: str
     event: bytes
@@ -47,11 +47,18 @@ def prove(signer: Signer, relay_url: str, challenge: str, now: int) -> Proof:
     tags: Sequence[Sequence[str]] = [["relay", relay_url], ["challenge", storable(challenge)]]
     pubkey = signer.public_key.encode()
     event_id = sha256(preimage(pubkey, now, CLIENT_AUTH, msgspec.json.encode(tags), b'""')).digest()
+    return seal(signer, event_id, now, CLIENT_AUTH, tags)
+
+
+def seal(
+    signer: Signer, event_id: bytes, now: int, kind: int, tags: Sequence[Sequence[str]]
+) -> Proof:
+    """Signs an event without content, whose id is known."""
     event = {
         "id": event_id.hex(),
         "pubkey": signer.public_key,
         "created_at": now,
-        "kind": CLIENT_AUTH,
+        "kind": kind,
         "tags": tags,
         "content": "",
         "sig": signer.sign(event_id).hex(),

@@ -6,7 +6,7 @@ from hashlib import sha256
 import msgspec
 
 from bigbrotr.models.event import preimage
-from bigbrotr.nostr.auth import Proof, Signer
+from bigbrotr.nostr.auth import Proof, Signer, seal
 
 TRIAL = 20166  # the kind: ephemeral (NIP-01), used by nobody
 MAX_BITS = 24  # about ten seconds
@@ -28,13 +28,4 @@ def make_trial(signer: Signer, now: int, bits: int = 0, *, is_protected: bool = 
         if not bits or int.from_bytes(digest, "big") < limit:
             break
         nonce += 1
-    event = {
-        "id": digest.hex(),
-        "pubkey": signer.public_key,
-        "created_at": now,
-        "kind": TRIAL,
-        "tags": worked,
-        "content": "",
-        "sig": signer.sign(digest).hex(),
-    }
-    return Proof(digest.hex(), msgspec.json.encode(event))
+    return seal(signer, digest, now, TRIAL, worked)
