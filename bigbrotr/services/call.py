@@ -332,6 +332,7 @@ class Call:
 
         asking: asyncio.Task[Page] | None = None
         storing: asyncio.Task[None] | None = None
+        under_way: set[bytes] = set()  # events that the next page may bring again
         ask = paging.ask()
         try:
             while ask is not None and not self._is_over() and not (asking is None and is_over()):
@@ -343,7 +344,8 @@ class Call:
                 # Few pages are worked on at once, and who waits here has asked for no other.
                 await self.gate.acquire()
                 try:
-                    answer, haul = sift(page, ask, self.terms)
+                    answer, haul = sift(page, ask, self.terms, under_way)
+                    under_way = haul.oldest()
                     progress = self._judge(session, paging, page, answer)
                     walk.proven.extend(progress.proven)
                     walk.gaps.extend(progress.gaps)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 from msgspec import Struct
@@ -194,6 +194,10 @@ class Haul:
         for reason, (count, sample) in malformed.items():
             self.reject(reason, sample, count)
 
+    def oldest(self) -> set[bytes]:
+        """The ids of its oldest second, which the next page of a walk brings again."""
+        return {event_id for at, event_id, _ in self.events if at == self.events[0][0]}
+
     def verify(self) -> None:
         """Makes fresh events of those that are valid, and rejects the others (`forged`)."""
         for _, event_id, wire in self.events:
@@ -213,10 +217,13 @@ class Haul:
         self.rejected[reason] = (before + count, first)
 
 
-def sift(page: Page, ask: Ask, terms: Terms) -> tuple[Answer, Haul]:
+def sift(
+    page: Page, ask: Ask, terms: Terms, under_way: Collection[bytes] = ()
+) -> tuple[Answer, Haul]:
     """Sorts out a page: what it says to the paging machine, and what there is to store.
 
     A question may go a second beyond what is wanted: what lies there is heard and not stored.
+    Neither are the events that are `under_way`, from the page before.
 
     Events whose id is not the hash of their bytes are rejected here; signatures come later, and
     only of events that are not archived yet.
@@ -246,7 +253,8 @@ def sift(page: Page, ask: Ask, terms: Terms) -> tuple[Answer, Haul]:
             off_filter += 1
             continue
         times.append(event.created_at)
-        if terms.since <= event.created_at <= filter_.newest:
+        is_to_store = terms.since <= event.created_at <= filter_.newest
+        if is_to_store and event_id not in under_way:
             haul.events.append((event.created_at, event_id, event))
     haul.events.sort(key=lambda entry: entry[:2])
     page.received, page.events = len(page.events), []
