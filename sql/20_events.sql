@@ -59,28 +59,39 @@ DECLARE
 BEGIN
     PERFORM public.lock_presence(false);
     -- Presence first: its row is the lock by which an event is neither deleted as an orphan nor left without one.
-    WITH noted AS (
+    BEGIN
+        -- Whoever brings a page has looked for its events just now, and nearly always all are new: to insert them as
+        -- such costs a fifth less than to look again for each, twice.
+        INSERT INTO public.presence (created_at, event_id, relay_ids, seen_ats)
+        SELECT u.created_at, u.id, ARRAY[p_relay_id], ARRAY[public.pack_seen(u.seen_at)]
+        FROM unnest(p_created_ats, p_ids, p_seen_ats) AS u (created_at, id, seen_at);
+
+        INSERT INTO public.events (created_at, kind, id, pubkey, sig, tags, tagvalues, content)
+        SELECT u.created_at, u.kind, u.id, u.pubkey, u.sig, u.tags, u.tagvalues::text[], u.content
+        FROM unnest(p_created_ats, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tagvalues, p_contents)
+             AS u (created_at, kind, id, pubkey, sig, tags, tagvalues, content);
+        new_events := cardinality(p_ids);
+        new_pairs := new_events;
+    EXCEPTION WHEN unique_violation THEN
         INSERT INTO public.presence AS p (created_at, event_id, relay_ids, seen_ats)
         SELECT u.created_at, u.id, ARRAY[p_relay_id], ARRAY[public.pack_seen(u.seen_at)]
         FROM unnest(p_created_ats, p_ids, p_seen_ats) AS u (created_at, id, seen_at)
         ON CONFLICT (created_at, event_id) DO UPDATE SET
             relay_ids = p.relay_ids || EXCLUDED.relay_ids,
             seen_ats  = p.seen_ats || EXCLUDED.seen_ats
-        WHERE NOT p.relay_ids @> EXCLUDED.relay_ids
-        RETURNING 1
-    )
-    SELECT count(*) INTO new_pairs FROM noted;
+        WHERE NOT p.relay_ids @> EXCLUDED.relay_ids;
+        GET DIAGNOSTICS new_pairs = ROW_COUNT;
 
-    WITH stored AS (
-        INSERT INTO public.events (created_at, kind, id, pubkey, sig, tags, tagvalues, content)
-        SELECT u.created_at, u.kind, u.id, u.pubkey, u.sig, u.tags, u.tagvalues::text[], u.content
-        FROM unnest(p_created_ats, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tagvalues, p_contents)
-             AS u (created_at, kind, id, pubkey, sig, tags, tagvalues, content)
-        ON CONFLICT (created_at, id) DO NOTHING
-        RETURNING events.id
-    )
-    SELECT count(*), CASE WHEN count(*) < cardinality(p_ids) THEN coalesce(array_agg(stored.id), '{}') END
-    INTO new_events, new_ids FROM stored;
+        WITH stored AS (
+            INSERT INTO public.events (created_at, kind, id, pubkey, sig, tags, tagvalues, content)
+            SELECT u.created_at, u.kind, u.id, u.pubkey, u.sig, u.tags, u.tagvalues::text[], u.content
+            FROM unnest(p_created_ats, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tagvalues, p_contents)
+                 AS u (created_at, kind, id, pubkey, sig, tags, tagvalues, content)
+            ON CONFLICT (created_at, id) DO NOTHING
+            RETURNING events.id
+        )
+        SELECT count(*), coalesce(array_agg(stored.id), '{}') INTO new_events, new_ids FROM stored;
+    END;
 
     IF p_raws IS NOT NULL THEN
         INSERT INTO public.events_raw (event_id, created_at, raw)
