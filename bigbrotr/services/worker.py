@@ -43,7 +43,7 @@ from bigbrotr.services.intake import Crowd, Report
 CLAIM = 2  # relays at a time ...
 PACE_S = 0.05  # ... and the time until the next are claimed
 IDLE_S = 0.5  # between looks for due relays while others are under way
-CONNECTIONS = 4  # to the database, of one worker
+CONNECTIONS = 2  # to the database, of one worker: more get into each other's way
 PAGES_AT_WORK = 16  # in one worker: verified, or waiting for the database
 WINDOWS_AT_WORK = 4  # in one worker: reconciled
 THROTTLED_S = (450, 750)  # how long a relay that calls us too fast is left alone
