@@ -76,7 +76,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
         if await self._is_anything_due():
             async with anyio.create_task_group() as group:
                 for lane in range(self.workers):
-                    group.start_soon(self._keep_busy, lane)
+                    group.start_soon(self._keep_busy, lane, group.cancel_scope)
             if self._lost:
                 await self._give_up_cycle(self._lost[0])
         self._tell(is_final=not self._stop.is_set())
@@ -132,8 +132,8 @@ class Synchronizer(BaseService[SynchronizerSettings]):
     def _networks(self) -> list[Network]:
         return [network for network, _ in self.around.config.networks.enabled()]
 
-    async def _keep_busy(self, lane: int) -> None:
-        """One worker's lane: slice after slice, until no lane finds anything due.
+    async def _keep_busy(self, lane: int, lanes: anyio.CancelScope) -> None:
+        """One worker's lane: slice after slice, until no lane of the cycle finds anything due.
 
         When a slice fails, the other lanes end theirs: all leases are given back together.
         """
@@ -164,7 +164,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
             self._tell()
             if report.visits == 0 and report.live == 0:
                 if self._busy == 0:
-                    return
+                    lanes.cancel()  # those that only wait to look again
                 await self.wait(IDLE_S)
 
     def _running_executor(self) -> ProcessPoolExecutor:
