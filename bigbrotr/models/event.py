@@ -102,7 +102,7 @@ def tag_values(tags: tuple[tuple[str, ...], ...]) -> list[str]:
         # No character takes more than four bytes.
         value if len(value := f"{tag[0]}:{tag[1]}") <= TAG_VALUE_BYTES // 4 else cut(value)
         for tag in tags
-        if len(tag) > 1 and tag[0] in _LETTERS
+        if tag[0] in _LETTERS and len(tag) > 1
     ]
 
 
@@ -116,7 +116,7 @@ def storable(text: str) -> str:
     return _unstorable.sub("\ufffd", text)
 
 
-class Event(msgspec.Struct, frozen=True, eq=False):
+class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
     """An event whose id and signature are verified: a wrong one cannot be made.
 
     `id` and `pubkey` are 32 bytes, `sig` 64; `created_at` is Unix seconds.

@@ -199,11 +199,12 @@ def _tags_json(event: Event) -> str:
 def _tagvalues_literal(event: Event) -> str:
     """The indexed tags as PostgreSQL writes a text array; rows differ in length, so no text[][]."""
     values = tag_values(_storable_tags(event) if event.raw else event.tags)
-    text = msgspec.json.encode(values).decode()
-    if "\\" in text:  # JSON escapes more than an array does
-        quoted = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
-        return "{" + ",".join(f'"{value}"' for value in quoted) + "}"
-    return f"{{{text[1:-1]}}}"
+    if not values:
+        return "{}"
+    text = '","'.join(values)
+    if "\\" in text or text.count('"') > 2 * len(values) - 2:
+        text = '","'.join(value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
+    return f'{{"{text}"}}'
 
 
 def _storable_tags(event: Event) -> tuple[tuple[str, ...], ...]:
