@@ -56,7 +56,7 @@ _encode = msgspec.json.Encoder().encode
 # What PostgreSQL's text and jsonb cannot hold.
 _unstorable = re.compile("[\x00\ud800-\udfff]")
 _surrogate = re.compile("[\ud800-\udfff]")
-_has_escaped_code = re.compile(rb"\\u").search  # thrice as fast as `in`
+_unstorable_code = re.compile(rb"\\u(?:0000|d[89a-f])").search  # the same, escaped
 _escaped_control = re.compile(rb"(?<!\\)((?:\\\\)*)\\(?:u00([01][0-9a-f])|([bf]))")
 
 
@@ -291,7 +291,7 @@ def _unescape_control(match: re.Match[bytes]) -> bytes:
 
 def _is_reproducible(event: Event, hashed: bytes) -> bool:
     """Whether the columns of a database give back the bytes that were hashed."""
-    if not _has_escaped_code(hashed):
+    if not _unstorable_code(hashed):
         return True  # nothing that text or jsonb would change
     tags = tuple(tuple(storable(item) for item in tag) for tag in event.tags)
     return hashed == _serialise(event, tags, storable(event.content))

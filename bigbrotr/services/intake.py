@@ -232,8 +232,8 @@ def sift(
     times: list[int] = []
     seen: set[bytes] = set()
     off_filter = page.unreadable  # they took places in the page as well
-    filter_ = terms.filter
-    until = filter_.newest if ask.until is None else ask.until
+    filter_, newest = terms.filter, terms.filter.newest
+    until = newest if ask.until is None else ask.until
     for event in page.events:
         try:
             event_id, event = identify(event)
@@ -249,13 +249,13 @@ def sift(
         if event_id in seen:
             continue
         seen.add(event_id)
-        if not is_wanted or not ask.since <= event.created_at <= until:
+        at = event.created_at
+        if not is_wanted or not ask.since <= at <= until:
             off_filter += 1
             continue
-        times.append(event.created_at)
-        is_to_store = terms.since <= event.created_at <= filter_.newest
-        if is_to_store and event_id not in under_way:
-            haul.events.append((event.created_at, event_id, event))
+        times.append(at)
+        if terms.since <= at <= newest and event_id not in under_way:
+            haul.events.append((at, event_id, event))
     haul.events.sort(key=lambda entry: entry[:2])
     page.received, page.events = len(page.events), []
     answer = Answer(
