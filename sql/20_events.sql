@@ -73,14 +73,17 @@ BEGIN
         new_events := cardinality(p_ids);
         new_pairs := new_events;
     EXCEPTION WHEN unique_violation THEN
-        INSERT INTO public.presence AS p (created_at, event_id, relay_ids, seen_ats)
-        SELECT u.created_at, u.id, ARRAY[p_relay_id], ARRAY[public.pack_seen(u.seen_at)]
-        FROM unnest(p_created_ats, p_ids, p_seen_ats) AS u (created_at, id, seen_at)
-        ON CONFLICT (created_at, event_id) DO UPDATE SET
-            relay_ids = p.relay_ids || EXCLUDED.relay_ids,
-            seen_ats  = p.seen_ats || EXCLUDED.seen_ats
-        WHERE NOT p.relay_ids @> EXCLUDED.relay_ids;
-        GET DIAGNOSTICS new_pairs = ROW_COUNT;
+        WITH noted AS (
+            INSERT INTO public.presence AS p (created_at, event_id, relay_ids, seen_ats)
+            SELECT u.created_at, u.id, ARRAY[p_relay_id], ARRAY[public.pack_seen(u.seen_at)]
+            FROM unnest(p_created_ats, p_ids, p_seen_ats) AS u (created_at, id, seen_at)
+            ON CONFLICT (created_at, event_id) DO UPDATE SET
+                relay_ids = p.relay_ids || EXCLUDED.relay_ids,
+                seen_ats  = p.seen_ats || EXCLUDED.seen_ats
+            WHERE NOT p.relay_ids @> EXCLUDED.relay_ids
+            RETURNING 1
+        )
+        SELECT count(*) INTO new_pairs FROM noted;
 
         WITH stored AS (
             INSERT INTO public.events (created_at, kind, id, pubkey, sig, tags, tagvalues, content)
