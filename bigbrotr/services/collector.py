@@ -9,7 +9,7 @@ from typing import NamedTuple
 from bigbrotr.models.coverage import Span
 from bigbrotr.nostr.paging import Ask, End, Progress
 from bigbrotr.nostr.session import Bounds, Page, Session
-from bigbrotr.services.intake import Intake, Report, sift
+from bigbrotr.services.intake import Haul, Intake, Report, sift
 
 ID_BATCHES = (250, 16, 1)  # ids a question: 17 kB; fewer for those that were asked for in vain
 MOST_ASKS = 4  # for one id, within a visit
@@ -157,28 +157,35 @@ class Collector:
         return {event_id: at for event_id, at in zip(ids, times, strict=True) if at is not None}
 
     async def take_keys(
-        self,
-        page: Page,
-        span: Span,
-        wanted: Collection[bytes] | None = None,
-        *,
-        is_stored: bool = True,
+        self, page: Page, span: Span, wanted: Collection[bytes] | None = None
     ) -> list[tuple[int, bytes]]:
-        """Stores what a page brought of a span; returns the (created_at, id) that were proven.
-
-        What is no valid event is noted and counted also where the others are only looked at.
-        """
-        ask = Ask(span.since, span.until - 1, max(1, len(page.events)))
-        _, haul = sift(page, ask, self.terms)
+        """Stores what a page brought of a span; returns the (created_at, id) that were proven."""
+        haul = self._sift(page, span)
         if wanted is not None:
             chosen = set(wanted)
             haul.events = [event for event in haul.events if event[1] in chosen]
         keys = [event[:2] for event in haul.events]
-        if not is_stored:
-            haul.events = []
-        if is_stored or haul.rejected:
-            await self.intake.prepare(haul)
-            await self.intake.store(page, haul, Progress([], []))
+        await self._store(page, haul)
+        return keys
+
+    async def look_at(self, page: Page, span: Span) -> list[tuple[int, bytes]]:
+        """The (created_at, id) of what a page brought of a span, which is not stored.
+
+        What is no valid event is noted and counted all the same.
+        """
+        haul = self._sift(page, span)
+        keys = [event[:2] for event in haul.events]
+        haul.events = []
+        if haul.rejected:
+            await self._store(page, haul)
         else:
             self.intake.report(Report(received=page.received, bytes=page.size))
         return keys
+
+    def _sift(self, page: Page, span: Span) -> Haul:
+        ask = Ask(span.since, span.until - 1, max(1, len(page.events)))
+        return sift(page, ask, self.terms)[1]
+
+    async def _store(self, page: Page, haul: Haul) -> None:
+        await self.intake.prepare(haul)
+        await self.intake.store(page, haul, Progress([], []))

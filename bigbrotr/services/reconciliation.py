@@ -118,7 +118,7 @@ class Reconciliation:
             return False
         page = await self.session.fetch(self._request(span) | {"limit": PROBE}, self.bounds)
         if page.end is not End.EOSE or len(page.events) < PROBE:
-            await self._collector.take_keys(page, span, is_stored=False)
+            await self._collector.look_at(page, span)
             return False
         oldest = min(event.created_at for event in page.events)
         new = self.intake.new
@@ -332,7 +332,7 @@ class Reconciliation:
 
     async def _cannot_tell(self, page: Page, span: Span) -> Verdict:
         """What cannot be tested is not believed: pages have to tell."""
-        await self._collector.take_keys(page, span, is_stored=False)
+        await self._collector.look_at(page, span)
         if page.reason.startswith("rate-limited"):
             self.throttled = page.reason
         elif page.end is End.CLOSED:
@@ -355,7 +355,7 @@ class Reconciliation:
         that we did not know of."""
         asked = self._request(span) | {"limit": SAMPLE}
         page = await self.session.fetch(asked, self.bounds)
-        keys = await self._collector.take_keys(page, span, is_stored=False)
+        keys = await self._collector.look_at(page, span)
         if page.end is not End.EOSE:
             return False
         for created_at, event_id in keys:
