@@ -202,14 +202,17 @@ class Pool:
         """A connection for the length of the block."""
         pool = self._connected()
         asked = time.monotonic()
-        async with pool.acquire(timeout=self.settings.timeouts.acquisition) as connection:
+        try:
+            connection = await pool.acquire(timeout=self.settings.timeouts.acquisition)
+        finally:  # in vain as well
             got = time.monotonic()
-            try:
-                yield connection
-            finally:
-                times, seconds, waited_s = self.use
-                seconds += time.monotonic() - got
-                self.use = PoolUse(times + 1, seconds, waited_s + got - asked)
+            self.use = self.use._replace(waited_s=self.use.waited_s + got - asked)
+        try:
+            yield connection
+        finally:
+            times, seconds, waited_s = self.use
+            self.use = PoolUse(times + 1, seconds + time.monotonic() - got, waited_s)
+            await pool.release(connection)
 
     @asynccontextmanager
     async def acquire_healthy(self, max_retries: int = 3) -> AsyncIterator[Connection]:
