@@ -345,7 +345,6 @@ class Call:
                 await self.gate.acquire()
                 try:
                     answer, haul = sift(page, ask, self.terms, under_way)
-                    under_way = haul.oldest()
                     progress = self._judge(session, paging, page, answer)
                     walk.proven.extend(progress.proven)
                     walk.gaps.extend(progress.gaps)
@@ -353,6 +352,7 @@ class Call:
                     if ask is not None and not is_over():
                         asking = self._fetch(session, ask)
                     await self.intake.prepare(haul)
+                    under_way = haul.oldest()
                     if storing is not None:
                         await storing
                 except BaseException:

@@ -194,10 +194,6 @@ class Haul:
         for reason, (count, sample) in malformed.items():
             self.reject(reason, sample, count)
 
-    def oldest(self) -> set[bytes]:
-        """The ids of its oldest second, which the next page of a walk brings again."""
-        return {event_id for at, event_id, _ in self.events if at == self.events[0][0]}
-
     def verify(self) -> None:
         """Makes fresh events of those that are valid, and rejects the others (`forged`)."""
         for _, event_id, wire in self.events:
@@ -207,6 +203,10 @@ class Haul:
                 self.reject(str(error), event_id)
                 self.forged += 1
         self.events = []
+
+    def oldest(self) -> set[bytes]:
+        """The ids of the oldest fresh events: the next page of a walk brings them again."""
+        return {event.id for event in self.fresh if event.created_at == self.fresh[0].created_at}
 
     def reject(self, reason: str, sample: bytes, count: int = 1) -> None:
         """Counts what is no valid event, by the first words of the reason."""
@@ -223,7 +223,7 @@ def sift(
     """Sorts out a page: what it says to the paging machine, and what there is to store.
 
     A question may go a second beyond what is wanted: what lies there is heard and not stored.
-    Neither are the events that are `under_way`, from the page before.
+    Neither are events that are `under_way`: verified, and being stored with the page before.
 
     Events whose id is not the hash of their bytes are rejected here; signatures come later, and
     only of events that are not archived yet.

@@ -76,11 +76,13 @@ async def test_a_crowd_verifies_and_stores_each_event_about_once(brotr: Brotr) -
 
 
 def test_what_the_page_before_brought_already_is_heard_and_not_stored_twice() -> None:
-    oldest = [make_event(1_600_000_000, content=f"{n}") for n in range(3)]
-    _, first = sift(page([*EVENTS[1:4], *oldest[:2]]), Ask(1_600_000_000, None, 5), TERMS)
-    under_way = first.oldest()
-    assert under_way == {bytes.fromhex(event["id"]) for event in oldest[:2]}
-    answer, haul = sift(page(oldest), Ask(0, 1_600_000_000, 5), TERMS, under_way)
+    first, second, third = (make_event(1_600_000_000, content=f"{n}") for n in range(3))
+    forged = {**second, "sig": first["sig"]}
+    _, haul = sift(page([*EVENTS[1:4], first, forged]), Ask(1_600_000_000, None, 5), TERMS)
+    haul.verify()
+    under_way = haul.oldest()
+    assert under_way == {bytes.fromhex(first["id"])}  # the other is not being stored
+    answer, haul = sift(page([first, second, third]), Ask(0, 1_600_000_000, 5), TERMS, under_way)
     assert answer.created_ats == [1_600_000_000] * 3
-    assert [event[1].hex() for event in haul.events] == [oldest[2]["id"]]
-    assert sift(page([]), Ask(0, 1, 5), TERMS)[1].oldest() == set()
+    assert {event[1].hex() for event in haul.events} == {second["id"], third["id"]}
+    assert haul.oldest() == set()  # nothing is verified yet
