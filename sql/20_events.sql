@@ -72,7 +72,7 @@ BEGIN
              AS u (created_at, kind, id, pubkey, sig, tags, tagvalues, content);
         new_events := cardinality(p_ids);
         new_pairs := new_events;
-    EXCEPTION WHEN unique_violation THEN
+    EXCEPTION WHEN unique_violation OR internal_error THEN  -- the latter is what Citus makes of it
         WITH noted AS (
             INSERT INTO public.presence AS p (created_at, event_id, relay_ids, seen_ats)
             SELECT u.created_at, u.id, ARRAY[p_relay_id], ARRAY[public.pack_seen(u.seen_at)]
@@ -171,21 +171,49 @@ END $$;
 CREATE OR REPLACE FUNCTION public.delete_orphan_events() RETURNS integer
 LANGUAGE plpgsql AS $$
 DECLARE
-    gone integer;
+    last_at bigint := -1;
+    last_id bytea := '';
+    times bigint[];
+    ids bytea[];
+    part integer;
+    gone integer := 0;
 BEGIN
-    WITH homeless AS (
-        DELETE FROM public.presence p
-        WHERE NOT EXISTS (SELECT FROM public.relays r WHERE r.id = ANY (p.relay_ids))
-          -- An event that its last relay has dropped is what an archive is for.
-          AND NOT EXISTS (SELECT FROM public.dropped d WHERE d.created_at = p.created_at AND d.event_id = p.event_id)
-        RETURNING p.created_at, p.event_id
-    ), raws AS (
-        DELETE FROM public.events_raw w USING homeless h WHERE w.event_id = h.event_id
-    ), deleted AS (
-        DELETE FROM public.events e USING homeless h WHERE e.created_at = h.created_at AND e.id = h.event_id
-        RETURNING 1
-    )
-    SELECT count(*) INTO gone FROM deleted;
+    LOOP
+        -- An event that its last relay has dropped is what an archive is for.
+        SELECT array_agg(h.created_at), array_agg(h.event_id) INTO times, ids
+        FROM (
+            SELECT p.created_at, p.event_id FROM public.presence p
+            WHERE p.created_at >= last_at AND (p.created_at, p.event_id) > (last_at, last_id)
+              AND NOT EXISTS (SELECT FROM public.relays r WHERE r.id = ANY (p.relay_ids))
+              AND NOT EXISTS (
+                  SELECT FROM public.dropped d WHERE d.created_at = p.created_at AND d.event_id = p.event_id)
+            ORDER BY p.created_at, p.event_id LIMIT 10000
+        ) AS h;
+        EXIT WHEN ids IS NULL;
+        last_at := times[cardinality(times)];
+        last_id := ids[cardinality(ids)];
+
+        -- Locked, and then looked at by a statement that sees what was noted until then: after a wait for a lock, one
+        -- that deletes at once would judge the row as it is now by the relays that it was joined with before.
+        UPDATE public.presence p SET seen_ats = p.seen_ats
+        FROM unnest(times, ids) AS u (created_at, id)
+        WHERE p.created_at = u.created_at AND p.event_id = u.id;
+        WITH homeless AS (
+            DELETE FROM public.presence p USING unnest(times, ids) AS u (created_at, id)
+            WHERE p.created_at = u.created_at AND p.event_id = u.id
+              AND NOT EXISTS (SELECT FROM public.relays r WHERE r.id = ANY (p.relay_ids))
+              AND NOT EXISTS (
+                  SELECT FROM public.dropped d WHERE d.created_at = p.created_at AND d.event_id = p.event_id)
+            RETURNING p.created_at, p.event_id
+        ), raws AS (
+            DELETE FROM public.events_raw w USING homeless h WHERE w.event_id = h.event_id
+        ), deleted AS (
+            DELETE FROM public.events e USING homeless h WHERE e.created_at = h.created_at AND e.id = h.event_id
+            RETURNING 1
+        )
+        SELECT count(*) INTO part FROM deleted;
+        gone := gone + part;
+    END LOOP;
     UPDATE public.tallies SET events = events - gone WHERE relay_id = 0 AND gone > 0;
     RETURN gone;
 END $$;

@@ -26,6 +26,7 @@ from bigbrotr.models.event import Event, EventRelay, preimage, tag_values
 from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
 from bigbrotr.models.relay import Network, Relay
 from tests.events import NOW, make_event, serialise
+from tests.processes import until
 
 Make = Callable[[Profile | None], Awaitable[str]]
 
@@ -401,8 +402,8 @@ async def test_each_proof_keeps_its_time(brotr: Brotr) -> None:
 
 async def test_what_is_stale(brotr: Brotr) -> None:
     visit = await claim_a(brotr)
-    for since, until, at in ((0, 500, 1000), (500, 900, 9000)):
-        proof = Proof(Span(since, until), How.PAGING)
+    for since, end, at in ((0, 500, 1000), (500, 900, 9000)):
+        proof = Proof(Span(since, end), How.PAGING)
         await brotr.store_page(visit, [], proofs=[proof], now=at)
     query = "SELECT stale_spans($1, 0, 1000, $5, $2, $3, $4, 10000)"
 
@@ -1421,6 +1422,40 @@ async def test_pages_batches_and_upkeep_at_once(crowd: Brotr) -> None:
 
     await asyncio.gather(*map(pages, visits), *map(batches, range(6)), upkeep(), upkeep())
     await crowd.delete_orphan_events()
+    await check_totals(crowd)
+
+
+@pytest.mark.parametrize("way", ["noted", "stored"])
+async def test_an_orphan_that_finds_a_relay_in_time_stays(crowd: Brotr, way: str) -> None:
+    """The deletion waits for who writes, and judges by what that has written."""
+    *found, lost = ordered([make_event(created_at=NOW + n) for n in range(3)])
+    await crowd.insert_events(pairs([*found, lost], A, B))
+    await crowd.pool.execute("DELETE FROM relays WHERE url = ANY ($1)", [A.url, B.url])
+    visit = await claim_a(crowd)
+
+    async def wait_for_waiting(count: int) -> None:
+        waiting = (
+            "SELECT count(*) = $1 FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        await until(lambda: crowd.pool.fetchval(waiting, count), f"{count} wait for locks")
+
+    async with crowd.pool.transaction() as connection:
+        await connection.execute(  # where a writer comes last
+            "SELECT FROM tallies WHERE relay_id = $1 FOR UPDATE", visit.relay_id
+        )
+        writing = asyncio.create_task(
+            crowd.note_presence(visit.relay_id, keys(found), NOW)
+            if way == "noted"
+            else crowd.store_page(visit, found, now=NOW)
+        )
+        await wait_for_waiting(1)
+        deleting = asyncio.create_task(crowd.delete_orphan_events())
+        await wait_for_waiting(2)
+    assert await writing == ([] if way == "noted" else (0, 2))
+    assert await deleting == 1
+    assert await held(crowd) == {(event.id, visit.url) for event in found}
+    assert await crowd.event(lost.id) is None
     await check_totals(crowd)
 
 
