@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing.connection import Connection as Pipe
 from typing import Self
 
@@ -74,9 +75,10 @@ class Synchronizer(BaseService[SynchronizerSettings]):
             await self.brotr.release_leases(self.owner)
             self._lost.clear()
         if await self._is_anything_due():
+            is_over = asyncio.Event()
             async with anyio.create_task_group() as group:
                 for lane in range(self.workers):
-                    group.start_soon(self._keep_busy, lane, group.cancel_scope)
+                    group.start_soon(self._keep_busy, lane, is_over)
             if self._lost:
                 await self._give_up_cycle(self._lost[0])
         self._tell(is_final=not self._stop.is_set())
@@ -132,7 +134,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
     def _networks(self) -> list[Network]:
         return [network for network, _ in self.around.config.networks.enabled()]
 
-    async def _keep_busy(self, lane: int, lanes: anyio.CancelScope) -> None:
+    async def _keep_busy(self, lane: int, is_over: asyncio.Event) -> None:
         """One worker's lane: slice after slice, until no lane of the cycle finds anything due.
 
         When a slice fails, the other lanes end theirs: all leases are given back together.
@@ -150,7 +152,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
             live_calls = share(self.settings.live_relays, self.workers, lane)
             order = msgspec.structs.replace(order, live_calls=live_calls)
         loop = asyncio.get_running_loop()
-        while not self._is_cycle_over():
+        while not is_over.is_set() and not self._is_cycle_over():
             self._busy += 1
             try:
                 report = await loop.run_in_executor(self._running_executor(), run_slice, order)
@@ -164,8 +166,10 @@ class Synchronizer(BaseService[SynchronizerSettings]):
             self._tell()
             if report.visits == 0 and report.live == 0:
                 if self._busy == 0:
-                    lanes.cancel()  # those that only wait to look again
-                await self.wait(IDLE_S)
+                    is_over.set()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(IDLE_S):
+                        await is_over.wait()
 
     def _running_executor(self) -> ProcessPoolExecutor:
         if self._executor is None:
