@@ -76,7 +76,8 @@ class Pool:
 
     `dsn` overrides where the settings say that the database is (the embedded server knows its own
     socket). `session` holds further settings of each session, e.g. {"synchronous_commit": "off"};
-    behind PgBouncer in transaction mode they are left out, since they would not last.
+    behind PgBouncer in transaction mode they are left out, since they would not last. `patience_s`
+    is how long `acquire` waits, where that is not as long as the settings say.
     """
 
     def __init__(
@@ -86,11 +87,13 @@ class Pool:
         *,
         dsn: str | None = None,
         session: Mapping[str, str] | None = None,
+        patience_s: float | None = None,
     ) -> None:
         self.database = database or Database()
         self.settings = settings or PoolSettings()
         self._dsn = dsn
         self._session = dict(session or {})
+        self._patience_s = patience_s or self.settings.timeouts.acquisition
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self.use = PoolUse()
         self._log = Logger("pool")
@@ -203,7 +206,7 @@ class Pool:
         pool = self._connected()
         asked = time.monotonic()
         try:
-            connection = await pool.acquire(timeout=self.settings.timeouts.acquisition)
+            connection = await pool.acquire(timeout=self._patience_s)
         finally:  # in vain as well
             got = time.monotonic()
             self.use = self.use._replace(waited_s=self.use.waited_s + got - asked)

@@ -255,6 +255,22 @@ class Worker:
                 del self.habits[next(iter(self.habits))]
 
 
+def pool_of(config: Config, dsn: str | None) -> Pool:
+    """A worker's pool: few connections, and as much patience for one as a statement may take. Who
+    waits has stopped his socket; two statements that are held up are no failure of the others."""
+    limits, timeouts = config.pool.limits, config.pool.timeouts
+    limits = msgspec.structs.replace(limits, min_size=1, max_size=min(limits.max_size, CONNECTIONS))
+    return Pool(
+        config.database,
+        msgspec.structs.replace(config.pool, limits=limits),
+        dsn=dsn,
+        # The archive may lose its last moments in a crash of the server, and coverage with them:
+        # both are fetched again.
+        session={"synchronous_commit": "off"},
+        patience_s=max(timeouts.acquisition, timeouts.command),
+    )
+
+
 def signer_of(auth: str) -> Signer | None:
     """The key with which relays may know us, by the setting `auth`.
 
@@ -295,17 +311,7 @@ class Process:
         # Runs all the time, so that live calls go on between slices.
         self.loop = uvloop.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True, name="loop").start()
-        # The archive may lose its last moments in a crash of the server, and coverage with them:
-        # both are fetched again.
-        limits = config.pool.limits
-        limits = msgspec.structs.replace(
-            limits, min_size=1, max_size=min(limits.max_size, CONNECTIONS)
-        )
-        settings = msgspec.structs.replace(config.pool, limits=limits)
-        self.brotr = Brotr(
-            Pool(config.database, settings, dsn=dsn, session={"synchronous_commit": "off"}),
-            notes_sightings=config.finder.enabled,
-        )
+        self.brotr = Brotr(pool_of(config, dsn), notes_sightings=config.finder.enabled)
         self.worker = Worker(config, self.brotr)
         threading.Thread(target=self._watch, daemon=True, name="lifeline").start()
 

@@ -317,6 +317,16 @@ async def test_waiting_for_a_connection_has_a_bound(dsn: str) -> None:
                 pass
 
 
+async def test_patience_may_be_longer(dsn: str) -> None:
+    settings = PoolSettings(limits=Limits(max_size=1), timeouts=Timeouts(acquisition=0.1))
+    async with Pool(settings=settings, dsn=dsn, patience_s=30) as pool:
+        async with pool.acquire():
+            waiting = asyncio.create_task(pool.fetchval("SELECT 1"))
+            await asyncio.sleep(0.3)
+        assert await waiting == 1
+        assert pool.use.waited_s >= 0.2
+
+
 async def test_metrics(pool: Pool) -> None:
     metrics = pool.metrics
     assert metrics == {
