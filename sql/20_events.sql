@@ -104,7 +104,11 @@ BEGIN
         ON CONFLICT (event_id) DO NOTHING;
     END IF;
 
-    UPDATE public.tallies SET events = events + new_events, pairs = pairs + new_pairs
+    UPDATE public.tallies SET
+        events  = events + new_events,
+        pairs   = pairs + new_pairs,
+        touched = public.add_span(touched, int8range(
+            p_created_ats[1], nullif(p_created_ats[cardinality(p_created_ats)], 9223372036854775807) + 1))
     WHERE relay_id = p_relay_id AND (new_events > 0 OR new_pairs > 0);
     IF NOT FOUND AND new_events > 0 THEN  -- the relay was deleted meanwhile
         UPDATE public.tallies SET events = events + new_events WHERE relay_id = 0;

@@ -19,10 +19,24 @@ CREATE TABLE IF NOT EXISTS public.visits (
 );
 CREATE INDEX IF NOT EXISTS visits_due_at_idx ON public.visits (due_at);
 
+-- Makes sure, until the end of the transaction, that the lease on a relay has not passed on (else: BB001). All that a
+-- visit writes ends with this, or with record_coverage, which does it first: a holder that slept past its lease must not
+-- bring back what another has taken away meanwhile. Last, so that all writers lock presence first and visits last, and
+-- shared, so that a visit's page and what it notes of the next one don't wait for each other.
+CREATE OR REPLACE FUNCTION public.hold_lease(p_relay_id bigint, p_epoch bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM public.visits v WHERE v.relay_id = p_relay_id AND v.epoch = p_epoch FOR SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the lease on relay % has passed to another process', p_relay_id USING ERRCODE = 'BB001';
+    END IF;
+END $$;
+
 -- Claims relays that are due, but for the URLs p_refused. `missing` is what is neither proven nor a gap that has to
 -- wait, within [p_since, p_until), for the conditions p_filter; for p_urls there are p_sinces, p_untils, p_filters and
--- p_by_idss. `stale` is what is proven and is to be looked at again (see stale_spans). `may_reconcile` says whether to try NIP-77,
--- `most_items` how many events the relay lets a window hold, as far as we know.
+-- p_by_idss. `stale` is what is proven and is to be looked at again (see stale_spans). `may_reconcile` says whether to
+-- try NIP-77, `most_items` how many events the relay lets a window hold, and `most_bytes` a message, as far as we know.
+-- `limits` is what the relay says of its limits (NIP-11) in its newest document, if it does.
 CREATE OR REPLACE FUNCTION public.claim_visits(
     p_networks text[], p_limit integer, p_owner text, p_lease_s bigint, p_since bigint, p_until bigint, p_filter text,
     p_by_ids boolean, p_refused text[],
@@ -30,7 +44,7 @@ CREATE OR REPLACE FUNCTION public.claim_visits(
     p_audit_s bigint, p_lookback_s bigint, p_rewalk_s bigint, p_now bigint
 ) RETURNS TABLE (
     relay_id bigint, url text, epoch bigint, pairs bigint, missing int8multirange, stale int8multirange,
-    may_reconcile boolean, most_items bigint
+    may_reconcile boolean, most_items bigint, most_bytes bigint, limits jsonb
 )
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -62,10 +76,13 @@ BEGIN
            public.missing_spans(c.relay_id, c.since, c.until, p_now, c.filter),
            public.stale_spans(
                c.relay_id, c.since, c.until, c.by_ids, p_audit_s, p_lookback_s, p_rewalk_s, p_now, c.filter),
-           c.by_ids AND coalesce(n.outcome = 'works' OR n.due_at <= p_now, true), n.most_items
+           c.by_ids AND coalesce(n.outcome = 'works' OR n.due_at <= p_now, true), n.most_items, n.most_bytes,
+           m.data -> 'limitation'
     FROM claimed c
     LEFT JOIN public.tallies t ON t.relay_id = c.relay_id
-    LEFT JOIN public.reconciliation n ON n.relay_id = c.relay_id;
+    LEFT JOIN public.reconciliation n ON n.relay_id = c.relay_id
+    LEFT JOIN public.snapshots_latest l ON l.relay_id = c.relay_id AND l.type = 'nip11'
+    LEFT JOIN public.metadata m ON m.id = l.metadata_id;
 END $$;
 
 -- Prolongs the lease on a relay that one stays subscribed to, and says what is missing and what is stale now; no row when

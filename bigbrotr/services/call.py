@@ -28,6 +28,7 @@ from bigbrotr.nostr.session import Bounds, Page, Session
 from bigbrotr.nostr.stream import Stream
 from bigbrotr.services.intake import Crowd, Intake, Report, sift
 from bigbrotr.services.reconciliation import Reconciliation
+from bigbrotr.services.shown import Absences
 
 PAGE_ROUNDS = 12  # reply time-outs that a whole page may take: three bounds, the third is the slice
 LIVE_S = 1.0  # what comes in live is stored at least this often
@@ -321,6 +322,7 @@ class Call:
         Returns what became certain.
         """
         walk = Progress([], [])
+        absences = await Absences.of(self.intake)
         new, known, pages = self.intake.new, self.intake.known, 0
 
         def is_over() -> bool:
@@ -345,6 +347,7 @@ class Call:
                 await self.gate.acquire()
                 try:
                     answer, haul = sift(page, ask, self.terms, under_way)
+                    absences.saw(haul.events)
                     progress = self._judge(session, paging, page, answer)
                     walk.proven.extend(progress.proven)
                     walk.gaps.extend(progress.gaps)
@@ -352,6 +355,7 @@ class Call:
                     if ask is not None and not is_over():
                         asking = self._fetch(session, ask)
                     await self.intake.prepare(haul)
+                    await absences.conclude(progress.proven)
                     under_way = haul.oldest()
                     if storing is not None:
                         await storing

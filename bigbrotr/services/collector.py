@@ -23,7 +23,7 @@ class Collected(NamedTuple):
 
     withheld: set[bytes]  # ids that the relay does not hand over
     refused: set[bytes]  # those of them that it was asked for just now
-    created_ats: list[int]  # of the events that it did
+    keys: list[tuple[int, bytes]]  # (created_at, id) of the events that it did
 
 
 class Collector:
@@ -58,7 +58,7 @@ class Collector:
                 or (is_last and times > attempts)
             ]
             reasons: dict[bytes, str] = {}
-            blamed = await self._fetch_all(ids, size, span, reasons, collected.created_ats)
+            blamed = await self._fetch_all(ids, size, span, reasons, collected.keys)
             if blamed is not None:
                 # One of them may have been its end: next time they are asked for apart.
                 again = dict.fromkeys(blamed, "interrupted")
@@ -86,7 +86,7 @@ class Collector:
 
     async def note_presence(self, keys: list[tuple[int, bytes]]) -> set[bytes]:
         """Notes the relay as a holder of archived events, by sorted key; returns their ids."""
-        unknown = await self.brotr.note_presence(self.visit.relay_id, keys, int(time.time()))
+        unknown = await self.brotr.note_presence(self.visit, keys, int(time.time()))
         self.intake.report(Report(matched=len(keys) - len(unknown)))
         return {event_id for _, event_id in keys} - {keys[place][1] for place in unknown}
 
@@ -96,10 +96,9 @@ class Collector:
         size: int,
         span: Span,
         reasons: dict[bytes, str],
-        created_ats: list[int],
+        keys: list[tuple[int, bytes]],
     ) -> list[bytes] | None:
-        """Asks for events by id until they are there (`created_ats`), or it is clear why not
-        (`reasons`).
+        """Asks for events by id until they are there (`keys`), or it is clear why not (`reasons`).
 
         A relay may take fewer ids in a question than we ask for, with or without saying so.
         Returns what was asked for when it was interrupted, maybe for that; None when it was not.
@@ -114,7 +113,7 @@ class Collector:
             page = await self.ask_ids(batch)
             end, words = page.end, page.reason
             found = await self.take(page, span, batch)
-            created_ats += found.values()
+            keys += [(created_at, event_id) for event_id, created_at in found.items()]
             left = [event_id for event_id in batch if event_id not in found]
             if end is End.CLOSED and words.startswith("rate-limited"):
                 self.throttled = words

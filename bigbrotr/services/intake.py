@@ -131,7 +131,7 @@ class Intake:
         if not haul.events:
             return
         keys = [event[:2] for event in haul.events]
-        unknown = await self.brotr.note_presence(self.visit.relay_id, keys, int(time.time()))
+        unknown = await self.brotr.note_presence(self.visit, keys, int(time.time()))
         known = len(keys) - len(unknown)
         self.known += known
         self.report(Report(known=known))

@@ -377,7 +377,7 @@ class Reconciliation:
         dropped: list[tuple[int, bytes]] = []
         if is_held:
             dropped = sorted((items.created_at(place), items.id(place)) for place in absent)
-        elif not await self._mark(span, items, absent, collected.created_ats):
+        elif not await self._mark(span, items, absent, collected.keys):
             # Others have brought events of this window meanwhile, or the relay holds few: by name.
             places = [place for place in range(len(items)) if place not in absent]
             for start in range(0, len(places), PAIRS):
@@ -389,12 +389,16 @@ class Reconciliation:
         return Verdict.DONE
 
     async def _mark(
-        self, span: Span, items: Items, absent: Collection[int], created_ats: Collection[int]
+        self,
+        span: Span,
+        items: Items,
+        absent: Collection[int],
+        came: Collection[tuple[int, bytes]],
     ) -> bool:
         """Notes the relay as a holder of all that is archived in a window but the absent, in parts,
         two at a time; False if that cannot be said of every part.
 
-        `created_ats` are those of the events that it has just handed over.
+        `came` are the (created_at, id) of the events that it has just handed over.
         """
         filter_ = self.terms.filter
         if filter_.kinds is not None or filter_.authors is not None:
@@ -409,8 +413,8 @@ class Reconciliation:
                 until = max(since + 1, items.created_at(first + MARKED))
             end = items.position(Bound(until), first)
             gone = [items.id(place) for place in absent if first <= place < end]
-            came = sum(since <= created_at < until for created_at in created_ats)
-            parts.append((Span(since, until), end - first + came, gone))
+            more = [key for key in came if since <= key[0] < until]
+            parts.append((Span(since, until), ids_with(items, first, end, more), gone))
             since, first = until, end
         is_marked = True
         for start in range(0, len(parts), 2):
@@ -463,6 +467,14 @@ def sample(size: int, but: Collection[int], most: int) -> list[int]:
     """A few places below `size`, but none of some; few tries, so maybe fewer than `most`."""
     places = {random.randrange(size) for _ in range(4 * most)} if size else set()
     return random.sample(sorted(places.difference(but)), min(most, len(places.difference(but))))
+
+
+def ids_with(items: Items, lo: int, hi: int, more: Collection[tuple[int, bytes]]) -> bytes:
+    """The ids at the positions [lo, hi), and some more where they belong, one after the other."""
+    if not more:
+        return items.ids(lo, hi)
+    ours = [(items.created_at(place), items.id(place)) for place in range(lo, hi)]
+    return b"".join(event_id for _, event_id in sorted([*ours, *more]))
 
 
 def is_named(items: Items, absent: Collection[int], created_at: int, event_id: bytes) -> bool:

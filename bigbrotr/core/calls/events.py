@@ -66,16 +66,20 @@ class EventCalls(Calls):
         return await self._transact(store)
 
     async def note_presence(
-        self, relay_id: int, keys: Sequence[tuple[int, bytes]], seen_at: int
+        self, visit: Visit, keys: Sequence[tuple[int, bytes]], seen_at: int
     ) -> list[int]:
-        """Notes that a relay holds those of the events that are archived.
+        """Notes that the relay holds those of the events that are archived.
 
         `keys` are (created_at, id), sorted. Returns the positions of the others.
+
+        Raises:
+            LeaseLostError: another process has taken over the relay; nothing was noted.
         """
         unknown = await self._retry(
             lambda: self.pool.fetchval(
-                "SELECT public.note_presence($1, $2, $3, $4)",
-                relay_id,
+                "SELECT public.note_presence($1, $2, $3, $4, $5)",
+                visit.relay_id,
+                visit.epoch,
                 [key[0] for key in keys],
                 [key[1] for key in keys],
                 seen_at,

@@ -2,14 +2,17 @@
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import asyncpg
+import msgspec
 
 from bigbrotr.core.calls.base import Calls, by_column
 from bigbrotr.errors import LeaseLostError
 from bigbrotr.models.coverage import Gap, Proof
 from bigbrotr.models.event import storable
+from bigbrotr.models.nip11 import MAX_NUMBER
 from bigbrotr.models.relay import Network
 
 
@@ -25,6 +28,8 @@ class Visit(NamedTuple):
     stale: Sequence[tuple[int, int]] = ()  # proven so long ago that they are looked at again
     may_reconcile: bool = False  # whether it speaks NIP-77, or that is to be tried
     most_items: int | None = None  # how many events a window may hold, if it has refused more
+    most_bytes: int | None = None  # of a message of ours, if it has hung up on a larger one
+    limits: Mapping[str, int] = MappingProxyType({})  # what it says of its limits (NIP-11)
 
 
 class Patience(NamedTuple):
@@ -100,6 +105,8 @@ class VisitCalls(Calls):
                 _spans(row["stale"]),
                 row["may_reconcile"],
                 row["most_items"],
+                row["most_bytes"],
+                _limits(row["limits"]),
             )
             for row in rows
         ]
@@ -171,6 +178,16 @@ class VisitCalls(Calls):
 
 def _spans(multirange: Iterable["asyncpg.Range[int]"]) -> list[tuple[int, int]]:
     return [(span.lower, span.upper) for span in multirange]  # type: ignore[misc]
+
+
+def _limits(limitation: str | None) -> dict[str, int]:
+    """What makes sense of the limits in a relay's document."""
+    said = None if limitation is None else msgspec.json.decode(limitation)
+    return {
+        name: value
+        for name, value in (said.items() if isinstance(said, dict) else ())
+        if type(value) is int and 0 < value <= MAX_NUMBER
+    }
 
 
 RECORD_COVERAGE = "SELECT public.record_coverage($1, $2, $3, $4, $5, $6, $7, $8, $9)"
