@@ -170,6 +170,35 @@ BEGIN
         ) AS f ON f.position = u.position);
 END $$;
 
+-- Some authors of archived events, and some of their ids: the newest as of p_now, and before them the authors who name
+-- the relay p_url in a list of theirs, where tags are kept. To ask a relay for that shows nothing when asked for anything.
+CREATE OR REPLACE FUNCTION public.some_known(p_url text, p_most integer, p_now bigint)
+RETURNS TABLE (authors bytea[], ids bytea[])
+LANGUAGE plpgsql STABLE
+SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+    writers bytea[] := '{}';
+BEGIN
+    IF to_regclass('public.events_tagvalues_idx') IS NOT NULL THEN
+        writers := ARRAY(
+            SELECT e.pubkey FROM public.events e
+            WHERE e.tagvalues && ARRAY['r:' || p_url, 'r:' || p_url || '/'] AND e.kind = 10002
+            LIMIT p_most);
+    END IF;
+    RETURN QUERY
+    WITH newest AS (
+        SELECT e.id, e.pubkey FROM public.events e WHERE e.created_at <= p_now
+        ORDER BY e.created_at DESC LIMIT 10 * p_most
+    ), others AS (
+        SELECT n.pubkey FROM newest n GROUP BY n.pubkey LIMIT p_most
+    )
+    SELECT (SELECT array_agg(x.pubkey) FROM (
+                SELECT u.pubkey FROM unnest(writers) AS u (pubkey) UNION SELECT o.pubkey FROM others o LIMIT p_most
+            ) AS x),
+           (SELECT array_agg(x.id) FROM (SELECT n.id FROM newest n LIMIT p_most) AS x);
+END $$;
+
 -- Deletes the events that no relay of ours holds any more (their relays were deleted). Reads every partition: for
 -- upkeep, not for every day. Returns how many. Idempotent.
 CREATE OR REPLACE FUNCTION public.delete_orphan_events() RETURNS integer

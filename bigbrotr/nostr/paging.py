@@ -166,6 +166,14 @@ class Habits(Struct, frozen=True, omit_defaults=True):
     pending: Span | None = None
 
 
+TOO_LARGE = (GapReason.OVERSIZE, "an event that is too large")
+
+
+def second_of(created_at: int) -> Span:
+    """The second in which an event was created."""
+    return Span(created_at, created_at + 1)
+
+
 def merge(spans: Iterable[Span]) -> list[Span]:
     """The same seconds as sorted, disjoint spans that do not touch; empty ones are dropped."""
     merged: list[Span] = []
@@ -358,8 +366,9 @@ class Paging:
         self._retracted: list[Span] = []
         self._told: list[Span] = []  # what this walk has said of its span: proven ...
         self._given_up: list[Span] = []  # ... or gaps
-        self._oversized: set[int] = set()  # seconds with an event that was too large to take
-        self._pending: Span | None = None
+        self._doubts: dict[int, tuple[GapReason, str]] = {}  # seconds that nothing proves
+        self._pending: Span | None = None  # at the end
+        self._resumed: Span | None = None  # at the beginning
         self._walks: list[Walk] = []  # the last one is under way
         self.wanted = Span(max(0, wanted.since), wanted.until)
         self._begin(Edge.OPEN if open_top else Edge.LOOSE, habits.pending)
@@ -371,12 +380,18 @@ class Paging:
         if pending is None or not since < pending.since < pending.until <= until:
             self._walks.append(Walk(since, until, edge=edge))
             return
+        self._resumed = pending
         # First what the next answer may prove: who is interrupted each time gets on all the same.
         if pending.until < until:
             self._walks.append(Walk(pending.until, until, edge=edge))
         walk = Walk(since, pending.since, anchored=True, edge=self._exact())
         walk.top = pending.until
         self._walks.append(walk)
+
+    @property
+    def pending(self) -> Span | None:
+        """What an earlier walk has shown, and the next answer may prove."""
+        return self._resumed
 
     @property
     def habits(self) -> Habits:
@@ -433,7 +448,7 @@ class Paging:
         until = ask.until
         times = [t for t in answer.created_ats if ask.since <= t and (until is None or t <= until)]
         off_filter = answer.off_filter + len(answer.created_ats) - len(times)
-        self._oversized.update(answer.oversized)
+        self._doubts |= dict.fromkeys(answer.oversized, TOO_LARGE)
         walk = self._walks[-1]
         if walk.trial is not None:
             trial, walk.trial = walk.trial, None
@@ -452,9 +467,16 @@ class Paging:
         self._fail_all(reason, detail)
         return self._progress()
 
+    def doubt(self, seconds: Iterable[int]) -> None:
+        """Prove nothing of seconds in which events came after the relay had said that it had no
+        more: they become gaps."""
+        words = "an event came after EOSE"
+        self._doubts |= dict.fromkeys(seconds, (GapReason.LATE, words))
+
     def start_over(self) -> Progress:
         """Take back what this walk has proven, and begin anew: its answers were not whole."""
         self._asked = self._pending = None
+        self._doubts = {}
         self._restart()
         return self._progress()
 
@@ -925,19 +947,19 @@ class Paging:
     def _progress(self) -> Progress:
         proven, gaps, retracted = self._proven, self._gaps, self._retracted
         self._proven, self._gaps, self._retracted = [], [], []
-        if self._oversized:
-            proven, lost = self._without_oversized(proven)
+        if self._doubts:
+            proven, lost = self._without_doubts(proven)
             gaps = gaps + lost
         self._told = merge([*self._told, *(proof.span for proof in proven)])
         self._given_up = merge([*self._given_up, *(gap.span for gap in gaps)])
         return Progress(proven, gaps, retracted)
 
-    def _without_oversized(self, proofs: list[Proof]) -> tuple[list[Proof], list[Gap]]:
-        """Proofs but for the seconds of events that were too large, which become gaps."""
+    def _without_doubts(self, proofs: list[Proof]) -> tuple[list[Proof], list[Gap]]:
+        """Proofs but for the seconds that nothing proves, which become gaps."""
         left: list[Proof] = []
         gaps: list[Gap] = []
         for span, how in proofs:
-            lost = merge(Span(t, t + 1) for t in self._oversized if span.since <= t < span.until)
-            left += [Proof(rest, how) for rest in uncovered(span, lost)]
-            gaps += [Gap(each, GapReason.OVERSIZE, "an event that is too large") for each in lost]
+            doubted = sorted(t for t in self._doubts if span.since <= t < span.until)
+            left += [Proof(rest, how) for rest in uncovered(span, map(second_of, doubted))]
+            gaps += [Gap(second_of(t), *self._doubts[t]) for t in doubted]
         return left, gaps

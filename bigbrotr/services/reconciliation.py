@@ -99,6 +99,10 @@ class Reconciliation:
         self._doubts = 0  # answers that did not fit to what it says of its ids
         self._last: Remembered | None = None  # the window before, which the next one may join
 
+    def use(self, session: Session) -> None:
+        """Goes on in another conversation with the relay."""
+        self.session = self._collector.session = session
+
     async def meet(self, span: Span) -> Step:
         """Reconciles a span of which nothing is proven yet with all that is archived, oldest
         windows first, as far as that goes."""

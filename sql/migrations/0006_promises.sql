@@ -1,4 +1,4 @@
--- What a visit writes is fenced; where a relay may have pairs is known; how large a message it takes is remembered.
+-- What a visit writes is fenced; where a relay may have pairs is known; how a relay wants to be asked is remembered.
 ALTER TABLE public.tallies ADD COLUMN IF NOT EXISTS touched int8multirange NOT NULL DEFAULT '{}';
 -- Nobody has noted where the pairs until now are.
 UPDATE public.tallies t SET touched = int8multirange(int8range(0, at.now))
@@ -15,3 +15,5 @@ DROP FUNCTION IF EXISTS public.distrust(integer);
 DROP FUNCTION IF EXISTS public.claim_visits(
     text[], integer, text, bigint, bigint, bigint, text, boolean, text[], text[], bigint[], bigint[], text[], boolean[],
     bigint, bigint, bigint, bigint);
+ALTER TABLE public.visits ADD COLUMN IF NOT EXISTS dialect jsonb NOT NULL DEFAULT '{}';
+DROP FUNCTION IF EXISTS public.finish_visit(bigint, bigint, text, bigint, text, text, bigint);

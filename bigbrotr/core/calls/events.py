@@ -137,6 +137,15 @@ class EventCalls(Calls):
                     await connection.execute("SELECT pg_advisory_xact_lock($1)", TURN)
             yield not is_free
 
+    async def some_known(self, url: str, most: int, now: int) -> tuple[list[bytes], list[bytes]]:
+        """Up to `most` authors, those first who say that they write to the relay at `url`, and ids
+        of events that are archived."""
+        row = await self.pool.fetchrow(
+            "SELECT * FROM public.some_known($1, $2, $3)", url, most, now
+        )
+        assert row is not None
+        return row["authors"] or [], row["ids"] or []
+
     async def whereabouts(self, event_id: bytes) -> list[asyncpg.Record]:
         """What is known of each relay and an event: the rows of `whereabouts` in sql/."""
         return await self.pool.fetch("SELECT * FROM public.whereabouts($1)", event_id)

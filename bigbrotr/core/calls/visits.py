@@ -10,7 +10,7 @@ import msgspec
 
 from bigbrotr.core.calls.base import Calls, by_column
 from bigbrotr.errors import LeaseLostError
-from bigbrotr.models.coverage import Gap, Proof
+from bigbrotr.models.coverage import Gap, How, Proof, Span
 from bigbrotr.models.event import storable
 from bigbrotr.models.nip11 import MAX_NUMBER
 from bigbrotr.models.relay import Network
@@ -30,6 +30,7 @@ class Visit(NamedTuple):
     most_items: int | None = None  # how many events a window may hold, if it has refused more
     most_bytes: int | None = None  # of a message of ours, if it has hung up on a larger one
     limits: Mapping[str, int] = MappingProxyType({})  # what it says of its limits (NIP-11)
+    dialect: str = "{}"  # JSON: how it wants to be asked, as an earlier visit has left it
 
 
 class Patience(NamedTuple):
@@ -107,6 +108,7 @@ class VisitCalls(Calls):
                 row["most_items"],
                 row["most_bytes"],
                 _limits(row["limits"]),
+                row["dialect"],
             )
             for row in rows
         ]
@@ -144,21 +146,60 @@ class VisitCalls(Calls):
         )
 
     async def finish_visit(
-        self, visit: Visit, verdict: str, *, next_at: int, outcome: str, detail: str = ""
+        self,
+        visit: Visit,
+        verdict: str,
+        *,
+        next_at: int,
+        outcome: str,
+        detail: str = "",
+        dialect: str | None = None,
     ) -> bool:
-        """Ends a visit as 'done', 'failed' or 'unfinished'; False when the lease has passed on."""
+        """Ends a visit, with a verdict in the words of `finish_visit` in sql/, and keeps `dialect`
+        (JSON) for the next one, if there is any; False when the lease has passed on."""
         return bool(
             await self.pool.fetchval(
-                "SELECT public.finish_visit($1, $2, $3, $4, $5, $6, $7)",
+                "SELECT public.finish_visit($1, $2, $3, $4, $5, $6, $7, $8)",
                 visit.relay_id,
                 visit.epoch,
                 verdict,
                 next_at,
                 outcome,
                 storable(detail)[:500],
+                dialect,
                 int(time.time()),
             )
         )
+
+    async def take_back(
+        self, visit: Visit, hows: Iterable[How], spans: Sequence[Span] | None = None
+    ) -> None:
+        """Takes back what was proven of a relay in some ways: within spans, or (None) all of it.
+
+        Raises:
+            LeaseLostError: another process has taken over the relay; nothing was taken back.
+        """
+        ranges = None if spans is None else [asyncpg.Range(*span) for span in spans]
+        await self._retry(
+            lambda: self.pool.execute(
+                "SELECT public.take_back($1, $2, $3, $4)",
+                visit.relay_id,
+                visit.epoch,
+                [how.value for how in hows],
+                ranges,
+            )
+        )
+
+    async def forget_the_future(self) -> tuple[int, int]:
+        """Puts right what was written while a clock was ahead: see `forget_the_future` in sql/.
+
+        Returns of how many relays proofs were taken back, and how many rows were due too late.
+        """
+        row = await self.pool.fetchrow(
+            "SELECT * FROM public.forget_the_future($1)", int(time.time())
+        )
+        assert row is not None
+        return row["relays"], row["rows_due"]
 
     async def release_leases(self, owner: str) -> int:
         """Gives back what `owner` held when it crashed; returns how much."""
