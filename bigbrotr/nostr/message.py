@@ -1,11 +1,13 @@
 """Frames: the JSON arrays that clients and relays exchange (NIP-01, 42, 67, 77), each way."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
 from bigbrotr.models.event import Event, WireEvent, decode_loosely
+from bigbrotr.nostr.websocket import Oversized
 
 _encode = msgspec.json.Encoder().encode
 _event_frame = msgspec.json.Decoder(tuple[str, str, WireEvent])
@@ -82,7 +84,30 @@ class Malformed(NamedTuple):
     is_event: bool
 
 
-Message = EventMessage | Eose | Closed | Ok | Notice | Auth | NegMsg | NegErr | Other | Malformed
+class TooLarge(NamedTuple):
+    """A message that was skipped, of so many bytes; `subscription` is None where its head does not
+    tell, and empty where it has none."""
+
+    type: str
+    subscription: str | None
+    size: int
+
+
+Message = (
+    EventMessage
+    | Eose
+    | Closed
+    | Ok
+    | Notice
+    | Auth
+    | NegMsg
+    | NegErr
+    | Other
+    | Malformed
+    | TooLarge
+)
+# The beginning of a message: its type, and what follows if that is a short string.
+_head = re.compile(rb'\s*\[\s*"([A-Z-]{1,16})"\s*,\s*(?:"([^"\\]{0,64})"\s*,)?')
 
 
 def request(subscription: str, *filters: Mapping[str, Any]) -> bytes:
@@ -122,11 +147,21 @@ def close_reconciliation(subscription: str) -> bytes:
 
 def decode(frame: bytes) -> Message:
     """The message in a frame that a relay sent, which may be any bytes at all."""
+    if type(frame) is Oversized:
+        return _too_large(frame)
     try:
         kind, subscription, event = _event_frame.decode(frame)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _decode_slowly(frame)
     return EventMessage(subscription, event) if kind == "EVENT" else _decode_slowly(frame)
+
+
+def _too_large(sample: Oversized) -> TooLarge:
+    head = _head.match(sample)
+    if head is None:
+        return TooLarge("", None, sample.size)
+    subscription = (head[2] or b"").decode(errors="replace")
+    return TooLarge(head[1].decode(), subscription, sample.size)
 
 
 def _decode_slowly(frame: bytes) -> Message:

@@ -25,7 +25,8 @@ from bigbrotr.nostr.message import (
     Ok,
 )
 from bigbrotr.nostr.paging import End
-from bigbrotr.nostr.stream import FRAME_COST, DisconnectedError, Stream
+from bigbrotr.nostr.stream import DisconnectedError, Stream
+from bigbrotr.nostr.websocket import FRAME_COST
 
 LIVE = "live"  # the subscription that stays
 # In a NOTICE after a NEG-OPEN, the words of relays that do not know it, in many ways; others greet.

@@ -9,11 +9,12 @@ from websockets.client import ClientProtocol
 from websockets.uri import parse_uri
 
 from bigbrotr.nostr.manners import Seat
-from bigbrotr.nostr.websocket import Code, FrameReader, Goodbye, encode
+from bigbrotr.nostr.websocket import FRAME_COST, Code, FrameReader, Goodbye, encode
 
 MAX_HEAD = 16_384  # bytes of the answer to the handshake
-FRAME_COST = 64  # bytes that a message counts for besides its own: an empty one takes room too
 HELD_BYTES = 1 << 20  # unread messages at which the socket is no longer read
+IDLE_BYTES = 1 << 20  # of pings and the like, that a relay may send without a message ...
+IDLE_S = 60.0  # ... in this time
 
 
 class NotWebSocketError(Exception):
@@ -45,6 +46,8 @@ class Stream(asyncio.Protocol):
         self._messages: list[bytes] = []
         self._held = 0
         self._is_paused = False
+        self._idle_since = 0.0  # in the loop's time: since when what brings no message is counted
+        self.received = 0  # bytes of frames
         self._lost: str | None = None  # how the connection ended
         self._arrival = asyncio.Event()  # something to read, or the end
         self._writable = asyncio.Event()
@@ -86,6 +89,10 @@ class Stream(asyncio.Protocol):
         """
         while not self._messages:
             await self._wait()
+        return self.take()
+
+    def take(self) -> list[bytes]:
+        """The messages that have come since the last call and wait to be read, if any."""
         messages, self._messages, self._held = self._messages, [], 0
         if self._is_paused and self._transport is not None:
             self._is_paused = False
@@ -139,6 +146,7 @@ class Stream(asyncio.Protocol):
             self._head += data
             self._arrival.set()
             return
+        self.received += len(data)
         reader = self._reader
         messages = reader.feed(data)
         if messages:
@@ -148,6 +156,8 @@ class Stream(asyncio.Protocol):
                 self._is_paused = True
                 self._transport.pause_reading()
             self._arrival.set()
+        elif reader.idle > IDLE_BYTES:
+            self._judge_idle()
         if reader.replies and self._transport is not None:
             # A relay that pings and does not read gets no more than fits into the socket.
             if self._writable.is_set():
@@ -157,6 +167,16 @@ class Stream(asyncio.Protocol):
             self._end(_in_words(reader.goodbye))
             if self._transport is not None:
                 self._transport.close()
+
+    def _judge_idle(self) -> None:
+        """Ends a connection on which too much comes that is no message: a ping now and then is
+        welcome, however long no message comes."""
+        now = asyncio.get_running_loop().time()
+        if now - self._idle_since > IDLE_S:
+            self._idle_since, self._reader.idle = now, 0
+            return
+        self._end(f"over {IDLE_BYTES} bytes without a message")
+        self.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         """The transport is closed."""

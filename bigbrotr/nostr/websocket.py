@@ -27,43 +27,86 @@ class Goodbye(NamedTuple):
     reason: str
 
 
-MAX_IDLE = 1000  # frames in a row that are no message: pings, fragments, empty ones
+SAMPLE_BYTES = 4096  # that are kept of the head of what is too large, and as many of its tail
+MOST_BYTES = 64 << 20  # of a message, skipped or not: who claims more has no message in mind
+FRAME_COST = 64  # bytes that a message counts for besides its own: an empty one takes room too
 
 _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 _FINAL_TEXT = 0x80 | _TEXT
 _MASKED = 0x80
 
 
+class Oversized(bytes):
+    """What is kept of a message that was too large: its head and its tail, joined."""
+
+    size: int  # of the whole message, in bytes
+
+
+class _Skipped:
+    """A message that is too large, of which no more than a sample is held."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._head = bytearray()
+        self._tail = bytearray()
+
+    def take(self, payload: bytes | bytearray) -> None:
+        """The next bytes of it."""
+        self.size += len(payload)
+        room = SAMPLE_BYTES - len(self._head)
+        self._head += payload[:room]
+        self._tail += payload[max(room, len(payload) - SAMPLE_BYTES) :]
+        del self._tail[:-SAMPLE_BYTES]
+
+    def sample(self) -> Oversized:
+        """What is handed out in its place."""
+        sample = Oversized(self._head + self._tail)
+        sample.size = self.size
+        return sample
+
+
 class FrameReader:
     """Turns a server's bytes into whole messages, however they are cut.
 
+    A message of over `max_size` bytes is skipped as it comes: an `Oversized` takes its place.
+
     `goodbye` is set by the first close frame or violation; what follows is ignored. `replies` are
     frames that the peer has to be sent (pongs, the close), oldest first: take and clear them.
+    `idle` is what came since the last message and was no part of one, in bytes, each frame counting
+    FRAME_COST more: how much of that in which time is too much, is for the owner to say.
     """
 
     def __init__(self, max_size: int) -> None:
         self.goodbye: Goodbye | None = None
         self.replies: list[bytes] = []
+        self.idle = 0
+        self.pongs = 0  # that came
         self._max_size = max_size
         self._chunks: list[bytes] = []  # of a frame that is not whole
         self._held = 0  # bytes in them
         self._needed = 2  # bytes until there is something to read
-        self._fragments: list[bytes] | None = None  # of a message in several frames
-        self._fragments_size = 0
-        self._idle = 0  # frames since the last message
+        self._fragments: bytearray | None = (
+            None  # of the message under way; empty, if it is skipped
+        )
+        self._skipped: _Skipped | None = None
+        self._to_skip = 0  # bytes of its frame that have not come yet ...
+        self._is_last = False  # ... and whether it ends with that
 
     def feed(self, data: bytes) -> list[bytes]:
         """The messages that `data` completes, in order."""
         if self._is_over():
             return []
-        if self._held:
+        messages: list[bytes] = []
+        position = 0
+        if self._to_skip:
+            position = self._skip(data, 0, messages)
+        elif self._held:
             self._chunks.append(data)
             self._held += len(data)
             if self._held < self._needed:
-                return []  # joining now would copy a slow frame again and again
+                return messages  # joining now would copy a slow frame again and again
             data = b"".join(self._chunks)
-        messages: list[bytes] = []
-        position, end, largest, needed = 0, len(data), self._max_size, 0
+        end, largest, needed = len(data), self._max_size, 2
         while True:
             left = end - position
             if left < 2:
@@ -82,16 +125,18 @@ class FrameReader:
                     needed = start - position
                     break
                 length = int.from_bytes(data[position + 2 : start], "big")
-            if length > largest:
-                self._fail(Code.TOO_BIG, f"a message of {length} bytes")
-                break
+                if length > largest:
+                    if not self._begin_to_skip(data[position], length):
+                        break
+                    position = self._skip(data, start, messages)
+                    continue
             stop = start + length
             if stop > end:
                 needed = stop - position
                 break
             if data[position] == _FINAL_TEXT and length and self._fragments is None:
                 messages.append(data[start:stop])
-                self._idle = 0
+                self.idle = 0
             else:
                 self._take_other(data[position], data[start:stop], messages)
                 if self._is_over():
@@ -109,43 +154,86 @@ class FrameReader:
 
     def _take_other(self, first: int, payload: bytes, messages: list[bytes]) -> None:
         """Any frame but a whole text message with something in it."""
-        self._idle += 1
-        if self._idle > MAX_IDLE:
-            self._fail(Code.POLICY_VIOLATION, f"{MAX_IDLE} frames without a message")
+        opcode = first & 0x0F
+        if not self._is_in_place(first):
             return
-        is_final, reserved, opcode = first & 0x80, first & 0x70, first & 0x0F
-        if reserved:
-            self._fail(Code.PROTOCOL_ERROR, "an extension that was not agreed on")
-        elif opcode in (_CLOSE, _PING, _PONG):
-            if not is_final or len(payload) > 125:
-                self._fail(Code.PROTOCOL_ERROR, "a fragmented or long control frame")
+        if opcode >= _CLOSE:
+            self.idle += len(payload) + FRAME_COST
+            if len(payload) > 125:
+                self._fail(Code.PROTOCOL_ERROR, "a long control frame")
             elif opcode == _PING:
                 # Of several pings the newest is answered (RFC 6455, 5.5.3).
                 self.replies[:] = [encode(payload, _PONG)]
-            elif opcode == _CLOSE:
-                self._take_close(payload)
-        elif opcode in (_TEXT, _BINARY):
-            if self._fragments is not None:
-                self._fail(Code.PROTOCOL_ERROR, "a message within a message")
-            elif is_final:
-                messages.append(payload)
+            elif opcode == _PONG:
+                self.pongs += 1
             else:
-                self._fragments, self._fragments_size = [payload], len(payload)
-        elif opcode == 0 and self._fragments is not None:
-            self._take_fragment(is_final, payload, messages)
+                self._take_close(payload)
+        elif first & 0x80 and opcode:
+            messages.append(payload)
+            self.idle = 0 if payload else self.idle + FRAME_COST
         else:
-            self._fail(Code.PROTOCOL_ERROR, f"a frame of type {opcode} out of place")
+            self._take_fragment(first, payload, messages)
 
-    def _take_fragment(self, is_final: int, payload: bytes, messages: list[bytes]) -> None:
-        assert self._fragments is not None
-        self._fragments.append(payload)
-        # An empty fragment costs us as much as a list's slot: it counts as well.
-        self._fragments_size += len(payload) + 8
-        if self._fragments_size > self._max_size:
-            self._fail(Code.TOO_BIG, f"a message of over {self._max_size} bytes")
-        elif is_final:
-            messages.append(b"".join(self._fragments))
+    def _is_in_place(self, first: int) -> bool:
+        """Whether a frame may begin like this, here."""
+        opcode, is_under_way = first & 0x0F, self._fragments is not None
+        if first & 0x70:
+            self._fail(Code.PROTOCOL_ERROR, "an extension that was not agreed on")
+        elif opcode in (_CLOSE, _PING, _PONG):
+            if not first & 0x80:
+                self._fail(Code.PROTOCOL_ERROR, "a fragmented control frame")
+        elif opcode in (_TEXT, _BINARY):
+            if is_under_way:
+                self._fail(Code.PROTOCOL_ERROR, "a message within a message")
+        elif opcode or not is_under_way:
+            self._fail(Code.PROTOCOL_ERROR, f"a frame of type {opcode} out of place")
+        return not self._is_over()
+
+    def _take_fragment(self, first: int, payload: bytes, messages: list[bytes]) -> None:
+        held = len(self._fragments or b"")
+        if self._skipped is not None or held + len(payload) > self._max_size:
+            if self._begin_to_skip(first, len(payload)):
+                self._skip(payload, 0, messages)
+            return
+        if self._fragments is None:
+            self._fragments = bytearray()
+        self._fragments += payload
+        if first & 0x80:
+            messages.append(bytes(self._fragments))
             self._fragments = None
+            self.idle = 0
+        elif not payload:
+            self.idle += FRAME_COST
+
+    def _begin_to_skip(self, first: int, length: int) -> bool:
+        """Begins with a frame of a message that is too large; False when it may not be one."""
+        if not self._is_in_place(first):
+            return False
+        if first & 0x0F >= _CLOSE:
+            self._fail(Code.PROTOCOL_ERROR, "a long control frame")
+            return False
+        skipped = self._skipped or _Skipped()
+        skipped.take(self._fragments or b"")
+        self._fragments = bytearray()
+        if skipped.size + length > max(MOST_BYTES, self._max_size):
+            self._fail(Code.TOO_BIG, f"a message of {skipped.size + length} bytes")
+            return False
+        if not length:
+            self.idle += FRAME_COST
+        self._skipped, self._to_skip, self._is_last = skipped, length, bool(first & 0x80)
+        return True
+
+    def _skip(self, data: bytes, position: int, messages: list[bytes]) -> int:
+        """Skips what there is of a frame; where the next one begins."""
+        assert self._skipped is not None
+        part = data[position : position + self._to_skip]
+        self._skipped.take(part)
+        self._to_skip -= len(part)
+        if self._is_last and not self._to_skip:
+            messages.append(self._skipped.sample())
+            self._fragments = self._skipped = None
+            self.idle = 0
+        return position + len(part)
 
     def _take_close(self, payload: bytes) -> None:
         code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else Code.NO_STATUS
@@ -155,6 +243,11 @@ class FrameReader:
     def _fail(self, code: Code, reason: str) -> None:
         self.goodbye = Goodbye(code, reason)
         self.replies.append(encode(code.to_bytes(2, "big"), _CLOSE))
+
+
+def ping() -> bytes:
+    """A ping, which a peer answers if it is there."""
+    return encode(b"", _PING)
 
 
 def encode(payload: bytes, opcode: int = _TEXT) -> bytes:

@@ -20,7 +20,9 @@ from bigbrotr.nostr.message import (
     Notice,
     Ok,
     Other,
+    TooLarge,
 )
+from bigbrotr.nostr.websocket import Oversized
 from tests.relays.events import make_event, wire
 
 EVENT = make_event(content="hello", tags=[["t", "x"], ["e", "ab" * 32, "wss://relay.example"]])
@@ -149,3 +151,23 @@ def test_requests() -> None:
     assert message.close("a") == b'["CLOSE","a"]'
     event = Event.from_json(json.dumps(EVENT))
     assert json.loads(message.publish(event)) == ["EVENT", EVENT]
+
+
+@pytest.mark.parametrize(
+    ("sample", "kind", "subscription"),
+    [
+        (FRAME, "EVENT", "sub"),  # also if the sample alone could be read
+        (b' [ "EVENT" , "a b" , {"id":"', "EVENT", "a b"),
+        (b'["NEG-MSG","n","61', "NEG-MSG", "n"),
+        (b'["NOTICE","xxx', "NOTICE", ""),
+        (b'["EVENT","' + b"x" * 100 + b'",{', "EVENT", ""),
+        (b'["EVENT",{"id":', "EVENT", ""),
+        (b"\xff\xfe", "", None),
+        (b'{"EVENT":"sub",', "", None),
+        (b"", "", None),
+    ],
+)
+def test_what_is_too_large(sample: bytes, kind: str, subscription: str | None) -> None:
+    oversized = Oversized(sample)
+    oversized.size = 5_000_000
+    assert message.decode(oversized) == TooLarge(kind, subscription, 5_000_000)

@@ -1,6 +1,7 @@
 """The frame reader: every cut of the bytes gives the same messages, and nothing makes it fail."""
 
 import struct
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,16 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 from websockets.server import ServerProtocol
 
-from bigbrotr.nostr.websocket import Code, FrameReader, Goodbye, encode
+from bigbrotr.nostr.websocket import (
+    FRAME_COST,
+    MOST_BYTES,
+    SAMPLE_BYTES,
+    Code,
+    FrameReader,
+    Goodbye,
+    Oversized,
+    encode,
+)
 
 MAX = 4096
 
@@ -68,17 +78,104 @@ def test_fragments_make_one_message_with_pings_in_between(parts: list[bytes], pi
     assert reader.goodbye is None
 
 
+def sample_of(message: bytes) -> bytes:
+    """What is kept of a message that is too large."""
+    head, rest = message[:SAMPLE_BYTES], message[SAMPLE_BYTES:]
+    return head + rest[-SAMPLE_BYTES:]
+
+
+sizes = st.integers(0, 3 * MAX) | st.sampled_from([MAX - 1, MAX, MAX + 1, 2 * MAX, 2 * MAX + 1])
+
+
+@given(st.lists(st.lists(sizes, min_size=1, max_size=4), max_size=4), st.lists(st.integers(0)))
+def test_what_is_too_large_is_skipped_however_it_comes(
+    sizes: list[list[int]], cuts: list[int]
+) -> None:
+    """Whole or in fragments, with pings in between: the others come, and in its place a sample."""
+    data, sent = b"", []
+    for number, parts in enumerate(sizes):
+        payloads = [bytes([65 + number]) * size for size in parts]
+        for place, payload in enumerate(payloads):
+            opcode = 0x0 if place else 0x1 + number % 2  # text or binary
+            data += frame(opcode, payload, final=place == len(parts) - 1) + frame(0x9, b"")
+        sent.append(b"".join(payloads))
+    data += frame(0x1, b"the end")
+    reader = FrameReader(MAX)
+    messages = feed_in_pieces(reader, data, cuts)
+    assert messages == [
+        *(each if len(each) <= MAX else sample_of(each) for each in sent),
+        b"the end",
+    ]
+    for message, each in zip(messages, sent, strict=False):
+        assert isinstance(message, Oversized) == (len(each) > MAX)
+        assert not isinstance(message, Oversized) or message.size == len(each)
+    assert reader.goodbye is None
+
+
+def test_skipping_holds_a_sample_only() -> None:
+    reader = FrameReader(MAX)
+    reader.feed(struct.pack("!BBQ", 0x81, 127, MOST_BYTES))
+    chunk = bytes(1 << 16)
+    tracemalloc.start()
+    for _ in range((MOST_BYTES >> 16) - 1):
+        assert reader.feed(chunk) == []
+    assert tracemalloc.get_traced_memory()[1] < 1 << 19
+    tracemalloc.stop()
+    [message] = reader.feed(chunk)
+    assert isinstance(message, Oversized)
+    assert (message.size, len(message)) == (MOST_BYTES, 2 * SAMPLE_BYTES)
+
+
+def test_endless_fragments_end_the_connection() -> None:
+    reader = FrameReader(MAX)
+    reader.feed(frame(0x1, b"x", final=False))
+    part = frame(0x0, bytes(1 << 20), final=False)
+    fed = 0
+    while reader.goodbye is None:
+        assert reader.feed(part) == []
+        fed += 1 << 20
+        assert fed <= MOST_BYTES
+    assert reader.goodbye.code == Code.TOO_BIG
+
+
+@pytest.mark.parametrize("opcode", [0x1, 0x2])
+def test_thousands_of_frames_that_make_progress(opcode: int) -> None:
+    """Each message in two frames, as some writers do, or small ones, with pings: no end of them."""
+    reader = FrameReader(1 << 20)
+    parts = [frame(0x0, bytes(1000), final=False), frame(0x9, b"still there?")]
+    for _ in range(30):
+        message = frame(opcode, b"a", final=False) + b"".join(parts * 100) + frame(0x0, b"")
+        assert [len(each) for each in reader.feed(message)] == [100_001]
+        assert reader.idle == 0
+        two = frame(opcode, b"a", final=False) + frame(0x0, b"b") + frame(opcode, b"whole")
+        assert reader.feed(two * 100) == [b"ab", b"whole"] * 100
+    assert reader.goodbye is None
+
+
+@pytest.mark.parametrize(
+    "nothing", [frame(0x9, b""), frame(0xA, b""), frame(0x0, b"", final=False), frame(0x2, b"")]
+)
+def test_what_brings_nothing_is_counted_in_bytes(nothing: bytes) -> None:
+    reader = FrameReader(MAX)
+    if nothing[0] == 0:
+        reader.feed(frame(0x1, b"", final=False))
+    before = reader.idle
+    reader.feed(nothing * 1000)
+    assert reader.idle == before + 1000 * FRAME_COST
+    reader.feed(frame(0x0, b"x") if nothing[0] == 0 else frame(0x1, b"x"))
+    assert reader.idle == 0
+
+
 @given(st.binary(max_size=2000), st.lists(st.integers(0, 2000), max_size=5))
 def test_any_bytes_are_survived(data: bytes, cuts: list[int]) -> None:
     reader = FrameReader(MAX)
     for message in feed_in_pieces(reader, data, cuts):
-        assert len(message) <= MAX
+        assert len(message) <= (2 * SAMPLE_BYTES if isinstance(message, Oversized) else MAX)
 
 
 @pytest.mark.parametrize(
     ("data", "code"),
     [
-        (frame(0x1, b"x" * (MAX + 1)), Code.TOO_BIG),
         (struct.pack("!BBQ", 0x81, 127, 1 << 62), Code.TOO_BIG),
         (frame(0x1, b"x", rsv=0x40), Code.PROTOCOL_ERROR),
         (b"\x81\x85" + b"mask" + b"hello", Code.PROTOCOL_ERROR),
@@ -88,8 +185,12 @@ def test_any_bytes_are_survived(data: bytes, cuts: list[int]) -> None:
         (frame(0x1, b"a", final=False) + frame(0x1, b"b"), Code.PROTOCOL_ERROR),
         (frame(0x9, b"x" * 126), Code.PROTOCOL_ERROR),
         (frame(0x9, b"x", final=False), Code.PROTOCOL_ERROR),
-        (frame(0x1, b"x" * 3000, final=False) + frame(0x0, b"x" * 3000), Code.TOO_BIG),
-        (frame(0x1, b"", final=False) + frame(0x0, b"", final=False) * 600, Code.TOO_BIG),
+        (struct.pack("!BBQ", 0x81, 127, MOST_BYTES + 1), Code.TOO_BIG),
+        (frame(0x1, b"x" * (MAX + 1), rsv=0x40), Code.PROTOCOL_ERROR),
+        (frame(0x9, b"x" * (MAX + 1)), Code.PROTOCOL_ERROR),
+        (frame(0x0, b"x" * (MAX + 1)), Code.PROTOCOL_ERROR),
+        (frame(0x1, b"a" * (MAX + 1), final=False) + frame(0x1, b"b"), Code.PROTOCOL_ERROR),
+        (frame(0x1, b"a", final=False) + frame(0x2, b"b" * (MAX + 1)), Code.PROTOCOL_ERROR),
     ],
 )
 def test_violations_end_the_connection(data: bytes, code: Code) -> None:
