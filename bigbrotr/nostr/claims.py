@@ -73,19 +73,15 @@ def _pair(claimed: bool | int | None, seen: bool | None) -> dict[str, bool | int
 
 
 async def _counts(contact: Contact, timeout_s: float) -> bool | None:
-    subscription = secrets.token_hex(8)
-
     def answer(each: Message) -> Check[None] | None:
         match each:
-            case Other("COUNT", [str(counted), dict(found), *_]) if "count" in found:
-                return Measured(None) if counted == subscription else None
-            case Closed(closed, _) if closed == subscription:
-                return Failed("refused")
-            case Notice():
+            case Other("COUNT", ["count", dict(found), *_]) if "count" in found:
+                return Measured(None)
+            case Closed("count", _) | Notice():
                 return Failed("refused")
         return None
 
-    frame = msgspec.json.encode(["COUNT", subscription, CHEAP])
+    frame = msgspec.json.encode(["COUNT", "count", CHEAP])
     return _is_seen(await contact.ask(frame, answer, timeout_s))
 
 
@@ -93,19 +89,17 @@ async def _searches(contact: Contact, timeout_s: float) -> bool | None:
     """Nobody has written the word that is looked for: who finds it does not search. That nothing is
     found says something where anything was found before."""
 
-    subscription = secrets.token_hex(8)
-
     def answer(each: Message) -> Check[None] | None:
         match each:
-            case EventMessage(answered) | Closed(answered) if answered == subscription:
+            case EventMessage("search") | Closed("search"):
                 return Failed("refused")
-            case Eose(answered) if answered == subscription:
+            case Eose("search"):
                 return Measured(None)
         return None
 
     wanted = {"kinds": [1], "search": secrets.token_hex(12), "limit": 1}
-    check = await contact.ask(message.request(subscription, wanted), answer, timeout_s)
-    await contact.say(message.close(subscription), timeout_s)
+    check = await contact.ask(message.request("search", wanted), answer, timeout_s)
+    await contact.say(message.close("search"), timeout_s)
     return None if isinstance(check, Measured) and not contact.has_events else _is_seen(check)
 
 
@@ -119,22 +113,18 @@ async def _protects(
 
 
 async def _reconciles(contact: Contact, timeout_s: float) -> bool | None:
-    subscription = secrets.token_hex(8)
-
     def answer(each: Message) -> Check[None] | None:
         match each:
-            case NegMsg(answered) | NegErr(answered) if answered == subscription:
+            case NegMsg("neg") | NegErr("neg"):
                 return Measured(None)
-            case Closed(closed) if closed == subscription:
-                return Failed("refused")
-            case Notice():
+            case Closed("neg", _) | Notice():
                 return Failed("refused")
         return None
 
-    frame = message.open_reconciliation(subscription, CHEAP, NEG_NOTHING)
+    frame = message.open_reconciliation("neg", CHEAP, NEG_NOTHING)
     check = await contact.ask(frame, answer, timeout_s)
     if isinstance(check, Measured):
-        await contact.say(message.close_reconciliation(subscription), timeout_s)
+        await contact.say(message.close_reconciliation("neg"), timeout_s)
     return _is_seen(check)
 
 
