@@ -2,7 +2,9 @@
 
 import asyncio
 import itertools
+import math
 import re
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
@@ -23,22 +25,35 @@ from bigbrotr.nostr.message import (
     NegMsg,
     Notice,
     Ok,
+    TooLarge,
 )
 from bigbrotr.nostr.paging import End
 from bigbrotr.nostr.stream import DisconnectedError, Stream
 from bigbrotr.nostr.websocket import FRAME_COST
 
-LIVE = "live"  # the subscription that stays
-# In a NOTICE after a NEG-OPEN, the words of relays that do not know it, in many ways; others greet.
+# In a NOTICE, the words of relays that cannot do what they were asked for, in many ways ...
 REFUSING = re.compile(
     "neg|unknown|unrecogni|unsupported|not supported|invalid|bad|cannot|command|parse|malformed"
     "|rate-limited|error",
     re.IGNORECASE,
 )
+# ... the words in which they refuse a question, besides ...
+REFUSING_QUESTION = re.compile(
+    "can.?t|could ?n.t|could not|fail|limit|filter|too (many|much|large|big|long|fast|broad)"
+    "|exceed|max|refus|reject|denied|deny|forbid|not allow|restrict|blocked|banned|auth"
+    "|slow down|must|requir|missing",
+    re.IGNORECASE,
+)
+# ... and the words of those that only greet.
+GREETING = re.compile("welcome|hello|thank|greetings|donat|sponsor", re.IGNORECASE)
 STRAY_PAGES = 8  # times the size of a page that may come unasked for while it is read
 SAMPLE_BYTES = 4096  # of a frame that could not be read
+PROGRESS_BYTES = 1 << 16  # of a frame that is not whole, which count as a sign of life
 CHALLENGE_S = 2.0  # some relays refuse first, and send their challenge then
+GRACE_S = 2.0  # after words that look like a refusal, until they are taken for one
+EARLIER = 32  # questions that are remembered: what comes for them is told apart from noise
 AUTH_PREFIXES = ("auth-required:", "restricted:")  # of CLOSED's text, NIP-42
+REFUSALS = (*AUTH_PREFIXES, "blocked:", "rate-limited:", "error:", "invalid:", "unsupported:")
 
 
 class Bounds(Struct, frozen=True):
@@ -47,6 +62,7 @@ class Bounds(Struct, frozen=True):
     reply_s: float  # from one frame to the next
     page_s: float  # for the whole answer, however it drips
     page_bytes: int
+    linger_s: float = 0.0  # after EOSE, without an event: some relays say it first
 
 
 class Page(Struct):
@@ -64,11 +80,24 @@ class Page(Struct):
     malformed: dict[str, tuple[int, bytes]] = {}  # reason: how many, and a sample
     payload: bytes = b""  # of a NEG-MSG, in place of events
     most: int | None = None  # NEG-ERR's
+    number: int = 0  # of the question in its conversation: 1, 2, ...
+    # Came since the page before for earlier questions, whose numbers stand here. What is more than
+    # fits into a page is dropped: of questions with these numbers.
+    late: list[tuple[int, WireEvent | Event]] = []
+    late_dropped: set[int] = set()
+    oversized: list[bytes] = []  # samples of frames that were too large, in answer to this question
+    is_guess: bool = False  # CLOSED was not said: a NOTICE or a challenge came, and nothing else
 
 
 def is_refusal(notice: str) -> bool:
     """Whether a NOTICE may be a relay's way to say that it cannot do what it was asked for."""
     return REFUSING.search(notice) is not None
+
+
+def is_objection(notice: str) -> bool:
+    """Whether a NOTICE may be a relay's way to refuse a question, if nothing else follows."""
+    is_one = is_refusal(notice) or REFUSING_QUESTION.search(notice) is not None
+    return is_one and GREETING.search(notice) is None
 
 
 class Talk(Struct):
@@ -82,10 +111,45 @@ class Talk(Struct):
     received: int = 0
 
 
+UNANSWERED = "auth-required: it wants to know who asks, and says nothing else"
+NOTHING_SHOWN = "auth-required: nothing is shown while its challenge is open"
+
+
+class _Reading(Struct):
+    """What is being read: the answer to a question, or (`subscription` None) whatever comes."""
+
+    page: Page
+    most_bytes: int
+    subscription: str | None = None
+    is_request: bool = False  # for events; else a reconciliation
+    is_opening: bool = False  # a reconciliation that has not been answered yet
+    is_verdict: bool = False  # what the relay says of who we are
+    is_closed: bool = False  # by the relay
+    objection: str = ""  # words that may be a refusal ...
+    objected_after: int = -1  # ... after how many events: with another one they are none ...
+    refused_at: float = math.inf  # ... and when they are one, in the loop's time
+
+    @property
+    def is_objected(self) -> bool:
+        """Whether nothing has come since what may be a refusal."""
+        return self.objected_after == len(self.page.events)
+
+    def object(self, words: str, grace_s: float) -> None:
+        """Notes what may be a refusal, and is one unless more comes in time."""
+        if not self.is_objected:
+            self.objection, self.refused_at = "", math.inf
+        self.objected_after = len(self.page.events)
+        self.objection = self.objection or words
+        self.refused_at = min(self.refused_at, asyncio.get_running_loop().time() + grace_s)
+
+
 class Session:
     """One conversation over an open connection; closes it at the end of the block.
 
     A relay at `url` that refuses an answer until it knows who asks is told so by `signer`.
+
+    Events that come for a question that has ended already are handed out with the next page, of
+    `fetch` or `listen`, or by `drain`.
     """
 
     def __init__(self, stream: Stream, url: str = "", signer: Signer | None = None) -> None:
@@ -94,15 +158,22 @@ class Session:
         self._signer = signer
         self._is_answered = False  # the newest challenge
         self._proof_id = ""  # of the answer on which the relay has not said anything yet
+        self._proof_words = ""  # with which it refused the newest answer
+        self._is_mute = False  # it accepts answers without a word
         self.identity: str | None = None  # the public key that the relay accepted
         self._numbers = itertools.count(1)
         self.challenge: str | None = None  # of the newest AUTH
         self.notice: str = ""  # the newest
         self.is_open = True
         self.is_subscribed = False  # to what comes in live
-        self._is_opening = False  # a reconciliation that has not been answered yet
+        self._live: str | None = None  # that subscription
         self._arrivals: list[WireEvent | Event] = []
         self._arrived_bytes = 0
+        self._asked: dict[str, int] = {}  # the numbers of the last questions, by subscription
+        self._late: list[tuple[int, WireEvent | Event]] = []
+        self._late_bytes = 0
+        self._late_dropped: set[int] = set()
+        self._has_shown = False  # an event
 
     async def __aenter__(self) -> Self:
         return self
@@ -117,45 +188,120 @@ class Session:
         """Asks for the stored events that match the filter, or one of `more`, and reads until the
         relay says that this is all, the connection breaks, or a bound is reached.
 
-        When the relay wants to know who asks, it is told, and asked once more.
+        When the relay wants to know who asks, it is told, and asked once more. That nothing comes
+        in a conversation that has shown nothing yet is no answer as long as it wants to know.
         """
-        page = await self._ask((filter_, *more), bounds)
-        if page.end is End.CLOSED and await self._is_let_in(page.reason, bounds):
-            page = await self._ask((filter_, *more), bounds)
+        number, filters = next(self._numbers), (filter_, *more)
+        page = await self._ask(filters, bounds, number)
+        if self._is_asked_who(page) and await self._prove(bounds):
+            page = await self._ask(filters, bounds, number)
+            if self._proof_id:  # nothing was said of our answer yet
+                page = await self._see(page, filters, bounds)
+        self._doubt(page)
+        self._hand_out_late(page)
         return page
 
-    async def _is_let_in(self, refusal: str, bounds: Bounds) -> bool:
-        """Tells a relay that refused us who we are, if it wants to know; whether it accepts us."""
-        if not refusal.startswith(AUTH_PREFIXES):
+    async def _see(self, page: Page, filters: Sequence[Mapping[str, Any]], bounds: Bounds) -> Page:
+        """What a page is worth after which nothing has been said yet of who we are: some relays
+        say that late, some never."""
+        if self._is_asked_who(page):
+            is_accepted = await self._await_verdict(bounds.reply_s, bounds)
+            return await self._ask(filters, bounds, page.number) if is_accepted else page
+        if page.events:
+            self._accept_as_known()
+        return page
+
+    def _accept_as_known(self) -> None:
+        """Takes an answer for the relay's word on who we are: some never say another."""
+        if self._proof_id and self._signer is not None:
+            self.identity, self._proof_id, self._is_mute = self._signer.public_key, "", True
+
+    def _is_asked_who(self, page: Page) -> bool:
+        """Whether a relay seems to have answered like this because it does not know who we are."""
+        if page.end is End.CLOSED and page.reason.startswith(AUTH_PREFIXES):
+            return True
+        if self.challenge is None or page.events or self._has_shown:
+            return False
+        is_nothing = page.end in (End.EOSE, End.TIMEOUT) and self.identity is None
+        return page.is_guess or (is_nothing and not page.oversized)
+
+    def _doubt(self, page: Page) -> None:
+        """Takes nothing for no answer where it may come from not knowing us."""
+        if page.events or page.oversized:
+            self._has_shown = True
+        elif page.end is End.EOSE and self._is_asked_who(page):
+            page.end, page.reason, page.is_guess = End.CLOSED, NOTHING_SHOWN, True
+        if self._proof_words and self.identity is None and page.end is not End.EOSE:
+            page.reason = f"{page.reason}; our AUTH: {self._proof_words}".removeprefix("; ")
+
+    def _hand_out_late(self, page: Page) -> None:
+        """Puts into a page what has come for earlier questions."""
+        page.late_dropped, self._late_dropped = self._late_dropped, set()
+        if self._late:
+            page.late = [each for each in self._late if each[0] != page.number]
+            self._late = [each for each in self._late if each[0] == page.number]
+        self._late_bytes = 0
+
+    async def drain(self, seconds: float, page_bytes: int) -> list[tuple[int, WireEvent | Event]]:
+        """The events of earlier questions, with the number of each question, that have come since
+        the last page, or come within `seconds`; at most about `page_bytes` of them."""
+        reading = _Reading(Page(events=[], end=End.CUT), page_bytes)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        try:
+            async with asyncio.timeout_at(until):
+                while self.is_open and self._late_bytes <= page_bytes and loop.time() < until:
+                    self._take(await self._stream.receive(), reading)
+        except TimeoutError:
+            pass
+        except DisconnectedError:
+            self.is_open = False
+        late, self._late, self._late_bytes = self._late, [], 0
+        return late
+
+    async def _prove(self, bounds: Bounds) -> bool:
+        """Answers the relay's newest challenge, once; whether it may accept us now."""
+        if self._signer is None or self._is_answered:
             return False
         try:
             async with asyncio.timeout(bounds.reply_s):
-                return await self._authenticate(bounds)
+                if self.challenge is None:
+                    async with asyncio.timeout(CHALLENGE_S):
+                        await self._read_on(lambda: self.challenge is not None, bounds)
+                assert self.challenge is not None
+                proof = prove(self._signer, self._url, self.challenge, int(time.time()))
+                self._is_answered, self._proof_id = True, proof.event_id
+                self._proof_words = ""
+                await self._stream.send(message.authenticate(proof.event))
         except TimeoutError:
             return False
-        except DisconnectedError:
-            self.is_open = False
+        except DisconnectedError as error:
+            self.is_open, self._proof_words = False, str(error)
             return False
+        grace_s = 0.0 if self._is_mute else min(GRACE_S, bounds.reply_s)
+        return await self._await_verdict(grace_s, bounds) is not False
 
-    async def _authenticate(self, bounds: Bounds) -> bool:
-        """Answers the relay's newest challenge, once; whether it accepts us now."""
-        if self._signer is None or self._is_answered:
-            return False
-        async with asyncio.timeout(CHALLENGE_S):
-            await self._read_on(lambda: self.challenge is not None, bounds)
-        if self.challenge is None:
-            return False
-        proof = prove(self._signer, self._url, self.challenge, int(time.time()))
-        self._is_answered, self._proof_id = True, proof.event_id
-        await self._stream.send(message.authenticate(proof.event))
-        await self._read_on(lambda: not self._proof_id, bounds)
-        return self.identity is not None
+    async def _await_verdict(self, seconds: float, bounds: Bounds) -> bool | None:
+        """Whether the relay accepts our answer to its challenge; None when it does not say."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._read_on(
+                    lambda: not self._proof_id or bool(self._proof_words), bounds, is_verdict=True
+                )
+        except TimeoutError:
+            return None
+        except DisconnectedError as error:
+            self.is_open, self._proof_words = False, str(error)
+        return self.identity is not None and not self._proof_words
 
-    async def _read_on(self, is_enough: Callable[[], bool], bounds: Bounds) -> None:
+    async def _read_on(
+        self, is_enough: Callable[[], bool], bounds: Bounds, *, is_verdict: bool = False
+    ) -> None:
         """Reads between two questions, within the bytes of a page; what comes in live is kept."""
         page = Page(events=[], end=End.CUT)
-        while not is_enough() and page.end is End.CUT:
-            self._take(await self._stream.receive(), "", page, bounds.page_bytes)
+        reading = _Reading(page, bounds.page_bytes, is_verdict=is_verdict)
+        while not is_enough():
+            self._take(await self._stream.receive(), reading)
 
     async def reconcile(
         self,
@@ -170,8 +316,13 @@ class Session:
         A relay that does not know the protocol says so in a NOTICE, or nothing at all.
         """
         talk = await self._negotiate(filter_, first, answer, bounds)
-        if talk.end is End.CLOSED and await self._is_let_in(talk.reason, bounds):
+        is_asked_who = talk.end is End.CLOSED and talk.reason.startswith(AUTH_PREFIXES)
+        if is_asked_who and await self._prove(bounds):
             talk = await self._negotiate(filter_, first, answer, bounds)
+            if talk.answers:
+                self._accept_as_known()
+        if self._proof_words and talk.end is End.CLOSED:
+            talk.reason = f"{talk.reason}; our AUTH: {self._proof_words}"
         return talk
 
     async def _negotiate(
@@ -181,24 +332,24 @@ class Session:
         answer: Callable[[bytes], bytes | None],
         bounds: Bounds,
     ) -> Talk:
-        subscription = f"n{next(self._numbers)}"
+        subscription = secrets.token_hex(8)
         talk = Talk(end=End.CUT)
         deadline = time.monotonic() + bounds.page_s
         frame = message.open_reconciliation(subscription, filter_, first)
-        self._is_opening = True
         try:
             while True:
                 talk.sent += len(frame)
                 async with asyncio.timeout(bounds.reply_s):
                     await self._stream.send(frame)
                 page = Page(events=[], end=End.CUT)
+                is_opening = talk.answers == 0
+                reading = _Reading(page, bounds.page_bytes, subscription, is_opening=is_opening)
                 left_s = max(0.0, deadline - time.monotonic())
-                await self._read(subscription, page, replace(bounds, page_s=left_s))
+                await self._read(reading, replace(bounds, page_s=left_s))
                 talk.end, talk.reason, talk.most = page.end, page.reason, page.most
                 if page.end is not End.EOSE:
                     break
                 talk.answers += 1
-                self._is_opening = False
                 talk.received += 2 * len(page.payload)
                 following = answer(page.payload)
                 if following is None:
@@ -213,7 +364,6 @@ class Session:
             self.is_open = False
             talk.end, talk.reason = End.CUT, str(error)
         finally:
-            self._is_opening = False
             if self.is_open and talk.end is not End.CLOSED:
                 await self._say(message.close_reconciliation(subscription), bounds)
         return talk
@@ -226,15 +376,19 @@ class Session:
         except (TimeoutError, DisconnectedError):
             self.is_open = False
 
-    async def _ask(self, filters: Sequence[Mapping[str, Any]], bounds: Bounds) -> Page:
-        subscription = f"b{next(self._numbers)}"
-        page = Page(events=[], end=End.CUT)
+    async def _ask(self, filters: Sequence[Mapping[str, Any]], bounds: Bounds, number: int) -> Page:
+        subscription = secrets.token_hex(8)
+        page = Page(events=[], end=End.CUT, number=number)
+        reading = _Reading(page, bounds.page_bytes, subscription, is_request=True)
         started = time.monotonic()
         try:
+            # Nothing that comes before the question counts as an answer.
+            self._take(self._stream.take(), _Reading(page, bounds.page_bytes))
             async with asyncio.timeout(bounds.reply_s):
                 await self._stream.send(message.request(subscription, *filters))
-            await self._read(subscription, page, bounds)
-            if page.end is not End.CLOSED:
+            self._remember(subscription, number)
+            await self._read(reading, bounds)
+            if not reading.is_closed:
                 async with asyncio.timeout(bounds.reply_s):
                     await self._stream.send(message.close(subscription))
         except TimeoutError:
@@ -242,16 +396,21 @@ class Session:
             page.end = End.TIMEOUT if page.end is End.CUT else page.end
         except DisconnectedError as error:
             self.is_open = False
-            if page.end is End.CUT:
-                page.reason = str(error)
+            page.reason = page.reason or str(error)
         page.elapsed_s = time.monotonic() - started
         return page
 
+    def _remember(self, subscription: str, number: int) -> None:
+        """Remembers a question, the last one of its number, to know what comes late for it."""
+        earlier = [(key, each) for key, each in self._asked.items() if each != number]
+        self._asked = dict([*earlier[-EARLIER:], (subscription, number)])
+
     async def subscribe(self, filter_: Mapping[str, Any], reply_s: float) -> None:
         """Asks for what matches, from now on: `listen` hands it out. One such subscription."""
+        self._live = secrets.token_hex(8)
         try:
             async with asyncio.timeout(reply_s):
-                await self._stream.send(message.request(LIVE, filter_))
+                await self._stream.send(message.request(self._live, filter_))
             self.is_subscribed = True
         except (TimeoutError, DisconnectedError):
             self.is_open = False
@@ -267,10 +426,11 @@ class Session:
         When more than `max_bytes` come, or came in meanwhile, the connection is given up.
         """
         page = Page(events=[], end=End.TIMEOUT)
+        reading = _Reading(page, max_bytes)
         try:
             async with asyncio.timeout(seconds):
                 while self.is_listening:
-                    self._take(await self._stream.receive(), "", page, max_bytes)
+                    self._take(await self._stream.receive(), reading)
                     if self._arrived_bytes > max_bytes:
                         break
         except TimeoutError:
@@ -283,53 +443,101 @@ class Session:
             page.end, page.reason = End.OVERSIZE, f"over {max_bytes} bytes at once"
         page.events, self._arrivals = self._arrivals, []
         page.size, self._arrived_bytes = self._arrived_bytes, 0
+        self._has_shown = self._has_shown or bool(page.events)
+        self._hand_out_late(page)
         return page
 
-    async def _read(self, subscription: str, page: Page, bounds: Bounds) -> None:
-        loop = asyncio.get_running_loop()
+    async def _read(self, reading: _Reading, bounds: Bounds) -> None:
+        """Reads until the answer has ended, or a bound is reached."""
+        loop, page = asyncio.get_running_loop(), reading.page
         deadline = loop.time() + bounds.page_s
-        try:
-            async with asyncio.timeout(None) as waiting:
-                while True:
-                    waiting.reschedule(min(loop.time() + bounds.reply_s, deadline))
-                    frames = await self._stream.receive()
-                    if self._take(frames, subscription, page, bounds.page_bytes):
-                        return
-                    if loop.time() > deadline:
-                        raise TimeoutError
-        except TimeoutError:
+        has_ended = is_over = False
+        while not (has_ended or is_over):
+            received = self._stream.received
+            try:
+                async with asyncio.timeout(None) as waiting:
+                    while not has_ended:
+                        wait_until = min(loop.time() + bounds.reply_s, deadline)
+                        if reading.is_objected:
+                            wait_until = min(wait_until, reading.refused_at)
+                        waiting.reschedule(wait_until)
+                        has_ended = self._take(await self._stream.receive(), reading)
+                        received = self._stream.received
+                        if not has_ended and loop.time() > deadline:
+                            raise TimeoutError
+            except TimeoutError:
+                # A large message on a slow line is no silence.
+                is_alive = self._stream.received - received > PROGRESS_BYTES
+                is_over = not is_alive or reading.is_objected or loop.time() > deadline
+        if is_over and reading.is_objected:
+            page.end, page.reason, page.is_guess = End.CLOSED, reading.objection, True
+            page.reason = page.reason or UNANSWERED
+        elif is_over:
             page.end, page.reason = End.TIMEOUT, self.notice
+        elif page.end is End.EOSE and bounds.linger_s and not reading.is_closed:
+            await self._linger(reading, bounds.linger_s, deadline)
 
-    def _take(self, frames: list[bytes], subscription: str, page: Page, page_bytes: int) -> bool:
-        """Sorts frames into the page; whether it has ended."""
-        decode, events, has_ended = message.decode, page.events, False
+    async def _linger(self, reading: _Reading, linger_s: float, deadline: float) -> None:
+        """Reads on after EOSE, until no event has come for a while."""
+        loop, page = asyncio.get_running_loop(), reading.page
+        until = loop.time() + linger_s
+        try:
+            while page.end is End.EOSE and not reading.is_closed:
+                if loop.time() > min(until, deadline):
+                    raise TimeoutError
+                before = len(page.events)
+                async with asyncio.timeout_at(min(until, deadline)):
+                    self._take(await self._stream.receive(), reading)
+                if len(page.events) > before:
+                    until = loop.time() + linger_s
+        except TimeoutError:
+            if deadline < until:
+                page.end, page.reason = End.TIMEOUT, "events still came after EOSE"
+
+    def _take(self, frames: list[bytes], reading: _Reading) -> bool:
+        """Sorts frames into what is being read; whether its answer has ended."""
+        decode, page, most_bytes = message.decode, reading.page, reading.most_bytes
+        subscription, events, has_ended = reading.subscription, page.events, False
         for frame in frames:
             cost = len(frame) + FRAME_COST
             answer = decode(frame)
             if isinstance(answer, EventMessage):
-                if answer.subscription == subscription and not has_ended:
+                if answer.subscription == subscription:
                     events.append(answer.event)
                     page.size += cost
-                    if page.size > page_bytes:
-                        page.end, page.reason = End.OVERSIZE, f"over {page_bytes} bytes"
-                        return True
+                    if page.size > most_bytes:
+                        page.end, page.reason = End.OVERSIZE, f"over {most_bytes} bytes"
+                        subscription, has_ended = None, True
                     continue
-                if answer.subscription == LIVE:
-                    if self._arrived_bytes <= page_bytes:
-                        self._arrivals.append(answer.event)
-                        self._arrived_bytes += cost
+                if self._is_kept(answer, cost, most_bytes):
+                    continue
+            elif isinstance(answer, TooLarge):
+                cost = answer.size
+                if subscription is not None and answer.subscription in (subscription, None):
+                    page.oversized.append(frame)
+                    page.size += cost
+                    # A reconciliation has one answer, and this was it.
+                    if page.size > most_bytes or not reading.is_request:
+                        page.end, page.reason = End.OVERSIZE, f"a message of {cost} bytes"
+                        subscription, has_ended = None, True
                     continue
             # Everything else, also what is left of an earlier answer, has a bound of its own.
             page.strays += cost
-            if page.strays > STRAY_PAGES * page_bytes:
+            if page.strays > STRAY_PAGES * most_bytes:
                 raise DisconnectedError("flooded with what nobody asked for")
             if isinstance(answer, Eose):
-                if answer.subscription == subscription:
+                if answer.subscription == subscription and not has_ended:
                     page.end, page.hints, has_ended = End.EOSE, answer.hints, True
+                    page.reason = "" if events else reading.objection
             elif isinstance(answer, Closed):
                 if answer.subscription == subscription:
-                    page.end, page.reason, has_ended = End.CLOSED, answer.reason, True
-                elif answer.subscription == LIVE:
+                    reading.is_closed = True
+                    # Some close what they have answered: that takes nothing back.
+                    is_answered = reading.is_request and page.end is End.EOSE
+                    is_refusing = not events and answer.reason.startswith(REFUSALS)
+                    if is_refusing or not is_answered:
+                        page.end, page.reason, has_ended = End.CLOSED, answer.reason, True
+                elif answer.subscription == self._live:
                     self.is_subscribed, self.notice = False, answer.reason
             elif isinstance(answer, NegMsg):
                 if answer.subscription == subscription:
@@ -337,21 +545,65 @@ class Session:
             elif isinstance(answer, NegErr):
                 if answer.subscription == subscription:
                     page.end, page.reason, has_ended = End.CLOSED, answer.reason, True
-                    page.most = answer.most
+                    page.most, reading.is_closed = answer.most, True
             elif isinstance(answer, Notice):
-                self.notice = answer.text
-                if self._is_opening and subscription and is_refusal(answer.text):
+                if self._take_notice(answer.text, reading):
                     page.end, page.reason, has_ended = End.CLOSED, answer.text, True
             elif isinstance(answer, Auth):
-                if len(answer.challenge) <= MAX_CHALLENGE and answer.challenge != self.challenge:
-                    self.challenge, self._is_answered = answer.challenge, False
+                self._take_challenge(answer.challenge, reading)
             elif isinstance(answer, Ok):
-                if self._signer and self._proof_id and answer.event_id == self._proof_id:
-                    self._proof_id = ""
-                    self.identity = self._signer.public_key if answer.is_accepted else None
+                self._take_verdict(answer)
             elif isinstance(answer, Malformed):
                 reason = answer.reason.partition(":")[0]
                 count, sample = page.malformed.get(reason, (0, frame[:SAMPLE_BYTES]))
                 page.malformed[reason] = (count + 1, sample)
                 page.unreadable += answer.is_event
         return has_ended
+
+    def _is_kept(self, answer: EventMessage, cost: int, most_bytes: int) -> bool:
+        """Keeps an event that came in live, or late."""
+        if answer.subscription == self._live:
+            if self._arrived_bytes <= most_bytes:
+                self._arrivals.append(answer.event)
+                self._arrived_bytes += cost
+            return True
+        number = self._asked.get(answer.subscription)
+        if number is None:
+            return False
+        self._has_shown = True
+        if self._late_bytes > most_bytes:
+            self._late_dropped.add(number)
+            return False
+        self._late.append((number, answer.event))
+        self._late_bytes += cost
+        return True
+
+    def _take_notice(self, text: str, reading: _Reading) -> bool:
+        """Whether these words end what is being read; they may do so later, or refuse our AUTH."""
+        self.notice = text
+        if reading.is_opening:
+            return is_refusal(text)
+        if reading.is_request:
+            if is_objection(text):
+                reading.object(text, GRACE_S)
+        elif reading.is_verdict and is_objection(text):
+            self._proof_words = text
+        return False
+
+    def _take_challenge(self, challenge: str, reading: _Reading) -> None:
+        if len(challenge) > MAX_CHALLENGE or challenge == self.challenge:
+            return
+        self.challenge, self._is_answered = challenge, False
+        if reading.is_request:
+            # It may be all that the relay says; who cannot answer it waits for something else.
+            reading.object("", GRACE_S if self._signer is not None else math.inf)
+
+    def _take_verdict(self, answer: Ok) -> None:
+        """What the relay says of our answer to its challenge."""
+        if self._signer is None or not self._proof_id or answer.event_id != self._proof_id:
+            return
+        self._proof_id = ""
+        if answer.is_accepted:
+            self.identity, self._proof_words = self._signer.public_key, ""
+        else:
+            self.identity, self._proof_words = None, answer.reason or "refused"

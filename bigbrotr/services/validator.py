@@ -320,12 +320,13 @@ def judge(relay: Relay, page: Page, *, is_challenged: bool, notice: str = "") ->
     """What an answer makes of a candidate: a CLOSED or AUTH is Nostr as well as an EVENT."""
     if page.end is End.EOSE or page.events:
         return Greeting(relay, Verdict.RELAY, SPEAKS)
-    prefix = page.reason.partition(":")[0] if page.end is End.CLOSED else ""
+    is_closed = page.end is End.CLOSED and not page.is_guess
+    prefix = page.reason.partition(":")[0] if is_closed else ""
     if prefix == "rate-limited":
         return Greeting(relay, Verdict.RELAY, Failure.RATE_LIMITED, page.reason, wait_s=REST_S)
-    if prefix == "auth-required" or (is_challenged and page.end is not End.CLOSED):
+    if prefix == "auth-required" or (is_challenged and not is_closed):
         return Greeting(relay, Verdict.RELAY, "needs-auth", page.reason)
-    if page.end is End.CLOSED:
+    if is_closed:
         return Greeting(relay, Verdict.RELAY, Failure.REFUSES_US, page.reason)
     detail = page.reason or notice
     if page.malformed:

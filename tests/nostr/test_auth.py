@@ -156,7 +156,7 @@ async def test_restricted_even_when_known() -> None:
 
 async def test_refused_answer() -> None:
     rude = Rude([["AUTH", "c"]], judge=lambda event_id: [["OK", event_id, False, "invalid: no"]])
-    assert await rude.asked(times=2) == (End.CLOSED, "restricted: no")
+    assert await rude.asked(times=2) == (End.CLOSED, "restricted: no; our AUTH: invalid: no")
     assert (rude.requests, len(rude.proofs)) == (2, 1)
 
 
@@ -181,14 +181,14 @@ async def test_no_challenge_or_none_that_is_answered() -> None:
 
 async def test_silence_on_an_answer() -> None:
     rude = Rude([["AUTH", "c"]], judge=lambda _: [["OK", "0" * 64, True, "another"], ["OK", 7]])
-    assert await rude.asked(SHORT) == (End.CLOSED, "restricted: no")
-    assert (rude.requests, len(rude.proofs)) == (1, 1)
+    assert await rude.asked(SHORT, times=2) == (End.CLOSED, "restricted: no")
+    assert (rude.requests, len(rude.proofs)) == (3, 1)  # asked once more, to see
 
 
 async def test_flood_on_an_answer() -> None:
     noise = ["NOTICE", "x" * 5000]
     rude = Rude([["AUTH", "c"]], judge=lambda _: [noise] * 10)
-    bounds = Bounds(reply_s=2, page_s=60, page_bytes=10_000)
+    bounds = Bounds(reply_s=0.5, page_s=60, page_bytes=10_000)
     assert await rude.asked(bounds) == (End.CLOSED, "restricted: no")
 
 
@@ -210,5 +210,185 @@ async def test_cut_in_the_middle() -> None:
         port = next(iter(server.sockets)).getsockname()[1]
         async with session(f"ws://127.0.0.1:{port}", Throwaway()) as talk:
             page = await talk.fetch(ASK, BOUNDS)
-            assert (page.end, page.reason) == (End.CLOSED, "auth-required: x")
+            assert page.end is End.CLOSED
+            assert page.reason == "auth-required: x; our AUTH: connection lost"
             assert not talk.is_open
+
+
+# Dialects
+
+
+class Dialect:
+    """A relay that shows its events to those whom it knows, and says so in words of its own.
+
+    `refuse` is what it says to others, and `accept` to an answer; `greet` comes at the beginning.
+    """
+
+    def __init__(
+        self,
+        refuse: Callable[[str], list[list[Any]]],
+        accept: Callable[[str], list[list[Any]]] = lambda event_id: [["OK", event_id, True, ""]],
+        greet: list[list[Any]] | None = None,
+        events: int = 5,
+        knows: bool = True,
+        late_s: float = 0.0,
+    ) -> None:
+        self.refuse, self.accept, self.greet = refuse, accept, greet or []
+        self.events, self.knows, self.late_s = EVENTS[:events], knows, late_s
+        self.seen: list[str] = []  # the verbs that came, but for CLOSE
+
+    async def converse(self, socket: ServerConnection) -> None:
+        is_known = False
+        for frame in self.greet:
+            await socket.send(json.dumps(frame))
+        async for text in socket:
+            verb, *rest = json.loads(text)
+            frames: list[list[Any]] = []
+            self.seen += [verb] * (verb != "CLOSE")
+            if verb == "AUTH":
+                is_known = self.knows
+                await asyncio.sleep(self.late_s)
+                frames = self.accept(rest[0]["id"])
+            elif verb == "REQ" and is_known:
+                frames = [*(["EVENT", rest[0], event] for event in self.events), ["EOSE", rest[0]]]
+            elif verb == "REQ":
+                frames = self.refuse(rest[0])
+            for frame in frames:
+                await socket.send(json.dumps(frame))
+
+    @asynccontextmanager
+    async def talk(self, signer: Signer | None) -> AsyncIterator[Session]:
+        async with serve(self.converse, "127.0.0.1", 0, compression=None) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            async with session(f"ws://127.0.0.1:{port}", signer) as talk, asyncio.timeout(20):
+                yield talk
+
+
+HURRIED = Bounds(reply_s=0.4, page_s=60.0, page_bytes=1 << 20)
+AUTH = [["AUTH", "c"]]
+
+
+def mute(_: str) -> list[list[Any]]:
+    return []
+
+
+@pytest.mark.parametrize(
+    "dialect",
+    [
+        Dialect(lambda sub: [["CLOSED", sub, "auth-required: x"]], mute, AUTH),
+        Dialect(lambda sub: [*AUTH, ["CLOSED", sub, "restricted: x"]], mute),
+        Dialect(lambda _: AUTH),
+        Dialect(lambda _: AUTH, mute),
+        Dialect(lambda _: [*AUTH, ["NOTICE", "restricted: please authenticate"]]),
+        Dialect(lambda _: [["NOTICE", "this relay requires auth"], *AUTH]),
+        Dialect(lambda _: [["NOTICE", "this relay requires auth"]], greet=AUTH),
+        Dialect(lambda _: [["NOTICE", "who are you?"]], greet=AUTH),
+        Dialect(lambda _: [], greet=AUTH),
+        Dialect(lambda sub: [["EOSE", sub]], greet=AUTH),
+        Dialect(lambda sub: [["EOSE", sub]], mute, greet=AUTH),
+        Dialect(lambda sub: [*AUTH, ["EOSE", sub]], lambda _: [["NOTICE", "you are in"]]),
+        Dialect(lambda sub: [["CLOSED", sub, "auth-required: x"]], greet=AUTH, late_s=0.6),
+    ],
+)
+async def test_dialects_of_auth(dialect: Dialect) -> None:
+    """Whatever they say, they are told who asks, once, and asked again."""
+    signer = Throwaway()
+    async with dialect.talk(signer) as talk:
+        pages = [await talk.fetch(ASK, HURRIED) for _ in range(2)]
+        assert [(page.end, len(page.events)) for page in pages] == [(End.EOSE, 5)] * 2
+        assert [page.number for page in pages] == [1, 2]
+        assert talk.identity == signer.public_key
+    assert dialect.seen.count("AUTH") == 1
+    assert dialect.seen[:2] == ["REQ", "AUTH"]
+    assert dialect.seen[-1] == "REQ"
+
+
+@pytest.mark.parametrize(
+    "dialect",
+    [
+        Dialect(lambda sub: [["EOSE", sub]], greet=AUTH),
+        Dialect(lambda sub: [*AUTH, ["EOSE", sub]]),
+        Dialect(lambda _: AUTH),
+        Dialect(lambda _: [*AUTH, ["NOTICE", "auth-required: who are you?"]]),
+    ],
+)
+async def test_nothing_under_an_open_challenge_is_no_answer(dialect: Dialect) -> None:
+    async with dialect.talk(None) as talk:
+        page = await talk.fetch(ASK, HURRIED)
+        assert (page.end, page.events, page.is_guess) == (End.CLOSED, [], True)
+        assert page.reason.startswith("auth-required: ")
+        assert talk.identity is None
+    assert dialect.seen == ["REQ"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        (lambda event_id: [["OK", event_id, False, "restricted: members only"]], "members only"),
+        (lambda _: [["NOTICE", "error: auth failed"]], "error: auth failed"),
+        (mute, "auth-required: "),
+    ],
+)
+async def test_nothing_to_those_who_are_refused_is_no_answer(
+    verdict: Callable[[str], list[list[Any]]], words: str
+) -> None:
+    dialect = Dialect(lambda sub: [["EOSE", sub]], verdict, AUTH, knows=False)
+    async with dialect.talk(Throwaway()) as talk:
+        for _ in range(2):
+            page = await talk.fetch(ASK, HURRIED)
+            assert (page.end, page.events) == (End.CLOSED, [])
+            assert page.reason.startswith("auth-required: ")
+            assert words in page.reason
+        assert talk.identity is None
+    assert dialect.seen.count("AUTH") == 1
+
+
+async def test_nothing_to_those_who_are_known_is_an_answer() -> None:
+    dialect = Dialect(lambda sub: [["EOSE", sub]], greet=AUTH, events=0)
+    async with dialect.talk(Throwaway()) as talk:
+        for _ in range(2):
+            assert (await talk.fetch(ASK, HURRIED)).end is End.EOSE
+    assert dialect.seen == ["REQ", "AUTH", "REQ", "REQ"]
+
+
+async def test_open_relays_that_send_a_challenge_cost_nothing() -> None:
+    """Also one that says nothing later on: it has shown what it has to those whom it does not
+    know."""
+    answers = iter([5, 0, 0])
+
+    def show(sub: str) -> list[list[Any]]:
+        events = [["EVENT", sub, event] for event in EVENTS[: next(answers)]]
+        return [*events, ["EOSE", sub]]
+
+    dialect = Dialect(show, greet=[*AUTH, ["NOTICE", "error: none, and you are blocked by nobody"]])
+    async with dialect.talk(Throwaway()) as talk:
+        pages = [await talk.fetch(ASK, BOUNDS) for _ in range(3)]
+        assert [(page.end, len(page.events), page.reason) for page in pages] == [
+            *[(End.EOSE, 5, "")],
+            *[(End.EOSE, 0, "")] * 2,
+        ]
+    assert dialect.seen == ["REQ"] * 3
+
+
+async def test_reconciliation_in_words_of_its_own() -> None:
+    """It says nothing of our answer, and works then."""
+
+    class Reconciling(Dialect):
+        async def converse(self, socket: ServerConnection) -> None:
+            is_known = False
+            async for text in socket:
+                verb, *rest = json.loads(text)
+                self.seen.append(verb)
+                if verb == "AUTH":
+                    is_known = True
+                elif verb == "NEG-OPEN" and is_known:
+                    await socket.send(json.dumps(["NEG-MSG", rest[0], "61"]))
+                elif verb == "NEG-OPEN":
+                    await socket.send(json.dumps(AUTH[0]))
+                    await socket.send(json.dumps(["NEG-ERR", rest[0], "auth-required: x"]))
+
+    dialect, signer = Reconciling(mute), Throwaway()
+    async with dialect.talk(signer) as talk:
+        result = await talk.reconcile({}, b"\x61", lambda _: None, HURRIED)
+        assert (result.end, result.answers) == (End.EOSE, 1)
+        assert talk.identity == signer.public_key

@@ -1,17 +1,22 @@
 """A conversation: every answer ends, within its bounds in bytes and time, and says how."""
 
+import asyncio
+import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
+from websockets.asyncio.server import ServerConnection, serve
 
 from bigbrotr.config import Link
 from bigbrotr.models.relay import Relay
 from bigbrotr.nostr.dial import dial
 from bigbrotr.nostr.paging import End
 from bigbrotr.nostr.reach import Unreached
-from bigbrotr.nostr.session import SAMPLE_BYTES, Bounds, Page, Session
+from bigbrotr.nostr.session import SAMPLE_BYTES, Bounds, Page, Session, is_objection
 from tests.relays.events import make_event
 from tests.relays.model import Vices
 from tests.relays.scripted import ScriptedRelay
@@ -22,10 +27,11 @@ SHORT = Bounds(reply_s=0.3, page_s=60.0, page_bytes=4 << 20)
 
 
 @asynccontextmanager
-async def session(relay: ScriptedRelay, max_frame_bytes: int = 1 << 20) -> AsyncIterator[Session]:
-    connection = await dial(
-        Relay(relay.url), Link(), max_frame_bytes=max_frame_bytes, allow_local=True
-    )
+async def session(
+    relay: ScriptedRelay | str, max_frame_bytes: int = 1 << 20
+) -> AsyncIterator[Session]:
+    url = relay if isinstance(relay, str) else relay.url
+    connection = await dial(Relay(url), Link(), max_frame_bytes=max_frame_bytes, allow_local=True)
     assert not isinstance(connection, Unreached)
     async with Session(connection) as talk:
         yield talk
@@ -39,13 +45,17 @@ async def ask(vices: Vices, bounds: Bounds = BOUNDS, limit: int = 500) -> Page:
 
 async def test_honest_answers_one_after_the_other() -> None:
     async with ScriptedRelay(EVENTS) as relay, session(relay) as talk:
+        numbers = []
         for limit in (1, 7, 500):
             page = await talk.fetch({"limit": limit}, BOUNDS)
+            numbers.append(page.number)
             assert (page.end, page.reason, page.malformed) == (End.EOSE, "", {})
+            assert (page.late, page.late_dropped, page.oversized) == ([], set(), [])
             assert len(page.events) == min(limit, 50)
             assert page.size > 400 * len(page.events)
         assert talk.is_open
-        assert relay.seen.closed == ["b1", "b2"] or relay.seen.closed == ["b1", "b2", "b3"]
+        assert numbers == [1, 2, 3]
+        assert len(set(relay.seen.closed)) == len(relay.seen.closed) >= 2
 
 
 async def test_ends() -> None:
@@ -89,14 +99,44 @@ async def test_too_many_bytes() -> None:
     assert 5000 < page.size < 10_000
 
 
-@pytest.mark.parametrize("garbage", ["huge", "endless"])
-async def test_too_large_a_frame_cuts_the_connection(garbage: str) -> None:
-    vices = Vices(garbage=frozenset({garbage}))  # type: ignore[arg-type]
+async def test_endless_message_cuts_the_connection() -> None:
+    vices = Vices(garbage=frozenset({"endless"}))
     async with ScriptedRelay(EVENTS, vices) as relay, session(relay, 10_000) as talk:
         page = await talk.fetch({"limit": 500}, BOUNDS)
         assert page.end is End.CUT
-        assert "1009" in page.reason or "big" in page.reason or "exceeds" in page.reason
+        assert "1009" in page.reason
         assert not talk.is_open
+
+
+async def test_large_message_that_is_no_answer_is_noise() -> None:
+    vices = Vices(garbage=frozenset({"huge"}))
+    async with ScriptedRelay(EVENTS, vices) as relay, session(relay, 10_000) as talk:
+        page = await talk.fetch({"limit": 500}, BOUNDS)
+        assert (page.end, len(page.events), page.oversized) == (End.EOSE, 50, [])
+        assert page.strays > vices.huge_bytes > page.size
+
+
+LARGE = make_event(1_600_000_025, content="large " + "x" * 300_000)
+
+
+async def test_event_that_is_too_large_hides_no_other() -> None:
+    async with ScriptedRelay([*EVENTS, LARGE]) as relay, session(relay, 100_000) as talk:
+        page = await talk.fetch({"limit": 500}, BOUNDS)
+        assert (page.end, len(page.events), page.unreadable) == (End.EOSE, 50, 0)
+        [sample] = page.oversized
+        assert LARGE["id"].encode() in sample
+        assert LARGE["sig"].encode() in sample
+        assert len(sample) < 10_000
+        assert page.size > 300_000
+        assert (await talk.fetch({"limit": 500}, BOUNDS)).end is End.EOSE
+
+
+async def test_bytes_that_are_skipped_count() -> None:
+    bounds = Bounds(reply_s=20, page_s=60, page_bytes=200_000)
+    async with ScriptedRelay([*EVENTS, LARGE]) as relay, session(relay, 100_000) as talk:
+        page = await talk.fetch({"limit": 500}, bounds)
+        assert page.end is End.OVERSIZE
+        assert (len(page.oversized), len(page.events)) == (1, 25)  # of those above it and beside it
 
 
 async def test_litter_is_counted_and_the_events_come_through() -> None:
@@ -132,3 +172,249 @@ async def test_relay_that_no_longer_reads() -> None:
         filler = {"limit": 1, "#t": ["x" * 1000] * 10_000}
         ends = {(await talk.fetch(filler, SHORT)).end for _ in range(3)}
         assert ends <= {End.TIMEOUT, End.CUT}
+
+
+# Relays that are written out
+
+Say = list[Any] | float | None  # a frame, a pause, or the end of the connection
+
+
+@asynccontextmanager
+async def saying(
+    answer: Callable[[int, str], Sequence[Say]], greet: Sequence[Say] = ()
+) -> AsyncIterator[str]:
+    """A relay that says this to the n-th REQ (from 1), whose subscription it is told."""
+
+    async def converse(socket: ServerConnection) -> None:
+        async def say(frames: Sequence[Say]) -> None:
+            for frame in frames:
+                if frame is None:
+                    await socket.close(1000, "enough")
+                elif isinstance(frame, float):
+                    await asyncio.sleep(frame)
+                else:
+                    await socket.send(json.dumps(frame))
+
+        await say(greet)
+        asked = 0
+        async for text in socket:
+            verb, *rest = json.loads(text)
+            if verb == "REQ":
+                asked += 1
+                await say(answer(asked, rest[0]))
+
+    async with serve(converse, "127.0.0.1", 0, compression=None) as server:
+        yield f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+
+
+def events(sub: str, first: int, last: int) -> list[Say]:
+    return [["EVENT", sub, event] for event in EVENTS[first:last]]
+
+
+def ids(found: Sequence[Any]) -> list[str]:
+    return [event.id for event in found]
+
+
+def wanted(first: int, last: int) -> list[str]:
+    return [event["id"] for event in EVENTS[first:last]]
+
+
+async def test_nothing_that_comes_before_a_question_answers_it() -> None:
+    subs: list[str] = []
+
+    def answer(asked: int, sub: str) -> list[Say]:
+        subs.append(sub)
+        # As if it knew what comes next.
+        guesses = [f"b{asked + 1}", sub[:-1] + "0", "live", "", "read", *subs[:-1]]
+        return [*events(sub, 0, 1), ["EOSE", sub], *[["EOSE", guess] for guess in guesses]]
+
+    async with saying(answer, [["EOSE", "b1"], ["EOSE", ""]]) as url, session(url) as talk:
+        for _ in range(4):
+            page = await talk.fetch({"limit": 1}, BOUNDS)
+            assert (page.end, len(page.events)) == (End.EOSE, 1)
+    assert len({sub[:4] for sub in subs}) == 4
+    assert all(len(sub) <= 64 for sub in subs)
+
+
+async def test_eose_overtakes_the_events() -> None:
+    """They come with the next page, and with the number of the question that they belong to."""
+
+    def answer(asked: int, sub: str) -> list[Say]:
+        if asked == 1:
+            return [["EOSE", sub], 0.05, *events(sub, 0, 5)]
+        return [*events(sub, 5, 7), ["EOSE", sub]]
+
+    async with saying(answer) as url:
+        async with session(url) as talk:
+            first = await talk.fetch({"limit": 5}, BOUNDS)
+            assert (first.number, first.end, first.events, first.late) == (1, End.EOSE, [], [])
+            second = await talk.fetch({"limit": 5}, BOUNDS)
+            assert (second.number, ids(second.events)) == (2, wanted(5, 7))
+            assert [number for number, _ in second.late] == [1] * 5
+            assert ids([event for _, event in second.late]) == wanted(0, 5)
+        async with session(url) as talk:  # a relay is waited for before it is called empty
+            assert (await talk.fetch({"limit": 5}, BOUNDS)).events == []
+            late = await talk.drain(0.3, BOUNDS.page_bytes)
+            assert [(number, event.id) for number, event in late] == [
+                (1, event_id) for event_id in wanted(0, 5)
+            ]
+            assert await talk.drain(0.0, BOUNDS.page_bytes) == []
+        async with session(url) as talk:  # or longer at each page
+            page = await talk.fetch({"limit": 5}, replace(BOUNDS, linger_s=0.3))
+            assert (page.end, ids(page.events)) == (End.EOSE, wanted(0, 5))
+
+
+async def test_lingering_has_an_end() -> None:
+    def answer(asked: int, sub: str) -> list[Say]:
+        drip = [part for event in events(sub, 0, 50) for part in (0.05, event)]
+        return [["EOSE", sub], *drip]
+
+    async with saying(answer) as url, session(url) as talk:
+        bounds = Bounds(reply_s=20, page_s=0.4, page_bytes=1 << 20, linger_s=0.2)
+        page = await talk.fetch({"limit": 5}, bounds)
+        assert (page.end, page.reason) == (End.TIMEOUT, "events still came after EOSE")
+        assert 0 < len(page.events) < 50
+
+
+async def test_late_events_are_bounded() -> None:
+    """What does not fit is dropped, and of which questions; a flood ends the conversation."""
+    asked_for = {1: 20, 2: 0, 3: 50}
+
+    def answer(asked: int, sub: str) -> list[Say]:
+        subs.append(sub)
+        late = [] if asked == 1 else events(subs[asked - 2], 0, asked_for[asked - 1])
+        return [*late, ["EOSE", sub]]
+
+    subs: list[str] = []
+    async with saying(answer) as url, session(url) as talk:
+        bounds = Bounds(reply_s=20, page_s=60, page_bytes=5000)
+        pages = [await talk.fetch({"limit": 5}, bounds) for _ in range(3)]
+        assert [page.end for page in pages] == [End.EOSE] * 3
+        assert [page.late_dropped for page in pages] == [set(), {1}, set()]
+        assert 5 < len(pages[1].late) < 15
+        page = await talk.fetch({"limit": 5}, replace(bounds, page_bytes=1000))
+        assert (page.end, page.late_dropped) == (End.CUT, {3})
+        assert "flooded" in page.reason
+        assert not talk.is_open
+
+
+async def test_a_closed_answer_stands() -> None:
+    """Some relays close what they have answered; others take it for nothing, and say why."""
+    cases = [
+        (3, "", End.EOSE),
+        (3, "error: shutting down", End.EOSE),
+        (0, "", End.EOSE),
+        (0, "done", End.EOSE),
+        (0, "auth-required: who?", End.CLOSED),
+    ]
+
+    def answer(asked: int, sub: str) -> list[Say]:
+        count, text, _ = cases[asked - 1]
+        return [*events(sub, 0, count), ["EOSE", sub], ["CLOSED", sub, text]]
+
+    async with saying(answer) as url, session(url) as talk:
+        for count, text, end in cases:
+            page = await talk.fetch({"limit": 5}, BOUNDS)
+            assert (page.end, len(page.events)) == (end, count)
+            assert page.reason == (text if end is End.CLOSED else "")
+
+
+async def test_the_end_after_an_answer_is_told() -> None:
+    def answer(asked: int, sub: str) -> list[Say]:
+        return [*events(sub, 0, 3), ["EOSE", sub], None]
+
+    async with saying(answer) as url, session(url) as talk:
+        page = await talk.fetch({"limit": 5}, replace(BOUNDS, linger_s=5.0))
+        assert (page.end, len(page.events)) == (End.EOSE, 3)
+        assert page.reason == "closed with 1000 enough"
+        assert not talk.is_open
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("ERROR: bad req: limit 500 exceeds max_limit 300", True),
+        ("too many filters", True),
+        ("Subscription rejected: too many concurrent REQs", True),
+        ("rate-limited: slow down", True),
+        ("could not parse command", True),
+        ("invalid: limit too large", True),
+        ("restricted: sign in first", True),
+        ("Can't handle empty filters", True),
+        ("welcome to our relay, limits: max 500 events", False),
+        ("Hello! Thanks for connecting. You must be nice.", False),
+        ("this relay is run by volunteers", False),
+        ("", False),
+    ],
+)
+def test_words_that_may_refuse(text: str, is_one: bool) -> None:
+    assert is_objection(text) == is_one
+
+
+async def test_refusals_by_notice() -> None:
+    """Nothing follows on them: the answer is no, without waiting for ever."""
+    refusal = "ERROR: limit 500 exceeds max_limit 300"
+
+    def answer(asked: int, sub: str) -> list[Say]:
+        if asked == 1:
+            return [["NOTICE", "nice weather"], ["NOTICE", refusal], ["NOTICE", "as I said"]]
+        if asked == 2:  # these words were about something else
+            return [["NOTICE", refusal], 0.05, *events(sub, 0, 3), ["EOSE", sub]]
+        return [*events(sub, 0, 3), ["NOTICE", refusal]]
+
+    bounds = Bounds(reply_s=60, page_s=120, page_bytes=1 << 20)
+    async with saying(answer, [["NOTICE", "error: maybe"]]) as url, session(url) as talk:
+        async with asyncio.timeout(20):
+            pages = [await talk.fetch({"limit": 500}, each) for each in (bounds, bounds, SHORT)]
+        assert [(page.end, len(page.events), page.is_guess) for page in pages] == [
+            (End.CLOSED, 0, True),
+            (End.EOSE, 3, False),
+            (End.CLOSED, 3, True),
+        ]
+        assert [page.reason for page in pages] == [refusal, "", refusal]
+        assert talk.is_open
+
+
+async def test_words_before_nothing_are_kept() -> None:
+    async with (
+        saying(lambda _, sub: [["NOTICE", "error: too broad"], ["EOSE", sub]]) as url,
+        session(url) as talk,
+    ):
+        page = await talk.fetch({"limit": 500}, BOUNDS)
+        assert (page.end, page.reason) == (End.EOSE, "error: too broad")
+
+
+async def test_harmless_words_end_nothing() -> None:
+    async with saying(lambda *_: [["NOTICE", "nice weather"]]) as url, session(url) as talk:
+        page = await talk.fetch({"limit": 500}, SHORT)
+        assert (page.end, page.reason, page.is_guess) == (End.TIMEOUT, "nice weather", False)
+
+
+async def test_large_message_on_a_slow_line_is_no_silence() -> None:
+    """It takes longer than a reply may, but bytes come; where none come any more, it ends."""
+
+    async def parts(socket: ServerConnection, sub: str, is_whole: bool) -> AsyncIterator[str]:
+        yield f'["EVENT","{sub}",{{"id":"'
+        for _ in range(6):
+            yield "x" * 70_000
+            await asyncio.sleep(0.1)
+        if not is_whole:
+            await socket.wait_closed()
+        yield '"}]'
+
+    async def drip(socket: ServerConnection) -> None:
+        is_whole = True
+        async for text in socket:
+            verb, sub, *_ = json.loads(text)
+            if verb == "REQ":
+                await socket.send(parts(socket, sub, is_whole))
+                await socket.send(json.dumps(["EOSE", sub]))
+                is_whole = False
+
+    async with serve(drip, "127.0.0.1", 0, compression=None) as server:
+        url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        async with session(url, 100_000) as talk:
+            page = await talk.fetch({"limit": 1}, SHORT)
+            assert (page.end, len(page.oversized)) == (End.EOSE, 1)
+            page = await talk.fetch({"limit": 1}, SHORT)
+            assert (page.end, len(page.oversized)) == (End.TIMEOUT, 0)
