@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Self
 
 from msgspec import Struct
@@ -160,7 +160,7 @@ class Session:
         self,
         filter_: Mapping[str, Any],
         first: bytes,
-        answer: Callable[[bytes], bytes | None],
+        answer: Callable[[bytes], Awaitable[bytes | None]],
         bounds: Bounds,
     ) -> Talk:
         """Reconciles what matches, from our `first` message on: `answer` says what follows on each
@@ -177,7 +177,7 @@ class Session:
         self,
         filter_: Mapping[str, Any],
         first: bytes,
-        answer: Callable[[bytes], bytes | None],
+        answer: Callable[[bytes], Awaitable[bytes | None]],
         bounds: Bounds,
     ) -> Talk:
         subscription = f"n{next(self._numbers)}"
@@ -199,7 +199,7 @@ class Session:
                 talk.answers += 1
                 self._is_opening = False
                 talk.received += 2 * len(page.payload)
-                following = answer(page.payload)
+                following = await answer(page.payload)
                 if following is None:
                     break
                 if time.monotonic() > deadline:
