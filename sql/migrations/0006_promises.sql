@@ -1,7 +1,7 @@
 -- What a visit writes is fenced; where a relay may have pairs is known; how a relay wants to be asked is remembered.
 ALTER TABLE public.tallies ADD COLUMN IF NOT EXISTS touched int8multirange NOT NULL DEFAULT '{}';
--- Nobody has noted where the pairs until now are.
-UPDATE public.tallies t SET touched = int8multirange(int8range(0, at.now))
+-- Nobody has noted where the pairs until now are; some are of a clock that is ahead.
+UPDATE public.tallies t SET touched = int8multirange(int8range(0, at.now + 86400))
 FROM (SELECT extract(epoch FROM now())::bigint AS now) AS at
 WHERE t.pairs > 0 AND isempty(t.touched);
 ALTER TABLE IF EXISTS public.reconciliation ADD COLUMN IF NOT EXISTS most_bytes bigint;

@@ -13,7 +13,15 @@ Filter = Mapping[str, Any]
 Order = Literal["newest", "oldest", "random"]
 Garbage = Literal["not-json", "wrong-shape", "binary", "huge", "endless"]
 Reconciling = Literal[
-    "unknown", "honestly", "silent", "refused", "cut", "garbage", "always-equal", "chatters"
+    "unknown",
+    "honestly",
+    "silent",
+    "refused",
+    "cut",
+    "garbage",
+    "always-equal",
+    "chatters",
+    "floods",
 ]
 Forgery = Literal["id", "content", "signature", "type"]
 
@@ -61,6 +69,7 @@ class Vices:
     names_most: bool = False  # "blocked:" says so in a number
     hides: frozenset[str] = frozenset()  # ids that a reconciliation does not name
     refuses_ids: bool = False  # CLOSED for filters with ids
+    max_message_bytes: int | None = None  # the connection is closed with 1009 after a longer frame
     greets: str = ""  # a NOTICE at the beginning
     withholds: frozenset[str] = frozenset()  # ids that it names, and never hands out
 
