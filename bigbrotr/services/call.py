@@ -299,7 +299,7 @@ class Call:
         """
         tried: set[tuple[Way, int]] = set()
         ahead: list[Dialect] = []
-        first = self.dialect
+        first, gaps_first = self.dialect, None
         while True:
             if self._is_over():
                 return None
@@ -311,6 +311,7 @@ class Call:
             reason = None if has_found or walk.proven else is_in_vain(walk.gaps)
             if reason is not None:
                 words = walk.gaps[-1].detail
+                gaps_first = gaps_first or walk.gaps
                 ahead += self.dialect.others(reason, words)
                 ahead = [each for each in ahead if (each.way, each.limit) not in tried]
             if reason is None or not ahead:
@@ -319,10 +320,12 @@ class Call:
                 first = ahead[0]
                 break
             self.dialect = replace(ahead.pop(0), habits=self.dialect.habits)
+        left = walk.gaps
         if reason is not None:
             self.dialect = replace(first, habits=self.dialect.habits)
-        await self._note(walk.gaps)
-        gaps += walk.gaps
+            left = gaps_first or left  # why it does not answer the plain question
+        await self._note(left)
+        gaps += left
         return rests
 
     async def _walk_by(
@@ -334,7 +337,7 @@ class Call:
             return await self._walk_by_days(span, with_top=with_top)
         if self.dialect.way in (Way.KINDS, Way.AUTHORS):
             return await self._walk_aside(span)
-        paging = await self._paging(span, with_top=with_top)
+        paging = self._paging(span, with_top=with_top)
         walk = await self._walk(paging, may_stop=may_stop)
         return walk, self._left_of(span, paging, walk, may_stop=may_stop)
 
@@ -359,7 +362,7 @@ class Call:
                 return whole, None
             part = Span(max(span.since, until - stretch_s), until)
             received = self.intake.new + self.intake.known
-            paging = await self._paging(part, with_top=with_top and until == span.until)
+            paging = self._paging(part, with_top=with_top and until == span.until)
             walk = await self._walk(paging)
             if paging.ask() is not None:
                 return whole, None
@@ -394,16 +397,15 @@ class Call:
                 break
         return Progress([], [Gap(span, reason, words)]), []
 
-    async def _paging(self, span: Span, *, with_top: bool) -> Paging:
+    def _paging(self, span: Span, *, with_top: bool) -> Paging:
         """The machine for a walk over a span, with what is known of the relay."""
         habits = self.dialect.habits
-        knows_others = habits.is_open or bool((await self._some_known()).authors)
         return Paging(
             span,
             limit=self.limit,
             open_top=with_top,
             expects_events=self._expects_events(span),
-            knows_others=knows_others,
+            is_broad=not self.terms.filter.key,
             habits=habits,
             check_after=random.randrange(CHECK_ONE_IN) if habits.checks else 0,
             believes_finish=habits.finishes > 2 and random.randrange(TEST_FINISH) > 0,
@@ -635,6 +637,7 @@ class Call:
         late: list[tuple[int, WireEvent | Event]] = list(page.late)
         if ask.probe is Probe.KINDS and not page.events and self.session.is_open:
             late += await self.session.drain(LINGER_S, self.bounds.page_bytes)
+            paging.knows_others = bool((await self._some_known()).authors)
         self._asked[page.number] = ask
         while len(self._asked) > REMEMBERED_ASKS:
             del self._asked[next(iter(self._asked))]
