@@ -22,6 +22,7 @@ from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.filter import Filter
 from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
 from bigbrotr.models.relay import Network, Relay
+from bigbrotr.nostr.manners import manners_of
 from bigbrotr.services import reconciliation
 from bigbrotr.services.intake import Report
 from bigbrotr.services.worker import Order, Worker
@@ -959,6 +960,7 @@ async def test_what_a_cut_walk_has_noted_may_be_gone(brotr: Brotr, by: str) -> N
         ]
         gone_from(relay, unproven[0])
         relay.vices = Vices(reconciles="honestly" if by == "ids" else "unknown")
+        manners_of.cache_clear()  # as if a while had passed
         await brotr.pool.execute("UPDATE gaps SET due_at = 0")
         await grow_old(brotr)
         report = await visit(brotr, relay, settings)
