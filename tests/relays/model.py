@@ -60,6 +60,7 @@ class Vices:
     hides: frozenset[str] = frozenset()  # ids that a reconciliation does not name
     refuses_ids: bool = False  # CLOSED for filters with ids
     greets: str = ""  # a NOTICE at the beginning
+    takes: int | None = None  # so many EVENTs a connection; the others are rate-limited
     withholds: frozenset[str] = frozenset()  # ids that it names, and never hands out
 
 
