@@ -104,7 +104,11 @@ BEGIN
         ON CONFLICT (event_id) DO NOTHING;
     END IF;
 
-    UPDATE public.tallies SET events = events + new_events, pairs = pairs + new_pairs
+    UPDATE public.tallies SET
+        events  = events + new_events,
+        pairs   = pairs + new_pairs,
+        touched = public.add_span(touched, int8range(
+            p_created_ats[1], nullif(p_created_ats[cardinality(p_created_ats)], 9223372036854775807) + 1))
     WHERE relay_id = p_relay_id AND (new_events > 0 OR new_pairs > 0);
     IF NOT FOUND AND new_events > 0 THEN  -- the relay was deleted meanwhile
         UPDATE public.tallies SET events = events + new_events WHERE relay_id = 0;
@@ -164,6 +168,35 @@ BEGIN
             FROM unnest(p_ids) WITH ORDINALITY AS w (id, position) JOIN public.events e ON e.id = w.id
             WHERE e.created_at >= p_since AND e.created_at < p_until
         ) AS f ON f.position = u.position);
+END $$;
+
+-- Some authors of archived events, and some of their ids: the newest as of p_now, and before them the authors who name
+-- the relay p_url in a list of theirs, where tags are kept. To ask a relay for that shows nothing when asked for anything.
+CREATE OR REPLACE FUNCTION public.some_known(p_url text, p_most integer, p_now bigint)
+RETURNS TABLE (authors bytea[], ids bytea[])
+LANGUAGE plpgsql STABLE
+SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+    writers bytea[] := '{}';
+BEGIN
+    IF to_regclass('public.events_tagvalues_idx') IS NOT NULL THEN
+        writers := ARRAY(
+            SELECT e.pubkey FROM public.events e
+            WHERE e.tagvalues && ARRAY['r:' || p_url, 'r:' || p_url || '/'] AND e.kind = 10002
+            LIMIT p_most);
+    END IF;
+    RETURN QUERY
+    WITH newest AS (
+        SELECT e.id, e.pubkey FROM public.events e WHERE e.created_at <= p_now
+        ORDER BY e.created_at DESC LIMIT 10 * p_most
+    ), others AS (
+        SELECT n.pubkey FROM newest n GROUP BY n.pubkey LIMIT p_most
+    )
+    SELECT (SELECT array_agg(x.pubkey) FROM (
+                SELECT u.pubkey FROM unnest(writers) AS u (pubkey) UNION SELECT o.pubkey FROM others o LIMIT p_most
+            ) AS x),
+           (SELECT array_agg(x.id) FROM (SELECT n.id FROM newest n LIMIT p_most) AS x);
 END $$;
 
 -- Deletes the events that no relay of ours holds any more (their relays were deleted). Reads every partition: for

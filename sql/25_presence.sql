@@ -31,13 +31,13 @@ BEGIN
 END $$;
 
 -- Notes that a relay holds those of the given events that are archived, and returns the positions (from 1) of the
--- others. Arrays of one length, sorted by (created_at, id) so that concurrent writers lock in the same order.
--- Idempotent.
+-- others. Arrays of one length, sorted by (created_at, id) so that concurrent writers lock in the same order. Refused
+-- (BB001) when the lease has passed on. Idempotent.
 -- The planner is told to probe the key for each id, in order, with one plan for every call, whatever it believes about
 -- the size of the tables: other plans lock in another order, and cost from twice to thirteen times as much (measured:
 -- 4 us a pair; with bounds on created_at, which look as if they helped, 9 to 53).
 CREATE OR REPLACE FUNCTION public.note_presence(
-    p_relay_id integer, p_created_ats bigint[], p_ids bytea[], p_seen_at bigint
+    p_relay_id integer, p_epoch bigint, p_created_ats bigint[], p_ids bytea[], p_seen_at bigint
 ) RETURNS integer[]
 LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -65,7 +65,10 @@ BEGIN
         RETURNING 1
     )
     SELECT count(*) INTO noted FROM noted_pairs;
-    UPDATE public.tallies SET pairs = pairs + noted WHERE relay_id = p_relay_id AND noted > 0;
+    IF noted > 0 THEN
+        PERFORM public.count_pairs(p_relay_id, noted, p_created_ats[1], p_created_ats[cardinality(p_created_ats)]);
+        PERFORM public.hold_lease(p_relay_id, p_epoch);
+    END IF;
     IF noted = cardinality(p_ids) THEN
         RETURN '{}';
     END IF;
@@ -81,18 +84,20 @@ END $$;
 
 -- Notes that a relay holds all archived events of [p_since, p_until) but for those of p_absent_ids, and returns how many
 -- of these pairs are new: one pass over the window (2 us a pair, half of what it costs to name each one). Refused
--- (BB002) unless the window holds p_expected events, in this very snapshot: others have come since they were counted.
+-- (BB002) unless p_digest is the SHA-256 of all ids of the window, one after the other in the order of the keys, in this
+-- very snapshot: others have come, or gone, since they were read. Refused (BB001) when the lease has passed on.
 -- Idempotent. Locks in the order of the keys, like note_presence, but that the default partition comes last: two that
 -- meet in it may be told of a deadlock, and try again.
 CREATE OR REPLACE FUNCTION public.mark_window(
-    p_relay_id integer, p_since bigint, p_until bigint, p_expected bigint, p_absent_ids bytea[], p_seen_at bigint
+    p_relay_id integer, p_epoch bigint, p_since bigint, p_until bigint, p_digest bytea, p_absent_ids bytea[],
+    p_seen_at bigint
 ) RETURNS integer
 LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
     noted integer;
-    found bigint;
+    found bytea;
 BEGIN
     PERFORM public.lock_presence(false);
     WITH noted_pairs AS (
@@ -104,19 +109,26 @@ BEGIN
         RETURNING 1
     )
     SELECT (SELECT count(*) FROM noted_pairs),
-           (SELECT count(*) FROM public.events e WHERE e.created_at >= p_since AND e.created_at < p_until)
+           (SELECT sha256(coalesce(string_agg(x.id, ''), '')) FROM (
+                SELECT e.id FROM public.events e WHERE e.created_at >= p_since AND e.created_at < p_until
+                ORDER BY e.created_at, e.id) AS x)
     INTO noted, found;
-    IF found <> p_expected THEN
-        RAISE EXCEPTION 'the window holds % events, not %', found, p_expected USING ERRCODE = 'BB002';
+    IF found <> p_digest THEN
+        RAISE EXCEPTION 'the window holds other events by now' USING ERRCODE = 'BB002';
     END IF;
-    UPDATE public.tallies SET pairs = pairs + noted WHERE relay_id = p_relay_id AND noted > 0;
+    IF noted > 0 THEN
+        PERFORM public.count_pairs(p_relay_id, noted, p_since, p_until - 1);
+        PERFORM public.hold_lease(p_relay_id, p_epoch);
+    END IF;
     RETURN noted;
 END $$;
 
--- The next ids of [p_since, p_until) that a relay is known to hold: as read_ids gives those of the archive.
+-- The next ids of [p_since, p_until) that a relay is known to hold: as read_ids gives those of the archive. p_tags leaves
+-- out what has no tag of each letter in it with one of its values, {"t": ["nostr"]}, as far as the tags are kept: where
+-- they are not, nothing can be said, and no id is given.
 CREATE OR REPLACE FUNCTION public.read_held_ids(
     p_relay_id integer, p_since bigint, p_until bigint, p_after bytea, p_limit bigint,
-    p_kinds integer[], p_pubkeys bytea[]
+    p_kinds integer[], p_pubkeys bytea[], p_tags jsonb
 ) RETURNS TABLE (created_ats bytea, ids bytea)
 LANGUAGE plpgsql STABLE
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -128,9 +140,13 @@ BEGIN
         SELECT p.created_at, p.event_id FROM public.presence p
         WHERE p.created_at >= p_since AND p.created_at < p_until AND (p.created_at, p.event_id) > (p_since, p_after)
           AND p.relay_ids @> ARRAY[p_relay_id]
-          AND ((p_kinds IS NULL AND p_pubkeys IS NULL) OR EXISTS (
+          AND ((p_kinds IS NULL AND p_pubkeys IS NULL AND p_tags IS NULL) OR EXISTS (
               SELECT FROM public.events e WHERE e.created_at = p.created_at AND e.id = p.event_id
-                AND (p_kinds IS NULL OR e.kind = ANY (p_kinds)) AND (p_pubkeys IS NULL OR e.pubkey = ANY (p_pubkeys))))
+                AND (p_kinds IS NULL OR e.kind = ANY (p_kinds)) AND (p_pubkeys IS NULL OR e.pubkey = ANY (p_pubkeys))
+                AND (p_tags IS NULL OR NOT EXISTS (
+                    SELECT FROM jsonb_each(p_tags) AS c (letter, wanted) WHERE NOT EXISTS (
+                        SELECT FROM jsonb_array_elements(e.tags) AS t (tag)
+                        WHERE t.tag ->> 0 = c.letter AND c.wanted ? (t.tag ->> 1))))))
         ORDER BY p.created_at, p.event_id LIMIT p_limit
     ) AS x;
 END $$;
@@ -147,17 +163,19 @@ CREATE TABLE IF NOT EXISTS public.dropped (
 );
 CREATE INDEX IF NOT EXISTS dropped_relay_id_idx ON public.dropped (relay_id);
 
--- Notes that a relay no longer holds events. Arrays of one length, sorted by (created_at, id). Returns how many pairs
--- have ended. Idempotent.
+-- Notes that a relay no longer holds events, as far as it was first seen to hold them before p_before: what came after
+-- the question is not answered by it. Arrays of one length, sorted by (created_at, id). Returns how many pairs have ended.
+-- Refused (BB001) when the lease has passed on. Idempotent.
 CREATE OR REPLACE FUNCTION public.note_drops(
-    p_relay_id integer, p_created_ats bigint[], p_ids bytea[], p_now bigint
+    p_relay_id integer, p_epoch bigint, p_created_ats bigint[], p_ids bytea[], p_before bigint, p_now bigint
 ) RETURNS integer
 LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET enable_material = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    ended integer;
+    ended    integer;
+    until_at integer := public.pack_seen(p_before);
 BEGIN
     PERFORM public.lock_presence(false);
     -- When the relay was first seen to hold an event is changed by nobody else meanwhile: this is its lease's holder.
@@ -166,7 +184,7 @@ BEGIN
            public.unpack_seen(p.seen_ats[array_position(p.relay_ids, p_relay_id)]), p_now
     FROM unnest(p_created_ats, p_ids) AS u (created_at, id)
     JOIN public.presence p ON p.created_at = u.created_at AND p.event_id = u.id
-    WHERE p.relay_ids @> ARRAY[p_relay_id]
+    WHERE p.relay_ids @> ARRAY[p_relay_id] AND p.seen_ats[array_position(p.relay_ids, p_relay_id)] < until_at
     ON CONFLICT (created_at, event_id, relay_id) DO UPDATE SET dropped_at = EXCLUDED.dropped_at;
 
     -- Places are those in the row as it is when its turn comes: others may have left it since.
@@ -177,11 +195,14 @@ BEGIN
                      || p.seen_ats[array_position(p.relay_ids, p_relay_id) + 1:]
         FROM unnest(p_created_ats, p_ids) AS u (created_at, id)
         WHERE p.created_at = u.created_at AND p.event_id = u.id
-          AND p.relay_ids @> ARRAY[p_relay_id]
+          AND p.relay_ids @> ARRAY[p_relay_id] AND p.seen_ats[array_position(p.relay_ids, p_relay_id)] < until_at
         RETURNING 1
     )
     SELECT count(*) INTO ended FROM ended_pairs;
-    UPDATE public.tallies SET pairs = pairs - ended WHERE relay_id = p_relay_id AND ended > 0;
+    IF ended > 0 THEN
+        UPDATE public.tallies SET pairs = pairs - ended WHERE relay_id = p_relay_id;
+        PERFORM public.hold_lease(p_relay_id, p_epoch);
+    END IF;
     RETURN ended;
 END $$;
 

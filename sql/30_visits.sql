@@ -15,14 +15,30 @@ CREATE TABLE IF NOT EXISTS public.visits (
     until      bigint  NOT NULL DEFAULT 0,
     identity   bytea,                       -- the public key with which the newest proof was got; NULL: without any
     failing_since bigint,                   -- the first of the failures in a row
-    rests_since   bigint                    -- it has failed for long: nobody calls, it is a candidate again
+    rests_since   bigint,                   -- it has failed for long: nobody calls, it is a candidate again
+    dialect       jsonb   NOT NULL DEFAULT '{}'  -- how it wants to be asked, as visits have found out
 );
 CREATE INDEX IF NOT EXISTS visits_due_at_idx ON public.visits (due_at);
 
+-- Makes sure, until the end of the transaction, that the lease on a relay has not passed on (else: BB001). All that a
+-- visit writes ends with this, or with record_coverage, which does it first: a holder that slept past its lease must not
+-- bring back what another has taken away meanwhile. Last, so that all writers lock presence first and visits last, and
+-- shared, so that a visit's page and what it notes of the next one don't wait for each other.
+CREATE OR REPLACE FUNCTION public.hold_lease(p_relay_id bigint, p_epoch bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM public.visits v WHERE v.relay_id = p_relay_id AND v.epoch = p_epoch FOR SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the lease on relay % has passed to another process', p_relay_id USING ERRCODE = 'BB001';
+    END IF;
+END $$;
+
 -- Claims relays that are due, but for the URLs p_refused. `missing` is what is neither proven nor a gap that has to
 -- wait, within [p_since, p_until), for the conditions p_filter; for p_urls there are p_sinces, p_untils, p_filters and
--- p_by_idss. `stale` is what is proven and is to be looked at again (see stale_spans). `may_reconcile` says whether to try NIP-77,
--- `most_items` how many events the relay lets a window hold, as far as we know.
+-- p_by_idss. `stale` is what is proven and is to be looked at again (see stale_spans). `may_reconcile` says whether to
+-- try NIP-77, `most_items` how many events the relay lets a window hold, and `most_bytes` a message, as far as we know.
+-- `limits` is what the relay says of its limits (NIP-11) in its newest document, if it does; `dialect` what earlier
+-- visits have kept.
 CREATE OR REPLACE FUNCTION public.claim_visits(
     p_networks text[], p_limit integer, p_owner text, p_lease_s bigint, p_since bigint, p_until bigint, p_filter text,
     p_by_ids boolean, p_refused text[],
@@ -30,7 +46,7 @@ CREATE OR REPLACE FUNCTION public.claim_visits(
     p_audit_s bigint, p_lookback_s bigint, p_rewalk_s bigint, p_now bigint
 ) RETURNS TABLE (
     relay_id bigint, url text, epoch bigint, pairs bigint, missing int8multirange, stale int8multirange,
-    may_reconcile boolean, most_items bigint
+    may_reconcile boolean, most_items bigint, most_bytes bigint, limits jsonb, dialect jsonb
 )
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -56,16 +72,19 @@ BEGIN
         LEFT JOIN unnest(p_urls, p_sinces, p_untils, p_filters, p_by_idss) AS a (url, since, until, filter, by_ids)
             ON a.url = r.url
         WHERE v.relay_id = due.relay_id
-        RETURNING v.relay_id, r.url, v.epoch, v.filter, v.since, v.until, coalesce(a.by_ids, p_by_ids) AS by_ids
+        RETURNING v.relay_id, r.url, v.epoch, v.dialect, v.filter, v.since, v.until, coalesce(a.by_ids, p_by_ids) AS by_ids
     )
     SELECT c.relay_id, c.url, c.epoch, coalesce(t.pairs, 0),
            public.missing_spans(c.relay_id, c.since, c.until, p_now, c.filter),
            public.stale_spans(
                c.relay_id, c.since, c.until, c.by_ids, p_audit_s, p_lookback_s, p_rewalk_s, p_now, c.filter),
-           c.by_ids AND coalesce(n.outcome = 'works' OR n.due_at <= p_now, true), n.most_items
+           c.by_ids AND coalesce(n.outcome = 'works' OR n.due_at <= p_now, true), n.most_items, n.most_bytes,
+           m.data -> 'limitation', c.dialect
     FROM claimed c
     LEFT JOIN public.tallies t ON t.relay_id = c.relay_id
-    LEFT JOIN public.reconciliation n ON n.relay_id = c.relay_id;
+    LEFT JOIN public.reconciliation n ON n.relay_id = c.relay_id
+    LEFT JOIN public.snapshots_latest l ON l.relay_id = c.relay_id AND l.type = 'nip11'
+    LEFT JOIN public.metadata m ON m.id = l.metadata_id;
 END $$;
 
 -- Prolongs the lease on a relay that one stays subscribed to, and says what is missing and what is stale now; no row when
@@ -97,28 +116,34 @@ BEGIN
     END IF;
 END $$;
 
--- Ends a visit. `p_verdict` 'done': come back at p_next_at, or for the first gap that is due before. 'failed': come
--- back after a growing delay. 'throttled': not before p_next_at, whatever is due. 'unfinished': come back at once. False
--- when the lease has passed on. Gaps in what is no longer wanted don't count.
+-- Ends a visit. `p_verdict` 'done': come back at p_next_at, or for the first gap that is due before, but not within a
+-- minute. 'failed': come back after a growing delay; 'refused': as well, though the relay has answered. 'throttled': not
+-- before p_next_at, whatever is due. 'unfinished': come back at once. False when the lease has passed on. Gaps in what is
+-- no longer wanted don't count. `p_dialect` is kept for the next visit, unless it is NULL.
 CREATE OR REPLACE FUNCTION public.finish_visit(
-    p_relay_id bigint, p_epoch bigint, p_verdict text, p_next_at bigint, p_outcome text, p_detail text, p_now bigint
+    p_relay_id bigint, p_epoch bigint, p_verdict text, p_next_at bigint, p_outcome text, p_detail text, p_dialect jsonb,
+    p_now bigint
 ) RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE
     found_id bigint;
 BEGIN
     UPDATE public.visits v SET
-        failures   = CASE p_verdict WHEN 'failed' THEN v.failures + 1 WHEN 'done' THEN 0 ELSE v.failures END,
-        failing_since = CASE p_verdict
-            WHEN 'failed' THEN coalesce(v.failing_since, p_now) WHEN 'done' THEN NULL ELSE v.failing_since END,
-        due_at     = CASE p_verdict
-            WHEN 'failed' THEN p_now + public.backoff_s(v.failures + 1)
-            WHEN 'throttled' THEN p_next_at
-            WHEN 'done' THEN least(p_next_at, (
-                SELECT min(g.due_at) FROM public.gaps g
+        failures   = CASE
+            WHEN p_verdict IN ('failed', 'refused') THEN v.failures + 1
+            WHEN p_verdict = 'done' THEN 0 ELSE v.failures END,
+        failing_since = CASE
+            WHEN p_verdict = 'failed' THEN coalesce(v.failing_since, p_now)
+            WHEN p_verdict IN ('done', 'refused') THEN NULL ELSE v.failing_since END,
+        due_at     = CASE
+            WHEN p_verdict IN ('failed', 'refused') THEN p_now + public.backoff_s(v.failures + 1)
+            WHEN p_verdict = 'throttled' THEN p_next_at
+            WHEN p_verdict = 'done' THEN least(p_next_at, (
+                SELECT greatest(min(g.due_at), p_now + 60) FROM public.gaps g
                 WHERE g.relay_id = p_relay_id AND g.filter = v.filter AND g.due_at > p_now
                   AND g.span && int8range(v.since, greatest(v.since, v.until))))
             ELSE p_now END,
+        dialect    = coalesce(p_dialect, v.dialect),
         owner      = NULL,
         visited_at = p_now,
         outcome    = p_outcome,

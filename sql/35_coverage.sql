@@ -26,7 +26,9 @@ CREATE TABLE IF NOT EXISTS public.gaps (
     PRIMARY KEY (relay_id, filter, span)
 );
 
--- What is neither proven nor a gap that has to wait, within [p_since, p_until), for the conditions p_filter.
+-- What is neither proven nor a gap that has to wait, within [p_since, p_until), for the conditions p_filter. A proof of
+-- a later moment than now (but for clocks that differ a little) is of a clock that was wrong: it may be of seconds that
+-- had not been yet, and does not count.
 CREATE OR REPLACE FUNCTION public.missing_spans(
     p_relay_id bigint, p_since bigint, p_until bigint, p_now bigint, p_filter text DEFAULT ''
 ) RETURNS int8multirange
@@ -34,7 +36,8 @@ LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN int8multirange(int8range(p_since, greatest(p_since, p_until)))
         - coalesce((SELECT range_agg(c.proven) FROM public.coverage c
-                    WHERE c.relay_id = p_relay_id AND c.filter IN ('', p_filter)), '{}')
+                    WHERE c.relay_id = p_relay_id AND c.filter IN ('', p_filter)
+                      AND c.proven_at <= p_now + 60), '{}')
         - coalesce((SELECT range_agg(g.span) FROM public.gaps g
                     WHERE g.relay_id = p_relay_id AND g.filter = p_filter AND g.due_at > p_now), '{}');
 END $$;
@@ -61,7 +64,8 @@ BEGIN
            * int8multirange(int8range(p_now - p_lookback_s, NULL))
          - coalesce(range_agg(c.proven) FILTER (WHERE c.proven_at >= p_now - p_audit_s), '{}')
     INTO stale
-    FROM public.coverage c WHERE c.relay_id = p_relay_id AND c.filter IN ('', p_filter);
+    FROM public.coverage c
+    WHERE c.relay_id = p_relay_id AND c.filter IN ('', p_filter) AND c.proven_at <= p_now + 60;
     RETURN stale * int8multirange(int8range(p_since, greatest(p_since, p_until)))
         - coalesce((SELECT range_agg(g.span) FROM public.gaps g
                     WHERE g.relay_id = p_relay_id AND g.filter = p_filter AND g.due_at > p_now), '{}');
@@ -85,9 +89,22 @@ BEGIN
     FROM cut CROSS JOIN LATERAL unnest(int8multirange(cut.span) - p_spans) AS rest (span);
 END $$;
 
+-- Takes back what was proven of a relay in the ways p_hows, for any filter, since it was found to lie: all of it, or
+-- within p_spans. Refused (BB001) when the lease has passed on. Idempotent.
+CREATE OR REPLACE FUNCTION public.take_back(p_relay_id bigint, p_epoch bigint, p_hows text[], p_spans int8multirange)
+RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE public.coverage c SET proven = c.proven - coalesce(p_spans, c.proven)
+    WHERE c.relay_id = p_relay_id AND c.how = ANY (p_hows);
+    DELETE FROM public.coverage c WHERE c.relay_id = p_relay_id AND isempty(c.proven);
+    PERFORM public.hold_lease(p_relay_id, p_epoch);
+END $$;
+
 -- Records what one page proved for the filter of the visit, with which identity, and which gaps it left; belongs into
--- the transaction that stores the page's events. A gap that is met again, without progress, waits longer. Refused
--- (BB001) when the lease has passed on.
+-- the transaction that stores the page's events. A gap that is met again, without progress, waits longer; one that
+-- adjoins another for the same reason is one with it, so that a relay that always says no has one gap and not one a visit.
+-- Refused (BB001) when the lease has passed on.
 CREATE OR REPLACE FUNCTION public.record_coverage(
     p_relay_id bigint, p_epoch bigint, p_spans int8range[], p_hows text[],
     p_gap_spans int8range[], p_gap_reasons text[], p_gap_details text[], p_identity bytea, p_now bigint
@@ -101,6 +118,8 @@ DECLARE
     proof record;
     gap record;
     tried integer;
+    whole int8range;
+    beside int8range;
 BEGIN
     SELECT v.filter, v.identity INTO conditions, known_as FROM public.visits v
     WHERE v.relay_id = p_relay_id AND v.epoch = p_epoch FOR SHARE;
@@ -134,11 +153,33 @@ BEGIN
         PERFORM public.carve_gaps(p_relay_id, nullif(conditions, ''), spans, true);
     END IF;
 
-    FOR gap IN SELECT * FROM unnest(p_gap_spans, p_gap_reasons, p_gap_details) AS u (span, reason, detail) LOOP
-        SELECT 1 + coalesce(max(g.attempts), 0) INTO tried
-        FROM public.gaps g WHERE g.relay_id = p_relay_id AND g.filter = conditions AND g.span && gap.span;
+    FOR gap IN
+        SELECT s.span, u.reason, max(u.detail) AS detail FROM (
+            SELECT n.reason, range_agg(n.span) AS spans FROM unnest(p_gap_spans, p_gap_reasons) AS n (span, reason)
+            GROUP BY n.reason
+        ) AS m
+        CROSS JOIN LATERAL unnest(m.spans) AS s (span)
+        JOIN unnest(p_gap_spans, p_gap_reasons, p_gap_details) AS u (span, reason, detail)
+            ON u.reason = m.reason AND u.span <@ s.span
+        GROUP BY s.span, u.reason
+    LOOP
+        -- What is noted within one visit is one attempt.
+        SELECT coalesce(max(g.attempts + CASE WHEN g.span && gap.span OR g.noted_at < p_now - 30 THEN 1 ELSE 0 END), 1)
+        INTO tried
+        FROM public.gaps g
+        WHERE g.relay_id = p_relay_id AND g.filter = conditions
+          AND (g.span && gap.span OR (g.span -|- gap.span AND g.reason = gap.reason));
+        whole := gap.span;
+        FOR beside IN
+            DELETE FROM public.gaps g
+            WHERE g.relay_id = p_relay_id AND g.filter = conditions
+              AND g.reason = gap.reason AND g.span -|- gap.span
+            RETURNING g.span
+        LOOP
+            whole := range_merge(whole, beside);
+        END LOOP;
         PERFORM public.carve_gaps(p_relay_id, conditions, int8multirange(gap.span), false);
         INSERT INTO public.gaps (relay_id, filter, span, reason, detail, attempts, noted_at, due_at)
-        VALUES (p_relay_id, conditions, gap.span, gap.reason, gap.detail, tried, p_now, p_now + public.backoff_s(tried));
+        VALUES (p_relay_id, conditions, whole, gap.reason, gap.detail, tried, p_now, p_now + public.backoff_s(tried));
     END LOOP;
 END $$;

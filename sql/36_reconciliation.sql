@@ -7,20 +7,24 @@ CREATE TABLE IF NOT EXISTS public.reconciliation (
     detail     text   NOT NULL,
     tried_at   bigint NOT NULL,
     due_at     bigint NOT NULL,  -- not tried again before, unless it works
-    most_items bigint            -- of events in a window, where the relay has refused more; NULL: not met yet
+    most_items bigint,           -- of events in a window, where the relay has refused more; NULL: not met yet
+    most_bytes bigint            -- of a message of ours, where the relay has hung up on a larger one; NULL: not met yet
 );
 
--- Notes what came of trying. Idempotent.
+-- Notes what came of trying. Refused (BB001) when the lease has passed on. Idempotent.
 CREATE OR REPLACE FUNCTION public.note_reconciliation(
-    p_relay_id bigint, p_outcome text, p_detail text, p_due_at bigint, p_most_items bigint, p_now bigint
+    p_relay_id bigint, p_epoch bigint, p_outcome text, p_detail text, p_due_at bigint, p_most_items bigint,
+    p_most_bytes bigint, p_now bigint
 ) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO public.reconciliation AS r (relay_id, outcome, detail, tried_at, due_at, most_items)
-    SELECT id, p_outcome, p_detail, p_now, p_due_at, p_most_items FROM public.relays WHERE id = p_relay_id
+    INSERT INTO public.reconciliation AS r (relay_id, outcome, detail, tried_at, due_at, most_items, most_bytes)
+    SELECT id, p_outcome, p_detail, p_now, p_due_at, p_most_items, p_most_bytes
+    FROM public.relays WHERE id = p_relay_id
     ON CONFLICT (relay_id) DO UPDATE SET
         outcome = EXCLUDED.outcome, detail = EXCLUDED.detail, tried_at = EXCLUDED.tried_at,
-        due_at = EXCLUDED.due_at, most_items = EXCLUDED.most_items;
+        due_at = EXCLUDED.due_at, most_items = EXCLUDED.most_items, most_bytes = EXCLUDED.most_bytes;
+    PERFORM public.hold_lease(p_relay_id, p_epoch);
 END $$;
 
 -- What a relay was found to hold in a window: the number of ids and their sum (32 bytes, little-endian). While its
@@ -59,29 +63,44 @@ CREATE TABLE IF NOT EXISTS public.withheld (
 );
 CREATE INDEX IF NOT EXISTS withheld_event_id_idx ON public.withheld USING hash (event_id);
 
--- Notes that events were asked for in vain: one more attempt each, and a longer wait, or none if that is not final.
--- Returns how many. Not idempotent.
+-- Notes that events were asked for in vain: one more attempt each, and a longer wait, or none if that is not final. Of
+-- one relay at most p_most are kept, those that have been asked for longest, and what was noted before p_forget_before
+-- is forgotten. Returns how many of these are noted now: where not all are, the relay names en masse what it does not
+-- hand over, and that is no holding. Refused (BB001) when the lease has passed on. Not idempotent.
 CREATE OR REPLACE FUNCTION public.note_withheld(
-    p_relay_id bigint, p_ids bytea[], p_reasons text[], p_span int8range, p_is_final boolean, p_now bigint
+    p_relay_id bigint, p_epoch bigint, p_ids bytea[], p_reasons text[], p_span int8range, p_is_final boolean,
+    p_most bigint, p_forget_before bigint, p_now bigint
 ) RETURNS integer
 LANGUAGE plpgsql AS $$
 DECLARE
-    noted integer;
+    again integer;
+    added integer;
 BEGIN
+    DELETE FROM public.withheld w WHERE w.relay_id = p_relay_id AND w.noted_at < p_forget_before;
+    WITH tried AS (
+        UPDATE public.withheld w SET
+            span = p_span, reason = u.reason, attempts = w.attempts + 1,
+            due_at = CASE WHEN p_is_final THEN p_now + public.backoff_s(w.attempts + 1) ELSE p_now END
+        FROM unnest(p_ids, p_reasons) AS u (id, reason)
+        WHERE w.relay_id = p_relay_id AND w.event_id = u.id
+        RETURNING 1
+    )
+    SELECT count(*) INTO again FROM tried;
     WITH written AS (
-        INSERT INTO public.withheld AS w (relay_id, event_id, span, reason, attempts, noted_at, due_at)
+        INSERT INTO public.withheld (relay_id, event_id, span, reason, attempts, noted_at, due_at)
         SELECT p_relay_id, u.id, p_span, u.reason, 1, p_now,
                CASE WHEN p_is_final THEN p_now + public.backoff_s(1) ELSE p_now END
         FROM unnest(p_ids, p_reasons) AS u (id, reason)
         WHERE EXISTS (SELECT FROM public.relays r WHERE r.id = p_relay_id)
+          AND NOT EXISTS (SELECT FROM public.withheld w WHERE w.relay_id = p_relay_id AND w.event_id = u.id)
         ORDER BY u.id
-        ON CONFLICT (relay_id, event_id) DO UPDATE SET
-            span = EXCLUDED.span, reason = EXCLUDED.reason, attempts = w.attempts + 1,
-            due_at = CASE WHEN p_is_final THEN p_now + public.backoff_s(w.attempts + 1) ELSE p_now END
+        LIMIT greatest(0, p_most - (SELECT count(*) FROM public.withheld w WHERE w.relay_id = p_relay_id))
+        ON CONFLICT (relay_id, event_id) DO NOTHING
         RETURNING 1
     )
-    SELECT count(*) INTO noted FROM written;
-    RETURN noted;
+    SELECT count(*) INTO added FROM written;
+    PERFORM public.hold_lease(p_relay_id, p_epoch);
+    RETURN again + added;
 END $$;
 
 -- Forgets what was withheld within a window, but for p_ids, which still are: the others were handed over, or the relay no
@@ -101,8 +120,9 @@ BEGIN
 END $$;
 
 -- Takes back what was believed of a relay that has lied: what its reconciliations proved, and the pairs in these spans,
--- which pages will find again as far as they are true. Returns how many pairs. Idempotent.
-CREATE OR REPLACE FUNCTION public.distrust(p_relay_id integer) RETURNS integer
+-- which pages will find again as far as they are true. Returns how many pairs. Refused (BB001) when the lease has passed
+-- on. Idempotent.
+CREATE OR REPLACE FUNCTION public.distrust(p_relay_id integer, p_epoch bigint) RETURNS integer
 LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
 AS $$
@@ -129,6 +149,7 @@ BEGIN
         total := total + gone;
     END LOOP;
     UPDATE public.tallies SET pairs = pairs - total WHERE relay_id = p_relay_id AND total > 0;
+    PERFORM public.hold_lease(p_relay_id, p_epoch);
     DELETE FROM public.digests WHERE relay_id = p_relay_id;
     DELETE FROM public.coverage WHERE relay_id = p_relay_id AND how = 'reconciliation';
     RETURN total;

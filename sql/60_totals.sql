@@ -3,9 +3,31 @@
 CREATE TABLE IF NOT EXISTS public.tallies (
     relay_id bigint NOT NULL PRIMARY KEY,  -- 0: events whose relay had gone before they were counted
     events   bigint NOT NULL DEFAULT 0,    -- archived events that were first met at this relay
-    pairs    bigint NOT NULL DEFAULT 0     -- archived events that this relay holds
+    pairs    bigint NOT NULL DEFAULT 0,    -- archived events that this relay holds
+    -- The seconds in which it may hold, or have held, any: outside, nobody needs to look for what it no longer does.
+    touched  int8multirange NOT NULL DEFAULT '{}'
 );
 INSERT INTO public.tallies (relay_id) VALUES (0) ON CONFLICT (relay_id) DO NOTHING;
+
+-- The seconds that touch p_spans or p_span: of many, some more.
+CREATE OR REPLACE FUNCTION public.add_span(p_spans int8multirange, p_span int8range) RETURNS int8multirange
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN p_spans @> p_span THEN p_spans
+    WHEN (SELECT count(*) FROM unnest(p_spans)) < 100 THEN p_spans + int8multirange(p_span)
+    ELSE int8multirange(range_merge(p_spans + int8multirange(p_span))) END;
+
+-- Counts new pairs of a relay, of events created from p_since to p_last, both included.
+CREATE OR REPLACE FUNCTION public.count_pairs(p_relay_id bigint, p_pairs integer, p_since bigint, p_last bigint)
+RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE public.tallies SET
+        pairs   = pairs + p_pairs,
+        -- There is no second after the last that a bigint can count.
+        touched = public.add_span(touched, int8range(p_since, nullif(p_last, 9223372036854775807) + 1))
+    WHERE relay_id = p_relay_id;
+END $$;
 
 -- The row of a deleted relay stays: the events that were first met there are still archived. Its pairs no longer count.
 -- (No trigger hands them over: there can be none on a table that every machine has a copy of.)

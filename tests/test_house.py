@@ -79,7 +79,12 @@ def test_services_do_not_know_each_other() -> None:
         # The synchronizer, from the service down to what a relay hands over.
         "bigbrotr.services.synchronizer": {"bigbrotr.services.worker", "bigbrotr.services.intake"},
         "bigbrotr.services.worker": {"bigbrotr.services.call", "bigbrotr.services.intake"},
-        "bigbrotr.services.call": {"bigbrotr.services.reconciliation", "bigbrotr.services.intake"},
+        "bigbrotr.services.call": {
+            "bigbrotr.services.reconciliation",
+            "bigbrotr.services.intake",
+            "bigbrotr.services.shown",
+        },
+        "bigbrotr.services.shown": {"bigbrotr.services.intake"},
         "bigbrotr.services.reconciliation": {
             "bigbrotr.services.collector",
             "bigbrotr.services.intake",

@@ -49,6 +49,13 @@ CHUNK = 10_000  # rows taken over at a time
 
 SPARE_ROUNDS = 32  # the fuse: this many answers, ...
 SETTLED_PER_ROUND = 8  # ... and one more for so many items settled; honest peers settle far more
+# An answer is as long as the question makes it: in a stretch, some ids or the fingerprints of its
+# parts. Honest ones have 1,200 bytes a stretch at most, and strfry ends them at 500,000.
+SPARE_BYTES, BYTES_PER_STRETCH, MOST_BYTES = 65_536, 4096, 512_000
+# And so are all of them together: honest peers need a range an item at most, of theirs or ours.
+SPARE_PARTS, PARTS_PER_ITEM = 20_000, 4
+STEP = 500  # ranges that are judged at a time, about 15 ms
+SEALED_AT_ONCE = 16_000  # items that are summed up at a time, 10 ms
 MOST_OPEN = 100_000  # stretches, about 300 bytes each; honest answers of 500 kB open a third
 
 
@@ -109,6 +116,8 @@ def is_settled(answer: bytes) -> bool:
     """Whether an answer says that nothing differs; NegentropyError if it is no good."""
     if answer[:1] != bytes([VERSION]):
         raise NegentropyError("another protocol version")
+    if len(answer) > SPARE_BYTES:
+        raise NegentropyError("longer than what was asked for")
     return all(part.mode == SKIP for part in read(answer))
 
 
@@ -171,17 +180,25 @@ class Items:
 
     def seal(self) -> None:
         """Put the items in order, and sum their ids; doing so again changes nothing."""
+        for _ in self.sealing():
+            pass
+
+    def sealing(self) -> Iterator[None]:
+        """What `seal` does, in steps of some milliseconds where the items have come in order."""
         if self._sums is not None:
             return
         if not self._is_in_order():
             self._sort()
-        self._sums = bytearray()
+        sums = bytearray()
         total = 0
         for block in range(0, len(self), BLOCK):
-            self._sums += (total % MODULUS).to_bytes(ID_SIZE, "little")
+            if block % SEALED_AT_ONCE == 0:
+                yield
+            sums += (total % MODULUS).to_bytes(ID_SIZE, "little")
             total += self._sum(block, block + BLOCK)
         if len(self) % BLOCK == 0:
-            self._sums += (total % MODULUS).to_bytes(ID_SIZE, "little")
+            sums += (total % MODULUS).to_bytes(ID_SIZE, "little")
+        self._sums = sums
 
     def created_at(self, position: int) -> int:
         """When the event at a position was created."""
@@ -256,15 +273,17 @@ class Items:
 class Client:
     """The side that asks, and learns both differences.
 
-    `initiate` gives the first message, `reconcile` the next one to each answer, until it is None.
-    Then `have` holds the positions of the items that the peer lacks, and `need` the ids that it has
-    and we lack; as ids travel without their times, those are as true as the peer is. After an error
-    neither means anything.
+    `initiate` gives the first message, `reconcile` the next one to each answer, until it is None;
+    `reconciling` does the same in steps, after which others may have their turn, and leaves it in
+    `following`. Then `have` holds the positions of the items that the peer lacks, and `need` the
+    ids that it has and we lack; as ids travel without their times, those are as true as the peer
+    is. After an error neither means anything.
 
     `frame_limit`: bytes of a message of ours, before hex. `max_needed`: ids in `need` at most, else
     TooManyNeededError. What is settled stays so; a peer that settles nothing comes to an end after
-    32 answers, any other after 32 + (len(items) + max_needed) / 8, by NegentropyError. Memory:
-    the items, what was found, one message each way and 30 MB for a peer that splits without end.
+    32 answers, any other after 32 + (len(items) + max_needed) / 8, by NegentropyError, and so does
+    one whose answers are longer than the questions make them. Memory: the items, what was found,
+    one message each way and 30 MB for a peer that splits without end.
     """
 
     def __init__(self, items: Items, *, max_needed: int, frame_limit: int = FRAME_LIMIT) -> None:
@@ -272,6 +291,8 @@ class Client:
         self.have = array("I")
         self.need: set[bytes] = set()
         self.rounds = 0  # answers that came
+        self.following: bytes | None = None  # the next message, once an answer is judged
+        self._parts = 0  # ranges in them
         self._items = items
         self._max_needed = max_needed
         self._frame_limit = checked(frame_limit)
@@ -296,22 +317,32 @@ class Client:
 
     def reconcile(self, message: bytes) -> bytes | None:
         """The next message, or None: it is finished. NegentropyError if the answer is no good."""
+        for _ in self.reconciling(message):
+            pass
+        return self.following
+
+    def reconciling(self, message: bytes) -> Iterator[None]:
+        """What `reconcile` does, in steps of some milliseconds; `following` is what it returns."""
         if not self._asked:
             raise RuntimeError("an answer without a question")
         if message[:1] != bytes([VERSION]):
             raise NegentropyError("another protocol version")
+        if len(message) > min(SPARE_BYTES + BYTES_PER_STRETCH * len(self._asked), MOST_BYTES):
+            raise NegentropyError("longer than what was asked for")
         self.rounds += 1
-        asked, self._asked = self._asked, []
-        again = self._judge(message, asked)
+        asked, self._asked, self.following = self._asked, [], None
+        again: list[Stretch] = []
+        yield from self._judge(message, asked, again)
         self._open.extendleft(reversed(again))
         if len(self._open) > MOST_OPEN:
             raise NegentropyError("too many ranges")
         if not self._open:
-            return None
+            return
         settled = len(self._items) + len(self.need) - sum(s.hi - s.lo for s in self._open)
         if self.rounds > SPARE_ROUNDS + settled // SETTLED_PER_ROUND:
             raise NegentropyError("no progress")
-        return self._ask()
+        yield
+        self.following = self._ask()
 
     def _ask(self) -> bytes:
         """As much as fits about the first open stretches; whatever comes after them is skipped."""
@@ -324,12 +355,13 @@ class Client:
         self._asked = writer.described
         return bytes(writer.message)
 
-    def _judge(self, message: bytes, asked: list[Stretch]) -> list[Stretch]:
-        """Settle what the answer settles of what was asked; the parts that are open still."""
-        again: list[Stretch] = []
+    def _judge(self, message: bytes, asked: list[Stretch], again: list[Stretch]) -> Iterator[None]:
+        """Settle what the answer settles of what was asked; `again` takes what is open still."""
         is_cut = False
         first = lo = 0
-        for part in read(message):
+        for number, part in enumerate(read(message), 1):
+            if number % STEP == 0:
+                yield
             hi = self._items.position(part.upper, lo)
             while first < len(asked) and asked[first].upper <= part.lower:
                 first += 1
@@ -342,9 +374,12 @@ class Client:
                 is_cut |= len(met) > 1
                 again += met
             lo = hi
+            self._parts += 1
+            most = SPARE_PARTS + PARTS_PER_ITEM * (len(self._items) + len(self.need))
+            if self._parts > most:
+                raise NegentropyError("too many ranges in all")
         self._budget = self._budget // 2 if is_cut else self._budget * 2
         self._budget = min(max(self._budget, SMALLEST_FRAME_LIMIT), self._frame_limit)
-        return again
 
     def _compare(self, lo: int, hi: int, theirs: set[bytes]) -> None:
         """Both differences between our items at [lo, hi) and all that they have there."""

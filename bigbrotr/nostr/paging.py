@@ -12,11 +12,15 @@ that we know of, so the next answer *must* show it: one that does not comes from
 - the page was in order (newest first; relays that answer oldest first are walked upwards, and
   those without any order by halving the range);
 - a later answer made sense: older events, or an EOSE with nothing, never just a short page;
-- its boundary second was shown whole, in a page that also held something older, or that was
-  smaller than what this relay hands out.
+- its boundary second was shown whole, in a page that also held something older. A page that stayed
+  within one second, although there is more behind it, was cut there, whatever its size.
+
+What it goes by is tested by questions beside the walk (`Probe`): whether a relay that shows nothing
+would show anything to anybody, whether a page that looks whole shows the same when a part of it is
+asked for, whether `finish` was true, whether a second that stands alone was cut.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
@@ -37,6 +41,7 @@ __all__ = [  # what callers need: the spans and gaps are those of the models
     "Habits",
     "How",
     "Paging",
+    "Probe",
     "Progress",
     "Proof",
     "Span",
@@ -49,20 +54,44 @@ SMALLEST_CLAMP = 10  # a page below this was not cut short, as far as one page a
 ORDER_EVIDENCE = 10  # seconds in order that are no accident
 SLOW_S = 10.0  # an empty answer that took this long ...
 SLOW_FACTOR = 5.0  # ... and this much longer than usual is not believed at once
+FEW_OTHERS = 8  # events that a relay may add to each answer (pinned ones) and still heed a filter
+CHECKED = 10  # events of a page, about, that are asked for again ...
+CHECK_EVERY = 64  # ... in one of so many pages
 SPARE_ASKS = 64  # the fuse: this many asks, and ASKS_PER_EVENT more for each event that came in
 ASKS_PER_EVENT = 16
+
+
+class Probe(Enum):
+    """A question beside the walk, which tests what the walk goes by."""
+
+    # Does the relay show anything at all? Whatever its time, ...
+    ANY = "any"  # ... as wanted
+    KINDS = "kinds"  # ... of common kinds
+    KNOWN = "known"  # ... by authors, or with ids, that are known from elsewhere
+    # Was a second, in which alone the last page lay, shown whole?
+    BEHIND = "behind"  # does a page show it, and what lies behind it?
+    PAST = "past"  # does anything lie behind it?
+    ROOM = "room"  # does a page hold more, with what lies before it?
+    # Is a relay's word worth something?
+    AGAIN = "again"  # a part of a page
+    PART = "part"  # a part of that part
+    FINISH = "finish"  # is there really nothing older?
+
+
+WHENEVER = frozenset({Probe.ANY, Probe.KINDS, Probe.KNOWN})
 
 
 class Ask(NamedTuple):
     """One question: both ends included, as in NIP-01; `until` None is no upper bound.
 
-    `narrow`: add a condition on `kinds` (common ones), to see whether a bare EOSE was honest.
+    `probe` is what it is for, if it is none of the walk's own. Those `WHENEVER` have no bounds of
+    time; KINDS and KNOWN have conditions on top.
     """
 
     since: int
     until: int | None
     limit: int
-    narrow: bool = False
+    probe: Probe | None = None
 
 
 class End(Enum):
@@ -86,18 +115,26 @@ class GapReason(StrEnum):
     IGNORES_FILTER = "ignores-filter"
     DISORDER = "disorder"
     SUSPECTED_EMPTY = "suspected-empty"
+    MALFORMED = "malformed"  # nothing came but what is no event
+    LATE = "late"  # events came after the relay had said that there were no more
 
 
 class Answer(Struct, frozen=True):
     """What came back for one `Ask`.
 
-    `created_ats` are those of the distinct events that match the filter and whose id is proven by
-    hash, in order of arrival; `off_filter` counts the others. `finish` and `more` are NIP-67's.
+    `created_ats` are those of the distinct events that match the filter, in order of arrival. Their
+    ids are proven by hash; a few are only what the relay says of events that are not valid, or too
+    large (`oversized`): they took a place in the page as well. `off_filter` counts events that do
+    not match, `malformed` those without a time, `repeats` those that had come before in the page.
+    `finish` and `more` are NIP-67's; `more` also stands for hints that nobody knows.
     """
 
     created_ats: Sequence[int]
     end: End
     off_filter: int = 0
+    malformed: int = 0
+    repeats: int = 0
+    oversized: Sequence[int] = ()
     reason: str = ""
     finish: bool = False
     more: bool = False
@@ -105,21 +142,36 @@ class Answer(Struct, frozen=True):
 
 
 class Progress(Struct, frozen=True):
-    """What became certain: disjoint spans, in no particular order."""
+    """What became certain: disjoint spans, in no particular order.
+
+    `retracted` is what this walk has told as proven before, and is not, since the relay lied.
+    """
 
     proven: list[Proof]
     gaps: list[Gap]
+    retracted: Sequence[Span] = ()
 
 
-class Habits(Struct, frozen=True):
-    """What a recent walk over the same relay taught, for the next one.
+class Habits(Struct, frozen=True, omit_defaults=True):
+    """What earlier walks over the same relay taught, for the next one."""
 
-    `capacity` only matters where all events lie in one second: whether they may be more.
-    """
-
-    capacity: int = 0  # the largest page it handed out
     newest_first: bool = False
     until_excluded: bool = False  # it takes `until` for the first second that is not wanted
+    disorderly: bool = False  # it has no order that one can go by
+    is_open: bool = False  # it has shown events to whoever asks
+    finishes: int = 0  # how often its `finish` was found true; -1: it was not
+    checks: int = 0  # how often a part of a page was found to be what the page had shown
+    # [hi, top) was shown by the last page of a walk that was interrupted then: the next answer
+    # below decides whether it is complete.
+    pending: Span | None = None
+
+
+TOO_LARGE = (GapReason.OVERSIZE, "an event that is too large")
+
+
+def second_of(created_at: int) -> Span:
+    """The second in which an event was created."""
+    return Span(created_at, created_at + 1)
 
 
 def merge(spans: Iterable[Span]) -> list[Span]:
@@ -180,7 +232,7 @@ class Page(NamedTuple):
     size: int  # of the whole answer
     off_filter: int
     is_cut: bool
-    flaw: tuple[GapReason, str] | None  # why the page may not be whole
+    flaw: tuple[GapReason, str] | None  # why the page is certainly not whole
 
     @property
     def order(self) -> Order:
@@ -204,12 +256,24 @@ class Edge(Enum):
     EXACT = 2
 
 
+class Trial(NamedTuple):
+    """A probe under way: its question, and what an honest answer shows."""
+
+    probe: Probe
+    since: int = 0
+    until: int | None = None
+    shown: Sequence[int] = ()
+    how: How = How.PAGING  # what the rest of the walk is proven by, if all is well
+    is_wider: bool = False  # by a second: the relay may exclude the bounds
+
+
 @dataclass(slots=True)
 class Walk:
     """A stretch under way, in walk coordinates: time itself, or -1 - time when walking upwards.
 
     So every walk goes downwards. [lo, hi) is still to be walked; [hi, top) is complete once
-    the next answer makes sense, but for `flaw` (a second that is not whole).
+    the next answer makes sense, but for `flaw` (a second that is not whole, or with `alone`, the
+    number of its events, may not be: it is not if anything lies behind it).
     """
 
     lo: int
@@ -217,14 +281,16 @@ class Walk:
     up: bool = False
     top: int = field(init=False)
     flaw: Gap | None = None
+    alone: int = 0
     crown: int | None = None  # nothing was seen from here to `top`, but is the relay top-first?
     anchored: bool = False  # an event at hi - 1 is known: the answer must show it
     edge: Edge = Edge.EXACT
     slack: int = 0  # the same for `since`, upwards
     untied: bool = False  # the anchor was missing once
     slow: bool = False  # an empty answer was slow once
-    narrow: bool = False
+    trial: Trial | None = None
     halving: bool = False  # no order: by halving the range
+    room: int = 0  # when halving: the size of the page that this is a part of
     known: int = 0  # events seen here that an answer must show again
     shown: list[int] | None = None  # when halving: what the first of two equal answers held
 
@@ -251,7 +317,9 @@ class Paging:
 
     `open_top`: the first question has no upper bound, so that events dated in the future come
     along; nothing at or above `wanted.until` is ever claimed. `expects_events`: the archive
-    knows events of this relay in the span. `habits`: from earlier walks over the same relay.
+    knows events of this relay in the span. `knows_others`: it knows authors and ids to test an
+    empty relay with. `habits`: from earlier walks over the same relay. `check_after`: pages until
+    the first one of which a part is asked for again. `believes_finish`: without a test.
     Memory is one page, and some numbers per stretch that is still open.
     """
 
@@ -262,44 +330,91 @@ class Paging:
         limit: int = PAGE,
         open_top: bool = False,
         expects_events: bool = False,
+        knows_others: bool = True,
         habits: Habits | None = None,
+        check_after: int = 0,
+        believes_finish: bool = False,
         smallest_clamp: int = SMALLEST_CLAMP,
     ) -> None:
         habits = habits or Habits()
+        self.lies: set[How] = set()  # by which the relay made something look complete that is not
         self._limit = limit
         self._expects_events = expects_events
-        self._known_capacity = habits.capacity
+        self._knows_others = knows_others
+        self._believes_finish = believes_finish and habits.finishes > 0
+        self._check_in = check_after
         self._largest = 0
-        self._smallest_clamp = min(smallest_clamp, limit)
         self._varied = False  # a page with more than one second was seen
+        self._smallest_clamp = min(smallest_clamp, limit)
         self._order: Order | None = Order.DOWN if habits.newest_first else None
         self._sure: set[bool] = {False} if habits.newest_first else set()  # directions that hold
         self._turns = 0
-        self._disorderly = False
+        self._disorderly = habits.disorderly
         self._until_excluded = habits.until_excluded
         self._since_excluded = False
-        self._heard = False  # any event that matched
-        self._found = False  # ... in a wanted second
+        self._is_open = habits.is_open
+        self._finishes = habits.finishes
+        self._checks = habits.checks
+        self._heard = False  # anything that matched, or was meant to be an event
+        self._found = False  # an event in a wanted second
         self._times_s: deque[float] = deque(maxlen=101)
         self._asks = 0
         self._events = 0
         self._asked: Ask | None = None
         self._proven: list[Proof] = []
         self._gaps: list[Gap] = []
+        self._retracted: list[Span] = []
+        self._told: list[Span] = []  # what this walk has said of its span: proven ...
+        self._given_up: list[Span] = []  # ... or gaps
+        self._doubts: dict[int, tuple[GapReason, str]] = {}  # seconds that nothing proves
+        self._pending: Span | None = None  # at the end
+        self._resumed: Span | None = None  # at the beginning
         self._walks: list[Walk] = []  # the last one is under way
-        wanted = Span(max(0, wanted.since), wanted.until)
-        if wanted.since < wanted.until:
-            edge = Edge.OPEN if open_top else Edge.LOOSE
-            self._walks.append(Walk(wanted.since, wanted.until, edge=edge))
+        self.wanted = Span(max(0, wanted.since), wanted.until)
+        self._begin(Edge.OPEN if open_top else Edge.LOOSE, habits.pending)
+
+    def _begin(self, edge: Edge, pending: Span | None) -> None:
+        since, until = self.wanted
+        if since >= until:
+            return
+        if pending is None or not since < pending.since < pending.until <= until:
+            self._walks.append(Walk(since, until, edge=edge))
+            return
+        self._resumed = pending
+        # First what the next answer may prove: who is interrupted each time gets on all the same.
+        if pending.until < until:
+            self._walks.append(Walk(pending.until, until, edge=edge))
+        walk = Walk(since, pending.since, anchored=True, edge=self._exact())
+        walk.top = pending.until
+        self._walks.append(walk)
+
+    @property
+    def pending(self) -> Span | None:
+        """What an earlier walk has shown, and the next answer may prove."""
+        return self._resumed
 
     @property
     def habits(self) -> Habits:
         """What this walk taught, for the next one over the same relay."""
         return Habits(
-            capacity=self._largest if self._varied else self._known_capacity,
             newest_first=False in self._sure and not self._disorderly and not self._turns,
             until_excluded=self._until_excluded,
+            disorderly=self._disorderly,
+            is_open=self._is_open,
+            finishes=self._finishes,
+            checks=self._checks,
+            pending=self._pending or self._held(),
         )
+
+    def _held(self) -> Span | None:
+        """What the walk under way has been shown and is not certain of yet, if that is simple."""
+        if not self._walks:
+            return None
+        walk = self._walks[-1]
+        is_simple = not (walk.up or walk.halving or walk.flaw or walk.crown or walk.trial)
+        if is_simple and walk.anchored and not walk.untied and walk.hi < walk.top:
+            return Span(walk.hi, walk.top)
+        return None
 
     def lower_limit(self, limit: int) -> None:
         """Ask for fewer events at once from now on: pages were too large in bytes."""
@@ -315,9 +430,13 @@ class Paging:
             walk = self._walks[-1]
             if self._disorderly and not walk.halving:
                 walk = self._walks[-1] = self._halved(walk)
-            since, until = walk.span(walk.lo, walk.hi)
-            upper = None if walk.edge is Edge.OPEN else until - (walk.edge is Edge.EXACT)
-            self._asked = Ask(max(0, since - walk.slack), upper, self._limit, walk.narrow)
+            if walk.trial is not None:
+                probe, since, last, *_ = walk.trial
+                self._asked = Ask(since, last, self._limit, probe)
+            else:
+                since, until = walk.span(walk.lo, walk.hi)
+                upper = None if walk.edge is Edge.OPEN else until - (walk.edge is Edge.EXACT)
+                self._asked = Ask(max(0, since - walk.slack), upper, self._limit)
             self._asks += 1
         return self._asked
 
@@ -329,10 +448,14 @@ class Paging:
         until = ask.until
         times = [t for t in answer.created_ats if ask.since <= t and (until is None or t <= until)]
         off_filter = answer.off_filter + len(answer.created_ats) - len(times)
-        if ask.narrow:
-            self._judge_narrow(self._walks[-1], answer, bool(times), off_filter)
+        self._doubts |= dict.fromkeys(answer.oversized, TOO_LARGE)
+        walk = self._walks[-1]
+        if walk.trial is not None:
+            trial, walk.trial = walk.trial, None
+            self._events += len(times)
+            self._judge_trial(walk, trial, answer, times, off_filter)
         else:
-            self._judge(self._walks[-1], answer, times, off_filter)
+            self._judge(walk, answer, times, off_filter)
         if self._walks and self._asks > SPARE_ASKS + ASKS_PER_EVENT * self._events:
             self._fail_all(GapReason.DISORDER, f"no end after {self._asks} questions")
         return self._progress()
@@ -340,58 +463,79 @@ class Paging:
     def give_up(self, reason: GapReason, detail: str = "") -> Progress:
         """Turn everything that is still open into a gap: the conversation cannot go on."""
         self._asked = None
+        self._pending = self._held()
         self._fail_all(reason, detail)
+        return self._progress()
+
+    def doubt(self, seconds: Iterable[int]) -> None:
+        """Prove nothing of seconds in which events came after the relay had said that it had no
+        more: they become gaps."""
+        words = "an event came after EOSE"
+        self._doubts |= dict.fromkeys(seconds, (GapReason.LATE, words))
+
+    def start_over(self) -> Progress:
+        """Take back what this walk has proven, and begin anew: its answers were not whole."""
+        self._asked = self._pending = None
+        self._doubts = {}
+        self._restart()
         return self._progress()
 
     # what an answer means
 
     def _judge(self, walk: Walk, answer: Answer, times: list[int], off_filter: int) -> None:
         inside = [t for t in times if walk.lo <= walk.here(t) < walk.hi]
-        self._learn(times, inside)
+        self._learn(answer, times, inside, off_filter)
         is_slow = self._is_slow(answer.elapsed_s)
         if inside or not is_slow:
             self._times_s.append(answer.elapsed_s)
         if inside:
-            self._judge_page(walk, answer, self._page(answer, times, inside, off_filter))
+            self._judge_page(walk, answer, self._page(walk, answer, times, inside, off_filter))
         elif times and self._tighten(walk, times):
             pass
         elif answer.end is not End.EOSE:
             self._fail_all(GapReason(answer.end.value), answer.reason)
-        elif off_filter:
+        elif off_filter and not self._are_pinned(off_filter):
             self._judge_ignored(walk, off_filter)
+        elif answer.malformed >= self._smallest_clamp:
+            self._fail(walk, GapReason.MALFORMED, f"{answer.malformed} events that are none")
         else:
             self._judge_empty(walk, answer, is_slow)
 
-    def _learn(self, times: list[int], inside: list[int]) -> None:
+    def _learn(self, answer: Answer, times: list[int], inside: list[int], off_filter: int) -> None:
         self._events += len(times)
-        self._heard = self._heard or bool(times)
+        self._heard = self._heard or bool(times or answer.malformed or off_filter)
+        self._is_open = self._is_open or bool(times)
         self._found = self._found or bool(inside)
         self._largest = max(self._largest, len(times))
         self._varied = self._varied or len(set(times)) > 1
 
-    def _page(self, answer: Answer, times: list[int], inside: list[int], off_filter: int) -> Page:
+    def _page(
+        self, walk: Walk, answer: Answer, times: list[int], inside: list[int], off_filter: int
+    ) -> Page:
         flaw = None
+        size = len(times) + off_filter + answer.malformed + answer.repeats
         if answer.end is not End.EOSE:
             flaw = (GapReason(answer.end.value), answer.reason)
-        elif answer.more or self._is_full(len(times) + off_filter):
+        elif answer.more or self._is_full(walk, size):
             flaw = (GapReason.OVERFLOW, f"{len(inside)} events in one second")
-            if off_filter:
+            if off_filter and not self._are_pinned(off_filter):
                 flaw = (GapReason.IGNORES_FILTER, f"{off_filter} other events")
         strays = times if len(times) > len(inside) else []
-        size = len(times) + off_filter
         return Page(inside, strays, size, off_filter, answer.end is not End.EOSE, flaw)
 
     def _is_slow(self, elapsed_s: float) -> bool:
         usual_s = median(self._times_s) if self._times_s else elapsed_s
         return elapsed_s >= SLOW_S and elapsed_s >= SLOW_FACTOR * usual_s
 
-    def _is_full(self, size: int) -> bool:
-        """Whether a page of this size may have been cut short, by the relay's limit or ours."""
-        if size >= self._limit:
-            return True
-        if self._varied:
-            return size >= self._largest
-        return size >= max(self._known_capacity, self._smallest_clamp)
+    def _is_full(self, walk: Walk, size: int) -> bool:
+        """Whether a page of this size was cut short by our limit or, when halving, maybe by the
+        relay's: a part holds less than the whole."""
+        return size >= self._limit or (walk.halving and size >= walk.room)
+
+    def _are_pinned(self, off_filter: int) -> bool:
+        """Whether so few events that do not match are what this relay adds to each answer: one that
+        does not heed the filter shows as many as ever."""
+        return off_filter <= FEW_OTHERS and 4 * off_filter <= self._largest
 
     def _tighten(self, walk: Walk, times: list[int]) -> bool:
         """Ask again without the seconds outside the walk, if the question had any."""
@@ -407,18 +551,6 @@ class Paging:
             return True
         return False
 
-    def _judge_narrow(self, walk: Walk, answer: Answer, has_events: bool, off_filter: int) -> None:
-        """Events after a bare EOSE to the broad question: that one was a lie."""
-        walk.narrow = False
-        if has_events:
-            self._fail(walk, GapReason.SUSPECTED_EMPTY, "empty unless asked for kinds")
-        elif answer.end is not End.EOSE:
-            self._fail_all(GapReason(answer.end.value), answer.reason)
-        elif off_filter:
-            self._fail(walk, GapReason.IGNORES_FILTER, f"{off_filter} other events")
-        else:
-            self._prove_rest(walk, How.PAGING)
-
     def _judge_empty(self, walk: Walk, answer: Answer, is_slow: bool) -> None:
         if answer.more:
             self._fail(walk, GapReason.SUSPECTED_EMPTY, "empty, with a hint that there is more")
@@ -429,14 +561,14 @@ class Paging:
                 self._fail(walk, GapReason.SUSPECTED_EMPTY, "known events were not shown again")
         elif walk.known:
             self._fail(walk, GapReason.DISORDER, "known events were not shown again")
-        elif not self._heard and not answer.finish:
-            walk.narrow = True
+        elif not self._heard and not self._is_open:
+            walk.trial = Trial(Probe.ANY)
         elif is_slow and not walk.slow:
             walk.slow = True
         elif is_slow:
             self._fail(walk, GapReason.SUSPECTED_EMPTY, f"empty after {answer.elapsed_s:.0f} s")
         else:
-            self._prove_rest(walk, How.FINISH if answer.finish else How.PAGING)
+            self._end(walk, How.FINISH if answer.finish and self._finishes >= 0 else How.PAGING)
 
     def _judge_ignored(self, walk: Walk, off_filter: int) -> None:
         if not walk.anchored:
@@ -451,28 +583,186 @@ class Paging:
         if order is Order.NONE or not self._agrees(order):
             self._disorderly = True
             walk.known = 1
-        elif (
+        elif self._is_finished(walk, answer, page):
+            if self._believes_finish:
+                self._prove_rest(walk, How.FINISH)
+            else:
+                since, until = walk.lo, min(page.inside)
+                walk.trial = Trial(Probe.FINISH, since, until, page.inside, How.FINISH)
+        else:
+            self._go_on(walk, page)
+
+    def _go_on(self, walk: Walk, page: Page) -> None:
+        """Takes a page in order for what it is: the next step of the walk."""
+        if self._order is None and not walk.anchored:
+            self._step_blind(walk, page)
+            return
+        walk = self._facing(walk)
+        places = [walk.here(t) for t in page.inside]
+        if walk.anchored and max(places) < walk.hi - 1 and self._loosen(walk):
+            return
+        if min(places) == walk.hi - 1:
+            self._stay(walk, page)
+            return
+        # a cut may run through the newest second too, if the page came from the far end
+        is_cut = page.size >= self._smallest_clamp and min(places) < max(places)
+        self._step(walk, min(places), max(places), crown=max(places) + (not is_cut))
+        if not page.is_cut:
+            self._check_part(walk, page.inside)
+
+    def _is_finished(self, walk: Walk, answer: Answer, page: Page) -> bool:
+        """Whether the relay says that nothing older is left, and its page looks like it."""
+        return (
             answer.finish
             and not answer.more
+            and self._finishes >= 0
             and page.is_clean
+            and page.flaw is None
             and self._shows_top(walk, page.inside)
-        ):
-            self._prove_rest(walk, How.FINISH)
-        elif self._order is None and not walk.anchored:
-            self._step_blind(walk, page)
+        )
+
+    # what a probe means
+
+    def _judge_trial(
+        self, walk: Walk, trial: Trial, answer: Answer, times: list[int], off_filter: int
+    ) -> None:
+        if trial.probe in WHENEVER:
+            self._judge_openness(walk, trial, answer, bool(times) or off_filter > 0)
+        elif trial.probe in (Probe.BEHIND, Probe.PAST, Probe.ROOM):
+            self._judge_second(walk, trial, answer, times)
+        elif trial.probe is Probe.FINISH:
+            self._judge_finish(walk, trial, answer, times)
+        elif answer.end is End.EOSE:
+            self._judge_part(walk, trial, times)
+
+    def _judge_openness(self, walk: Walk, trial: Trial, answer: Answer, has_events: bool) -> None:
+        """A relay that has shown nothing yet: is it empty, or does it not answer such questions?"""
+        if has_events and trial.probe is Probe.ANY:
+            self._is_open = True  # so that it is honest about the seconds that were asked for
+            self._prove_rest(walk, How.PAGING)
+        elif has_events:
+            asked = "kinds" if trial.probe is Probe.KINDS else "authors or ids"
+            self._fail(walk, GapReason.SUSPECTED_EMPTY, f"empty unless asked for {asked}")
+        elif answer.end is not End.EOSE:
+            self._fail_all(GapReason(answer.end.value), answer.reason)
+        elif answer.more:
+            self._fail(walk, GapReason.SUSPECTED_EMPTY, "empty, with a hint that there is more")
+        elif trial.probe is Probe.ANY:
+            walk.trial = Trial(Probe.KINDS)
+        elif trial.probe is Probe.KINDS and self._knows_others:
+            walk.trial = Trial(Probe.KNOWN)
+        elif self._knows_others:
+            self._prove_rest(walk, How.PAGING)
         else:
-            walk = self._facing(walk)
-            places = [walk.here(t) for t in page.inside]
-            if walk.anchored and max(places) < walk.hi - 1 and self._loosen(walk):
+            words = "empty, and the archive knows nothing yet that it could be tested with"
+            self._fail(walk, GapReason.SUSPECTED_EMPTY, words)
+
+    def _end(self, walk: Walk, how: How) -> None:
+        """Nothing lies behind: the rest is proven, once it is clear that the last second was shown
+        whole, where it stands alone."""
+        if walk.flaw is None or walk.alone == 0:
+            self._prove_rest(walk, how)
+        elif walk.alone < min(2, self._smallest_clamp):
+            walk.flaw = None
+            self._prove_rest(walk, how)
+        else:
+            is_last = not walk.up and walk.lo == 0
+            self._try_second(walk, Probe.ROOM if is_last else Probe.BEHIND, how)
+
+    def _try_second(self, walk: Walk, probe: Probe, how: How, *, is_wider: bool = False) -> None:
+        """Asks for the second that stands alone together with what lies on one side of it (or,
+        PAST, for that side alone); `is_wider`: from a relay that excludes what it is asked for."""
+        assert walk.flaw is not None
+        second, next_one = walk.flaw.span.since, probe is Probe.PAST
+        if walk.up is (probe is Probe.ROOM):
+            until = second - next_one + (is_wider or self._until_excluded)
+            walk.trial = Trial(probe, 0, until, how=how, is_wider=is_wider)
+        else:
+            since = second + next_one - (is_wider or self._since_excluded)
+            walk.trial = Trial(probe, max(0, since), None, how=how, is_wider=is_wider)
+
+    def _judge_second(self, walk: Walk, trial: Trial, answer: Answer, times: list[int]) -> None:
+        """A page that goes beyond the second shows it whole; so does one that could have been
+        larger than it."""
+        assert walk.flaw is not None
+        second, shown = walk.flaw.span.since, walk.alone
+        ties = times.count(second)
+        is_beyond = len(times) > ties
+        if ties == 0 and trial.probe is not Probe.PAST and not trial.is_wider:
+            self._try_second(walk, trial.probe, trial.how, is_wider=True)
+            return
+        if trial.probe is Probe.BEHIND:
+            is_whole = is_beyond and ties >= shown
+            if not is_whole:
+                self._try_second(walk, Probe.PAST, trial.how)
                 return
-            if min(places) == walk.hi - 1:
-                self._stay(walk, page)
-            else:
-                # a cut may run through the newest second too, if the page came from the far end
-                is_cut = (
-                    page.flaw and page.size >= self._smallest_clamp and min(places) < max(places)
-                )
-                self._step(walk, min(places), max(places), crown=max(places) + (not is_cut))
+        elif trial.probe is Probe.PAST:
+            is_whole = False
+            if not is_beyond and answer.end is End.EOSE:
+                self._try_second(walk, Probe.ROOM, trial.how)
+                return
+        elif is_beyond:
+            is_whole = len(times) > shown
+        else:  # all that the relay has lies in one second: how much it hands out is not known
+            is_whole = max(shown, ties) < self._smallest_clamp
+        if is_whole and answer.end is End.EOSE:
+            walk.flaw = None
+        self._prove_rest(walk, trial.how)
+
+    def _judge_finish(self, walk: Walk, trial: Trial, answer: Answer, times: list[int]) -> None:
+        oldest = min(trial.shown)
+        if any(t < oldest for t in times):
+            self._finishes = -1
+            self.lies.add(How.FINISH)
+        elif answer.end is End.EOSE and not answer.more:
+            self._finishes += 1
+            if len(times) < min(2, self._smallest_clamp):  # else it may be that second which is cut
+                self._prove_rest(walk, How.FINISH)
+                return
+        inside = list(trial.shown)
+        self._go_on(walk, Page(inside, [], len(inside), 0, False, None))
+
+    def _check_part(self, walk: Walk, inside: list[int]) -> None:
+        """Now and then a part of a page is asked for again: a relay that picks at random what it
+        shows, in whatever order, shows something else then."""
+        self._check_in -= 1
+        if self._check_in >= 0:
+            return
+        times = sorted(inside)
+        middle, half = len(times) // 2, CHECKED // 2 + 1
+        since, until = times[max(0, middle - half)], times[min(len(times) - 1, middle + half)]
+        shown = [t for t in times if since < t < until]  # of whole seconds
+        if len(shown) < CHECKED // 2 or 2 * len(shown) > len(times):
+            return
+        self._check_in = CHECK_EVERY
+        walk.trial = Trial(Probe.AGAIN, since, until, shown)
+
+    def _judge_part(self, walk: Walk, trial: Trial, times: list[int]) -> None:
+        """Compares what a part of a page shows with what the page had shown of it. One event may
+        have come meanwhile, and some have gone: then a part of the part has to show the same."""
+        assert trial.until is not None
+        shown = sorted(t for t in times if trial.since < t < trial.until)
+        if shown == sorted(trial.shown):
+            self._checks += 1
+        elif not shown:
+            pass  # nothing to compare with: that says nothing of the order
+        elif trial.probe is Probe.AGAIN and (Counter(shown) - Counter(trial.shown)).total() < 2:
+            until = max(shown[len(shown) // 2], trial.since + 2)
+            part = [t for t in shown if t < until]
+            walk.trial = Trial(Probe.PART, trial.since, until, part)
+        else:
+            self._disorderly = True
+            self._checks = 0
+            self.lies.add(How.PAGING)
+            self._restart()
+
+    def _restart(self) -> None:
+        """Everything but the gaps once more."""
+        self._retracted += self._told
+        self._told, self._proven = [], []
+        self._walks = []
+        for since, until in uncovered(self.wanted, self._given_up + [g.span for g in self._gaps]):
+            self._walks.append(Walk(since, until, edge=Edge.LOOSE))
 
     def _agrees(self, order: Order) -> bool:
         """Take the first order that shows for the relay's; it may prove wrong once."""
@@ -484,7 +774,7 @@ class Paging:
 
     def _shows_top(self, walk: Walk, inside: list[int]) -> bool:
         """Newest first, as `finish` presumes, and with the event that we know to be there."""
-        is_down = not walk.up and self._order is not Order.UP
+        is_down = not walk.up and self._order is not Order.UP and False in self._sure
         return is_down and (not walk.anchored or walk.hi - 1 in inside)
 
     # steps downwards
@@ -542,14 +832,17 @@ class Paging:
                 walk.edge = self._exact()
             return
         second = walk.hi - 1
-        if page.flaw:
-            walk.flaw = Gap(walk.span(second, second + 1), *page.flaw)
+        alone = len(page.inside)
+        words = f"{alone} events in one second, and the page ended with them"
+        flaw = page.flaw or (GapReason.OVERFLOW, words)
+        walk.flaw = Gap(walk.span(second, second + 1), *flaw)
+        walk.alone = 0 if page.flaw else alone
         walk.hi = second
         walk.anchored = walk.untied = False
         if not walk.up:
             walk.edge = self._exact()
         if walk.lo >= walk.hi:
-            self._prove_rest(walk, How.PAGING)
+            self._end(walk, How.PAGING)
 
     def _step(self, walk: Walk, oldest: int, newest: int, crown: int) -> None:
         """The page went down to `oldest`, in order: go on from there."""
@@ -566,7 +859,7 @@ class Paging:
         walk.top = walk.hi
         walk.hi = oldest + 1
         walk.crown = None if is_sure or crown >= walk.top else crown
-        walk.anchored, walk.untied, walk.slow = True, False, False
+        walk.anchored, walk.untied, walk.slow, walk.known = True, False, False, 0
         if walk.up:
             walk.slack = int(self._since_excluded)
         else:
@@ -577,12 +870,13 @@ class Paging:
     def _halved(self, walk: Walk) -> Walk:
         since, until = walk.span(walk.lo, walk.top)
         edge = Edge.LOOSE if walk.edge is Edge.EXACT else walk.edge
-        return Walk(since, until, halving=True, known=walk.known, edge=edge)
+        room = self._largest if self._varied else self._smallest_clamp
+        return Walk(since, until, halving=True, room=room, known=walk.known, edge=edge)
 
     def _halve(self, walk: Walk, page: Page) -> None:
         """Believe a page that is small and comes twice; split the range of any other."""
         shown = sorted(page.inside)
-        if page.flaw and page.off_filter > len(shown):
+        if page.flaw and page.off_filter > len(shown) and not self._are_pinned(page.off_filter):
             self._fail(walk, GapReason.IGNORES_FILTER, f"{page.off_filter} other events")
         elif len(shown) < walk.known and not page.is_cut:
             self._fail(walk, GapReason.DISORDER, "known events were not shown again")
@@ -595,9 +889,9 @@ class Paging:
         elif walk.hi - walk.lo == 1:
             self._fail(walk, *(page.flaw or (GapReason.DISORDER, "answers differ")))
         else:
-            self._split(walk, shown)
+            self._split(walk, shown, page.size)
 
-    def _split(self, walk: Walk, shown: list[int]) -> None:
+    def _split(self, walk: Walk, shown: list[int], room: int) -> None:
         middle = shown[len(shown) // 2]
         if middle == shown[0]:
             middle = next((t for t in shown if t > middle), middle)
@@ -610,7 +904,8 @@ class Paging:
             if lo < hi:
                 known = sum(lo <= t < hi for t in shown)
                 top = edge if hi == walk.hi else Edge.LOOSE
-                self._walks.append(Walk(lo, hi, halving=True, known=known, edge=top))
+                part = Walk(lo, hi, halving=True, room=room, known=known, edge=top)
+                self._walks.append(part)
 
     # verdicts
 
@@ -634,7 +929,7 @@ class Paging:
             self._prove(span)
         if walk.flaw:
             self._gaps.append(walk.flaw)
-        walk.top, walk.flaw = walk.hi, None
+        walk.top, walk.flaw, walk.alone = walk.hi, None, 0
 
     def _prove_rest(self, walk: Walk, how: How) -> None:
         self._walks.pop()
@@ -650,6 +945,21 @@ class Paging:
             self._fail(self._walks[-1], reason, detail)
 
     def _progress(self) -> Progress:
-        progress = Progress(self._proven, self._gaps)
-        self._proven, self._gaps = [], []
-        return progress
+        proven, gaps, retracted = self._proven, self._gaps, self._retracted
+        self._proven, self._gaps, self._retracted = [], [], []
+        if self._doubts:
+            proven, lost = self._without_doubts(proven)
+            gaps = gaps + lost
+        self._told = merge([*self._told, *(proof.span for proof in proven)])
+        self._given_up = merge([*self._given_up, *(gap.span for gap in gaps)])
+        return Progress(proven, gaps, retracted)
+
+    def _without_doubts(self, proofs: list[Proof]) -> tuple[list[Proof], list[Gap]]:
+        """Proofs but for the seconds that nothing proves, which become gaps."""
+        left: list[Proof] = []
+        gaps: list[Gap] = []
+        for span, how in proofs:
+            doubted = sorted(t for t in self._doubts if span.since <= t < span.until)
+            left += [Proof(rest, how) for rest in uncovered(span, map(second_of, doubted))]
+            gaps += [Gap(second_of(t), *self._doubts[t]) for t in doubted]
+        return left, gaps

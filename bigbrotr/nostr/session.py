@@ -6,7 +6,7 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 from msgspec import Struct
@@ -319,7 +319,7 @@ class Session:
         self,
         filter_: Mapping[str, Any],
         first: bytes,
-        answer: Callable[[bytes], bytes | None],
+        answer: Callable[[bytes], Awaitable[bytes | None]],
         bounds: Bounds,
     ) -> Talk:
         """Reconciles what matches, from our `first` message on: `answer` says what follows on each
@@ -341,7 +341,7 @@ class Session:
         self,
         filter_: Mapping[str, Any],
         first: bytes,
-        answer: Callable[[bytes], bytes | None],
+        answer: Callable[[bytes], Awaitable[bytes | None]],
         bounds: Bounds,
     ) -> Talk:
         subscription = secrets.token_hex(8)
@@ -363,7 +363,7 @@ class Session:
                     break
                 talk.answers += 1
                 talk.received += 2 * len(page.payload)
-                following = answer(page.payload)
+                following = await answer(page.payload)
                 if following is None:
                     break
                 if time.monotonic() > deadline:

@@ -1,14 +1,20 @@
 """A call at one relay: copies what is missing, looks again at what is stale, and stays for more."""
 
 import asyncio
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import Literal, NamedTuple, TypeAlias
 
-from bigbrotr.config import Config, SynchronizerSettings, Terms
+import msgspec
+from msgspec.structs import replace
+
+from bigbrotr.config import Config, SynchronizerSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.visits import Patience, Visit
-from bigbrotr.models.coverage import Gap, Span
+from bigbrotr.models.coverage import Gap, How, Proof, Span
+from bigbrotr.models.event import Event, WireEvent
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Signer
 from bigbrotr.nostr.dial import dial
@@ -20,20 +26,43 @@ from bigbrotr.nostr.paging import (
     GapReason,
     Habits,
     Paging,
+    Probe,
     Progress,
+    merge,
     uncovered,
 )
 from bigbrotr.nostr.reach import Failure, Unreached
 from bigbrotr.nostr.session import Bounds, Page, Session
 from bigbrotr.nostr.stream import Stream
+from bigbrotr.services.dialect import (
+    COMMON_KINDS,
+    NOBODY,
+    Dialect,
+    Known,
+    Way,
+    is_in_vain,
+    request,
+)
 from bigbrotr.services.intake import Crowd, Intake, Report, sift
-from bigbrotr.services.reconciliation import Reconciliation
+from bigbrotr.services.reconciliation import Reconciliation, Step
+from bigbrotr.services.shown import Absences
 
 PAGE_ROUNDS = 12  # reply time-outs that a whole page may take: three bounds, the third is the slice
 LIVE_S = 1.0  # what comes in live is stored at least this often
 PAGES_TO_JUDGE = 8  # after as many of a walk, is most of it known? ...
 KNOWN_SHARE = 4  # ... as many times what is new: then ids say it in less
-NARROW_KINDS = [0, 1, 3, 10002]  # what any relay with users holds
+MOST_RETURNS = 20  # in a visit, to a relay that hangs up
+LINGER_S = 1.0  # how long to wait for events that come after EOSE, once some have
+LATE_FEW = 3  # events after EOSE may have been published just then
+REMEMBERED_ASKS = 32
+CHECK_ONE_IN = 64  # pages, of which a part is asked for again
+TEST_FINISH = 8  # one in so many `finish` of a relay that has never lied
+PLAIN_AGAIN = 8  # one in so many visits, where only another way of asking has worked
+PENDING_S = 3600  # for which what the last page of a visit showed is taken up by the next
+SOME_KNOWN = 100  # authors and ids that an empty relay is asked for
+BATCH_OF_AUTHORS = 20
+DAY_S = 86_400
+LEAST_STRETCH_S = 3600
 
 
 Ending: TypeAlias = Literal[
@@ -44,7 +73,7 @@ Ending: TypeAlias = Literal[
 class Result(NamedTuple):
     """What a call came to, in the words of `finish_visit` in sql/."""
 
-    verdict: str  # 'done', 'failed', 'throttled' or 'unfinished'
+    verdict: str  # 'done', 'failed', 'refused', 'throttled' or 'unfinished'
     outcome: Ending | Failure | GapReason
     detail: str = ""
 
@@ -69,7 +98,6 @@ class Call:
         config: Config,
         stop: asyncio.Event,
         deadline: float,
-        habits: Habits | None = None,
         gate: asyncio.Semaphore,
         window_gate: asyncio.Semaphore,
         crowd: Crowd,
@@ -80,7 +108,7 @@ class Call:
     ) -> None:
         self.visit, self.network, self.brotr = visit, network, brotr
         self.relay = Relay(visit.url)
-        self.habits = habits  # of the relay, from an earlier visit; and what this one taught
+        self.dialect = dialect_of(visit)  # from earlier visits; and what this one teaches
         self.stop, self.deadline = stop, deadline  # in monotonic seconds
         self.settings = config.synchronizer
         self.link = config.networks.link(network)
@@ -91,9 +119,16 @@ class Call:
         self.is_live_wanted = is_live_wanted
         self.is_live = False
         self.terms = self.settings.terms(self.relay.url)
-        self.limit = self.terms.page_limit
+        self.limit = self._most_at_once()
         self.manners = manners
         self.stream: Stream | None = None  # once it is open
+        self.session: Session | None = None
+        self._sessions = AsyncExitStack()
+        self._returns = 0  # to a relay that hung up
+        self._has_gained = True  # an answer, on this connection; or the relay has one try more
+        self._asked: dict[int, Ask] = {}  # the last questions, by their number ...
+        self._asked_in: Session | None = None  # ... in this conversation
+        self._known: Known | None = None
         self.signer = signer  # for a relay that insists on knowing who asks
         self.intake = Intake(brotr, visit, self.terms, crowd, report)
         self.timeouts = 0  # pages that ended in one
@@ -106,25 +141,54 @@ class Call:
         """Copies what is missing, and stays for what comes in live, if that is wanted."""
         if not self.visit.missing and not self.visit.stale and not self._may_be_live():
             return Result("done", "complete")
-        stream = await dial(
+        stream = await self._dial()
+        is_ours = self.is_our_fault(stream.failure if isinstance(stream, Unreached) else None)
+        if isinstance(stream, Unreached):
+            if is_ours:  # the relay is asked again later, and not blamed
+                return Result("throttled", stream.failure, stream.detail)
+            return Result("failed", stream.failure, stream.detail)
+        if not random.randrange(PLAIN_AGAIN):
+            self.dialect = replace(self.dialect, way=Way.PLAIN, limit=0)
+        async with self._sessions:
+            session = await self._converse(stream)
+            result = await self._copy(session)
+            session = self.session or session
+            if result.verdict == "done" and session.is_open and self._may_be_live():
+                self.is_live = True
+                result = await self._stay(session)
+            return result
+
+    async def _dial(self) -> Stream | Unreached:
+        return await dial(
             self.relay,
             self.link,
             max_frame_bytes=self.settings.max_event_bytes,
             allow_local=self.allow_local,
             manners=self.manners,
         )
-        is_ours = self.is_our_fault(stream.failure if isinstance(stream, Unreached) else None)
-        if isinstance(stream, Unreached):
-            if is_ours:  # the relay is asked again later, and not blamed
-                return Result("throttled", stream.failure, stream.detail)
-            return Result("failed", stream.failure, stream.detail)
+
+    async def _converse(self, stream: Stream) -> Session:
         self.stream = stream
-        async with Session(stream, self.relay.url, self.signer) as session:
-            result = await self._copy(session)
-            if result.verdict == "done" and session.is_open and self._may_be_live():
-                self.is_live = True
-                result = await self._stay(session)
-            return result
+        session = Session(stream, self.relay.url, self.signer)
+        self.session = await self._sessions.enter_async_context(session)
+        return session
+
+    async def _come_back(self) -> Session | None:
+        """Dials a relay again that has hung up: some do after each answer, or at a word that they
+        don't know. Not without end, and only once where a conversation has brought nothing."""
+        if self._is_over() or self._returns >= MOST_RETURNS or not self._has_gained:
+            return None
+        self._returns += 1
+        stream = await self._dial()
+        if isinstance(stream, Unreached):
+            return None
+        self._has_gained = False
+        return await self._converse(stream)
+
+    def _most_at_once(self) -> int:
+        """Events in a question: as configured, as the relay's document says, as it has taken."""
+        limits = (self.terms.page_limit, self.dialect.limit, self.visit.limits.get("max_limit", 0))
+        return min(limit for limit in limits if limit > 0)
 
     def _may_be_live(self) -> bool:
         """Whether to stay subscribed: not for what is all in the past."""
@@ -147,23 +211,25 @@ class Call:
             is_over=self._is_over,
         )
         gaps: list[Gap] = []
+        before = self.intake.new
         for index, missing in enumerate(reversed(self.visit.missing)):
             span = Span(*missing)
             with_top = index == 0 and self.terms.filter.newest >= self.visit.wanted[1]
-            if not await self._cover(session, span, reconciliation, gaps, with_top=with_top):
+            if not await self._cover(span, reconciliation, gaps, with_top=with_top):
                 return self._unfinished()
         for stale in reversed(self.visit.stale):
-            if not await self._look_again(session, Span(*stale), reconciliation, gaps):
+            if not await self._look_again(Span(*stale), reconciliation, gaps):
                 return self._unfinished()
         self.visit = self.visit._replace(may_reconcile=reconciliation.may_try)
         detail = reconciliation.throttled or (gaps[-1].detail if gaps else "")
         if detail.startswith("rate-limited"):
             return Result("throttled", "rate-limited", detail)
-        return Result("done", GapReason(gaps[-1].reason) if gaps else "complete", detail)
+        outcome: Ending | GapReason = GapReason(gaps[-1].reason) if gaps else "complete"
+        is_vain = bool(gaps) and not self.has_proven and self.intake.new == before
+        return Result("refused" if is_vain else "done", outcome, detail)
 
     async def _cover(
         self,
-        session: Session,
         span: Span,
         reconciliation: Reconciliation,
         gaps: list[Gap],
@@ -179,7 +245,7 @@ class Call:
         left = [(span, True)]
         while left:
             part, may_stop = left.pop()
-            step = await reconciliation.meet(part)
+            step = await self._by_ids(reconciliation, reconciliation.meet, part)
             self.has_proven = self.has_proven or reconciliation.windows > 0
             if step.rest is not None:
                 left.append((step.rest, may_stop))
@@ -187,54 +253,94 @@ class Call:
                 continue
             may_stop = may_stop and reconciliation.may_try
             is_top = with_top and step.page.until == span.until
-            rests = await self._page(session, step.page, gaps, with_top=is_top, may_stop=may_stop)
+            rests = await self._page(step.page, gaps, with_top=is_top, may_stop=may_stop)
             if rests is None:
                 return False
             with_top = with_top and not is_top
             left += [(rest, False) for rest in rests]
         if with_top:  # above it, nothing is reconciled
             top = Span(span.until - 1, span.until)
-            return await self._page(session, top, gaps, with_top=True) is not None
+            return await self._page(top, gaps, with_top=True) is not None
         return True
 
+    async def _by_ids(
+        self,
+        reconciliation: Reconciliation,
+        look: Callable[[Span], Awaitable[Step]],
+        span: Span,
+    ) -> Step:
+        """What ids say of a span. A relay that hangs up at them is dialled again, for pages."""
+        assert self.session is not None
+        if not self.session.is_open:
+            await self._come_back()
+        reconciliation.use(self.session)
+        return await look(span)
+
     async def _look_again(
-        self, session: Session, span: Span, reconciliation: Reconciliation, gaps: list[Gap]
+        self, span: Span, reconciliation: Reconciliation, gaps: list[Gap]
     ) -> bool:
         """Looks again at what is proven; False when there is more to do."""
         left: Span | None = span
         while left is not None:
-            step = await reconciliation.audit(left)
+            step = await self._by_ids(reconciliation, reconciliation.audit, left)
             left = step.rest
-            if step.page is not None and await self._page(session, step.page, gaps) is None:
+            if step.page is not None and await self._page(step.page, gaps) is None:
                 return False
         return True
 
     async def _page(
-        self,
-        session: Session,
-        span: Span,
-        gaps: list[Gap],
-        *,
-        with_top: bool = False,
-        may_stop: bool = False,
+        self, span: Span, gaps: list[Gap], *, with_top: bool = False, may_stop: bool = False
     ) -> list[Span] | None:
-        """Walks a span page by page, newest first, and adds the gaps that it leaves.
+        """Walks a span page by page, newest first, and adds the gaps that it leaves. Where nothing
+        comes, it is asked for in other ways.
 
         Returns what is left of it where the walk has stopped, as it may, since most of what came is
         known; None when there is more to do.
         """
-        if self._is_over():
-            return None
-        paging = Paging(
-            span,
-            limit=self.limit,
-            open_top=with_top,
-            expects_events=self._expects_events(span),
-            habits=self.habits,
-        )
-        walk = await self._walk(session, paging, may_stop=may_stop)
+        tried: set[tuple[Way, int]] = set()
+        ahead: list[Dialect] = []
+        first = self.dialect
+        while True:
+            if self._is_over():
+                return None
+            tried.add((self.dialect.way, self.dialect.limit))
+            self.limit = self._most_at_once()
+            found = self.intake.new + self.intake.known
+            walk, rests = await self._walk_by(span, with_top=with_top, may_stop=may_stop)
+            has_found = self.intake.new + self.intake.known > found
+            reason = None if has_found or walk.proven else is_in_vain(walk.gaps)
+            if reason is not None:
+                words = walk.gaps[-1].detail
+                ahead += self.dialect.others(reason, words)
+                ahead = [each for each in ahead if (each.way, each.limit) not in tried]
+            if reason is None or not ahead:
+                break
+            if reason in (GapReason.TIMEOUT, GapReason.CUT):  # one such wait is enough for a visit
+                first = ahead[0]
+                break
+            self.dialect = replace(ahead.pop(0), habits=self.dialect.habits)
+        if reason is not None:
+            self.dialect = replace(first, habits=self.dialect.habits)
+        await self._note(walk.gaps)
         gaps += walk.gaps
-        self.habits = wiser(self.habits, paging.habits)
+        return rests
+
+    async def _walk_by(
+        self, span: Span, *, with_top: bool, may_stop: bool
+    ) -> tuple[Progress, list[Span] | None]:
+        """One walk over a span, in the way that the relay understands: what became certain, and
+        what is left to do (see `_page`)."""
+        if self.dialect.way is Way.DAYS:
+            return await self._walk_by_days(span, with_top=with_top)
+        if self.dialect.way in (Way.KINDS, Way.AUTHORS):
+            return await self._walk_aside(span)
+        paging = await self._paging(span, with_top=with_top)
+        walk = await self._walk(paging, may_stop=may_stop)
+        return walk, self._left_of(span, paging, walk, may_stop=may_stop)
+
+    def _left_of(
+        self, span: Span, paging: Paging, walk: Progress, *, may_stop: bool
+    ) -> list[Span] | None:
         if paging.ask() is None:
             return []
         if not may_stop or self._is_over():
@@ -242,20 +348,94 @@ class Call:
         covered = [proof.span for proof in walk.proven] + [gap.span for gap in walk.gaps]
         return uncovered(span, covered)
 
+    async def _walk_by_days(
+        self, span: Span, *, with_top: bool
+    ) -> tuple[Progress, list[Span] | None]:
+        """A walk in short stretches, newest first; they grow while little is in them."""
+        whole = Progress([], [])
+        until, stretch_s = span.until, DAY_S
+        while until > span.since:
+            if self._is_over():
+                return whole, None
+            part = Span(max(span.since, until - stretch_s), until)
+            received = self.intake.new + self.intake.known
+            paging = await self._paging(part, with_top=with_top and until == span.until)
+            walk = await self._walk(paging)
+            if paging.ask() is not None:
+                return whole, None
+            if not walk.proven and is_in_vain(walk.gaps) and stretch_s > LEAST_STRETCH_S:
+                if until == span.until and stretch_s == DAY_S:
+                    return Progress([], [Gap(span, *walk.gaps[-1][1:])]), []
+                stretch_s = max(LEAST_STRETCH_S, stretch_s // 4)
+                continue
+            whole.proven.extend(walk.proven)
+            whole.gaps.extend(walk.gaps)
+            if self.intake.new + self.intake.known - received < self.limit:
+                stretch_s *= 2
+            until = part.since
+        return whole, []
+
+    async def _walk_aside(self, span: Span) -> tuple[Progress, list[Span] | None]:
+        """Archives what a relay shows that wants to be asked for kinds or authors. What it shows is
+        not all there is: nothing is proven by it."""
+        batches: list[Sequence[str]] = [()]
+        if self.dialect.way is Way.AUTHORS:
+            authors = (await self._some_known()).authors
+            starts = range(0, len(authors), BATCH_OF_AUTHORS)
+            batches = [authors[start : start + BATCH_OF_AUTHORS] for start in starts]
+        reason, words = GapReason.SUSPECTED_EMPTY, f"only asked for {self.dialect.way}, it answers"
+        for batch in batches:
+            paging = Paging(span, limit=self.limit, habits=OPEN)
+            walk = await self._walk(paging, aside=batch)
+            if paging.ask() is not None:
+                return Progress([], []), None
+            if walk.gaps and not walk.proven:
+                reason, words = GapReason(walk.gaps[-1].reason), walk.gaps[-1].detail
+                break
+        return Progress([], [Gap(span, reason, words)]), []
+
+    async def _paging(self, span: Span, *, with_top: bool) -> Paging:
+        """The machine for a walk over a span, with what is known of the relay."""
+        habits = self.dialect.habits
+        knows_others = habits.is_open or bool((await self._some_known()).authors)
+        return Paging(
+            span,
+            limit=self.limit,
+            open_top=with_top,
+            expects_events=self._expects_events(span),
+            knows_others=knows_others,
+            habits=habits,
+            check_after=random.randrange(CHECK_ONE_IN) if habits.checks else 0,
+            believes_finish=habits.finishes > 2 and random.randrange(TEST_FINISH) > 0,
+        )
+
+    async def _some_known(self) -> Known:
+        if self._known is None:
+            found = await self.brotr.some_known(self.relay.url, SOME_KNOWN, int(time.time()))
+            self._known = Known(*([each.hex() for each in some] for some in found))
+        return self._known
+
+    async def _note(self, gaps: Sequence[Gap]) -> None:
+        """Records the gaps that a walk has left."""
+        if gaps:
+            await self.brotr.store_page(
+                self.visit, [], gaps=gaps, identity=self.intake.identity, now=int(time.time())
+            )
+            self.intake.report(Report(gaps=len(gaps)))
+
     async def _stay(self, session: Session) -> Result:
         """Stays subscribed: new events are stored within seconds, late ones with old dates too;
         from time to time the seconds that have settled are walked, and gaps that are due."""
         # `limit` 1, not 0, and `since`: some relays refuse the one or need the other.
         await session.subscribe(
-            request(Ask(self.terms.since, None, 1), self.terms), self.bounds.reply_s
+            request(Ask(self.terms.since, None, 1), self.terms)[0], self.bounds.reply_s
         )
         # What came in between the walk and the subscription lies above what is settled.
         settled = self.visit.wanted[1]
-        top = Paging(
-            Span(settled - 1, settled), limit=self.limit, open_top=True, habits=self.habits
-        )
+        habits = replace(self.dialect.habits, pending=None)
+        top = Paging(Span(settled - 1, settled), limit=self.limit, open_top=True, habits=habits)
         self.deadline = time.monotonic() + self.settings.slice_s
-        await self._walk(session, top)
+        await self._walk(top)
         while True:
             refresh_at = time.monotonic() + self.settings.revisit_s
             while session.is_listening and not self.stop.is_set():
@@ -287,12 +467,8 @@ class Call:
                 return result
 
     async def _store_live(self, page: Page) -> None:
-        """Stores what came in live; it proves nothing."""
-        _, haul = sift(page, Ask(self.terms.since, None, 1), self.terms)
-        # A relay passes ephemeral events on, but it does not hold them (NIP-01).
-        haul.events = [event for event in haul.events if not 20_000 <= event[2].kind < 30_000]
-        await self.intake.prepare(haul)
-        await self.intake.store(page, haul, Progress([], []))
+        """Stores what came in live."""
+        await self._store_unasked(page, Ask(self.terms.since, None, 1))
 
     def _expects_events(self, span: Span) -> bool:
         """Whether the archive knows events of this relay in a span of which nothing is proven;
@@ -314,13 +490,19 @@ class Call:
     def _is_over(self) -> bool:
         return self.stop.is_set() or time.monotonic() > self.deadline
 
-    async def _walk(self, session: Session, paging: Paging, *, may_stop: bool = False) -> Progress:
+    async def _walk(
+        self, paging: Paging, *, may_stop: bool = False, aside: Sequence[str] | None = None
+    ) -> Progress:
         """Follows one walk: while a page is verified, the one before it is being stored and the
         one after it is on its way. It may stop once most of what comes is known.
 
-        Returns what became certain.
+        `aside`: with conditions that are not the archive's, these authors or (none) common kinds;
+        then nothing is proven. Returns what became certain; gaps are not recorded yet.
         """
         walk = Progress([], [])
+        absences = await Absences.of(self.intake)
+        if (pending := paging.pending) is not None:
+            absences.leave_out(pending)
         new, known, pages = self.intake.new, self.intake.known, 0
 
         def is_over() -> bool:
@@ -333,32 +515,48 @@ class Call:
         asking: asyncio.Task[Page] | None = None
         storing: asyncio.Task[None] | None = None
         under_way: set[bytes] = set()  # events that the next page may bring again
+        lies: set[How] = set()
         ask = paging.ask()
         try:
             while ask is not None and not self._is_over() and not (asking is None and is_over()):
                 if asking is None:
-                    asking = self._fetch(session, ask)
+                    asking = await self._fetch(ask, aside)
                 page = await asking
                 pages += 1
-                self.intake.identity = session.identity
+                assert self.session is not None
+                self.intake.identity = self.session.identity
+                if page.end is End.CUT and not page.events and await self._ask_again(paging):
+                    ask, asking = paging.ask(), None
+                    continue
+                self._has_gained = self._has_gained or page.end is not End.CUT or bool(page.events)
+                late = await self._take_late(page, ask, paging)
                 # Few pages are worked on at once, and who waits here has asked for no other.
                 await self.gate.acquire()
                 try:
                     answer, haul = sift(page, ask, self.terms, under_way)
-                    progress = self._judge(session, paging, page, answer)
-                    walk.proven.extend(progress.proven)
-                    walk.gaps.extend(progress.gaps)
+                    absences.saw(haul.events)
+                    progress = self._judge(paging, page, answer, late)
+                    if aside is not None:
+                        progress = Progress([], progress.gaps)
+                    walk = told(walk, progress)
                     ask, asking = paging.ask(), None
                     if ask is not None and not is_over():
-                        asking = self._fetch(session, ask)
+                        asking = await self._fetch(ask, aside)
                     await self.intake.prepare(haul)
                     under_way = haul.oldest()
                     if storing is not None:
                         await storing
+                    if progress.retracted:
+                        await self.brotr.take_back(self.visit, How, progress.retracted)
+                    if paging.lies - lies:
+                        lies |= paging.lies
+                        await self.brotr.take_back(self.visit, worthless(lies))
+                    await absences.conclude(progress.proven)
                 except BaseException:
                     self.gate.release()
                     raise
-                storing = asyncio.create_task(self.intake.store(page, haul, progress))
+                stored = Progress(progress.proven, [])
+                storing = asyncio.create_task(self.intake.store(page, haul, stored))
                 storing.add_done_callback(lambda _: self.gate.release())
                 del page, haul  # the task holds what it needs, no longer than it needs it
             if storing is not None:
@@ -370,47 +568,140 @@ class Call:
             # Also when they are done: asyncio complains of errors that nobody looks at. Together,
             # for this may be cancelled while it waits.
             await asyncio.gather(*tasks, return_exceptions=True)
+        if aside is None:
+            self._learn(paging)
         return walk
 
-    def _fetch(self, session: Session, ask: Ask) -> asyncio.Task[Page]:
-        return asyncio.create_task(session.fetch(request(ask, self.terms), self.bounds))
+    async def _fetch(self, ask: Ask, aside: Sequence[str] | None) -> asyncio.Task[Page]:
+        assert self.session is not None
+        known = await self._some_known() if ask.probe is Probe.KNOWN else NOBODY
+        filters = request(ask, self.terms, known, aside or ())
+        if aside is not None and not aside:
+            filters[0].setdefault("kinds", list(COMMON_KINDS))
+        bounds = replace(self.bounds, linger_s=self.dialect.linger_s)
+        return asyncio.create_task(self.session.fetch(filters[0], bounds, *filters[1:]))
 
-    def _judge(self, session: Session, paging: Paging, page: Page, answer: Answer) -> Progress:
+    async def _ask_again(self, paging: Paging) -> bool:
+        """Whether a question can be asked again of a relay that hung up instead of answering it."""
+        has_gained = self._has_gained and self._returns > 0
+        if await self._come_back() is None:
+            return False
+        if not has_gained:  # it may have been too much for it
+            self._lower_limit(paging, self.limit // 4)
+        return True
+
+    def _lower_limit(self, paging: Paging, limit: int) -> None:
+        """Asks for less at once from now on, and at the next visit."""
+        self.limit = max(1, limit)
+        paging.lower_limit(self.limit)
+        self.dialect = replace(self.dialect, limit=self.limit)
+
+    def _judge(self, paging: Paging, page: Page, answer: Answer, late: int) -> Progress:
         """What an answer proves, and the gaps that it leaves when the conversation cannot go on."""
         if page.end is End.OVERSIZE:
-            self.limit = max(1, min(self.limit, page.received) // 2)
-            paging.lower_limit(self.limit)
-        progress = paging.answer(answer)
+            self._lower_limit(paging, min(self.limit, page.received) // 2)
+        if late > LATE_FEW:
+            return self._judge_late(paging, late)
+        if page.end is End.CUT and not page.received:
+            progress = paging.give_up(GapReason.CUT, page.reason)
+        else:
+            progress = paging.answer(answer)
         self.timeouts += page.end is End.TIMEOUT
         self.has_proven = self.has_proven or bool(progress.proven)
-        if not session.is_open and paging.ask() is not None:
-            given_up = paging.give_up(GapReason.CUT, page.reason)
-        elif self._is_over() and self._is_stuck():
+        if self._is_over() and self._is_stuck():
             given_up = paging.give_up(GapReason.TIMEOUT, "a whole visit proved nothing")
-        else:
-            return progress
-        return Progress(progress.proven + given_up.proven, progress.gaps + given_up.gaps)
+            progress = told(progress, given_up)
+        return progress
+
+    def _judge_late(self, paging: Paging, late: int) -> Progress:
+        """A relay that says EOSE before its events come is asked again, with patience; once."""
+        words = f"{late} events came after EOSE"
+        patient_s = max(LINGER_S, 2 * self.dialect.linger_s)
+        is_patient = self.dialect.linger_s > 0
+        self.dialect = replace(self.dialect, linger_s=min(patient_s, self.bounds.reply_s / 2))
+        paging.lies.add(How.PAGING)
+        progress = paging.start_over()
+        return told(progress, paging.give_up(GapReason.LATE, words)) if is_patient else progress
+
+    async def _take_late(self, page: Page, ask: Ask, paging: Paging) -> int:
+        """Stores the events that came for questions before this one, after the relay had said that
+        it had no more: what it was asked then is not proven where they lie. Returns how many.
+
+        Who shows nothing to broad questions is listened to for a while before it is believed.
+        """
+        assert self.session is not None
+        if self._asked_in is not self.session:
+            self._asked, self._asked_in = {}, self.session
+        late: list[tuple[int, WireEvent | Event]] = list(page.late)
+        if ask.probe is Probe.KINDS and not page.events and self.session.is_open:
+            late += await self.session.drain(LINGER_S, self.bounds.page_bytes)
+        self._asked[page.number] = ask
+        while len(self._asked) > REMEMBERED_ASKS:
+            del self._asked[next(iter(self._asked))]
+        seconds: list[int] = []
+        for number in {number for number, _ in late}:
+            events = [event for asked, event in late if asked == number]
+            answered = self._asked.get(number, Ask(self.terms.since, None, 1))
+            seconds += await self._store_unasked(Page(events=events, end=End.EOSE), answered)
+        if seconds:
+            spans = merge(Span(second, second + 1) for second in seconds)
+            paging.doubt(seconds)
+            await self.brotr.take_back(self.visit, [How.PAGING, How.FINISH], spans)
+        return len(seconds)
+
+    async def _store_unasked(self, page: Page, ask: Ask) -> Sequence[int]:
+        """Stores what came within a question, but not in answer to it; it proves nothing. Returns
+        when it was created."""
+        answer, haul = sift(page, ask, self.terms)
+        # A relay passes ephemeral events on, but it does not hold them (NIP-01).
+        haul.events = [event for event in haul.events if not 20_000 <= event[2].kind < 30_000]
+        await self.intake.prepare(haul)
+        await self.intake.store(page, haul, Progress([], []))
+        return answer.created_ats
+
+    def _learn(self, paging: Paging) -> None:
+        """Keeps what a walk has taught about the relay."""
+        learned, before = paging.habits, self.dialect.habits.pending
+        if learned.pending is None and before is not None:
+            since, until = paging.wanted
+            if not (since <= before.since and before.until <= until):
+                learned = replace(learned, pending=before)
+        self.dialect = replace(self.dialect, habits=learned, habits_at=int(time.time()))
+
+
+OPEN = Habits(newest_first=True, is_open=True)  # asked for kinds, a relay shows them or not
+
+
+def dialect_of(visit: Visit) -> Dialect:
+    """How a relay wants to be asked, as earlier visits have left it."""
+    try:
+        dialect = msgspec.json.decode(visit.dialect, type=Dialect)
+    except msgspec.MsgspecError:  # of another release
+        return Dialect()
+    if dialect.habits_at < time.time() - PENDING_S and dialect.habits.pending is not None:
+        return replace(dialect, habits=replace(dialect.habits, pending=None))
+    return dialect
+
+
+def told(walk: Progress, more: Progress) -> Progress:
+    """What two answers have made certain, the second of which may take back what the first said."""
+    proven = walk.proven
+    if more.retracted:
+        proven = [
+            Proof(span, how)
+            for proof, how in walk.proven
+            for span in uncovered(proof, more.retracted)
+        ]
+    return Progress(
+        [*proven, *more.proven], [*walk.gaps, *more.gaps], [*walk.retracted, *more.retracted]
+    )
+
+
+def worthless(lies: set[How]) -> set[How]:
+    """The ways of proof that are worth nothing at a relay that lied in some."""
+    return {How.PAGING, How.FINISH} if How.PAGING in lies else lies
 
 
 def patience(settings: SynchronizerSettings) -> Patience:
     """When what is proven is looked at again."""
     return Patience(settings.audit_s, settings.lookback_s, settings.rewalk_s)
-
-
-def request(ask: Ask, terms: Terms) -> dict[str, object]:
-    """The filter of the REQ that asks for what is wanted."""
-    conditions = terms.filter.to_request()
-    asked = {"since": ask.since, "limit": min(ask.limit, terms.page_limit)} | conditions
-    until = terms.filter.until if ask.until is None else ask.until
-    if until is not None:
-        asked["until"] = until
-    if ask.narrow:
-        kinds = conditions.get("kinds", NARROW_KINDS)
-        common = [kind for kind in kinds if kind in NARROW_KINDS]
-        asked["kinds"] = common or kinds[: len(NARROW_KINDS)]
-    return asked
-
-
-def wiser(before: Habits | None, now: Habits) -> Habits:
-    """What is known of a relay after one more walk; a walk over little teaches little."""
-    return before if before is not None and before.capacity > now.capacity else now

@@ -3,7 +3,7 @@ clear why not."""
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from bigbrotr.models.coverage import Span
@@ -12,10 +12,14 @@ from bigbrotr.nostr.session import Bounds, Page, Session
 from bigbrotr.services.intake import Haul, Intake, Report, sift
 
 ID_BATCHES = (250, 16, 1)  # ids a question: 17 kB; fewer for those that were asked for in vain
+ID_BYTES, ENVELOPE_BYTES = 67, 200  # of a question: for each id, and for all that is around them
 MOST_ASKS = 4  # for one id, within a visit
 MOST_REFUSALS = 8  # of single ids in a row: then it hands over none of the others either
 MOST_TIMEOUTS = 3
 PAIRS = 5_000  # that are noted at once, by name
+
+
+Key = tuple[int, bytes]  # (created_at, id)
 
 
 class Collected(NamedTuple):
@@ -23,7 +27,8 @@ class Collected(NamedTuple):
 
     withheld: set[bytes]  # ids that the relay does not hand over
     refused: set[bytes]  # those of them that it was asked for just now
-    created_ats: list[int]  # of the events that it did
+    keys: list[Key]  # of the events that it did
+    is_much: bool = False  # it does not hand over more than can be noted: that is no holding
 
 
 class Collector:
@@ -36,13 +41,19 @@ class Collector:
         self.brotr, self.visit, self.terms = intake.brotr, intake.visit, intake.terms
         self.is_over = is_over
         self.throttled = ""  # the words with which the relay asked for a pause
+        limits = self.visit.limits
+        fits = (limits.get("max_message_length", 1 << 20) - ENVELOPE_BYTES) // ID_BYTES
+        self.most_ids = max(1, min(ID_BATCHES[0], fits, limits.get("max_limit", ID_BATCHES[0])))
 
-    async def collect(self, span: Span, need: Collection[bytes], is_held: bool) -> Collected | None:
-        """Gets the events that we lack; None when it was interrupted."""
+    async def collect(
+        self, span: Span, need: Collection[bytes], known: Sequence[Key] = ()
+    ) -> Collected | None:
+        """Gets the events that we lack, and notes the relay as a holder of those that are archived,
+        and `known` as such; None when it was interrupted."""
         missing = set(need)
         collected = Collected(set(), set(), [])
-        if is_held and missing:
-            missing -= await self._note_archived(sorted(missing), span)
+        for start in range(0, len(known), PAIRS):
+            missing -= await self.note_presence(known[start : start + PAIRS])
         if not missing:
             return collected
         tried = await self.brotr.withheld(self.visit, span)
@@ -58,35 +69,43 @@ class Collector:
                 or (is_last and times > attempts)
             ]
             reasons: dict[bytes, str] = {}
-            blamed = await self._fetch_all(ids, size, span, reasons, collected.created_ats)
+            most = min(size, self.most_ids)
+            blamed = await self._fetch_all(ids, most, span, reasons, collected.keys)
             if blamed is not None:
                 # One of them may have been its end: next time they are asked for apart.
                 again = dict.fromkeys(blamed, "interrupted")
                 await self.brotr.note_withheld(self.visit, again, span, is_final=is_last)
             if reasons:
-                await self.brotr.note_withheld(self.visit, reasons, span)
-                self.intake.report(Report(withheld=len(reasons)))
+                noted = await self.brotr.note_withheld(self.visit, reasons, span)
+                self.intake.report(Report(withheld=noted))
                 waiting.update(reasons)
                 collected.refused.update(reasons)
+                if noted < len(reasons):
+                    return collected._replace(is_much=True)
             if blamed is not None:
                 return None
         return collected
 
-    async def _note_archived(self, ids: list[bytes], span: Span) -> set[bytes]:
-        """Notes the relay as a holder of what other relays have brought already."""
-        archived: set[bytes] = set()
-        for start in range(0, len(ids), PAIRS):
-            batch = ids[start : start + PAIRS]
+    async def archived(self, ids: Collection[bytes], span: Span) -> list[Key]:
+        """Those of the ids whose events are archived in a span: other relays have brought them."""
+        keys: list[Key] = []
+        waiting = sorted(ids)
+        for start in range(0, len(waiting), PAIRS):
+            batch = waiting[start : start + PAIRS]
             times = await self.brotr.find_events(batch, span)
-            keys = sorted(
-                (at, each) for at, each in zip(times, batch, strict=True) if at is not None
-            )
-            archived |= await self.note_presence(keys)
-        return archived
+            keys += [(at, each) for at, each in zip(times, batch, strict=True) if at is not None]
+        return sorted(keys)
 
-    async def note_presence(self, keys: list[tuple[int, bytes]]) -> set[bytes]:
+    async def missing(self, ids: Collection[bytes], span: Span) -> dict[bytes, str] | None:
+        """Which of the events the relay does not hand over, by id, and why; None when it was
+        interrupted."""
+        reasons: dict[bytes, str] = {}
+        blamed = await self._fetch_all(list(ids), self.most_ids, span, reasons, [])
+        return None if blamed is not None else reasons
+
+    async def note_presence(self, keys: Sequence[Key]) -> set[bytes]:
         """Notes the relay as a holder of archived events, by sorted key; returns their ids."""
-        unknown = await self.brotr.note_presence(self.visit.relay_id, keys, int(time.time()))
+        unknown = await self.brotr.note_presence(self.visit, keys, int(time.time()))
         self.intake.report(Report(matched=len(keys) - len(unknown)))
         return {event_id for _, event_id in keys} - {keys[place][1] for place in unknown}
 
@@ -96,10 +115,9 @@ class Collector:
         size: int,
         span: Span,
         reasons: dict[bytes, str],
-        created_ats: list[int],
+        keys: list[Key],
     ) -> list[bytes] | None:
-        """Asks for events by id until they are there (`created_ats`), or it is clear why not
-        (`reasons`).
+        """Asks for events by id until they are there (`keys`), or it is clear why not (`reasons`).
 
         A relay may take fewer ids in a question than we ask for, with or without saying so.
         Returns what was asked for when it was interrupted, maybe for that; None when it was not.
@@ -114,7 +132,7 @@ class Collector:
             page = await self.ask_ids(batch)
             end, words = page.end, page.reason
             found = await self.take(page, span, batch)
-            created_ats += found.values()
+            keys += [(created_at, event_id) for event_id, created_at in found.items()]
             left = [event_id for event_id in batch if event_id not in found]
             if end is End.CLOSED and words.startswith("rate-limited"):
                 self.throttled = words
@@ -158,8 +176,8 @@ class Collector:
 
     async def take_keys(
         self, page: Page, span: Span, wanted: Collection[bytes] | None = None
-    ) -> list[tuple[int, bytes]]:
-        """Stores what a page brought of a span; returns the (created_at, id) that were proven."""
+    ) -> list[Key]:
+        """Stores what a page brought of a span; returns the keys whose ids were proven."""
         haul = self._sift(page, span)
         if wanted is not None:
             chosen = set(wanted)
@@ -168,8 +186,8 @@ class Collector:
         await self._store(page, haul)
         return keys
 
-    async def look_at(self, page: Page, span: Span) -> list[tuple[int, bytes]]:
-        """The (created_at, id) of what a page brought of a span, which is not stored.
+    async def look_at(self, page: Page, span: Span) -> list[Key]:
+        """The keys of what a page brought of a span, which is not stored.
 
         What is no valid event is noted and counted all the same.
         """

@@ -131,7 +131,7 @@ class Intake:
         if not haul.events:
             return
         keys = [event[:2] for event in haul.events]
-        unknown = await self.brotr.note_presence(self.visit.relay_id, keys, int(time.time()))
+        unknown = await self.brotr.note_presence(self.visit, keys, int(time.time()))
         known = len(keys) - len(unknown)
         self.known += known
         self.report(Report(known=known))
@@ -188,6 +188,8 @@ class Haul:
 
     def __init__(self, malformed: Mapping[str, tuple[int, bytes]]) -> None:
         self.events: list[tuple[int, bytes, WireEvent | Event]] = []
+        # Further copies of an event that differ: the first one may be forged.
+        self.copies: dict[bytes, list[WireEvent | Event]] = {}
         self.fresh: list[Event] = []  # verified
         self.forged = 0  # events that were not
         self.rejected: dict[str, tuple[int, bytes]] = {}
@@ -197,10 +199,14 @@ class Haul:
     def verify(self) -> None:
         """Makes fresh events of those that are valid, and rejects the others (`forged`)."""
         for _, event_id, wire in self.events:
-            try:
-                self.fresh.append(wire if isinstance(wire, Event) else Event.from_wire(wire))
-            except ValueError as error:
-                self.reject(str(error), event_id)
+            copies = (wire, *self.copies.get(event_id, ())) if self.copies else (wire,)
+            for copy in copies:
+                try:
+                    self.fresh.append(copy if isinstance(copy, Event) else Event.from_wire(copy))
+                    break
+                except ValueError as error:
+                    self.reject(str(error), event_id)
+            else:
                 self.forged += 1
         self.events = []
 
@@ -230,8 +236,8 @@ def sift(
     """
     haul = Haul(page.malformed)
     times: list[int] = []
-    seen: set[bytes] = set()
-    off_filter = page.unreadable  # they took places in the page as well
+    seen: dict[bytes, WireEvent | Event] = {}
+    off_filter = repeats = 0
     filter_, newest = terms.filter, terms.filter.newest
     until = newest if ask.until is None else ask.until
     for event in page.events:
@@ -246,9 +252,12 @@ def sift(
             else:
                 off_filter += 1
             continue
-        if event_id in seen:
+        if (first := seen.get(event_id)) is not None:
+            repeats += 1
+            if event != first:
+                haul.copies.setdefault(event_id, []).append(event)
             continue
-        seen.add(event_id)
+        seen[event_id] = event
         at = event.created_at
         if not is_wanted or not ask.since <= at <= until:
             off_filter += 1
@@ -262,6 +271,8 @@ def sift(
         created_ats=times,
         end=page.end,
         off_filter=off_filter,
+        malformed=page.unreadable,
+        repeats=repeats,
         reason=page.reason,
         finish="finish" in page.hints,
         more="more" in page.hints,

@@ -3,14 +3,19 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Collection
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from enum import Enum
 from typing import NamedTuple
+
+import msgspec
 
 from bigbrotr.config import Terms
 from bigbrotr.core.calls.reconciliation import Window
 from bigbrotr.models.coverage import Span
 from bigbrotr.nostr.negentropy import (
+    FRAME_LIMIT,
+    SMALLEST_FRAME_LIMIT,
     Bound,
     Client,
     Digest,
@@ -21,7 +26,14 @@ from bigbrotr.nostr.negentropy import (
 )
 from bigbrotr.nostr.paging import End
 from bigbrotr.nostr.session import Bounds, Page, Session, Talk
-from bigbrotr.services.collector import MOST_REFUSALS, PAIRS, Collected, Collector
+from bigbrotr.services.collector import (
+    ENVELOPE_BYTES,
+    MOST_REFUSALS,
+    PAIRS,
+    Collected,
+    Collector,
+    Key,
+)
 from bigbrotr.services.intake import Intake, Report
 
 WORTHWHILE = 500  # archived events in a span: below, a page or two say as much
@@ -32,13 +44,22 @@ FEWEST_ITEMS = 250  # in a window: who takes no more at once is paged
 MOST_NEEDED = 50_000  # ids that we lack, in a window: where there are more, pages are as good
 CHUNK = 20_000  # ids that are read at once
 MERGED_ITEMS = 50_000  # neighbouring windows are remembered as one, up to this many events
-SAMPLE = 2  # events of each sort that a relay is tested with ...
-LARGE_SAMPLE = 16  # ... and once one has failed: one may have been deleted just now, not more
+# What a relay names is tested before it is noted: it is asked for some of it by id, and for a page.
+# Where a tenth is not there, it is found but once in two million times; among 640, one in 45 is.
+TESTED, TESTED_SHARE = 140, 200  # so many, and one more for each so many that are named
+RETESTED = 32  # of what it was seen to hold before
+RETEST_SHARE = 8  # of windows that have not changed, one in so many is compared all the same
+HIDDEN = 32  # that it does not name are asked for: they must not be there
+SAMPLE = 2  # events of a page, where nothing has changed
+LIES = 4  # missing events, and a quarter of all, are a lie; fewer are kept from us
+MOST_TRIES = 3  # of one window, while events come and go
 MARKED = 25_000  # events of a window that are marked at once
 
 DAY_S = 86_400
 RETRY_S = {  # until it is tried again, give or take a quarter
     "refused": 7 * DAY_S,
+    "smaller": 0,  # as a refusal, but to be tried with smaller messages
+    "hung up": DAY_S,  # as a refusal, but it may have been an accident
     "silent": 7 * DAY_S,
     "broken": 7 * DAY_S,
     "lies": 30 * DAY_S,
@@ -72,8 +93,10 @@ class Remembered(NamedTuple):
 class Reconciliation:
     """Windows of one relay's past, over an open conversation.
 
-    What cannot be done by ids is left to pages, window by window. Memory: within `gate`, the ids
-    of a window and those that we lack, about 10 MB.
+    What cannot be done by ids is left to pages, window by window. When the relay has hung up on it
+    (`hung_up` says how), that is remembered, and nothing is tried again in this visit: pages can
+    take over at once, over another connection. Memory: within `gate`, the ids of a window and those
+    that we lack, about 10 MB.
     """
 
     def __init__(
@@ -94,10 +117,23 @@ class Reconciliation:
         self.most_items = min(2 * (self.visit.most_items or MOST_ITEMS), MOST_ITEMS)
         self.windows = 0  # that were proven
         self.throttled = ""  # the words with which the relay asked for a pause
+        self.hung_up = ""  # how the connection was lost, if in the midst of this
+        # Our messages: no larger than the relay says, nor than what it has hung up on.
+        says = self.visit.limits.get("max_message_length", 1 << 20) - self._envelope()
+        self.frame_limit = min(FRAME_LIMIT, says // 2, self.visit.most_bytes or FRAME_LIMIT)
+        if self.frame_limit < SMALLEST_FRAME_LIMIT:
+            self.may_try = False
         self._collector = Collector(session, intake, bounds, is_over)
         self._has_worked = False
-        self._doubts = 0  # answers that did not fit to what it says of its ids
+        self._largest = 0  # message of ours in this conversation, in bytes
+        self._strangers: set[bytes] = set()  # events of this window that it showed and did not name
+        self._missing: set[bytes] = set()  # ... that it named and did not show
+        self._tries = 0  # of this window
         self._last: Remembered | None = None  # the window before, which the next one may join
+
+    def use(self, session: Session) -> None:
+        """Goes on in another conversation with the relay."""
+        self.session = self._collector.session = session
 
     async def meet(self, span: Span) -> Step:
         """Reconciles a span of which nothing is proven yet with all that is archived, oldest
@@ -142,6 +178,8 @@ class Reconciliation:
                 else:
                     until = min((at for at in remembered if at > since), default=span.until)
                     until, verdict = await self._compare(Span(since, until), is_held)
+            if verdict is not Verdict.AGAIN:
+                self._strangers, self._missing, self._tries = set(), set(), 0
             if verdict is Verdict.STOP:
                 return Step(Span(since, span.until), None)
             if verdict is Verdict.PAGE:
@@ -161,10 +199,17 @@ class Reconciliation:
         }
 
     async def _look_again(self, remembered: Remembered) -> tuple[int, Verdict]:
-        """Asks whether anything has changed in a window; only if so, the ids are compared."""
+        """Asks whether anything has changed in a window; only if so, and now and then because what
+        a relay names it may have lost, the ids are compared."""
         span, digest = remembered
+        if random.randrange(RETEST_SHARE) == 0:
+            return await self._compare(span, is_held=True)
         answers: list[bytes] = []
-        verdict = await self._talk(span, digest.ask(), answers.append, digest.items)
+
+        async def take(answer: bytes) -> None:
+            answers.append(answer)
+
+        verdict = await self._talk(span, digest.ask(), take, digest.items)
         if verdict is Verdict.AGAIN:  # it has grown, or the relay's patience has not
             return await self._compare(span, is_held=True)
         if verdict is not Verdict.DONE:
@@ -177,10 +222,9 @@ class Reconciliation:
         tried = await self.brotr.withheld(self.visit, span)
         if has_changed or not await self._shows_what_it_holds(span, digest.items, tried):
             return await self._compare(span, is_held=True)
-        collected = await self._collector.collect(span, tried, is_held=False)
-        if collected is None:
-            self.throttled = self._collector.throttled
-            return span.until, Verdict.STOP
+        collected = await self._collector.collect(span, tried)
+        if collected is None or collected.is_much:
+            return span.until, await self._cannot_collect(collected)
         await self._record(remembered, withheld=collected.withheld)
         return span.until, Verdict.DONE
 
@@ -190,20 +234,40 @@ class Reconciliation:
         window = Span(span.since, until)
         if items is None:
             return until, Verdict.PAGE
-        client = Client(items, max_needed=MOST_NEEDED)
-        verdict = await self._talk(window, client.initiate(), client.reconcile, len(items))
+        # Where it held something before: read now, since this comparison adds to it.
+        touched = [window] if is_held else await self.brotr.touched(self.visit)
+        client = Client(items, max_needed=MOST_NEEDED, frame_limit=self.frame_limit)
+
+        async def answer(message: bytes) -> bytes | None:
+            for _ in client.reconciling(message):
+                await asyncio.sleep(0)
+            self._largest = max(self._largest, len(client.following or b""))
+            return client.following
+
+        verdict = await self._talk(window, client.initiate(), answer, len(items))
         if verdict is not Verdict.DONE:
             return until, verdict
-        verdict = await self._test(window, items, client)
+        # What others have brought of that which it holds and we lack (in an audit: did not know).
+        known = await self._collector.archived(client.need, window) if is_held else []
+        verdict = await self._test(window, items, client, known, is_held)
         if verdict is not Verdict.DONE:
             return until, verdict
-        collected = await self._collector.collect(window, client.need, is_held)
-        if collected is None:
-            self.throttled = self._collector.throttled
-            return until, Verdict.STOP
+        collected = await self._collector.collect(window, client.need, known)
+        if collected is None or collected.is_much:
+            return until, await self._cannot_collect(collected)
         if len(collected.refused) == len(client.need) >= MOST_REFUSALS:
             return until, Verdict.PAGE  # it may show in pages what it does not hand over by id
-        return until, await self._conclude(window, items, client, collected, is_held)
+        verdict = await self._conclude(window, items, client, collected, touched, is_held)
+        return until, verdict
+
+    async def _cannot_collect(self, collected: Collected | None) -> Verdict:
+        """What follows when the events that we lack were not handed over to the end."""
+        if collected is None:
+            self.throttled = self._collector.throttled
+            await self._note_if_lost()
+            return Verdict.STOP
+        await self._note("refused", "names too many events that it does not hand over")
+        return Verdict.PAGE
 
     # Ids of ours
 
@@ -228,24 +292,35 @@ class Reconciliation:
             if len(ids) < most * 32:
                 break
             since, after = items.created_at(len(items) - 1), items.id(len(items) - 1)
-        if len(items) <= self.most_items:
-            return items, span.until
-        until = items.created_at(self.most_items)
-        if until == span.since:
-            return None, until + 1
-        items.cut(until)
+        until = span.until
+        if len(items) > self.most_items:
+            until = items.created_at(self.most_items)
+            if until == span.since:
+                return None, until + 1
+            items.cut(until)
+        for _ in items.sealing():
+            await asyncio.sleep(0)
         return items, until
 
     # The conversation
+
+    def _envelope(self) -> int:
+        """Bytes of a message of ours that are not those of ids."""
+        return ENVELOPE_BYTES + len(msgspec.json.encode(self.terms.filter.to_request()))
 
     def _request(self, span: Span) -> dict[str, object]:
         return self.terms.filter.to_request() | {"since": span.since, "until": span.until - 1}
 
     async def _talk(
-        self, span: Span, first: bytes, answer: Callable[[bytes], bytes | None], items: int
+        self,
+        span: Span,
+        first: bytes,
+        answer: Callable[[bytes], Awaitable[bytes | None]],
+        items: int,
     ) -> Verdict:
         """One reconciliation of a window with so many events; what it teaches about the relay is
         remembered."""
+        self._largest = len(first)
         try:
             talk = await self.session.reconcile(self._request(span), first, answer, self.bounds)
         except TooManyNeededError:
@@ -276,9 +351,27 @@ class Reconciliation:
                 await self._note("refused", talk.reason)
         elif talk.answers == 0 and talk.end is End.TIMEOUT:
             await self._note("silent", f"no answer within {self.bounds.reply_s:g} s")
-        elif talk.answers == 0:  # some end the conversation at a word that they don't know
-            await self._note("refused", talk.reason or "connection lost")
+        elif not self.session.is_open:
+            await self._note_hanging_up(talk)
         return Verdict.STOP
+
+    async def _note_hanging_up(self, talk: Talk) -> None:
+        """Some end the conversation at a word that they don't know, others at a message that is too
+        large for them: those are tried again with smaller ones."""
+        self.hung_up = talk.reason or "connection lost"
+        if self._largest > SMALLEST_FRAME_LIMIT:
+            self.frame_limit = max(SMALLEST_FRAME_LIMIT, self._largest // 4)
+            words = f"{self.hung_up}, after a message of {2 * self._largest} bytes"
+            await self._note("smaller", words)
+        else:
+            has_answered = talk.answers > 0 or self._has_worked
+            await self._note("hung up" if has_answered else "refused", self.hung_up)
+
+    async def _note_if_lost(self) -> None:
+        """It may have hung up on a question by id; pages have none."""
+        if not self.session.is_open:
+            self.hung_up = "connection lost when asked by id"
+            await self._note("hung up", self.hung_up)
 
     async def _note(self, outcome: str, detail: str) -> None:
         """Remembers what came of trying, and when to try again."""
@@ -286,64 +379,105 @@ class Reconciliation:
         pause_s = RETRY_S[outcome] * random.uniform(0.75, 1.25)
         await self.brotr.note_reconciliation(
             self.visit,
-            outcome,
+            "refused" if outcome in ("smaller", "hung up") else outcome,
             detail,
             due_at=int(time.time() + pause_s),
             most_items=self.most_items if self.most_items < MOST_ITEMS else None,
+            most_bytes=self.frame_limit if self.frame_limit < FRAME_LIMIT else None,
         )
 
     # Is it true?
 
-    async def _test(self, span: Span, items: Items, client: Client) -> Verdict:
-        """Tests a few events of each sort: those that the relay says it has must be there when
-        asked for, the others must not, and a page must show nothing that it did not name."""
-        absent = set(client.have)
-        shown = sample(len(items), absent, SAMPLE)
-        hidden = random.sample(sorted(absent), min(SAMPLE, len(absent)))
-        until = items.created_at(random.randrange(len(items))) if len(items) else span.until - 1
-        some = self._request(span) | {"until": until, "limit": SAMPLE}
-        ids = [items.id(place).hex() for place in (*shown, *hidden)]
-        asked = [{"ids": ids, "limit": len(ids)}] if ids else []
-        page = await self.session.fetch(some, self.bounds, *asked)
-        if page.end is not End.EOSE:
-            return await self._cannot_tell(page, span)
-        keys = await self._collector.take_keys(page, span)
-        if not all(
-            event_id in client.need or is_named(items, absent, created_at, event_id)
-            for created_at, event_id in keys
-        ):
-            return await self._doubt("shows events that it did not name")
-        found = {event_id for _, event_id in keys}
-        if all(items.id(place) in found for place in shown):
-            return Verdict.DONE
-        again = sample(len(items), absent, LARGE_SAMPLE)
-        missing = 0
-        for place in again:  # each alone: few may be handed out at a time
-            page = await self._collector.ask_ids([items.id(place)])
-            if page.end is not End.EOSE:
-                return await self._cannot_tell(page, span)
-            missing += not await self._collector.take_keys(page, span)
-        if 4 * missing >= max(4, len(again)):
-            return await self._doubt("does not show events that it named")
-        if missing > 1:
-            await self._note("refused", "names events that it does not hand over")
-            return Verdict.STOP
-        return Verdict.DONE
+    async def _test(
+        self, span: Span, items: Items, client: Client, known: Sequence[Key], is_held: bool
+    ) -> Verdict:
+        """Tests what the relay says it has, in proportion to what that is: some of what it names
+        must be there when asked for, what it does not name must not, and a page must show nothing
+        that it did not name.
 
-    async def _cannot_tell(self, page: Page, span: Span) -> Verdict:
+        Events come and go between two questions: what looked wrong must be so once more, after
+        another comparison, to be a lie.
+        """
+        absent = set(client.have)
+        shares = TESTED + len(known) // TESTED_SHARE
+        asked = {event_id for _, event_id in random.sample(known, min(shares, len(known)))}
+        named = [place for place in range(len(items)) if place not in absent]
+        most = RETESTED if is_held else TESTED + len(named) // TESTED_SHARE
+        asked |= {items.id(place) for place in random.sample(named, min(most, len(named)))}
+        if self._missing:
+            still = {items.id(place) for place in named} | client.need
+            asked |= self._missing & still
+        strangers = await self._strangers_in(span, items, client, RETESTED if is_held else TESTED)
+        if strangers is None:
+            return Verdict.STOP
+        missing = await self._collector.missing(asked, span) if asked else {}
+        if missing is None:
+            self.throttled = self._collector.throttled
+            await self._note_if_lost()
+            return Verdict.STOP
+        if missing and len(missing) == len(asked) and {*missing.values()} == {End.CLOSED.value}:
+            await self._note("refused", "cannot be tested: it is not asked by id")
+            return Verdict.STOP
+        return await self._judge(strangers, missing.keys(), len(asked))
+
+    async def _judge(
+        self, strangers: Collection[bytes], missing: Collection[bytes], asked: int
+    ) -> Verdict:
+        """What follows from the events that it showed and did not name, and those that it named and
+        did not show when it was asked for so many."""
+        if not self._strangers.isdisjoint(strangers):
+            return await self._distrust("shows events that it did not name")
+        if not self._missing.isdisjoint(missing):
+            if len(missing) >= max(LIES, asked // 4):
+                return await self._distrust("does not show events that it named")
+            await self._note("refused", "names events that it does not hand over")
+            return Verdict.PAGE
+        if not strangers and not missing:
+            return Verdict.DONE
+        self._strangers.update(strangers)
+        self._missing.update(missing)
+        self._tries += 1
+        return Verdict.AGAIN if self._tries < MOST_TRIES else Verdict.PAGE
+
+    async def _strangers_in(
+        self, span: Span, items: Items, client: Client, size: int
+    ) -> set[bytes] | None:
+        """Events that the relay did not name and shows: in a page somewhere in the window, or asked
+        for those that it is said to lack. None if that cannot be told."""
+        absent = set(client.have)
+        limit = min(size, self.terms.page_limit, self.visit.limits.get("max_limit", size))
+        until = items.created_at(random.randrange(len(items))) if len(items) else span.until - 1
+        questions = [self._request(span) | {"until": until, "limit": limit}]
+        hidden = min(HIDDEN, len(absent), self._collector.most_ids)
+        if hidden:
+            ids = [items.id(place).hex() for place in random.sample(sorted(absent), hidden)]
+            questions.append({"ids": ids, "limit": len(ids)})
+        at_once = 1 if self.visit.limits.get("max_filters") == 1 else len(questions)
+        shown: list[Key] = []
+        for start in range(0, len(questions), at_once):
+            batch = questions[start : start + at_once]
+            page = await self.session.fetch(batch[0], self.bounds, *batch[1:])
+            if page.end is not End.EOSE:
+                await self._cannot_tell(page, span)
+                return None
+            shown += await self._collector.take_keys(page, span)
+        return {
+            event_id
+            for created_at, event_id in shown
+            if event_id not in client.need and not is_named(items, absent, created_at, event_id)
+        }
+
+    async def _cannot_tell(self, page: Page, span: Span) -> None:
         """What cannot be tested is not believed: pages have to tell."""
         await self._collector.look_at(page, span)
+        await self._note_if_lost()
         if page.reason.startswith("rate-limited"):
             self.throttled = page.reason
         elif page.end is End.CLOSED:
             await self._note("refused", f"cannot be tested: {page.reason}")
-        return Verdict.STOP
 
-    async def _doubt(self, why: str) -> Verdict:
-        """An event may have come or gone between two questions: only who does it again lies."""
-        self._doubts += 1
-        if self._doubts == 1:
-            return Verdict.AGAIN
+    async def _distrust(self, why: str) -> Verdict:
+        """It has lied: what was believed of it is taken back."""
         await self._note("lies", why)
         await self.brotr.distrust(self.visit)
         return Verdict.STOP
@@ -369,15 +503,21 @@ class Reconciliation:
     # What is recorded
 
     async def _conclude(
-        self, span: Span, items: Items, client: Client, collected: Collected, is_held: bool
+        self,
+        span: Span,
+        items: Items,
+        client: Client,
+        collected: Collected,
+        touched: Sequence[Span],
+        is_held: bool,
     ) -> Verdict:
-        """Notes who holds what in a window of which both sides are known."""
+        """Notes who holds what in a window of which both sides are known; `touched` are the seconds
+        in which the relay has held something before, also where a walk was cut and proved nothing.
+        """
         absent = set(client.have)
         found = Remembered(span, client.theirs)
-        dropped: list[tuple[int, bytes]] = []
-        if is_held:
-            dropped = sorted((items.created_at(place), items.id(place)) for place in absent)
-        elif not await self._mark(span, items, absent, collected.created_ats):
+        dropped = keys_within(items, sorted(absent), touched)
+        if not is_held and not await self._mark(span, items, absent, collected.keys):
             # Others have brought events of this window meanwhile, or the relay holds few: by name.
             places = [place for place in range(len(items)) if place not in absent]
             for start in range(0, len(places), PAIRS):
@@ -389,12 +529,16 @@ class Reconciliation:
         return Verdict.DONE
 
     async def _mark(
-        self, span: Span, items: Items, absent: Collection[int], created_ats: Collection[int]
+        self,
+        span: Span,
+        items: Items,
+        absent: Collection[int],
+        came: Collection[Key],
     ) -> bool:
         """Notes the relay as a holder of all that is archived in a window but the absent, in parts,
         two at a time; False if that cannot be said of every part.
 
-        `created_ats` are those of the events that it has just handed over.
+        `came` are the (created_at, id) of the events that it has just handed over.
         """
         filter_ = self.terms.filter
         if filter_.kinds is not None or filter_.authors is not None:
@@ -409,8 +553,8 @@ class Reconciliation:
                 until = max(since + 1, items.created_at(first + MARKED))
             end = items.position(Bound(until), first)
             gone = [items.id(place) for place in absent if first <= place < end]
-            came = sum(since <= created_at < until for created_at in created_ats)
-            parts.append((Span(since, until), end - first + came, gone))
+            more = [key for key in came if since <= key[0] < until]
+            parts.append((Span(since, until), ids_with(items, first, end, more), gone))
             since, first = until, end
         is_marked = True
         for start in range(0, len(parts), 2):
@@ -459,10 +603,22 @@ class Reconciliation:
         return Remembered(Span(last.span.since, found.span.until), last.digest + found.digest)
 
 
-def sample(size: int, but: Collection[int], most: int) -> list[int]:
-    """A few places below `size`, but none of some; few tries, so maybe fewer than `most`."""
-    places = {random.randrange(size) for _ in range(4 * most)} if size else set()
-    return random.sample(sorted(places.difference(but)), min(most, len(places.difference(but))))
+def keys_within(items: Items, places: Sequence[int], spans: Sequence[Span]) -> list[Key]:
+    """The keys at some of the positions, ascending ones, as far as they lie in spans."""
+    keys: list[Key] = []
+    for span in spans:
+        lo = bisect_left(places, items.position(Bound(span.since)))
+        hi = bisect_left(places, items.position(Bound(span.until)))
+        keys += [(items.created_at(place), items.id(place)) for place in places[lo:hi]]
+    return keys
+
+
+def ids_with(items: Items, lo: int, hi: int, more: Collection[Key]) -> bytes:
+    """The ids at the positions [lo, hi), and some more where they belong, one after the other."""
+    if not more:
+        return items.ids(lo, hi)
+    ours = [(items.created_at(place), items.id(place)) for place in range(lo, hi)]
+    return b"".join(event_id for _, event_id in sorted([*ours, *more]))
 
 
 def is_named(items: Items, absent: Collection[int], created_at: int, event_id: bytes) -> bool:

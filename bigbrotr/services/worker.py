@@ -35,7 +35,6 @@ from bigbrotr.errors import ConfigError, DatabaseError, LeaseLostError, leaves
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Signer, Throwaway
 from bigbrotr.nostr.manners import manners_of
-from bigbrotr.nostr.paging import Habits
 from bigbrotr.nostr.reach import OFFLINE_SAMPLE, OURS, UNTRIED, Failure, is_offline
 from bigbrotr.services.call import Call, lease_s, patience
 from bigbrotr.services.intake import Crowd, Report
@@ -47,7 +46,6 @@ CONNECTIONS = 2  # to the database, of one worker: more get into each other's wa
 PAGES_AT_WORK = 8  # in one worker: verified, or waiting for the database
 WINDOWS_AT_WORK = 4  # in one worker: reconciled
 THROTTLED_S = (450, 750)  # how long a relay that calls us too fast is left alone
-REMEMBERED_RELAYS = 10_000  # of which a worker remembers the habits
 
 
 class Order(Struct, frozen=True):
@@ -69,7 +67,6 @@ class Worker:
         self.stop = asyncio.Event()
         self.signer = signer_of(config.synchronizer.auth)
         self.manners = manners_of(config.manners, config.synchronizer.processes)
-        self.habits: dict[int, Habits] = {}  # by relay, the latest last
         self._calls: dict[asyncio.Task[None], Call] = {}
         self._crowd = Crowd()
         self._gate = asyncio.Semaphore(PAGES_AT_WORK)
@@ -188,7 +185,6 @@ class Worker:
             config=self.config,
             stop=self.stop,
             deadline=self._deadline,
-            habits=self.habits.pop(visit.relay_id, None),
             gate=self._gate,
             window_gate=self._window_gate,
             crowd=self._crowd,
@@ -229,7 +225,6 @@ class Worker:
                         call.visit, "unfinished", next_at=0, outcome="interrupted"
                     )
             raise
-        self._remember(call.visit.relay_id, call.habits)
         ended = (str(call.network), str(outcome))
         self._add(Report(visits=1, outcomes={str(outcome): 1}, visited={ended: 1}))
         pause_s = self.config.synchronizer.revisit_s
@@ -242,17 +237,11 @@ class Worker:
             next_at=int(time.time() + pause_s),
             outcome=outcome,
             detail=detail,
+            dialect=msgspec.json.encode(call.dialect).decode(),
         )
         self.log.debug(
             "visited", relay=call.relay.url, outcome=outcome, detail=detail, new=call.intake.new
         )
-
-    def _remember(self, relay_id: int, habits: Habits | None) -> None:
-        """Keeps what was learned of a relay for the next visit, of the latest few relays."""
-        if habits is not None:
-            self.habits[relay_id] = habits
-            if len(self.habits) > REMEMBERED_RELAYS:
-                del self.habits[next(iter(self.habits))]
 
 
 def pool_of(config: Config, dsn: str | None) -> Pool:

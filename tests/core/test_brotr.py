@@ -23,6 +23,7 @@ from bigbrotr.core.pool import Pool
 from bigbrotr.errors import LeaseLostError
 from bigbrotr.models.coverage import Gap, How, Proof, Span
 from bigbrotr.models.event import Event, EventRelay, preimage, tag_values
+from bigbrotr.models.filter import Filter
 from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
 from bigbrotr.models.relay import Network, Relay
 from tests.events import NOW, make_event, serialise
@@ -94,6 +95,17 @@ async def claim_a(brotr: Brotr, *, until: int = NOW) -> Visit:
     return visit
 
 
+async def claim_one(brotr: Brotr, relay: Relay) -> Visit:
+    """A relay of several, whoever else has it."""
+    await brotr.insert_relays([relay])
+    await brotr.pool.execute(
+        "UPDATE visits SET due_at = CASE WHEN relay_id = $1 THEN 0 ELSE 2^40 END",
+        await relay_id(brotr, relay),
+    )
+    (visit,) = await claim(brotr)
+    return visit
+
+
 # --- events ---------------------------------------------------------------------------------------
 
 
@@ -112,7 +124,7 @@ async def test_relays_that_bring_the_same_new_events_at_once_lose_no_pair(brotr:
         for start in range(0, len(events), 40):
             page = events[start : start + 40]
             keys = [(event.created_at, event.id) for event in page]
-            unknown = await brotr.note_presence(visit.relay_id, keys, NOW)
+            unknown = await brotr.note_presence(visit, keys, NOW)
             await brotr.store_page(visit, [page[position] for position in unknown], now=NOW)
 
     for _ in range(4):
@@ -322,8 +334,7 @@ async def test_all_nasty_events_in_one_batch(brotr: Brotr, profile: Profile) -> 
 async def test_presence_is_noted_of_what_is_archived(brotr: Brotr) -> None:
     events = ordered([make_event(created_at=NOW - 10**7 * n) for n in range(8)])
     await brotr.insert_events(pairs(events[::2], A))
-    await brotr.insert_relays([B])
-    b = await relay_id(brotr, B)
+    b = await claim_one(brotr, B)
     for seen_at in (NOW, NOW + 1):
         assert await brotr.note_presence(b, keys(events), seen_at) == [1, 3, 5, 7]
         assert await held(brotr) == {(e.id, r.url) for e in events[::2] for r in (A, B)}
@@ -482,17 +493,21 @@ async def test_reading_ids_reads_the_index_only(brotr: Brotr) -> None:
 
 async def test_a_window_is_marked_in_one_pass(brotr: Brotr) -> None:
     visit = await claim_a(brotr)
-    events = ordered([make_event(created_at=NOW + n) for n in range(30)])
+    events = ordered([make_event(created_at=NOW + n // 2) for n in range(30)])
     await brotr.insert_events(pairs(events, B))
-    await brotr.note_presence(visit.relay_id, keys(events[:3]), NOW)
-    span = Span(NOW, NOW + 20)
+    await brotr.note_presence(visit, keys(events[:3]), NOW)
+    span = Span(NOW, NOW + 10)
     absent = [events[5].id, events[19].id, events[25].id]
-    assert await brotr.mark_window(visit, span, 21, absent) is None
+    ids = b"".join(event.id for event in events[:20])
+    # As many, but others: one was deleted, and one has come since.
+    for other in (ids[:-32], ids[32:] + bytes(32), ids + bytes(32), b""):
+        assert await brotr.mark_window(visit, span, other, absent) is None
     assert {each for each, url in await held(brotr) if url == A.url} == {
         event.id for event in events[:3]
     }
-    assert await brotr.mark_window(visit, span, 20, absent) == 15
-    assert await brotr.mark_window(visit, span, 20, absent) == 0
+    assert await brotr.mark_window(visit, span, ids, absent) == 15
+    assert await brotr.mark_window(visit, span, ids, absent) == 0
+    assert await brotr.mark_window(visit, Span(5, 9), b"", []) == 0
     theirs = {each for each, url in await held(brotr) if url == A.url}
     assert theirs == {event.id for event in events[:20]} - set(absent)
     await check_totals(brotr)
@@ -524,6 +539,173 @@ async def test_what_a_reconciliation_found_is_recorded_as_one(brotr: Brotr) -> N
     await check_totals(brotr)
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda brotr, visit, events: brotr.note_presence(visit, keys(events), NOW),
+        lambda brotr, visit, events: brotr.mark_window(
+            visit, Span(0, NOW + 99), b"".join(event.id for event in events), []
+        ),
+        lambda brotr, visit, events: brotr.note_drops(visit, keys(events), before=NOW + 1, now=NOW),
+        lambda brotr, visit, events: brotr.note_withheld(visit, {bytes(32): "x"}, Span(0, 9)),
+        lambda brotr, visit, events: brotr.note_reconciliation(visit, "works", "", due_at=0),
+        lambda brotr, visit, events: brotr.distrust(visit),
+        lambda brotr, visit, events: brotr.store_page(visit, events, now=NOW),
+    ],
+    ids=["presence", "window", "drops", "withheld", "reconciliation", "distrust", "page"],
+)
+async def test_who_slept_past_its_lease_writes_nothing(
+    brotr: Brotr, write: Callable[[Brotr, Visit, list[Event]], Awaitable[object]]
+) -> None:
+    """Else it would bring back what another has taken away meanwhile."""
+    visit = await claim_a(brotr)
+    events = ordered([make_event(created_at=NOW + n) for n in range(5)])
+    await brotr.insert_events([*pairs(events, B), *pairs(events[:3], A)])
+    window = Window(Span(0, NOW + 99), Span(0, NOW + 99), 3, bytes(32))
+    await brotr.record_window(visit, window, filter="", identity=None, now=NOW)
+    await brotr.pool.execute("UPDATE visits SET due_at = 0")
+    taken_over = [each for each in await claim(brotr) if each.url == A.url]
+    tables = ("presence", "tallies", "dropped", "withheld", "reconciliation", "digests", "coverage")
+
+    async def state() -> list[list[tuple[object, ...]]]:
+        rows = [await brotr.pool.fetch(f"SELECT * FROM {name} ORDER BY 1, 2") for name in tables]
+        return [[tuple(row) for row in table] for table in rows]
+
+    before = await state()
+    with pytest.raises(LeaseLostError):
+        await write(brotr, visit, events)
+    assert await state() == before
+    await write(brotr, taken_over[0], events)
+    assert await state() != before
+    await check_totals(brotr)
+
+
+async def test_a_lease_that_passes_on_while_a_writer_waits(brotr: Brotr) -> None:
+    """It looks at its lease when all is written, not when it begins."""
+    visit = await claim_a(brotr)
+    events = ordered([make_event(created_at=NOW + n) for n in range(5)])
+    await brotr.insert_events(pairs(events, B))
+    waits = "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    async with brotr.pool.transaction() as connection:
+        await connection.execute("SELECT FROM presence FOR UPDATE")
+        writing = asyncio.create_task(brotr.note_presence(visit, keys(events), NOW))
+        await until(lambda: brotr.pool.fetchval(waits), "the writer waits")
+        await brotr.pool.execute("UPDATE visits SET due_at = 0")
+        assert {each.url for each in await claim(brotr)} == {A.url, B.url}
+    with pytest.raises(LeaseLostError):
+        await writing
+    assert {url for _, url in await held(brotr)} == {B.url}
+
+
+async def test_where_a_relay_may_have_pairs(brotr: Brotr) -> None:
+    visit = await claim_a(brotr)
+    assert await brotr.touched(visit) == []
+    events = ordered([make_event(created_at=NOW + 10 * n) for n in range(6)])
+    await brotr.insert_events(pairs(events, B))
+    await brotr.note_presence(visit, keys(events[:2]), NOW)
+    assert await brotr.touched(visit) == [(NOW, NOW + 11)]
+    await brotr.store_page(visit, [make_event(created_at=at) for at in (5, 9)], now=NOW)
+    assert await brotr.touched(visit) == [(5, 10), (NOW, NOW + 11)]
+    await brotr.mark_window(visit, Span(NOW + 15, NOW + 25), events[2].id, [])
+    assert await brotr.touched(visit) == [(5, 10), (NOW, NOW + 11), (NOW + 15, NOW + 25)]
+    before = await brotr.touched(visit)
+    await brotr.note_presence(visit, keys(events[:2]), NOW)
+    await brotr.note_drops(visit, keys(events), before=NOW + 1, now=NOW)
+    assert await brotr.touched(visit) == before
+    # The last second that there is; and of very many stretches, what lies between them as well.
+    await brotr.store_page(visit, [make_event(created_at=2**63 - 1)], now=NOW)
+    assert (await brotr.touched(visit))[-1] == (2**63 - 1, 2**63)
+    for at in range(100, 400, 3):
+        await brotr.store_page(visit, [make_event(created_at=at)], now=NOW)
+    assert len(await brotr.touched(visit)) < 100
+
+
+async def test_pairs_end_that_were_there_before(brotr: Brotr) -> None:
+    visit = await claim_a(brotr)
+    events = ordered([make_event(created_at=NOW + n) for n in range(6)])
+    for n, event in enumerate(events):
+        await brotr.insert_events(pairs([event], A, B, seen_at=NOW + n))
+    assert await brotr.note_drops(visit, keys(events), before=NOW + 2, now=NOW + 50) == 2
+    assert await brotr.note_drops(visit, keys(events), before=NOW + 2, now=NOW + 60) == 0
+    assert {each for each, url in await held(brotr) if url == A.url} == {
+        event.id for event in events[2:]
+    }
+    rows = await brotr.pool.fetch("SELECT seen_at, dropped_at FROM dropped ORDER BY 1")
+    assert [tuple(row) for row in rows] == [(NOW, NOW + 50), (NOW + 1, NOW + 50)]
+    await check_totals(brotr)
+
+
+@BOTH
+async def test_held_ids_of_events_with_tags(brotr: Brotr, profile: Profile) -> None:
+    """As a filter has it; where tags are not kept, nothing is said."""
+    tagged = [
+        make_event(tags=tags, created_at=NOW)
+        for tags in (
+            [["t", "a"], ["p", "x"]],
+            [["t", "b", "a"], ["t", "c"]],
+            [["x", "t", "a"]],
+            [["t"]],
+            [],
+        )
+    ]
+    await brotr.insert_events(pairs(tagged, A))
+    a, span = await relay_id(brotr, A), Span(0, NOW + 1)
+    for tags in ({"t": {"a"}}, {"t": {"c", "z"}}, {"t": {"a", "b"}, "p": {"x"}}, {"q": {"a"}}, {}):
+        _, ids = await brotr.read_ids(span, b"", 99, held_by=a, tags=tags)
+        wanted = Filter(tags={name: frozenset(values) for name, values in tags.items()})
+        expected = {event.id for event in tagged if wanted.matches(event)}
+        found = {ids[at : at + 32] for at in range(0, len(ids), 32)}
+        assert found == (expected if profile is Profile.FULL or not tags else set())
+
+
+async def test_few_events_are_noted_as_withheld(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one relay, those that were asked for longest; and not for ever."""
+    monkeypatch.setattr("bigbrotr.core.calls.reconciliation.MOST_WITHHELD", 5)
+    visit, other = await claim_a(brotr), await claim_one(brotr, B)
+    ids = [bytes([n]) * 32 for n in range(9)]
+    span = Span(0, 9)
+
+    async def note(visit: Visit, *places: int) -> int:
+        return await brotr.note_withheld(visit, {ids[n]: "why" for n in places}, span)
+
+    async def noted() -> dict[int, int]:
+        rows = await brotr.withheld(visit, span)
+        return {each[0]: attempts for each, (attempts, _) in rows.items()}
+
+    assert await note(visit, 0, 1, 2) == 3
+    assert await note(visit, 2, 3, 4, 5, 6) == 3
+    assert await noted() == {0: 1, 1: 1, 2: 2, 3: 1, 4: 1}
+    assert await note(visit, 0, 8) == 1
+    assert await note(other, 7, 8) == 2
+    await brotr.pool.execute("UPDATE withheld SET noted_at = 0 WHERE attempts = 1")
+    assert await note(visit, 5, 6) == 2
+    assert await noted() == {0: 2, 2: 2, 5: 1, 6: 1}
+
+
+async def test_what_a_relay_says_of_its_limits(brotr: Brotr) -> None:
+    await brotr.insert_relays([A, B])
+    said = {
+        "limitation": {
+            "max_limit": 300,
+            "max_message_length": 65536,
+            "max_filters": "ten",
+            "max_subscriptions": -1,
+            "auth_required": True,
+            "min_pow_difficulty": 0,
+            "max_content_length": 1.5,
+            "max_event_tags": 10**30,
+        }
+    }
+    for relay, document in ((A, said), (B, {"limitation": ["max_limit", 3]})):
+        snapshot = RelayMetadata(relay, Metadata(document), MetadataType.NIP11, NOW)
+        await brotr.insert_relay_metadata([snapshot])
+    limits = {visit.url: visit.limits for visit in await claim(brotr)}
+    assert limits == {A.url: {"max_limit": 300, "max_message_length": 65536}, B.url: {}}
+    assert (await claim_one(brotr, C)).limits == {}
+
+
 async def test_windows_and_pages_at_once(brotr: Brotr) -> None:
     """Many relays are marked, noted and stored over the same events without a deadlock."""
     events = ordered([make_event(created_at=NOW + n // 2) for n in range(300)])
@@ -540,11 +722,11 @@ async def test_windows_and_pages_at_once(brotr: Brotr) -> None:
             for start in range(0, 300, 50):
                 batch = events[start : start + 50]
                 await brotr.store_page(visit, batch, now=NOW)
-                await brotr.note_presence(visit.relay_id, keys(batch), NOW)
+                await brotr.note_presence(visit, keys(batch), NOW)
             return
         while True:
-            count = await brotr.pool.fetchval("SELECT count(*) FROM events")
-            if await brotr.mark_window(visit, span, count, []) is not None:
+            _, ids = await brotr.read_ids(span, b"", 1000)
+            if await brotr.mark_window(visit, span, ids, []) is not None:
                 return
 
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
@@ -1214,9 +1396,9 @@ async def test_totals_and_pairs_agree_with_a_dumb_archive(
                 holders.setdefault(pair.event.id, set()).add(pair.relay.url)
                 known.add(pair.relay.url)
         elif operation == "note" and RELAYS[given_].url in known:
-            number = await relay_id(brotr, RELAYS[given_])
+            visit = await claim_one(brotr, RELAYS[given_])
             listed = ordered(POOL_OF_EVENTS)
-            unknown = await brotr.note_presence(number, keys(listed), NOW)
+            unknown = await brotr.note_presence(visit, keys(listed), NOW)
             assert unknown == [n for n, e in enumerate(listed) if e.id not in holders]
             for each in holders.values():
                 each.add(RELAYS[given_].url)
@@ -1404,7 +1586,7 @@ async def test_pages_batches_and_upkeep_at_once(crowd: Brotr) -> None:
     async def pages(visit: Visit) -> None:
         for _ in range(6):
             chosen = [event for event in events if rng.random() < 0.5]
-            unknown = await crowd.note_presence(visit.relay_id, keys(chosen), NOW)
+            unknown = await crowd.note_presence(visit, keys(chosen), NOW)
             fresh = [chosen[position] for position in unknown]
             proofs = [Proof(Span(rng.randrange(100), 200), How.PAGING)]
             await crowd.store_page(visit, fresh, proofs=proofs, now=NOW)
@@ -1445,7 +1627,7 @@ async def test_an_orphan_that_finds_a_relay_in_time_stays(crowd: Brotr, way: str
             "SELECT FROM tallies WHERE relay_id = $1 FOR UPDATE", visit.relay_id
         )
         writing = asyncio.create_task(
-            crowd.note_presence(visit.relay_id, keys(found), NOW)
+            crowd.note_presence(visit, keys(found), NOW)
             if way == "noted"
             else crowd.store_page(visit, found, now=NOW)
         )

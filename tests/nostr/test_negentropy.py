@@ -670,6 +670,7 @@ def test_servers_that_never_agree_come_to_an_end(
 
 def test_splitting_without_end_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(negentropy, "MOST_OPEN", 10_000)
+    monkeypatch.setattr(negentropy, "SPARE_BYTES", PLENTY)
     client = Client(Items([(10**6 + n, bytes([n]) * 32) for n in range(40)]), max_needed=0)
     client.initiate()
     answer = assemble([((1, b""), b"\0")]) + (b"\x02\0\x01" + bytes(16)) * 11_000
@@ -680,6 +681,60 @@ def test_splitting_without_end_takes_bounded_memory(monkeypatch: pytest.MonkeyPa
         assert tracemalloc.get_traced_memory()[1] < 330 * 11_000
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("body", [b"\0", b"\x01" + bytes(16), b"\x02\0"])
+def test_an_answer_is_no_longer_than_the_question_makes_it(body: bytes) -> None:
+    client = Client(Items(OURS), max_needed=PLENTY)
+    client.initiate()
+    answer = HELLO + (b"\x02\0" + body) * 200_000
+    for take in (client.reconcile, is_settled):
+        with pytest.raises(NegentropyError, match="longer"):
+            take(answer[:140_000])
+    # Whatever was asked for, and the more of it.
+    rounds = talk()
+    client, _, honest = max(rounds, key=lambda each: len(each[0]._asked))
+    most = 65_536 + 4096 * len(client._asked)
+    assert most > 300_000
+    with pytest.raises(NegentropyError, match="longer"):
+        client.reconcile(answer[: most + 1])
+    client.reconcile(honest)
+
+
+def test_ranges_without_end_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few at a time, and each answer settles enough to go on."""
+    monkeypatch.setattr(negentropy, "SPARE_PARTS", 1000)
+    monkeypatch.setattr(negentropy, "SPARE_ROUNDS", PLENTY)
+    client = Client(Items(OURS), max_needed=0, frame_limit=SMALLEST)
+    chance, parts = random.Random(3), 0
+
+    def answer(question: bytes) -> bytes:
+        nonlocal parts
+        uppers = [upper for upper, mode, _ in take_apart(question) if mode != SKIP]
+        parts += len(uppers)
+        return assemble([(upper, differing(chance)) for upper in uppers])
+
+    with pytest.raises(NegentropyError, match="in all"):
+        drive(client, answer)
+    assert parts < 1000 + 4 * len(OURS) + 500
+
+
+def test_long_computations_are_made_in_steps() -> None:
+    """Others have their turn in between, and the outcome is the same."""
+    items = Items(some(50_000))
+    assert sum(1 for _ in items.sealing()) == 4
+    assert sum(1 for _ in items.sealing()) == 0
+    client = Client(items, max_needed=PLENTY)
+    ranges = [((300 * n, b""), b"\x01" + bytes(16)) for n in range(1, 3001)]
+    client.initiate()
+    twin = snapshot(client)
+    steps = 0
+    for _ in client.reconciling(assemble(ranges)):
+        steps += 1
+        assert client.following is None
+    assert steps == 3000 // 500 + 1
+    assert client.following is not None
+    assert client.following == twin.reconcile(assemble(ranges))
 
 
 # against nostr-sdk

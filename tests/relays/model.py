@@ -13,7 +13,15 @@ Filter = Mapping[str, Any]
 Order = Literal["newest", "oldest", "random"]
 Garbage = Literal["not-json", "wrong-shape", "binary", "huge", "endless"]
 Reconciling = Literal[
-    "unknown", "honestly", "silent", "refused", "cut", "garbage", "always-equal", "chatters"
+    "unknown",
+    "honestly",
+    "silent",
+    "refused",
+    "cut",
+    "garbage",
+    "always-equal",
+    "chatters",
+    "floods",
 ]
 Forgery = Literal["id", "content", "signature", "type"]
 
@@ -28,7 +36,8 @@ class Vices:
     order: Order = "newest"  # in what order it sends them
     until_excluded: bool = False  # as the nostr-relay package does
     ignores: frozenset[str] = frozenset()  # keys of the filter: since, until, limit, kinds, ...
-    repeats: bool = False  # sends each event twice
+    repeats: int = 0  # sends each event so many times, each in a place of its own
+    page_bytes: int | None = None  # ends a page here; an event without content has 250 bytes
     extras: int = 0  # events outside the filter, among the others
     empty_when_broad: bool = False  # a bare EOSE unless kinds, authors or ids are given
     empty_below: int | None = None  # slow and then empty for any `until` below this
@@ -39,6 +48,7 @@ class Vices:
     closed_text: str = "error: too much"
     drop_after: int | None = None  # the connection is cut after this many events, if more
     hints: bool = False  # NIP-67, truthful
+    finishes_always: bool = False  # NIP-67: says so after each page
     refuses: str | None = None  # CLOSED with this text at once
 
     # on the wire: the scripted relay does these, the model knows nothing of them
@@ -59,6 +69,7 @@ class Vices:
     names_most: bool = False  # "blocked:" says so in a number
     hides: frozenset[str] = frozenset()  # ids that a reconciliation does not name
     refuses_ids: bool = False  # CLOSED for filters with ids
+    max_message_bytes: int | None = None  # the connection is closed with 1009 after a longer frame
     greets: str = ""  # a NOTICE at the beginning
     takes: int | None = None  # so many EVENTs a connection; the others are rate-limited
     withholds: frozenset[str] = frozenset()  # ids that it names, and never hands out
@@ -109,19 +120,24 @@ def respond(events: Iterable[Event], wanted: Filter, vices: Vices) -> Reply:
     if vices.until_excluded and "until" in asked:
         asked["until"] -= 1
     matching = [event for event in everything if matches(event, asked)]
+    if vices.repeats > 1:
+        matching = [event for event in matching for _ in range(vices.repeats)]
     page = select(matching, asked.get("limit"), vices, seed=json.dumps(wanted, sort_keys=True))
+    if vices.page_bytes is not None:
+        room = vices.page_bytes
+        page = [event for event in page if (room := room - size_of(event)) >= 0]
     is_whole = len(page) == len(matching)
     if vices.extras:
         others = [event for event in everything if not matches(event, wanted)][: vices.extras]
         for place, other in enumerate(others):
             page.insert(2 * place, other)
-    if vices.repeats:
-        page = [event for event in page for _ in range(2)]
     for limit, end in ((vices.drop_after, "drop"), (vices.closed_after, "closed")):
         if limit is not None and len(page) > limit:
             reason = vices.closed_text if end == "closed" else ""
             return Reply(page[:limit], end, reason)  # type: ignore[arg-type]
     hints = [] if not vices.hints else ["finish"] if is_whole else ["more"]
+    if vices.finishes_always:
+        hints = ["finish"]
     return Reply(page, "silence" if vices.no_eose else "eose", hints=hints)
 
 
@@ -142,6 +158,11 @@ def select(matching: Sequence[Event], limit: int | None, vices: Vices, seed: str
         chance.shuffle(page)
         page = next(filter(is_disordered, [page, *shifted(page)]), page)
     return page
+
+
+def size_of(event: Event) -> int:
+    """About what an event takes on the wire."""
+    return 250 + len(event.get("content", ""))
 
 
 def is_disordered(page: Sequence[Event]) -> bool:

@@ -177,6 +177,10 @@ class _Talk:
             await self.send(["AUTH", self.challenge])
         async for frame in self.socket:
             self.relay.seen.bytes_in += len(frame)
+            most = self.vices.max_message_bytes
+            if most is not None and len(frame) > most:
+                await self.socket.close(1009, "message too big")
+                return
             try:
                 verb, *rest = json.loads(frame)
                 known: Mapping[str, Callable[..., Any]] = {
@@ -282,6 +286,9 @@ class _Talk:
             await self.send(["NEG-MSG", sub, "61" + "ff" * 20])
         elif self.vices.reconciles == "chatters":
             self.chatter = asyncio.create_task(self.chat(sub))
+        elif self.vices.reconciles == "floods":
+            parts = (b"\x02\0\x01" + secrets.token_bytes(16) for _ in range(24_000))
+            await self.send(["NEG-MSG", sub, "61" + b"".join(parts).hex()])
         elif self.vices.reconciles == "always-equal":
             await self.send(["NEG-MSG", sub, "61"])
         else:

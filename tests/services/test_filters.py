@@ -25,9 +25,9 @@ from bigbrotr.models.filter import Filter
 from bigbrotr.models.keys import Keys
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Throwaway
-from bigbrotr.nostr.paging import Ask, End
+from bigbrotr.nostr.paging import Ask, End, Probe
 from bigbrotr.nostr.session import Page
-from bigbrotr.services.call import NARROW_KINDS, request
+from bigbrotr.services.dialect import NARROW_KINDS, Known, request
 from bigbrotr.services.intake import sift
 from bigbrotr.services.worker import Order, Worker, signer_of
 from bigbrotr.supervisor import choose
@@ -105,25 +105,20 @@ def test_requests() -> None:
     both = Filter(kinds=frozenset([7, 1]), tags={"t": frozenset("ba")}, until=90)
     terms = Terms(5, both, 100, True, True)
     conditions = {"kinds": [1, 7], "#t": ["a", "b"]}
-    assert request(Ask(5, 50, 500), terms) == {
-        **conditions,
-        "since": 5,
-        "until": 50,
-        "limit": 100,
-    }
-    assert request(Ask(5, None, 20), terms) == {
-        **conditions,
-        "since": 5,
-        "until": 90,
-        "limit": 20,
-    }
-    assert request(Ask(5, None, 20), terms._replace(filter=Filter())) == {"since": 5, "limit": 20}
+    assert request(Ask(5, 50, 500), terms) == [
+        {**conditions, "since": 5, "until": 50, "limit": 100}
+    ]
+    assert request(Ask(5, None, 20), terms) == [
+        {**conditions, "since": 5, "until": 90, "limit": 20}
+    ]
+    assert request(Ask(5, None, 20), terms._replace(filter=Filter())) == [{"since": 5, "limit": 20}]
+    assert request(Ask(0, None, 20, Probe.ANY), terms) == [{**conditions, "limit": 20}]
 
 
 @pytest.mark.parametrize(
     ("kinds", "asked"),
     [
-        (None, NARROW_KINDS),
+        (None, list(NARROW_KINDS)),
         ([1], [1]),
         ([5, 3, 1, 7], [1, 3]),
         ([20, 10, 30, 50, 40], [10, 20, 30, 40]),
@@ -133,8 +128,22 @@ def test_narrow_requests_stay_within_the_filter(kinds: list[int] | None, asked: 
     filter_ = Filter(
         kinds=None if kinds is None else frozenset(kinds), authors=frozenset([pubkey()])
     )
-    said = request(Ask(0, 9, 20, narrow=True), Terms(0, filter_, 100, True, True))
-    assert said == {"since": 0, "until": 9, "limit": 20, "authors": [pubkey()], "kinds": asked}
+    said = request(Ask(0, None, 20, Probe.KINDS), Terms(0, filter_, 100, True, True))
+    assert said == [{"limit": 20, "authors": [pubkey()], "kinds": asked}]
+
+
+def test_requests_for_what_is_known_from_elsewhere() -> None:
+    terms = Terms(0, Filter(), 100, True, True)
+    known = Known(["aa", "bb"], ["cc"])
+    assert request(Ask(0, None, 20, Probe.KNOWN), terms, known) == [
+        {"limit": 20, "authors": ["aa", "bb"]},
+        {"ids": ["cc"], "limit": 1},
+    ]
+    mine = terms._replace(filter=Filter(authors=frozenset([pubkey()])))
+    assert request(Ask(0, None, 20, Probe.KNOWN), mine, known)[0] == {
+        "limit": 20,
+        "authors": [pubkey()],
+    }
 
 
 def test_sifting() -> None:

@@ -19,7 +19,7 @@ BROKEN_OFF = (
     asyncpg.SerializationError,
     asyncpg.ForeignKeyViolationError,  # a relay or a document was deleted in between
 )
-LEASE_LOST = "BB001"  # raised by record_coverage
+LEASE_LOST = "BB001"  # raised by hold_lease and record_coverage
 
 
 class Calls:

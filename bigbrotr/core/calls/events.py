@@ -66,16 +66,20 @@ class EventCalls(Calls):
         return await self._transact(store)
 
     async def note_presence(
-        self, relay_id: int, keys: Sequence[tuple[int, bytes]], seen_at: int
+        self, visit: Visit, keys: Sequence[tuple[int, bytes]], seen_at: int
     ) -> list[int]:
-        """Notes that a relay holds those of the events that are archived.
+        """Notes that the relay holds those of the events that are archived.
 
         `keys` are (created_at, id), sorted. Returns the positions of the others.
+
+        Raises:
+            LeaseLostError: another process has taken over the relay; nothing was noted.
         """
         unknown = await self._retry(
             lambda: self.pool.fetchval(
-                "SELECT public.note_presence($1, $2, $3, $4)",
-                relay_id,
+                "SELECT public.note_presence($1, $2, $3, $4, $5)",
+                visit.relay_id,
+                visit.epoch,
                 [key[0] for key in keys],
                 [key[1] for key in keys],
                 seen_at,
@@ -132,6 +136,15 @@ class EventCalls(Calls):
                     await connection.execute(f"SET LOCAL lock_timeout = '{TURN_S}s'")
                     await connection.execute("SELECT pg_advisory_xact_lock($1)", TURN)
             yield not is_free
+
+    async def some_known(self, url: str, most: int, now: int) -> tuple[list[bytes], list[bytes]]:
+        """Up to `most` authors, those first who say that they write to the relay at `url`, and ids
+        of events that are archived."""
+        row = await self.pool.fetchrow(
+            "SELECT * FROM public.some_known($1, $2, $3)", url, most, now
+        )
+        assert row is not None
+        return row["authors"] or [], row["ids"] or []
 
     async def whereabouts(self, event_id: bytes) -> list[asyncpg.Record]:
         """What is known of each relay and an event: the rows of `whereabouts` in sql/."""

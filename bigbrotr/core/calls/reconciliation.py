@@ -1,10 +1,12 @@
 """Reconciliation: ids by windows, and what was found in them."""
 
+import hashlib
 import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import asyncpg
+import msgspec
 
 from bigbrotr.core.calls.base import UPKEEP_S, Calls, by_column
 from bigbrotr.core.calls.visits import RECORD_COVERAGE, Visit, coverage_columns
@@ -13,6 +15,8 @@ from bigbrotr.models.coverage import How, Proof, Span
 from bigbrotr.models.event import storable
 
 WINDOW_CHANGED = "BB002"  # raised by mark_window
+MOST_WITHHELD = 10_000  # events of one relay that are noted as not handed over: 3 MB on disk ...
+FORGET_S = 180 * 86_400  # ... and for how long
 
 
 class Window(NamedTuple):
@@ -38,10 +42,13 @@ class ReconciliationCalls(Calls):
         kinds: Collection[int] | None = None,
         authors: Collection[str] | None = None,
         held_by: int | None = None,
+        tags: Mapping[str, Collection[str]] | None = None,
     ) -> tuple[bytes, bytes]:
         """The archived ids of a span in the order (created_at, id), or those that the relay of the
         number `held_by` is known to hold: at most `limit`, after the id `after` of its first
         second. Their times, 8 bytes each, most significant first, and they themselves, 32 each.
+
+        `tags`, by letter, are for `held_by` only; where the archive keeps none, nothing is found.
         """
         conditions = (
             span.since,
@@ -55,10 +62,33 @@ class ReconciliationCalls(Calls):
             query = "SELECT * FROM public.read_ids($1, $2, $3, $4, $5, $6)"
             row = await self.pool.fetchrow(query, *conditions)
         else:
-            query = "SELECT * FROM public.read_held_ids($1, $2, $3, $4, $5, $6, $7)"
-            row = await self.pool.fetchrow(query, held_by, *conditions)
+            query = "SELECT * FROM public.read_held_ids($1, $2, $3, $4, $5, $6, $7, $8)"
+            wanted = {letter: sorted(values) for letter, values in (tags or {}).items()}
+            tagged = msgspec.json.encode(wanted).decode() if wanted else None
+            row = await self.pool.fetchrow(query, held_by, *conditions, tagged)
         assert row is not None
         return row["created_ats"] or b"", row["ids"] or b""
+
+    async def touched(self, visit: Visit) -> list[Span]:
+        """The seconds in which the relay may have been seen to hold archived events: outside of
+        them it never was. Oldest first."""
+        spans: list[asyncpg.Range[int]] = await self.pool.fetchval(
+            "SELECT touched FROM public.tallies WHERE relay_id = $1", visit.relay_id
+        )
+        return [Span(span.lower or 0, span.upper or 2**63) for span in spans or ()]
+
+    async def note_drops(
+        self, visit: Visit, keys: Sequence[tuple[int, bytes]], *, before: int, now: int
+    ) -> int:
+        """Notes that the relay no longer holds events, by sorted (created_at, id), as far as it was
+        first seen to hold them before the second `before`; returns how many pairs have ended.
+
+        Raises:
+            LeaseLostError: another process has taken over the relay; nothing was noted.
+        """
+        return await self._count(
+            _NOTE_DROPS, visit.relay_id, visit.epoch, *by_column(keys, 2), before, now
+        )
 
     async def find_events(self, ids: Sequence[bytes], span: Span) -> list[int | None]:
         """When the events of these ids were created; None for those not archived in the span."""
@@ -94,47 +124,83 @@ class ReconciliationCalls(Calls):
         self, visit: Visit, reasons: Mapping[bytes, str], span: Span, *, is_final: bool = True
     ) -> int:
         """Notes events that the relay did not hand over, by id, and why. They wait for longer each
-        time; not at all if that is not final."""
+        time; not at all if that is not final. Returns how many are noted: fewer than there are
+        where it withholds more than MOST_WITHHELD.
+
+        Raises:
+            LeaseLostError: another process has taken over the relay; nothing was noted.
+        """
+        now = int(time.time())
         return await self._count(
-            "SELECT public.note_withheld($1, $2, $3, $4, $5, $6)",
+            "SELECT public.note_withheld($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             visit.relay_id,
+            visit.epoch,
             list(reasons),
             list(reasons.values()),
             asyncpg.Range(*span),
             is_final,
-            int(time.time()),
+            MOST_WITHHELD,
+            now - FORGET_S,
+            now,
         )
 
     async def note_reconciliation(
-        self, visit: Visit, outcome: str, detail: str, *, due_at: int, most_items: int | None
+        self,
+        visit: Visit,
+        outcome: str,
+        detail: str,
+        *,
+        due_at: int,
+        most_items: int | None = None,
+        most_bytes: int | None = None,
     ) -> None:
-        """Notes what came of trying NIP-77: 'works', 'refused', 'silent', 'broken' or 'lies'."""
-        await self.pool.execute(
-            "SELECT public.note_reconciliation($1, $2, $3, $4, $5, $6)",
-            visit.relay_id,
-            outcome,
-            storable(detail)[:500],
-            due_at,
-            most_items,
-            int(time.time()),
+        """Notes what came of trying NIP-77: 'works', 'refused', 'silent', 'broken' or 'lies'.
+
+        Raises:
+            LeaseLostError: another process has taken over the relay; nothing was noted.
+        """
+        words, now = storable(detail)[:500], int(time.time())
+        await self._retry(
+            lambda: self.pool.execute(
+                "SELECT public.note_reconciliation($1, $2, $3, $4, $5, $6, $7, $8)",
+                visit.relay_id,
+                visit.epoch,
+                outcome,
+                words,
+                due_at,
+                most_items,
+                most_bytes,
+                now,
+            )
         )
 
     async def distrust(self, visit: Visit) -> int:
-        """Takes back what a relay's reconciliations have told us; returns how many pairs."""
-        return await self._count("SELECT public.distrust($1)", visit.relay_id, timeout=UPKEEP_S)
+        """Takes back what a relay's reconciliations have told us; returns how many pairs.
+
+        Raises:
+            LeaseLostError: another process has taken over the relay; nothing was taken back.
+        """
+        return await self._count(
+            "SELECT public.distrust($1, $2)", visit.relay_id, visit.epoch, timeout=UPKEEP_S
+        )
 
     async def mark_window(
-        self, visit: Visit, span: Span, expected: int, absent: Sequence[bytes]
+        self, visit: Visit, span: Span, ids: bytes, absent: Sequence[bytes]
     ) -> int | None:
         """Notes that the relay holds all archived events of a span but for the ids `absent`.
 
         Returns how many of these pairs are new; None, and nothing is noted, unless the span holds
-        as many events as `expected`: name those that the relay holds to `note_presence` then.
+        just the events `ids`, one after the other in the order (created_at, id): name those that
+        the relay holds to `note_presence` then.
+
+        Raises:
+            LeaseLostError: another process has taken over the relay; nothing was noted.
         """
-        arguments = (visit.relay_id, *span, expected, absent, int(time.time()))
+        digest = hashlib.sha256(ids).digest()
+        arguments = (visit.relay_id, visit.epoch, *span, digest, absent, int(time.time()))
         try:
             return await self._count(
-                "SELECT public.mark_window($1, $2, $3, $4, $5, $6)", *arguments
+                "SELECT public.mark_window($1, $2, $3, $4, $5, $6, $7)", *arguments
             )
         except asyncpg.PostgresError as error:
             if error.sqlstate == WINDOW_CHANGED:
@@ -163,9 +229,11 @@ class ReconciliationCalls(Calls):
             span = asyncpg.Range(*window.span)
             if window.dropped:
                 ended = await connection.fetchval(
-                    "SELECT public.note_drops($1, $2, $3, $4)",
+                    _NOTE_DROPS,
                     visit.relay_id,
+                    visit.epoch,
                     *by_column(window.dropped, 2),
+                    now + 1,
                     now,
                 )
             await connection.execute(
@@ -186,3 +254,6 @@ class ReconciliationCalls(Calls):
             return ended
 
         return await self._transact(record)
+
+
+_NOTE_DROPS = "SELECT public.note_drops($1, $2, $3, $4, $5, $6)"

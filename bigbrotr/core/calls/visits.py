@@ -2,14 +2,17 @@
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import asyncpg
+import msgspec
 
 from bigbrotr.core.calls.base import Calls, by_column
 from bigbrotr.errors import LeaseLostError
-from bigbrotr.models.coverage import Gap, Proof
+from bigbrotr.models.coverage import Gap, How, Proof, Span
 from bigbrotr.models.event import storable
+from bigbrotr.models.nip11 import MAX_NUMBER
 from bigbrotr.models.relay import Network
 
 
@@ -25,6 +28,9 @@ class Visit(NamedTuple):
     stale: Sequence[tuple[int, int]] = ()  # proven so long ago that they are looked at again
     may_reconcile: bool = False  # whether it speaks NIP-77, or that is to be tried
     most_items: int | None = None  # how many events a window may hold, if it has refused more
+    most_bytes: int | None = None  # of a message of ours, if it has hung up on a larger one
+    limits: Mapping[str, int] = MappingProxyType({})  # what it says of its limits (NIP-11)
+    dialect: str = "{}"  # JSON: how it wants to be asked, as an earlier visit has left it
 
 
 class Patience(NamedTuple):
@@ -100,6 +106,9 @@ class VisitCalls(Calls):
                 _spans(row["stale"]),
                 row["may_reconcile"],
                 row["most_items"],
+                row["most_bytes"],
+                _limits(row["limits"]),
+                row["dialect"],
             )
             for row in rows
         ]
@@ -137,21 +146,60 @@ class VisitCalls(Calls):
         )
 
     async def finish_visit(
-        self, visit: Visit, verdict: str, *, next_at: int, outcome: str, detail: str = ""
+        self,
+        visit: Visit,
+        verdict: str,
+        *,
+        next_at: int,
+        outcome: str,
+        detail: str = "",
+        dialect: str | None = None,
     ) -> bool:
-        """Ends a visit as 'done', 'failed' or 'unfinished'; False when the lease has passed on."""
+        """Ends a visit, with a verdict in the words of `finish_visit` in sql/, and keeps `dialect`
+        (JSON) for the next one, if there is any; False when the lease has passed on."""
         return bool(
             await self.pool.fetchval(
-                "SELECT public.finish_visit($1, $2, $3, $4, $5, $6, $7)",
+                "SELECT public.finish_visit($1, $2, $3, $4, $5, $6, $7, $8)",
                 visit.relay_id,
                 visit.epoch,
                 verdict,
                 next_at,
                 outcome,
                 storable(detail)[:500],
+                dialect,
                 int(time.time()),
             )
         )
+
+    async def take_back(
+        self, visit: Visit, hows: Iterable[How], spans: Sequence[Span] | None = None
+    ) -> None:
+        """Takes back what was proven of a relay in some ways: within spans, or (None) all of it.
+
+        Raises:
+            LeaseLostError: another process has taken over the relay; nothing was taken back.
+        """
+        ranges = None if spans is None else [asyncpg.Range(*span) for span in spans]
+        await self._retry(
+            lambda: self.pool.execute(
+                "SELECT public.take_back($1, $2, $3, $4)",
+                visit.relay_id,
+                visit.epoch,
+                [how.value for how in hows],
+                ranges,
+            )
+        )
+
+    async def forget_the_future(self) -> tuple[int, int]:
+        """Puts right what was written while a clock was ahead: see `forget_the_future` in sql/.
+
+        Returns of how many relays proofs were taken back, and how many rows were due too late.
+        """
+        row = await self.pool.fetchrow(
+            "SELECT * FROM public.forget_the_future($1)", int(time.time())
+        )
+        assert row is not None
+        return row["relays"], row["rows_due"]
 
     async def release_leases(self, owner: str) -> int:
         """Gives back what `owner` held when it crashed; returns how much."""
@@ -171,6 +219,16 @@ class VisitCalls(Calls):
 
 def _spans(multirange: Iterable["asyncpg.Range[int]"]) -> list[tuple[int, int]]:
     return [(span.lower, span.upper) for span in multirange]  # type: ignore[misc]
+
+
+def _limits(limitation: str | None) -> dict[str, int]:
+    """What makes sense of the limits in a relay's document."""
+    said = None if limitation is None else msgspec.json.decode(limitation)
+    return {
+        name: value
+        for name, value in (said.items() if isinstance(said, dict) else ())
+        if type(value) is int and 0 < value <= MAX_NUMBER
+    }
 
 
 RECORD_COVERAGE = "SELECT public.record_coverage($1, $2, $3, $4, $5, $6, $7, $8, $9)"

@@ -1,0 +1,36 @@
+-- The clock: what was written while a clock was ahead.
+
+-- Puts right what bears a time after p_now, by more than clocks differ: proofs are taken back, since they may be of
+-- seconds that had not been yet, and whoever was to wait from then on is due at once. Returns how many relays had such
+-- proofs, and how many rows of work were due too late. Idempotent.
+CREATE OR REPLACE FUNCTION public.forget_the_future(p_now bigint) RETURNS TABLE (relays integer, rows_due integer)
+LANGUAGE plpgsql AS $$
+DECLARE
+    ahead bigint := p_now + 60;
+BEGIN
+    WITH gone AS (
+        DELETE FROM public.coverage c WHERE c.proven_at > ahead RETURNING c.relay_id
+    )
+    SELECT count(DISTINCT g.relay_id) INTO relays FROM gone g;
+    WITH visits_due AS (
+        UPDATE public.visits v SET due_at = p_now, visited_at = p_now, failing_since = least(v.failing_since, p_now)
+        WHERE v.visited_at > ahead AND v.owner IS NULL RETURNING 1
+    ), gaps_due AS (
+        UPDATE public.gaps g SET due_at = p_now, noted_at = p_now WHERE g.noted_at > ahead RETURNING 1
+    ), candidates_due AS (
+        UPDATE public.candidates c SET due_at = p_now, tried_at = p_now
+        WHERE c.tried_at > ahead AND c.owner IS NULL RETURNING 1
+    ), checks_due AS (
+        UPDATE public.checks c SET due_at = p_now, checked_at = p_now, since = least(c.since, p_now)
+        WHERE c.checked_at > ahead AND c.owner IS NULL RETURNING 1
+    ), tries_due AS (
+        UPDATE public.reconciliation r SET due_at = p_now, tried_at = p_now WHERE r.tried_at > ahead RETURNING 1
+    ), outbox_due AS (
+        UPDATE public.outbox o SET due_at = p_now, posted_at = p_now
+        WHERE o.posted_at > ahead AND o.owner IS NULL RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM visits_due) + (SELECT count(*) FROM gaps_due)
+         + (SELECT count(*) FROM candidates_due) + (SELECT count(*) FROM checks_due)
+         + (SELECT count(*) FROM tries_due) + (SELECT count(*) FROM outbox_due) INTO rows_due;
+    RETURN NEXT;
+END $$;
