@@ -454,7 +454,9 @@ class Session:
         return self.challenge is not None and not self._is_answered
 
     async def subscribe(self, filter_: Mapping[str, Any], reply_s: float) -> None:
-        """Asks for what matches, from now on: `listen` hands it out. One such subscription."""
+        """Asks for what matches, from now on: `listen` hands it out. One such subscription, on a
+        line that is kept alive."""
+        self._stream.keep_alive()
         self._live = secrets.token_hex(8)
         try:
             async with asyncio.timeout(reply_s):
