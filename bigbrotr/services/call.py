@@ -450,6 +450,8 @@ class Call:
                 page = await session.listen(min(left_s, LIVE_S), self.bounds.page_bytes)
                 if page.events or page.malformed:
                     await self._store_live(page)
+                if page.late:  # for a walk that has ended
+                    await self._take_late(page, Ask(self.terms.since, None, 1), top)
             if self.stop.is_set():
                 return Result("unfinished", "stopped")
             if not session.is_listening:

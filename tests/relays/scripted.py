@@ -116,6 +116,11 @@ class ScriptedRelay:
             for talk in list(self._talks):
                 await talk.notify(held)
 
+    async def show_late(self, event: Mapping[str, Any]) -> None:
+        """Show an event to the first question that was closed."""
+        for talk in list(self._talks):
+            await talk.show(self.seen.closed[0], Held(event))
+
     def cut_all(self) -> None:
         """Cut every connection, without a closing handshake."""
         for talk in list(self._talks):

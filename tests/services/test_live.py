@@ -80,6 +80,18 @@ async def test_what_comes_in_live_is_counted_too(brotr: Brotr) -> None:
         good, bad = (make_event(int(time.time()), content=words) for words in ("new", "signed"))
         for event in (good, {**bad, "content": "by hand"}):
             await relay.add(event)
+        await until(lambda: len(relay.seen.closed) == len(relay.seen.filters) - 1, "it stays")
+        late = make_event(NOW - 50_000, content="after the answer to an earlier question")
+        await relay.show_late(late)
+
+        async def is_there() -> bool:
+            found = "SELECT EXISTS (SELECT FROM events WHERE id = decode($1, 'hex'))"
+            return bool(await brotr.pool.fetchval(found, late["id"]))
+
+        await until(is_there, "the late one is archived")
+        covered = "SELECT coalesce(range_agg(proven) @> $1::bigint, false) FROM coverage"
+        assert not await brotr.pool.fetchval(covered, late["created_at"])
+        assert await brotr.pool.fetchval(covered, late["created_at"] - 1)
 
         async def is_noted() -> bool:
             return bool(await brotr.pool.fetchval("SELECT count > 0 FROM rejected"))
@@ -89,7 +101,7 @@ async def test_what_comes_in_live_is_counted_too(brotr: Brotr) -> None:
         async with asyncio.timeout(30):
             report = await work
     assert report.reasons == {"bad id": await brotr.pool.fetchval("SELECT count FROM rejected")}
-    assert report.new == len(OLD) + 1
+    assert report.new == len(OLD) + 2
 
 
 @pytest.mark.parametrize("is_good", [True, False])
