@@ -72,7 +72,9 @@ BEGIN
 END $$;
 
 -- Settles what was sent: 'accepted' and 'refused' events go, 'failed' ones come back after a growing delay, p_max_attempts
--- times at most; what was replaced meanwhile stays. Counts all. Returns how many events have gone.
+-- times at most; what was replaced meanwhile stays. What failed beside others of the same target that were accepted, as
+-- where a relay takes some and wants a pause, is kept for later, and was no attempt. Counts all. Returns how many events
+-- have gone.
 CREATE OR REPLACE FUNCTION public.settle_outbox(
     p_ids bigint[], p_versions bigint[], p_targets text[], p_outcomes text[], p_reasons text[], p_details text[],
     p_max_attempts integer, p_now bigint
@@ -90,10 +92,13 @@ BEGIN
         times = d.times + EXCLUDED.times, last_at = EXCLUDED.last_at, detail = EXCLUDED.detail;
 
     UPDATE public.outbox o SET
-        attempts = CASE WHEN o.version = u.version THEN o.attempts + 1 ELSE o.attempts END,
+        attempts = CASE WHEN o.version = u.version AND NOT u.is_taking THEN o.attempts + 1 ELSE o.attempts END,
         due_at   = CASE WHEN u.outcome = 'failed' THEN p_now + public.backoff_s(o.attempts + 1) ELSE p_now END,
         owner    = NULL
-    FROM unnest(p_ids, p_versions, p_outcomes) AS u (id, version, outcome)
+    FROM (
+        SELECT s.id, s.version, s.outcome, bool_or(s.outcome = 'accepted') OVER (PARTITION BY s.target) AS is_taking
+        FROM unnest(p_ids, p_versions, p_targets, p_outcomes) AS s (id, version, target, outcome)
+    ) AS u
     WHERE o.id = u.id AND (u.outcome = 'failed' OR o.version <> u.version);
 
     WITH deleted AS (

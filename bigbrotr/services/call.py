@@ -48,6 +48,7 @@ from bigbrotr.services.reconciliation import Reconciliation, Step
 from bigbrotr.services.shown import Absences
 
 PAGE_ROUNDS = 12  # reply time-outs that a whole page may take: three bounds, the third is the slice
+GOOD_STAY_S = 30.0  # after a shorter one, coming back at once would be hammering
 LIVE_S = 1.0  # what comes in live is stored at least this often
 PAGES_TO_JUDGE = 8  # after as many of a walk, is most of it known? ...
 KNOWN_SHARE = 4  # ... as many times what is new: then ids say it in less
@@ -427,7 +428,11 @@ class Call:
 
     async def _stay(self, session: Session) -> Result:
         """Stays subscribed: new events are stored within seconds, late ones with old dates too;
-        from time to time the seconds that have settled are walked, and gaps that are due."""
+        from time to time the seconds that have settled are walked, and gaps that are due.
+
+        A relay that ends a good stay is come back to at once, so that little is late; one that does
+        not let us stay, at the next visit."""
+        began = time.monotonic()
         # `limit` 1, not 0, and `since`: some relays refuse the one or need the other.
         await session.subscribe(
             request(Ask(self.terms.since, None, 1), self.terms)[0], self.bounds.reply_s
@@ -447,10 +452,14 @@ class Call:
                 page = await session.listen(min(left_s, LIVE_S), self.bounds.page_bytes)
                 if page.events or page.malformed:
                     await self._store_live(page)
+                if page.late:  # for a walk that has ended
+                    await self._take_late(page, Ask(self.terms.since, None, 1), top)
             if self.stop.is_set():
                 return Result("unfinished", "stopped")
             if not session.is_listening:
-                return Result("done", "subscription-ended", session.notice)
+                is_good = time.monotonic() - began >= GOOD_STAY_S
+                words = session.lost or session.notice
+                return Result("unfinished" if is_good else "done", "subscription-ended", words)
             if self._is_in_the_way():
                 return Result("done", "complete", "made room for others at its address")
             self.visit = await self.brotr.renew_visit(

@@ -452,8 +452,29 @@ async def test_what_becomes_of_letters(brotr: Brotr) -> None:
     }
     row = await brotr.pool.fetchrow("SELECT attempts, due_at, owner FROM outbox")
     assert row is not None
-    assert (row["attempts"], row["owner"]) == (1, None)
+    assert (row["attempts"], row["owner"]) == (0, None)  # the target takes events, and this later
     assert row["due_at"] >= time.time() + 30
+
+
+async def test_what_fails_beside_what_is_taken_is_no_attempt(brotr: Brotr) -> None:
+    """A relay that takes two events and wants a pause then has all of them in the end."""
+    posts = [Post("wss://a", 30166, str(n), "e") for n in range(6)]
+    await brotr.post_events([*posts, Post("wss://b", 0, "", "e"), Post("wss://c", 0, "", "e")])
+    for left in (4, 2, 0):
+        await brotr.pool.execute("UPDATE outbox SET due_at = 0")
+        found = await letters(brotr)
+        settled = []
+        for place, letter in enumerate(sorted(found, key=lambda each: each.target)):
+            taken = letter.target == "wss://a" and place < 2
+            outcome = "accepted" if taken else "failed"
+            settled.append((letter, outcome, "" if taken else "rate-limited", ""))
+        await brotr.settle_letters(settled, 3)
+        rows = await brotr.pool.fetch(
+            "SELECT target, attempts FROM outbox WHERE target = 'wss://a'"
+        )
+        assert [row["attempts"] for row in rows] == [0] * left
+    # Those of others count.
+    assert await brotr.pool.fetchval("SELECT count(*) FROM outbox") == 0
 
 
 async def test_letters_are_given_up_at_last(brotr: Brotr) -> None:

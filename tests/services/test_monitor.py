@@ -564,6 +564,18 @@ async def test_targets_that_fail_cost_no_check(brotr: Brotr) -> None:
     assert await brotr.pool.fetchval("SELECT min(due_at) FROM outbox") > time.time() + 30
 
 
+@pytest.mark.usefixtures("private_key")
+async def test_a_relay_that_wants_pauses_has_everything_in_the_end(brotr: Brotr) -> None:
+    """More pauses than attempts: what was not taken beside what was is kept for later."""
+    async with ScriptedRelay([EVENT]) as relay, ScriptedRelay(vices=Vices(takes=1)) as target:
+        settings = publish(target.url, max_attempts=2)
+        for _ in range(4):
+            await look(brotr, relay.url, publish=settings)
+            await brotr.pool.execute("UPDATE outbox SET due_at = 0")
+        assert {event["kind"] for event in target.events} == {0, 10002, 10166, 30166}
+        assert await brotr.pool.fetchval("SELECT count(*) FROM outbox") == 0
+
+
 async def test_what_it_counts(
     brotr: Brotr, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
