@@ -44,6 +44,7 @@ class Verdict(StrEnum):
     SUSPECT = "suspect"  # down, if the next one says so as well
     VOID = "void"  # says nothing of the relay
     SPARED = "spared"  # it wants to be left alone for a while
+    DEFECT = "defect"  # what it sent made our own code fail: says nothing of the relay
 
 
 class Examination(NamedTuple):
@@ -84,6 +85,8 @@ def judge(found: Examination, *, is_down: bool, is_suspect: bool) -> Judgement:
     """
     if isinstance(found.opened, Unreached):
         failure, detail = found.opened
+        if failure is Failure.DEFECT:
+            return Judgement(Verdict.DEFECT, failure.value, detail)
         if failure in SPARED:
             return Judgement(Verdict.SPARED, failure.value, detail)
         if failure in UNTRIED or failure is Failure.PROXY:

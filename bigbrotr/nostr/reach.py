@@ -51,11 +51,12 @@ class Failure(StrEnum):
     BUSY = "busy-address"  # we talk to as many there as manners allow
     RESTING = "resting"  # it asked us to slow down
     OPTED_OUT = "opted-out"
+    DEFECT = "defect"  # what it sent made our own code fail: nobody knows what it is like
 
 
 # Nobody was dialled: it says nothing of the host, nor of our network.
 UNTRIED = frozenset({Failure.BUSY, Failure.RESTING, Failure.OPTED_OUT})
-OURS = UNTRIED | {Failure.PROXY}  # never counted against a relay
+OURS = UNTRIED | {Failure.PROXY, Failure.DEFECT}  # never counted against a relay
 # What a machine without a network sees; each alone may well be the relay's fault.
 PERHAPS_OURS = frozenset({Failure.OFFLINE, Failure.NO_NAME, Failure.UNREACHABLE, Failure.TIMEOUT})
 OFFLINE_SAMPLE = 4  # as many failures in a row, all of which may be ours, mean that they are

@@ -16,6 +16,7 @@ from bigbrotr.config import FinderSettings, SourceSettings
 from bigbrotr.core.base_service import BaseService, Surroundings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.candidates import Archived, Sighting, Walk
+from bigbrotr.core.defects import Defects
 from bigbrotr.core.figures import Sample
 from bigbrotr.models.coverage import Span
 from bigbrotr.models.mentions import mentioned
@@ -91,6 +92,7 @@ class Finder(BaseService[FinderSettings]):
         super().__init__(brotr, settings, around)
         self.asked: Counter[tuple[str, str]] = Counter()  # by whom, and the trouble or OK
         self.found: Counter[str] = Counter()  # new candidates, by who named them
+        self.defects = Defects(self.log)
 
     def figures(self) -> Iterator[Sample]:
         """Whom it asked, how that ended, and how much came of it."""
@@ -235,7 +237,11 @@ class Finder(BaseService[FinderSettings]):
         memory = await self._recall(errand)
         if memory.due_at > time.time():
             return
-        news = await ask(memory)
+        try:
+            news = await ask(memory)
+        except Exception as error:  # of whoever is asked, and nobody else's
+            words = self.defects.note(error, **{errand.what: errand.key})
+            news = News(trouble=Failure.DEFECT, detail=words)
         # Named 0 times: who repeats himself each day names a relay once.
         sightings = [
             Sighting(each, errand.source, 0)

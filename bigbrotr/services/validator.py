@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from enum import StrEnum
 from typing import Final, Literal, NamedTuple, Self, TypeAlias
@@ -14,6 +14,7 @@ from bigbrotr.config import Link, Networks, ValidatorSettings
 from bigbrotr.core.base_service import BaseService, Surroundings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.candidates import Resolution
+from bigbrotr.core.defects import Defects, one_by_one
 from bigbrotr.core.figures import Sample
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.dial import dial
@@ -82,6 +83,7 @@ class Validator(BaseService[ValidatorSettings]):
     ) -> None:
         super().__init__(brotr, settings, around)
         self.greeted: Counter[tuple[str, str]] = Counter()  # by network and outcome
+        self.defects = Defects(self.log)
 
     def figures(self) -> Iterator[Sample]:
         """How conversations with candidates ended."""
@@ -178,9 +180,13 @@ class Validator(BaseService[ValidatorSettings]):
             turn.callback(width.release)
             timer = asyncio.get_running_loop().call_later(link.quick_s, turn.close)
             turn.callback(timer.cancel)
-            return await greet(
-                relay, link, allow_local=self.networks.local.enabled, manners=self.manners
-            )
+            try:
+                return await greet(
+                    relay, link, allow_local=self.networks.local.enabled, manners=self.manners
+                )
+            except Exception as error:  # this candidate's, and nobody else's
+                words = self.defects.note(error, relay=relay.url)
+                return judge_failure(relay, Unreached(Failure.DEFECT, words))
 
     # Aliases
 
@@ -195,6 +201,12 @@ class Validator(BaseService[ValidatorSettings]):
         width = asyncio.Semaphore(link.width)
 
         async def compare(siblings: list[Relay], new: list[Relay]) -> None:
+            try:
+                await join(siblings, new)
+            except Exception as error:  # this host's, and nobody else's: what was not joined stays
+                self.defects.note(error, relay=new[0].url)
+
+        async def join(siblings: list[Relay], new: list[Relay]) -> None:
             until = int(time.time()) - SETTLED_S
             samples: dict[Relay, frozenset[str]] = {}
             for relay in new:
@@ -243,12 +255,26 @@ class Validator(BaseService[ValidatorSettings]):
         return frozenset(str(event.id) for event in page.events if page.end is End.EOSE)
 
     async def _record(self, network: Network, greetings: list[Greeting]) -> None:
-        new = await self.brotr.resolve_candidates(
-            [
-                Resolution(g.relay.url, g.verdict.value, g.outcome, g.detail, g.wait_s, g.target)
-                for g in greetings
-            ]
-        )
+        new = 0
+
+        async def record(some: Sequence[Greeting]) -> None:
+            nonlocal new
+            new += await self.brotr.resolve_candidates(
+                [
+                    Resolution(
+                        g.relay.url, g.verdict.value, g.outcome, g.detail, g.wait_s, g.target
+                    )
+                    for g in some
+                ]
+            )
+
+        def instead(greeting: Greeting, error: Exception) -> Greeting | None:
+            if greeting.failure is Failure.DEFECT:
+                return None
+            words = self.defects.note(error, relay=greeting.relay.url)
+            return judge_failure(greeting.relay, Unreached(Failure.DEFECT, words))
+
+        await one_by_one(greetings, record, instead)
         outcomes = Counter(str(greeting.outcome) for greeting in greetings)
         self.greeted.update((str(network), outcome) for outcome in outcomes.elements())
         self.log.info(
@@ -296,7 +322,12 @@ async def greet(
 
 
 # Of these the path is not to blame: they are the same for every relay of the host.
-PATHLESS = frozenset(Failure) - {Failure.NOT_WEBSOCKET, Failure.REFUSES_US, Failure.SLOW}
+PATHLESS = frozenset(Failure) - {
+    Failure.NOT_WEBSOCKET,
+    Failure.REFUSES_US,
+    Failure.SLOW,
+    Failure.DEFECT,
+}
 
 
 def inherit(last: Greeting | None, relay: Relay) -> Greeting | None:
@@ -312,7 +343,12 @@ def judge_failure(relay: Relay, unreached: Unreached) -> Greeting:
     """What it means for a candidate that there was no conversation."""
     failure, detail = unreached
     verdict = Verdict.POSTPONED if failure in OURS else Verdict.FAILED
-    waits = {Failure.OPTED_OUT: DAY_S, Failure.RESTING: REST_S, Failure.RATE_LIMITED: REST_S}
+    waits = {
+        Failure.OPTED_OUT: DAY_S,
+        Failure.DEFECT: DAY_S,  # the same again until somebody has mended it
+        Failure.RESTING: REST_S,
+        Failure.RATE_LIMITED: REST_S,
+    }
     return Greeting(relay, verdict, failure, detail, failure, waits.get(failure, 0.0))
 
 

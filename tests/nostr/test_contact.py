@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import socket
 import ssl
 import time
@@ -26,7 +27,7 @@ from bigbrotr.nostr.manners import Manners
 from bigbrotr.nostr.reach import Failure
 from bigbrotr.nostr.wire import Wire, keep_stamps
 from tests.nostr.test_dial import server, socks5
-from tests.relays.certificates import Authority, handshakes
+from tests.relays.certificates import Authority, handshakes, of_version
 from tests.relays.events import is_valid, make_event
 from tests.relays.model import Vices
 from tests.relays.punctual import Punctual
@@ -315,6 +316,21 @@ async def test_tls_of_long_ago(authority: Authority) -> None:
 @pytest.mark.parametrize("der", [b"", b"\x30", b"\x30\x03abc", b"x" * 1000])
 def test_what_is_no_certificate(der: bytes) -> None:
     assert read(der) is None
+
+
+def test_certificates_that_were_tampered_with(authority: Authority) -> None:
+    """Whatever a server shows, reading it raises nothing."""
+    authority.context("127.0.0.1", "relay.example")
+    (path,) = authority.folder.glob("server*.pem")
+    pem = path.read_text()
+    der = ssl.PEM_cert_to_DER_cert(pem[pem.index("-----BEGIN CERTIFICATE") :])
+    assert read(der) is not None
+    for version in (0, 1, 3, 9, 127):
+        read(of_version(der, version))
+    chance = random.Random(1)
+    for at in range(len(der)):
+        read(der[:at] + bytes([chance.randrange(256)]) + der[at + 1 :])
+        read(der[:at] + der[at + 1 :])
 
 
 @pytest.mark.parametrize("is_newest", [False, True])

@@ -399,3 +399,26 @@ async def test_networks_without_a_way_are_not_asked(brotr: Brotr) -> None:
     onion = "ws://oxtrdevav64z64yb7x6rjg4ntzqjhedm5b5zjqulugknhzr46ny2qbad.onion"
     await run(brotr, monitors=of(onion))
     assert await remembered(brotr, "monitors") == {}
+
+
+async def test_what_one_source_makes_our_code_raise_is_its_alone(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure("INFO")
+
+    def read(body: bytes, path: str) -> Any:
+        if path == "$.poison":
+            raise ZeroDivisionError("nobody thought of this")
+        return read_list(body, path)
+
+    monkeypatch.setattr("bigbrotr.services.finder.read_list", read)
+    async with http(give(LIST)) as url, ScriptedRelay([word(C)]) as relay:
+        sources = {"bad": SourceSettings(url, "$.poison"), "good": SourceSettings(url)}
+        told = await run(brotr, sources=sources, monitors=of(relay.url))
+    assert (await found(brotr)).keys() == {A, B, C}
+    assert told["finder_requests", "list", "defect"] == 1
+    memory = (await remembered(brotr, "list"))["bad"]
+    assert (memory["failures"], memory["due_at"] > time.time() + 30) == (1, True)
+    said = capsys.readouterr().err
+    assert said.count("Traceback") == 1
+    assert 'trouble=defect detail="ZeroDivisionError: nobody thought of this"' in said

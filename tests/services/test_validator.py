@@ -16,7 +16,15 @@ from bigbrotr.core.base_service import Surroundings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import configure
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.services.validator import OFFLINE_CROWD, Greeting, Validator, Verdict, greet
+from bigbrotr.nostr.session import Page
+from bigbrotr.services.validator import (
+    OFFLINE_CROWD,
+    Greeting,
+    Validator,
+    Verdict,
+    greet,
+    judge,
+)
 from bigbrotr.services.worker import Order, Worker
 from tests.relays.events import make_event
 from tests.relays.model import Vices
@@ -417,3 +425,46 @@ async def test_relay_that_rests_is_no_hot_loop(brotr: Brotr) -> None:
             await brotr.pool.execute(f"UPDATE {table} SET due_at = 0")
         assert (await worker.work(order)).outcomes == {"resting": 1}
         assert relay.seen.connections == 1
+
+
+# Defects of ours
+
+
+async def test_what_one_candidate_makes_our_code_raise_is_its_alone(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure("INFO")
+
+    def judge_or_not(relay: Relay, page: Page, **more: Any) -> Greeting:
+        if not page.events:
+            raise ZeroDivisionError("nobody thought of nothing")
+        return judge(relay, page, **more)
+
+    monkeypatch.setattr("bigbrotr.services.validator.judge", judge_or_not)
+    async with ScriptedRelay([EVENT]) as good, ScriptedRelay() as bad, ScriptedRelay() as worse:
+        urls = (good.url, bad.url, worse.url)
+        await brotr.insert_candidates([Relay(url) for url in urls], "test")
+        await run(brotr)
+    assert await relays(brotr) == [good.url]
+    left = await candidates(brotr)
+    assert left.keys() == {bad.url, worse.url}
+    for row in left.values():
+        assert (row["outcome"], row["attempts"], row["owner"]) == ("defect", 0, None)
+        assert row["detail"] == "ZeroDivisionError: nobody thought of nothing"
+        assert row["due_at"] - row["tried_at"] == 86_400
+    (record,) = [each for each in caplog.records if each.exc_info]
+    assert "nobody thought of nothing" in record.getMessage()
+
+
+async def test_a_comparison_that_fails_makes_no_alias(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def sample(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Validator, "_sample", sample)
+    async with ScriptedRelay(many(60)) as relay, ScriptedRelay([EVENT]) as other:
+        urls = [relay.url, f"{relay.url}/a", other.url]
+        await brotr.insert_candidates([Relay(url) for url in urls], "test")
+        await run(brotr)
+        assert await relays(brotr) == sorted(urls)
