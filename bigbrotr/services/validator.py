@@ -1,10 +1,9 @@
 """The validator: a candidate that speaks Nostr becomes a relay, another is tried again later."""
 
 import asyncio
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from enum import StrEnum
 from typing import Final, Literal, NamedTuple, Self, TypeAlias
 
@@ -18,6 +17,7 @@ from bigbrotr.core.defects import Defects, one_by_one
 from bigbrotr.core.figures import Sample
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.dial import dial
+from bigbrotr.nostr.likeness import Ask, Look, is_alike, newest
 from bigbrotr.nostr.manners import Manners, manners_of
 from bigbrotr.nostr.paging import End
 from bigbrotr.nostr.reach import (
@@ -39,9 +39,6 @@ LEASE_ROUNDS = 12  # time-outs that a claim outlasts
 DAY_S = 86_400.0
 REST_S = 600.0  # for a host that asked us to slow down
 RECHECK_S = 30 * DAY_S  # until an alias is looked at again
-SAMPLE = 50  # events by which two paths of a host are compared ...
-SAMPLE_LEAST = 5  # ... fewer of them prove nothing
-SETTLED_S = 600  # old enough that no new one comes between two questions
 MAX_SIBLINGS = 8  # relays of one host that a new one is compared with
 
 SPEAKS: Final = "speaks-nostr"
@@ -207,16 +204,19 @@ class Validator(BaseService[ValidatorSettings]):
                 self.defects.note(error, relay=new[0].url)
 
         async def join(siblings: list[Relay], new: list[Relay]) -> None:
-            until = int(time.time()) - SETTLED_S
-            samples: dict[Relay, frozenset[str]] = {}
+            looks: dict[Relay, Look | None] = {}
             for relay in new:
                 others = siblings[:MAX_SIBLINGS]
                 for each in (relay, *others) if others else ():
-                    if each not in samples:
+                    if each not in looks:
                         async with width:
-                            samples[each] = await self._sample(each, link, until)
+                            looks[each] = await self._newest(each, link)
                 for other in others:
-                    if len(samples[relay]) >= SAMPLE_LEAST and samples[relay] == samples[other]:
+                    if looks[relay] is None or looks[relay] != looks[other]:
+                        continue
+                    async with width:
+                        is_one = await self._is_alike(relay, other, link)
+                    if is_one:
                         targets[relay] = other
                         break
                 else:
@@ -238,8 +238,20 @@ class Validator(BaseService[ValidatorSettings]):
             for greeting in greetings
         ]
 
-    async def _sample(self, relay: Relay, link: Link, until: int) -> frozenset[str]:
-        """The ids of the newest settled events of a relay; none when it does not say."""
+    async def _newest(self, relay: Relay, link: Link) -> Look | None:
+        """A first look at a relay; None when it says nothing that could be compared."""
+        async with AsyncExitStack() as stack:
+            ask = await self._open(relay, link, stack)
+            return None if ask is None else await newest(ask)
+
+    async def _is_alike(self, relay: Relay, other: Relay, link: Link) -> bool:
+        async with AsyncExitStack() as stack:
+            ours = await self._open(relay, link, stack)
+            theirs = await self._open(other, link, stack)
+            return ours is not None and theirs is not None and await is_alike(ours, theirs)
+
+    async def _open(self, relay: Relay, link: Link, stack: AsyncExitStack) -> Ask | None:
+        """A conversation as long as the stack; None when there is none."""
         connection = await dial(
             relay,
             link,
@@ -248,11 +260,10 @@ class Validator(BaseService[ValidatorSettings]):
             manners=self.manners,
         )
         if isinstance(connection, Unreached):
-            return frozenset()
-        async with Session(connection) as session:
-            bounds = Bounds(link.timeout_s, 2 * link.timeout_s, ANSWER_BYTES)
-            page = await session.fetch({"until": until, "limit": SAMPLE}, bounds)
-        return frozenset(str(event.id) for event in page.events if page.end is End.EOSE)
+            return None
+        session = await stack.enter_async_context(Session(connection))
+        bounds = Bounds(link.timeout_s, 2 * link.timeout_s, ANSWER_BYTES)
+        return lambda wanted: session.fetch(wanted, bounds)
 
     async def _record(self, network: Network, greetings: list[Greeting]) -> None:
         new = 0

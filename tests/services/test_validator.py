@@ -299,6 +299,27 @@ async def test_paths_of_many_tenants_stay_apart(brotr: Brotr) -> None:
         assert await relays(brotr) == urls
 
 
+async def test_a_neighbour_cannot_take_a_relay_away(brotr: Brotr) -> None:
+    """By naming its events, or by showing some of them."""
+    events = many(300)
+    forged = [{**event, "content": "forged"} for event in events]
+    unsigned = [{**event, "sig": events[0]["sig"]} for event in events]
+    old = many(60, first=1000)
+    tenants = {
+        "/a": forged,
+        "/b": unsigned,
+        "/c": events[-60:],  # the newest ones
+        "/d": [*events[:-60], *old],
+        "/honest": events,
+        "/honest/": events,
+    }
+    async with ScriptedRelay([], paths=tenants) as relay:
+        urls = [f"{relay.url}{path}" for path in tenants]
+        await brotr.insert_candidates([Relay(url) for url in urls], "test")
+        await run(brotr)
+        assert await relays(brotr) == urls[:5]
+
+
 @pytest.mark.parametrize(
     "vices", [Vices(), Vices(refuses="restricted: members only"), Vices(needs_auth=True)]
 )
@@ -459,10 +480,10 @@ async def test_what_one_candidate_makes_our_code_raise_is_its_alone(
 async def test_a_comparison_that_fails_makes_no_alias(
     brotr: Brotr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def sample(*_: Any) -> Any:
+    async def look(*_: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Validator, "_sample", sample)
+    monkeypatch.setattr(Validator, "_newest", look)
     async with ScriptedRelay(many(60)) as relay, ScriptedRelay([EVENT]) as other:
         urls = [relay.url, f"{relay.url}/a", other.url]
         await brotr.insert_candidates([Relay(url) for url in urls], "test")
