@@ -346,7 +346,9 @@ class FinderSettings(ServiceSection, frozen=True):
     max_per_host: Annotated[
         int,
         Meta(
-            ge=0, le=100_000, description="addresses of one host with a path or port of their own"
+            ge=0,
+            le=100_000,
+            description="addresses of one host with a path or port of their own, but for failed ones",
         ),
     ] = 16
     tombstone_s: Annotated[

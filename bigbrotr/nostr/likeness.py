@@ -96,7 +96,7 @@ async def is_alike(ours: Ask, theirs: Ask, chance: random.Random | None = None) 
 
 
 def _distance(most: int, chance: random.Random) -> int:
-    """From 1 to `most`: now any of them, now any order of magnitude, since events come in bursts."""
+    """From 1 to `most`: any of them, or of any order of magnitude, since events come in bursts."""
     if chance.random() < 0.5:
         return chance.randint(1, most)
     return min(most, int(most ** chance.random()))
