@@ -348,7 +348,7 @@ class FinderSettings(ServiceSection, frozen=True):
         Meta(
             ge=0,
             le=100_000,
-            description="addresses of one host with a path or port of their own, but for failed ones",
+            description="addresses of one host with a path or port of their own that don't fail",
         ),
     ] = 16
     tombstone_s: Annotated[

@@ -10,7 +10,6 @@ import socket
 import ssl
 import time
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from functools import cache
 from typing import NamedTuple, TypeAlias
@@ -21,12 +20,10 @@ from python_socks.async_.asyncio import Proxy
 from bigbrotr.config import Link
 from bigbrotr.models.relay import HIDDEN, is_special
 from bigbrotr.nostr.manners import Manners, Seat
+from bigbrotr.nostr.names import NoTurnError, lookups
 
 STAGGER_S = 0.25  # RFC 8305: how long an address may keep us before the next is tried as well
 MAX_ADDRESSES = 6  # of one name: a hostile zone could list hundreds
-
-# getaddrinfo blocks; slow names must not starve what else runs in the default pool.
-_resolver = ThreadPoolExecutor(max_workers=32, thread_name_prefix="resolve")
 
 
 class Failure(StrEnum):
@@ -51,11 +48,12 @@ class Failure(StrEnum):
     BUSY = "busy-address"  # we talk to as many there as manners allow
     RESTING = "resting"  # it asked us to slow down
     OPTED_OUT = "opted-out"
+    OVERLOADED = "overloaded"  # this machine: its look-ups, open files or memory
     DEFECT = "defect"  # what it sent made our own code fail: nobody knows what it is like
 
 
 # Nobody was dialled: it says nothing of the host, nor of our network.
-UNTRIED = frozenset({Failure.BUSY, Failure.RESTING, Failure.OPTED_OUT})
+UNTRIED = frozenset({Failure.BUSY, Failure.RESTING, Failure.OPTED_OUT, Failure.OVERLOADED})
 OURS = UNTRIED | {Failure.PROXY, Failure.DEFECT}  # never counted against a relay
 # What a machine without a network sees; each alone may well be the relay's fault.
 PERHAPS_OURS = frozenset({Failure.OFFLINE, Failure.NO_NAME, Failure.UNREACHABLE, Failure.TIMEOUT})
@@ -91,7 +89,7 @@ Target: TypeAlias = tuple[socket.AddressFamily, tuple[str, int]]
 
 class Opened(NamedTuple):
     """A connected socket, what it takes of our manners, what is left of the time, and how long the
-    look for an address (None: none of ours) and connecting took."""
+    look for an address (None: none of ours) and connecting took, waiting for our own sake apart."""
 
     sock: socket.socket
     seat: Seat
@@ -103,7 +101,8 @@ class Opened(NamedTuple):
 async def open_socket(
     host: str, port: int, link: Link, *, allow_local: bool, manners: Manners
 ) -> Opened:
-    """A socket to `host`, within `link.timeout_s`; waiting for manners' sake is not counted.
+    """A socket to `host`, within `link.timeout_s`; waiting for manners' sake, or for the turn of a
+    look-up, is not counted.
 
     Names go to the proxy as they are, if there is one. Else they are resolved once, and the socket
     is connected to an address that was judged: without `allow_local`, one of the open internet.
@@ -115,19 +114,13 @@ async def open_socket(
         raise UnreachedError(Failure.OPTED_OUT, "its operator wants none of us")
     if manners.is_resting(host, port):
         raise UnreachedError(Failure.RESTING, "it asked us to slow down")
-    began = time.monotonic()  # the loop's own clock stands still between its rounds
     targets: list[Target] = []
+    resolved_s = 0.0
     if link.proxy is None:
-        try:
-            async with asyncio.timeout(link.timeout_s):
-                targets = await resolve(host, port, allow_local=allow_local)
-        except TimeoutError:
-            detail = f"no address within {link.timeout_s:g} s"
-            raise UnreachedError(Failure.TIMEOUT, detail) from None
+        targets, resolved_s = await resolve(host, port, link.timeout_s, allow_local=allow_local)
         targets = [target for target in targets if not manners.refuses(target[1][0])]
         if not targets:
             raise UnreachedError(Failure.OPTED_OUT, "the operator of its network wants none of us")
-    resolved_s = time.monotonic() - began
     left_s = link.timeout_s - resolved_s
     places = [target[1][0] for target in targets] or [host]
     seat = Seat(manners)
@@ -136,7 +129,7 @@ async def open_socket(
         seat, places = await manners.sit(places, link.timeout_s)
         if not places:
             raise UnreachedError(Failure.BUSY, "enough conversations with its address already")
-    began = time.monotonic()
+    began = time.monotonic()  # the loop's own clock stands still between its rounds
     try:
         async with asyncio.timeout(left_s):
             if link.proxy is None:
@@ -160,16 +153,18 @@ async def open_socket(
     return Opened(sock, seat, left_s - connected_s, resolved_s if is_named else None, connected_s)
 
 
-async def resolve(host: str, port: int, *, allow_local: bool) -> list[Target]:
+async def resolve(
+    host: str, port: int, timeout_s: float, *, allow_local: bool
+) -> tuple[list[Target], float]:
     """The addresses of a host that may be connected to, at least one, IPv6 and IPv4 in turn
-    (RFC 8305). Names of overlay networks are never asked for.
+    (RFC 8305), and how long the look-up took. Names of overlay networks are never asked for.
 
     Raises:
         UnreachedError: there is none.
     """
     if host.rpartition(".")[2] in HIDDEN:
         raise UnreachedError(Failure.PROXY, f"no proxy is set for {host}")
-    addresses = await _look_up(host, port)
+    addresses, took_s = await _look_up(host, port, timeout_s)
     if not addresses:
         raise UnreachedError(Failure.NO_NAME, "the name has no address")
     if not allow_local:
@@ -177,7 +172,7 @@ async def resolve(host: str, port: int, *, allow_local: bool) -> list[Target]:
     if not addresses:
         detail = "the name leads to a private or special address"
         raise UnreachedError(Failure.FORBIDDEN, detail)
-    return addresses[:MAX_ADDRESSES]
+    return addresses[:MAX_ADDRESSES], took_s
 
 
 def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -188,27 +183,33 @@ def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-async def _look_up(host: str, port: int) -> list[Target]:
+async def _look_up(host: str, port: int, timeout_s: float) -> tuple[list[Target], float]:
     if (literal := _literal(host)) is not None:
         family = socket.AF_INET6 if literal.version == 6 else socket.AF_INET
-        return [(family, (host, port))]
+        return [(family, (host, port))], 0.0
     try:
-        found = await asyncio.get_running_loop().run_in_executor(
-            _resolver, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        )
+        found, took_s = await lookups().find(host, port, wait_s=timeout_s, timeout_s=timeout_s)
+    except NoTurnError as error:
+        raise UnreachedError(Failure.OVERLOADED, str(error)) from None
+    except TimeoutError:
+        raise UnreachedError(Failure.TIMEOUT, f"no address within {timeout_s:g} s") from None
     except socket.gaierror as error:
+        if error.errno in (socket.EAI_MEMORY, socket.EAI_SYSTEM):
+            raise UnreachedError(Failure.OVERLOADED, error.strerror or str(error)) from None
         # EAI_AGAIN: no name server answered. That may be the zone's or ours: the caller, who sees
         # many relays, decides.
         if error.errno == socket.EAI_AGAIN:
             raise UnreachedError(Failure.OFFLINE, "no name server answers") from None
         raise UnreachedError(Failure.NO_NAME, error.strerror or str(error)) from None
+    except OSError as error:
+        raise UnreachedError(*judge(error)) from None
     except UnicodeError as error:
         raise UnreachedError(Failure.NO_NAME, str(error)) from None
     families: dict[int, list[Target]] = {socket.AF_INET6: [], socket.AF_INET: []}
     for family, _, _, _, address in found:
         if family in families:
             families[family].append((family, (str(address[0]), port)))
-    return _alternate(families[socket.AF_INET6], families[socket.AF_INET])
+    return _alternate(families[socket.AF_INET6], families[socket.AF_INET]), took_s
 
 
 def _alternate(first: Sequence[Target], second: Sequence[Target]) -> list[Target]:
@@ -290,12 +291,18 @@ def judge(error: Exception) -> Unreached:
     return _judge_proxy(error)
 
 
+# What this machine lacks when it can open nothing more.
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
 def _judge_socket(error: OSError) -> Unreached:
     if isinstance(error, ConnectionRefusedError):
         return Unreached(Failure.REFUSED, "connection refused")
     if isinstance(error, ConnectionResetError | BrokenPipeError | ConnectionAbortedError):
         return Unreached(Failure.UNREACHABLE, "connection reset")
     words = error.strerror or str(error) or type(error).__name__
+    if error.errno in EXHAUSTED:
+        return Unreached(Failure.OVERLOADED, words)
     if isinstance(error, TimeoutError):
         return Unreached(Failure.TIMEOUT, words)
     # No route from this machine at all; a far host's troubles read "no route to host".

@@ -1,6 +1,7 @@
 """Reaching relays: names, addresses, proxies and TLS, each failure under its own name."""
 
 import asyncio
+import errno
 import hashlib
 import socket
 from base64 import b32encode
@@ -15,7 +16,7 @@ from bigbrotr.config import Link
 from bigbrotr.models.relay import Relay
 from bigbrotr.nostr import reach as reaching
 from bigbrotr.nostr.dial import dial
-from bigbrotr.nostr.reach import Failure, Unreached, is_offline, tls_context
+from bigbrotr.nostr.reach import UNTRIED, Failure, Unreached, is_offline, tls_context
 from tests.relays.certificates import Authority, handshakes
 from tests.relays.model import Vices
 from tests.relays.real import free_port
@@ -124,21 +125,36 @@ async def test_two_addresses_that_answer_at_once_make_one_connection(
 
 
 @pytest.mark.parametrize(
-    ("errno", "wanted"),
+    ("number", "wanted"),
     [
         (socket.EAI_NONAME, Failure.NO_NAME),
         (socket.EAI_AGAIN, Failure.OFFLINE),
         (socket.EAI_FAIL, Failure.NO_NAME),
+        (socket.EAI_SYSTEM, Failure.OVERLOADED),
+        (socket.EAI_MEMORY, Failure.OVERLOADED),
     ],
 )
-async def test_names_that_do_not_resolve(errno: int, wanted: Failure, zone: Any) -> None:
-    zone({"relay.example": errno})
+async def test_names_that_do_not_resolve(number: int, wanted: Failure, zone: Any) -> None:
+    zone({"relay.example": number})
     assert await failure("wss://relay.example") is wanted
 
 
 async def test_name_without_addresses(zone: Any) -> None:
     zone({"relay.example": []})
     assert await failure("wss://relay.example") is Failure.NO_NAME
+
+
+async def test_machine_without_room_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ScriptedRelay() as relay:
+        for number in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+
+            def full(*_: Any, number: int = number) -> Any:
+                raise OSError(number, "no room")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(socket, "socket", full)
+                assert await failure(relay.url) is Failure.OVERLOADED
+    assert Failure.OVERLOADED in UNTRIED
 
 
 # Servers

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import socket
+import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +18,7 @@ from bigbrotr.core.base_service import Surroundings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import configure
 from bigbrotr.models.relay import Network, Relay
+from bigbrotr.nostr import names
 from bigbrotr.nostr.session import Page
 from bigbrotr.services.validator import (
     OFFLINE_CROWD,
@@ -393,6 +396,51 @@ async def test_slow_host_is_waited_for_once(brotr: Brotr) -> None:
         rows = [row for _, row in sorted((await candidates(brotr)).items())]
         assert [row["attempts"] for row in rows] == [1, 0, 0, 0, 0]
         assert {row["outcome"] for row in rows} == {"slow"}
+
+
+@pytest.mark.parametrize("most_slow", [30, 4])
+async def test_slow_names_are_nobody_else_s_time(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch, most_slow: int
+) -> None:
+    """Those whose look-up does not come to its turn are not blamed for that."""
+    is_over = threading.Event()
+
+    def getaddrinfo(host: str, port: int, *_: Any, **__: Any) -> Any:
+        if host.startswith("slow"):
+            is_over.wait(30.0)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(names, "AT_ONCE", 4)
+    monkeypatch.setattr(names, "MOST_SLOW", most_slow)
+    monkeypatch.setattr(names, "SLOW_S", 0.02)
+    link = Link(timeout_s=1.0, quick_s=0.1, width=20)
+    place = around(clearnet=link, local=link)
+    try:
+        async with ScriptedRelay([EVENT]) as relay:
+            slow = [Relay(f"ws://slow{n}.example:{relay.port}") for n in range(30)]
+            honest = [Relay(f"ws://name{n}.example:{relay.port}") for n in range(20)]
+            await brotr.insert_candidates(slow, "test")
+            await brotr.pool.execute("UPDATE candidates SET due_at = due_at - 60")  # the first ones
+            await brotr.insert_candidates(honest, "test")
+            await run(brotr, place)
+            proven, left = await relays(brotr), await candidates(brotr)
+            for each in honest:
+                row = left.get(each.url)
+                assert each.url in proven or (row and not row["attempts"]), row
+            outcomes = Counter(row["outcome"] for row in left.values())
+            if most_slow >= len(slow):
+                assert len(proven) == len(honest)
+                assert outcomes == {"timeout": 30}
+            else:
+                assert outcomes["timeout"] == 8
+                assert outcomes["overloaded"] == 42 - len(proven)
+            is_over.set()
+            await brotr.pool.execute("UPDATE candidates SET due_at = 0")
+            await run(brotr, place)
+            assert len(await relays(brotr)) == 50
+    finally:
+        is_over.set()
 
 
 # Who wants none of us
