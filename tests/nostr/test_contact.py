@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import select
 import socket
 import ssl
 import time
@@ -96,7 +97,34 @@ async def test_an_empty_relay_reads_well() -> None:
             if relay.seen.closed:
                 break
             await asyncio.sleep(0.01)
-        assert relay.seen.closed == ["read"]
+        (closed,) = relay.seen.closed
+        assert len(closed) == 16
+
+
+async def test_an_answer_before_the_question_is_none() -> None:
+    words = ("read", "count", "search", "neg", "")
+
+    async def guess(connection: ServerConnection) -> None:
+        for sub in words:
+            await connection.send(json.dumps(["EVENT", sub, EVENT]))
+            await connection.send(json.dumps(["EOSE", sub, ["finish"]]))
+            await connection.send(json.dumps(["COUNT", sub, {"count": 1}]))
+            await connection.send(json.dumps(["NEG-MSG", sub, "61"]))
+        await connection.send(json.dumps(["NOTICE", "error: bad command"]))
+        await connection.send(json.dumps(["AUTH", "a challenge"]))
+        await connection.wait_closed()
+
+    async with serve(guess, "127.0.0.1", 0) as relay:
+        port = next(iter(relay.sockets)).getsockname()[1]
+        async with await contact(f"ws://127.0.0.1:{port}") as met:
+            await asyncio.to_thread(select.select, [met._wire._sock], [], [], 5.0)
+            check = await met.read(0.2)
+            assert isinstance(check, Failed)
+            assert check.reason == "no-answer"
+            assert met.challenge == "a challenge"  # which needs no question
+            claims = await compare(met, None, 0.1)
+            del claims["nips"]["42"]
+            assert {nip["seen"] for nip in claims["nips"].values()} == {None}
 
 
 async def test_writing() -> None:
