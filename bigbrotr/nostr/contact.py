@@ -245,7 +245,12 @@ async def make_contact(
     """Opens a connection to a relay within `link.timeout_s`, and measures each step."""
     try:
         opened = await open_socket(
-            relay.host, relay.port, link, allow_local=allow_local, manners=manners
+            relay.host,
+            relay.port,
+            link,
+            allow_local=allow_local,
+            manners=manners,
+            is_tls=relay.scheme == "wss",
         )
     except UnreachedError as error:
         return Missed(error.value, None, "")

@@ -173,6 +173,7 @@ async def _get(
         link,
         allow_local=networks.local.enabled,
         manners=manners,
+        is_tls=place.origin.scheme == "wss",
     )
     spent_s = (opened.resolved_s or 0.0) + opened.connected_s
     clock.go_on(spent_s)

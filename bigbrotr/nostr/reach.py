@@ -6,10 +6,12 @@ The one place that decides which addresses are connected to, and what a failure 
 import asyncio
 import errno
 import ipaddress
+import re
 import socket
 import ssl
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from functools import cache
 from typing import NamedTuple, TypeAlias
@@ -34,6 +36,7 @@ class Failure(StrEnum):
     TIMEOUT = "timeout"  # nothing answers at all
     SLOW = "slow"  # it is connected, and says nothing in time
     NO_NAME = "no-such-name"
+    NO_SERVICE = "no-such-service"  # says Tor: nobody answers behind the onion
     TLS_EXPIRED = "tls-expired"  # or not valid yet
     TLS_WRONG_NAME = "tls-wrong-name"
     TLS_UNTRUSTED = "tls-untrusted"  # signed by itself, or by nobody that we know
@@ -43,6 +46,9 @@ class Failure(StrEnum):
     REFUSES_US = "refuses-us"  # HTTP: it wants others, or somebody to pay
     RATE_LIMITED = "rate-limited"  # HTTP: too many requests
     FORBIDDEN = "forbidden-address"  # a name of the open internet that leads inside
+    UNJUDGED = (
+        "unjudged-address"  # our proxy would decide where a name leads, and nothing proves it
+    )
     OFFLINE = "offline"  # no name server answers, or there is no route: perhaps our fault
     PROXY = "proxy"  # our own proxy fails
     BUSY = "busy-address"  # we talk to as many there as manners allow
@@ -53,10 +59,20 @@ class Failure(StrEnum):
 
 
 # Nobody was dialled: it says nothing of the host, nor of our network.
-UNTRIED = frozenset({Failure.BUSY, Failure.RESTING, Failure.OPTED_OUT, Failure.OVERLOADED})
+UNTRIED = frozenset(
+    {Failure.BUSY, Failure.RESTING, Failure.OPTED_OUT, Failure.OVERLOADED, Failure.UNJUDGED}
+)
 OURS = UNTRIED | {Failure.PROXY, Failure.DEFECT}  # never counted against a relay
 # What a machine without a network sees; each alone may well be the relay's fault.
-PERHAPS_OURS = frozenset({Failure.OFFLINE, Failure.NO_NAME, Failure.UNREACHABLE, Failure.TIMEOUT})
+PERHAPS_OURS = frozenset(
+    {
+        Failure.OFFLINE,
+        Failure.NO_NAME,
+        Failure.NO_SERVICE,
+        Failure.UNREACHABLE,
+        Failure.TIMEOUT,
+    }
+)
 OFFLINE_SAMPLE = 4  # as many failures in a row, all of which may be ours, mean that they are
 
 
@@ -99,13 +115,22 @@ class Opened(NamedTuple):
 
 
 async def open_socket(
-    host: str, port: int, link: Link, *, allow_local: bool, manners: Manners
+    host: str,
+    port: int,
+    link: Link,
+    *,
+    allow_local: bool,
+    manners: Manners,
+    is_tls: bool = False,
 ) -> Opened:
     """A socket to `host`, within `link.timeout_s`; waiting for manners' sake, or for the turn of a
     look-up, is not counted.
 
-    Names go to the proxy as they are, if there is one. Else they are resolved once, and the socket
-    is connected to an address that was judged: without `allow_local`, one of the open internet.
+    Names of overlay networks go to the proxy as they are, and all names to one that is `socks5h`.
+    Others are resolved once, and the socket is connected, through a proxy too, to an address that
+    was judged: without `allow_local`, one of the open internet. Where a proxy leads to by a name
+    nobody can judge: then TLS has to follow (`is_tls`), since nobody inside has a certificate for
+    a name of the open internet.
 
     Raises:
         UnreachedError: there is none.
@@ -116,7 +141,11 @@ async def open_socket(
         raise UnreachedError(Failure.RESTING, "it asked us to slow down")
     targets: list[Target] = []
     resolved_s = 0.0
-    if link.proxy is None:
+    if link.proxy is not None and is_left_to_proxy(host, link.proxy):
+        if not (allow_local or is_tls or host.rpartition(".")[2] in HIDDEN):
+            detail = "the proxy resolves its name, and nobody can judge where that leads"
+            raise UnreachedError(Failure.UNJUDGED, detail)
+    else:
         targets, resolved_s = await resolve(host, port, link.timeout_s, allow_local=allow_local)
         targets = [target for target in targets if not manners.refuses(target[1][0])]
         if not targets:
@@ -124,7 +153,7 @@ async def open_socket(
     left_s = link.timeout_s - resolved_s
     places = [target[1][0] for target in targets] or [host]
     seat = Seat(manners)
-    if link.proxy is not None or not all(map(is_special, places)):
+    if not targets or not all(map(is_special, places)):
         await manners.start()
         seat, places = await manners.sit(places, link.timeout_s)
         if not places:
@@ -136,10 +165,8 @@ async def open_socket(
                 sock = await _connect([target for target in targets if target[1][0] in places])
                 seat.keep_only(sock.getpeername()[0])
             else:
-                # Both schemes mean the same here: the proxy resolves the name.
-                url = link.proxy.replace("socks5h://", "socks5://", 1)
-                proxy = Proxy.from_url(url, rdns=True)
-                sock = await proxy.connect(host, port, timeout=link.timeout_s + 1)
+                sock, place = await _connect_through(link, places, port)
+                seat.keep_only(place)
     except BaseException as error:
         seat.leave()
         if isinstance(error, TimeoutError) and error.errno is None:  # not the kernel's
@@ -149,8 +176,31 @@ async def open_socket(
             raise UnreachedError(*judge(error)) from None
         raise
     connected_s = time.monotonic() - began
-    is_named = link.proxy is None and _literal(host) is None
+    is_named = bool(targets) and _literal(host) is None
     return Opened(sock, seat, left_s - connected_s, resolved_s if is_named else None, connected_s)
+
+
+def is_left_to_proxy(host: str, proxy: str) -> bool:
+    """Whether a proxy resolves a name, rather than we."""
+    is_hidden = host.rpartition(".")[2] in HIDDEN
+    return is_hidden or (proxy.startswith("socks5h://") and _literal(host) is None)
+
+
+async def _connect_through(
+    link: Link, places: Sequence[str], port: int
+) -> tuple[socket.socket, str]:
+    """A socket through a proxy to the first of the addresses, or the name, that it reaches.
+
+    Raises:
+        ProxyError and the like: of the last one.
+    """
+    assert link.proxy is not None
+    # What we resolve is an address by now: the rest is for the proxy.
+    proxy = Proxy.from_url(link.proxy.replace("socks5h://", "socks5://", 1), rdns=True)
+    for place in places[:-1]:
+        with suppress(ProxyError):
+            return await proxy.connect(place, port, timeout=link.timeout_s + 1), place
+    return await proxy.connect(places[-1], port, timeout=link.timeout_s + 1), places[-1]
 
 
 async def resolve(
@@ -336,10 +386,35 @@ def _judge_tls(error: ssl.SSLError) -> Unreached:
     return Unreached(Failure.TLS_OLD if error.reason in OLD_TLS else Failure.TLS, words)
 
 
+# Codes of a proxy that works, and says that the relay does not. Any other is the proxy's own: a
+# rule of it, or a word that it does not know.
+REPLIES = {
+    # RFC 1928, 6
+    0x01: (Failure.UNREACHABLE, ""),
+    0x03: (Failure.UNREACHABLE, ""),
+    0x04: (Failure.UNREACHABLE, ""),
+    0x05: (Failure.REFUSED, ""),
+    0x06: (Failure.TIMEOUT, ""),  # Tor's word for one
+    # Tor's ExtendedErrors (proposal 304, tor(1))
+    0xF0: (Failure.NO_SERVICE, "no descriptor of the onion service is found"),
+    0xF1: (Failure.NO_SERVICE, "the descriptor of the onion service is invalid"),
+    0xF2: (Failure.NO_SERVICE, "the onion service is not at its introduction points"),
+    0xF3: (Failure.NO_SERVICE, "the onion service does not come to the rendezvous"),
+    0xF4: (Failure.REFUSES_US, "the onion service is for those whom it knows"),
+    0xF5: (Failure.REFUSES_US, "the onion service does not know our key"),
+    0xF6: (Failure.NO_SERVICE, "the onion address is invalid"),
+    0xF7: (Failure.NO_SERVICE, "the introduction to the onion service timed out"),
+}
+
+
+UNKNOWN_CODE = re.compile("reply code: 0x([0-9a-f]{2})", re.IGNORECASE)
+
+
 def _judge_proxy(error: Exception) -> Unreached:
     code = getattr(error, "error_code", None)
-    if isinstance(error, ProxyError) and code in (1, 3, 4, 5, 6):
-        # The proxy works and says that the relay does not: RFC 1928's reply codes.
-        failure = Failure.REFUSED if code == 5 else Failure.UNREACHABLE
-        return Unreached(failure, str(error))
+    if code is None and (unknown := UNKNOWN_CODE.search(str(error))):
+        code = int(unknown[1], 16)  # python-socks says those of Tor in words alone
+    if isinstance(error, ProxyError) and code in REPLIES:
+        failure, words = REPLIES[code]
+        return Unreached(failure, words or str(error))
     return Unreached(Failure.PROXY, str(error) or type(error).__name__)

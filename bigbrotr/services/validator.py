@@ -356,6 +356,7 @@ def judge_failure(relay: Relay, unreached: Unreached) -> Greeting:
     verdict = Verdict.POSTPONED if failure in OURS else Verdict.FAILED
     waits = {
         Failure.OPTED_OUT: DAY_S,
+        Failure.UNJUDGED: DAY_S,
         Failure.DEFECT: DAY_S,  # the same again until somebody has mended it
         Failure.RESTING: REST_S,
         Failure.RATE_LIMITED: REST_S,
