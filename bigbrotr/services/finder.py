@@ -184,10 +184,11 @@ class Finder(BaseService[FinderSettings]):
                 return News(trouble="http-status", detail=str(answer.status))
             try:
                 # In a thread, as all that takes a while: the loop has others to serve.
-                relays, junk = await anyio.to_thread.run_sync(read_list, answer.body, source.path)
+                listed = await anyio.to_thread.run_sync(read_list, answer.body, source.path)
             except ValueError as error:
                 return News(trouble="unusable", detail=str(error))
-            return News(relays, {"junk": junk} if junk else {})
+            counts = {"junk": listed.junk, "queries_dropped": listed.queries}
+            return News(listed.relays, {name: count for name, count in counts.items() if count})
 
         errand = Errand("list", name, f"api {name}", [source.url, source.path], source.interval_s)
         await self._run_errand(errand, ask)
@@ -290,8 +291,16 @@ def look_through(
     return [Sighting(*found) for found in relays if found[0].network in networks]
 
 
-def read_list(body: bytes, path: str) -> tuple[list[Relay], int]:
-    """The relays in a JSON document where `path` (JSONPath) leads, and how many values were none.
+class Listed(NamedTuple):
+    """What is in a list."""
+
+    relays: list[Relay]
+    junk: int = 0  # values that are no relay
+    queries: int = 0  # of relays, that were dropped
+
+
+def read_list(body: bytes, path: str) -> Listed:
+    """The relays in a JSON document where `path` (JSONPath) leads.
 
     Raises:
         ValueError: it is no JSON, or there is no relay in it.
@@ -306,16 +315,16 @@ def read_list(body: bytes, path: str) -> tuple[list[Relay], int]:
     except (jsonpath.JSONPathError, RecursionError) as error:
         raise ValueError(f"{path} cannot be followed: {error}") from None
     relays: dict[str, Relay] = {}
-    junk = 0
+    junk = queries = 0
     for value in values:
+        text = value if isinstance(value, str) else ""
         try:
-            relay = Relay(value) if isinstance(value, str) else None
+            relay = Relay.discovered(text)
         except ValueError:
-            relay = None
-        if relay is None:
             junk += 1
         else:
             relays[relay.url] = relay
+            queries += "?" in text.partition("#")[0]
     if not relays:
         raise ValueError(f"no relay at {path}, but {junk} other values")
-    return list(relays.values()), junk
+    return Listed(list(relays.values()), junk, queries)

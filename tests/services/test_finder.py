@@ -280,8 +280,19 @@ async def test_without_a_network_it_is_quiet(
 
 def test_long_lists_are_cut() -> None:
     many = [f"wss://r{n}.example.com" for n in range(MAX_LISTED + 10)]
-    relays, junk = read_list(json.dumps(many).encode(), "$[*]")
-    assert (len(relays), junk) == (MAX_LISTED, 0)
+    listed = read_list(json.dumps(many).encode(), "$[*]")
+    assert (len(listed.relays), listed.junk) == (MAX_LISTED, 0)
+
+
+async def test_queries_of_lists_are_dropped_and_that_is_said(
+    brotr: Brotr, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure("INFO")
+    named = [f"{A}/x/?broadcast=true", f"{A}/x/?b", f"{B}#?", C]
+    async with http(give(json.dumps(named).encode())) as url:
+        await run(brotr, sources=source(url))
+    assert (await found(brotr)).keys() == {f"{A}/x/", B, C}
+    assert "queries_dropped=2" in capsys.readouterr().err
 
 
 async def test_hosts_of_lists_are_capped(brotr: Brotr) -> None:

@@ -302,6 +302,20 @@ async def test_paths_of_many_tenants_stay_apart(brotr: Brotr) -> None:
         assert await relays(brotr) == urls
 
 
+async def test_addresses_are_dialled_as_they_are_written(brotr: Brotr) -> None:
+    """A slash at the end is a part of them, and so is the query of what people name."""
+    paths = {"/relay/": many(60), "/npub1?broadcast=true": many(60, first=100)}
+    async with ScriptedRelay([], Vices(), paths=paths) as relay:
+        urls = [f"{relay.url}{path}" for path in paths]
+        await brotr.insert_candidates([Relay(url) for url in urls], "seed")
+        await run(brotr)
+        assert await relays(brotr) == sorted(urls)
+        await Worker(around().config, brotr).work(Order("test", 60.0, {Network.LOCAL: 10}))
+        rows = await brotr.pool.fetch("SELECT relay_url, count(*) FROM events_relays GROUP BY 1")
+        assert {row["relay_url"]: row["count"] for row in rows} == dict.fromkeys(urls, 60)
+    assert await brotr.relays_at([relay.url]) == [Relay(url) for url in sorted(urls)]
+
+
 async def test_a_neighbour_cannot_take_a_relay_away(brotr: Brotr) -> None:
     """By naming its events, or by showing some of them."""
     events = many(300)
