@@ -51,7 +51,9 @@ async def compare(
     needs_auth = contact.refusal.startswith(("auth-required:", "restricted:"))
     seen["42"] = True if contact.challenge is not None or needs_auth else None
     refused = wrote.detail.lower() if isinstance(wrote, Failed) else ""
+    odd = {"charset": document.charset} if document and document.charset != "utf-8" else {}
     return {
+        **odd,  # that of the document, which is to be in UTF-8
         "nips": {
             nip: _pair(document.claims(int(nip)) if document else None, was_seen)
             for nip, was_seen in sorted(seen.items())

@@ -432,6 +432,12 @@ async def test_what_is_done_without_a_claim() -> None:
         assert nip == {"claimed": None, "seen": True}
 
 
+async def test_a_document_in_another_character_set_is_said_to_be_so() -> None:
+    odd = Nip11.parse('{"name": "Café"}'.encode("latin-1"))
+    claims = await answering(lambda _: [], lambda met: compare(met, odd, 0.05))
+    assert claims["charset"] == "cp1252"
+
+
 async def test_silence_says_nothing() -> None:
     claims = await answering(lambda _: [], lambda met: compare(met, document(), 0.05))
     assert {nip["seen"] for nip in claims["nips"].values()} == {None}
