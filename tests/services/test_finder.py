@@ -367,6 +367,34 @@ async def test_what_is_forged_is_not_believed(
 
 
 @pytest.mark.parametrize(
+    "forgery",
+    [
+        {"sig": "ab" * 64},
+        {"id": "ab" * 32},
+        {"content": "forged"},
+        {"sig": 7},
+        {"content": None},
+    ],
+)
+@pytest.mark.parametrize("place", [0, 7, 29])
+async def test_one_that_is_forged_hides_no_other(
+    brotr: Brotr, forgery: Mapping[str, Any], place: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure("INFO")
+    words = [word(f"wss://r{n}.example.com", created_at=NOW - 10_000 + n) for n in range(30)]
+    forged = {**words[place], **forgery}
+    shown = [*words[:place], forged, *words[place + 1 :]]
+    async with ScriptedRelay(shown, Vices(clamp=12)) as relay:
+        await run(brotr, monitors=of(relay.url))
+        assert len(await found(brotr)) == 29
+        memory = (await remembered(brotr, "monitors"))[relay.url]
+        assert (memory["failures"], memory["since"] > NOW - 1000) == (0, True)
+        said = capsys.readouterr().err
+        assert "trouble" not in said
+        assert "rejected=" in said
+
+
+@pytest.mark.parametrize(
     ("vices", "trouble"),
     [
         (Vices(silent=True), "timeout"),
