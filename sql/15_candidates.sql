@@ -173,8 +173,8 @@ BEGIN
             u.wait, CASE WHEN u.verdict = 'failed' THEN public.backoff_s(c.attempts + 1) ELSE 60 END),
         owner    = NULL,
         tried_at = p_now,
-        outcome  = u.outcome,
-        detail   = u.detail,
+        outcome  = left(u.outcome, 100),
+        detail   = left(u.detail, 500),
         alias_of = CASE
             WHEN u.verdict = 'alias' THEN (SELECT r.id FROM public.relays r WHERE r.url = u.target)
             ELSE c.alias_of END

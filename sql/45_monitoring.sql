@@ -147,10 +147,10 @@ BEGIN
                                ELSE c.since END,
             failures         = CASE b.verdict WHEN 'up' THEN 0 WHEN 'down' THEN c.failures + 1 ELSE c.failures END,
             suspect_at       = CASE b.verdict WHEN 'suspect' THEN p_now WHEN 'void' THEN c.suspect_at END,
-            suspect_outcome  = CASE b.verdict WHEN 'suspect' THEN b.outcome WHEN 'void' THEN c.suspect_outcome END,
+            suspect_outcome  = CASE b.verdict WHEN 'suspect' THEN left(b.outcome, 100) WHEN 'void' THEN c.suspect_outcome END,
             checked_at       = CASE WHEN b.verdict IN ('up', 'down') THEN p_now ELSE c.checked_at END,
-            outcome          = CASE WHEN b.verdict IN ('up', 'down', 'defect') THEN b.outcome ELSE c.outcome END,
-            detail           = CASE WHEN b.verdict IN ('up', 'down', 'defect') THEN b.detail ELSE c.detail END,
+            outcome          = CASE WHEN b.verdict IN ('up', 'down', 'defect') THEN left(b.outcome, 100) ELSE c.outcome END,
+            detail           = CASE WHEN b.verdict IN ('up', 'down', 'defect') THEN left(b.detail, 500) ELSE c.detail END,
             failed           = CASE WHEN b.verdict IN ('up', 'down') THEN b.failed ELSE c.failed END,
             published_at     = CASE WHEN b.digest IS NULL THEN c.published_at ELSE p_now END,
             published_digest = coalesce(b.digest, c.published_digest)
@@ -165,7 +165,7 @@ BEGIN
     ), rows AS (
         INSERT INTO public.rtts (
             relay_id, holds_s, checked_at, outcome, dns_ms, tcp_ms, tls_ms, upgrade_ms, read_ms, write_ms, ttl_s)
-        SELECT b.relay_id, 2 * (b.due_at - p_now) + 600, p_now, CASE b.verdict WHEN 'down' THEN b.outcome END,
+        SELECT b.relay_id, 2 * (b.due_at - p_now) + 600, p_now, CASE b.verdict WHEN 'down' THEN left(b.outcome, 100) END,
                b.dns_ms, b.tcp_ms, b.tls_ms, b.upgrade_ms, b.read_ms, b.write_ms, b.ttl_s
         FROM before b
         WHERE b.verdict IN ('up', 'down')
