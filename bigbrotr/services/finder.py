@@ -1,6 +1,7 @@
 """The finder: relays that events name, lists on the web and monitors become candidates."""
 
 import time
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -308,7 +309,7 @@ def read_list(body: bytes, path: str) -> Listed:
     import jsonpath  # slow to import, and without lists nobody needs it
 
     try:
-        found = jsonpath.compile(path).finditer(msgspec.json.decode(body))
+        found = jsonpath.compile(path).finditer(msgspec.json.decode(body.removeprefix(BOM_UTF8)))
         values = [match.obj for match in islice(found, MAX_LISTED)]
     except (msgspec.DecodeError, UnicodeError) as error:
         raise ValueError(f"not JSON: {error}") from None

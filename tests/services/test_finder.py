@@ -284,6 +284,12 @@ def test_long_lists_are_cut() -> None:
     assert (len(listed.relays), listed.junk) == (MAX_LISTED, 0)
 
 
+async def test_list_may_begin_with_a_mark(brotr: Brotr) -> None:
+    async with http(give("\ufeff".encode() + LIST)) as url:
+        await run(brotr, sources=source(url))
+    assert (await found(brotr)).keys() == {A, B}
+
+
 async def test_queries_of_lists_are_dropped_and_that_is_said(
     brotr: Brotr, capsys: pytest.CaptureFixture[str]
 ) -> None:
