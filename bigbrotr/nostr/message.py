@@ -108,6 +108,7 @@ Message = (
 )
 # The beginning of a message: its type, and what follows if that is a short string.
 _head = re.compile(rb'\s*\[\s*"([A-Z-]{1,16})"\s*,\s*(?:"([^"\\]{0,64})"\s*,)?')
+_claimed_time = re.compile(rb'(?<!\\)"created_at"\s*:\s*(\d{1,18})\b')
 
 
 def request(subscription: str, *filters: Mapping[str, Any]) -> bytes:
@@ -161,6 +162,12 @@ def decode(frame: bytes) -> Message:
     return EventMessage(subscription, event) if kind == "EVENT" else _decode_slowly(frame)
 
 
+def claimed_time(frame: bytes) -> int | None:
+    """When an event that cannot be read says that it was created, in a frame or a part of it."""
+    found = _claimed_time.search(frame)
+    return None if found is None else int(found[1])
+
+
 def _too_large(sample: Oversized) -> TooLarge:
     head = _head.match(sample)
     if head is None:
@@ -185,8 +192,8 @@ def _decode_slowly(frame: bytes) -> Message:
             except ValueError as error:
                 return Malformed(str(error), True)
         case ["EOSE", str(subscription), *rest]:
-            hints = rest[0] if rest and isinstance(rest[0], list) else ()
-            return Eose(subscription, tuple(hint for hint in hints if isinstance(hint, str)))
+            said = rest[0] if rest and isinstance(rest[0], list) else rest  # some only say it
+            return Eose(subscription, tuple(hint for hint in said if isinstance(hint, str)))
         case ["CLOSED", str(subscription), *rest]:
             return Closed(subscription, rest[0] if rest and isinstance(rest[0], str) else "")
         case ["OK", str(event_id), bool(is_accepted), *rest]:

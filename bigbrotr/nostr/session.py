@@ -74,7 +74,8 @@ class Page(Struct):
     reason: str = ""  # CLOSED's text, or how the connection ended
     hints: tuple[str, ...] = ()  # NIP-67
     size: int = 0  # of its events, in bytes
-    unreadable: int = 0  # frames that look like events and are none
+    unreadable: int = 0  # frames that look like events and are none ...
+    unreadable_ats: list[int] = []  # ... and when those were created that say so
     strays: int = 0  # bytes that came meanwhile and do not belong to it
     elapsed_s: float = 0.0
     malformed: dict[str, tuple[int, bytes]] = {}  # reason: how many, and a sample
@@ -606,7 +607,10 @@ class Session:
                 reason = answer.reason.partition(":")[0]
                 count, sample = page.malformed.get(reason, (0, frame[:SAMPLE_BYTES]))
                 page.malformed[reason] = (count + 1, sample)
-                page.unreadable += answer.is_event
+                if answer.is_event:
+                    page.unreadable += 1
+                    if (claimed := message.claimed_time(frame)) is not None:
+                        page.unreadable_ats.append(claimed)
         return has_ended
 
     def _is_kept(self, answer: EventMessage, cost: int, most_bytes: int) -> bool:

@@ -128,7 +128,8 @@ class Call:
         self._returns = 0  # to a relay that hung up
         self._has_gained = True  # an answer, on this connection; or the relay has one try more
         self._asked: dict[int, Ask] = {}  # the last questions, by their number ...
-        self._asked_in: Session | None = None  # ... in this conversation
+        self._asked_in: Session | None = None  # ... in this conversation ...
+        self._hasty = 0  # ... and the last of them that was asked without patience
         self._known: Known | None = None
         self.signer = signer  # for a relay that insists on knowing who asks
         self.intake = Intake(brotr, visit, self.terms, crowd, report)
@@ -357,7 +358,7 @@ class Call:
     ) -> tuple[Progress, list[Span] | None]:
         """A walk in short stretches, newest first; they grow while little is in them."""
         whole = Progress([], [])
-        until, stretch_s = span.until, DAY_S
+        until, stretch_s, most_s = span.until, DAY_S, span.until
         while until > span.since:
             if self._is_over():
                 return whole, None
@@ -370,12 +371,13 @@ class Call:
             if not walk.proven and is_in_vain(walk.gaps) and stretch_s > LEAST_STRETCH_S:
                 if until == span.until and stretch_s == DAY_S:
                     return Progress([], [Gap(span, *walk.gaps[-1][1:])]), []
+                most_s = stretch_s // 2
                 stretch_s = max(LEAST_STRETCH_S, stretch_s // 4)
                 continue
             whole.proven.extend(walk.proven)
             whole.gaps.extend(walk.gaps)
             if self.intake.new + self.intake.known - received < self.limit:
-                stretch_s *= 2
+                stretch_s = max(stretch_s, min(2 * stretch_s, most_s))
             until = part.since
         return whole, []
 
@@ -401,6 +403,8 @@ class Call:
     def _paging(self, span: Span, *, with_top: bool) -> Paging:
         """The machine for a walk over a span, with what is known of the relay."""
         habits = self.dialect.habits
+        if self.dialect.way is Way.DAYS:  # what it does not answer, it refuses in words
+            habits = replace(habits, is_open=True)
         return Paging(
             span,
             limit=self.limit,
@@ -612,6 +616,7 @@ class Call:
         if page.end is End.OVERSIZE:
             self._lower_limit(paging, min(self.limit, page.received) // 2)
         if late > LATE_FEW:
+            self._hasty = page.number
             return self._judge_late(paging, late)
         if page.end is End.CUT and not page.received:
             progress = paging.give_up(GapReason.CUT, page.reason)
@@ -642,7 +647,7 @@ class Call:
         """
         assert self.session is not None
         if self._asked_in is not self.session:
-            self._asked, self._asked_in = {}, self.session
+            self._asked, self._asked_in, self._hasty = {}, self.session, 0
         late: list[tuple[int, WireEvent | Event]] = list(page.late)
         if ask.probe is Probe.KINDS and not page.events and self.session.is_open:
             late += await self.session.drain(LINGER_S, self.bounds.page_bytes)
@@ -654,7 +659,9 @@ class Call:
         for number in {number for number, _ in late}:
             events = [event for asked, event in late if asked == number]
             answered = self._asked.get(number, Ask(self.terms.since, None, 1))
-            seconds += await self._store_unasked(Page(events=events, end=End.EOSE), answered)
+            came = await self._store_unasked(Page(events=events, end=End.EOSE), answered)
+            if number > self._hasty:  # else all that was proven by it is taken back already
+                seconds += came
         if seconds:
             spans = merge(Span(second, second + 1) for second in seconds)
             paging.doubt(seconds)

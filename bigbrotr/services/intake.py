@@ -12,10 +12,12 @@ from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.events import Rejected
 from bigbrotr.core.calls.visits import Visit
 from bigbrotr.models.event import MAX_CREATED_AT, Event, WireEvent, wire_id
+from bigbrotr.nostr.message import claimed_time
 from bigbrotr.nostr.paging import Answer, Ask, Progress
 from bigbrotr.nostr.session import Page
 
-REASONS = ("malformed", "bad id", "bad signature")  # why events are rejected
+REASONS = ("malformed", "bad id", "bad signature", "too large")  # why events are rejected
+HINTS = frozenset({"finish", "more"})  # of EOSE: those that say how much is left
 IN_VAIN = 20  # new events are worth storing in turn to save one from being verified in vain ...
 FORESIGHT = 50_000  # ... and at most so many at a time
 
@@ -265,20 +267,38 @@ def sift(
         times.append(at)
         if terms.since <= at <= newest and event_id not in under_way:
             haul.events.append((at, event_id, event))
+    # What cannot be taken took a place as well, and is where it says that it is.
+    claimed = [claimed_time(sample) for sample in page.oversized]
+    for sample in page.oversized:
+        haul.reject("too large", sample)
+    oversized = [at for at in claimed if at is not None and ask.since <= at <= until]
+    unreadable = [at for at in page.unreadable_ats if ask.since <= at <= until]
+    if oversized or unreadable:
+        times = in_order(times, oversized + unreadable)
     haul.events.sort(key=lambda entry: entry[:2])
     page.received, page.events = len(page.events), []
     answer = Answer(
         created_ats=times,
         end=page.end,
         off_filter=off_filter,
-        malformed=page.unreadable,
+        malformed=page.unreadable - len(unreadable) + len(claimed) - len(oversized),
+        oversized=oversized,
         repeats=repeats,
         reason=page.reason,
         finish="finish" in page.hints,
-        more="more" in page.hints,
+        # What else is said with an empty answer may be why it is empty.
+        more="more" in page.hints or not (times or HINTS.issuperset(page.hints)),
         elapsed_s=page.elapsed_s,
     )
     return answer, haul
+
+
+def in_order(times: list[int], claimed: list[int]) -> list[int]:
+    """The times of a page together with those that others claim, in the page's order, if any."""
+    together = times + claimed
+    if times == sorted(times, reverse=True):
+        return sorted(together, reverse=True)
+    return sorted(together) if times == sorted(times) else together
 
 
 def identify(event: WireEvent | Event) -> tuple[bytes, WireEvent | Event]:

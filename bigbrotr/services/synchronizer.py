@@ -26,6 +26,7 @@ from bigbrotr.services.worker import Order, run_slice, start_process
 SLICES_PER_EXECUTOR = 500  # then its processes are replaced, with whatever their libraries leaked
 IDLE_S = 0.1  # a lane without work looks again while another is still busy
 QUIET_S = 10.0  # between two lines in the log about what was copied
+JUMP_S = 30.0  # by which the clock may differ from one cycle to the next
 
 
 class Synchronizer(BaseService[SynchronizerSettings]):
@@ -55,6 +56,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
         self._is_endless = False  # one cycle alone would never end with live calls
         self._told = Report()
         self._told_at = 0.0
+        self._clock = Clock()
 
     async def run_forever(
         self, interval: float | None = None, max_consecutive_failures: int | None = None
@@ -68,6 +70,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
 
     async def run(self) -> None:
         """Copies until no relay is due, and none is subscribed to."""
+        await self._look_at_clock()
         if self._slices >= SLICES_PER_EXECUTOR:
             await self._retire_executor()
         if self._lost:
@@ -82,6 +85,25 @@ class Synchronizer(BaseService[SynchronizerSettings]):
             if self._lost:
                 await self._give_up_cycle(self._lost[0])
         self._tell(is_final=not self._stop.is_set())
+
+    async def _look_at_clock(self) -> None:
+        """Notices a clock that jumps, and puts right what was written while it was ahead."""
+        jumped_s = self._clock.jump()
+        if abs(jumped_s) > JUMP_S:
+            self.log.warning(
+                "the clock has jumped: what is proven is only as right as the clock is",
+                seconds=round(jumped_s),
+            )
+        if jumped_s < -JUMP_S or self._clock.is_new:
+            self._clock.is_new = False
+            relays, rows = await self.brotr.forget_the_future()
+            if relays or rows:
+                self.log.warning(
+                    "the clock was ahead: proofs of a time to come are taken back, and what was to"
+                    " wait for it is due now",
+                    relays=relays,
+                    rows=rows,
+                )
 
     async def _give_up_cycle(self, error: Exception) -> None:
         if isinstance(error, BrokenProcessPool):
@@ -243,6 +265,19 @@ class Synchronizer(BaseService[SynchronizerSettings]):
     async def __aexit__(self, *error: object) -> None:
         await super().__aexit__(*error)
         await self._retire_executor()
+
+
+class Clock:
+    """The wall clock, held against one that cannot be set."""
+
+    def __init__(self) -> None:
+        self.is_new = True  # nothing is known of the time before
+        self._ahead_s = time.time() - time.monotonic()
+
+    def jump(self) -> float:
+        """By how many seconds it has been set forward, or (negative) back, since the last look."""
+        before, self._ahead_s = self._ahead_s, time.time() - time.monotonic()
+        return self._ahead_s - before
 
 
 def share(width: int, parts: int, part: int) -> int:

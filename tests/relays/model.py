@@ -23,7 +23,7 @@ Reconciling = Literal[
     "chatters",
     "floods",
 ]
-Forgery = Literal["id", "content", "signature", "type"]
+Forgery = Literal["id", "content", "signature", "type", "copy"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,13 @@ class Vices:
     page_bytes: int | None = None  # ends a page here; an event without content has 250 bytes
     extras: int = 0  # events outside the filter, among the others
     empty_when_broad: bool = False  # a bare EOSE unless kinds, authors or ids are given
+    empty_unless: frozenset[str] = frozenset()  # a bare EOSE unless one of these keys is given
+    eose_words: str = ""  # ... with these words as its third element
+    refuses_unless: frozenset[str] = frozenset()  # CLOSED unless one of these keys is given
+    most_limit: int | None = None  # refuses a larger `limit`, by a NOTICE
+    most_span_s: int | None = None  # CLOSED for a question about a longer time
+    pinned: int = 0  # adds its newest events to each answer
+    late: float = 0.0  # this share of each page comes after EOSE, the newest last
     empty_below: int | None = None  # slow and then empty for any `until` below this
     slow_s: float = 0.0  # how slow (really waited for on the wire)
     # how it ends
@@ -116,6 +123,14 @@ def respond(events: Iterable[Event], wanted: Filter, vices: Vices) -> Reply:
         return Reply([], elapsed_s=vices.slow_s)
     if vices.empty_when_broad and wanted.keys().isdisjoint({"kinds", "authors", "ids"}):
         return Reply([])
+    if vices.empty_unless and wanted.keys().isdisjoint(vices.empty_unless):
+        return Reply([])
+    if vices.refuses_unless and wanted.keys().isdisjoint(vices.refuses_unless):
+        return Reply([], "closed", "blocked: can't handle empty filters")
+    if vices.most_span_s is not None and "ids" not in wanted:
+        newest = everything[0]["created_at"] if everything else 0
+        if wanted.get("until", newest) - wanted.get("since", 0) > vices.most_span_s:
+            return Reply([], "closed", "error: time range too large")
     asked = {key: value for key, value in wanted.items() if key not in vices.ignores}
     if vices.until_excluded and "until" in asked:
         asked["until"] -= 1
@@ -127,6 +142,7 @@ def respond(events: Iterable[Event], wanted: Filter, vices: Vices) -> Reply:
         room = vices.page_bytes
         page = [event for event in page if (room := room - size_of(event)) >= 0]
     is_whole = len(page) == len(matching)
+    page[:0] = [event for event in everything[: vices.pinned] if event not in page]
     if vices.extras:
         others = [event for event in everything if not matches(event, wanted)][: vices.extras]
         for place, other in enumerate(others):

@@ -5,6 +5,7 @@ It keeps every event that it accepts: it replaces, deletes and expires nothing.
 
 import asyncio
 import json
+import math
 import secrets
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -71,6 +72,9 @@ class ScriptedRelay:
         self.port = port
         self._host = host
         self._tls = tls
+        # Bytes in place of an event: at the end of each answer about the second that they claim,
+        # or (without one) of every answer.
+        self.stray_frames: list[bytes] = []
         self.called = ""  # the URL by which others know it, where that differs
         self._talks: set[_Talk] = set()
         self._server: Server | None = None
@@ -219,6 +223,8 @@ class _Talk:
             await self.send(["CLOSED", sub, "auth-required: who are you?"])
         elif vices.refuses_ids and any("ids" in wanted for wanted in filters):
             await self.send(["CLOSED", sub, "error: kinds are needed"])
+        elif vices.most_limit and any(f.get("limit", 0) > vices.most_limit for f in filters):
+            await self.send(["NOTICE", f"error: limit exceeds max_limit {vices.most_limit}"])
         elif vices.rate_limited_after is not None and self.requests > vices.rate_limited_after:
             await self.send(["CLOSED", sub, "rate-limited: slow down"])
         else:
@@ -316,18 +322,34 @@ class _Talk:
         replies = [respond(held, wanted, vices) for wanted in filters]
         await asyncio.sleep(max((reply.elapsed_s for reply in replies), default=0.0))
         await self.litter(sub, vices)
+        late: list[Event] = []
         for reply in replies:
-            for event in [*forge(reply.events, vices), *reply.events]:
+            page = [*forge(reply.events, vices), *reply.events]
+            in_time = len(page) - round(vices.late * len(page))
+            late += page[in_time:]
+            for event in page[:in_time]:
+                if "copy" in vices.forged:  # with another signature, ahead of the right one
+                    await self.show(sub, {**event, "sig": "0" * 128})
                 await self.show(sub, event)
+        for raw in self.relay.stray_frames:
+            at = json.loads(raw).get("created_at")
+            wanted = filters[0]
+            until = wanted.get("until", math.inf)
+            if not isinstance(at, int) or wanted.get("since", 0) <= at <= until:
+                await self.send_text(f'["EVENT",{json.dumps(sub)},{raw.decode()}]')
         ends = {reply.end: reply for reply in replies}
         if "drop" in ends:
             self.cut()
         elif "closed" in ends:
             await self.send(["CLOSED", sub, ends["closed"].reason])
         elif "silence" not in ends:
-            hints = [reply.hints for reply in replies if reply.hints]
+            hints: list[Any] = [reply.hints for reply in replies if reply.hints]
+            if vices.eose_words and not any(reply.events for reply in replies):
+                hints = [vices.eose_words]
             await self.send(["EOSE", sub, *hints[:1]])
             self.live[sub] = list(filters)
+            for event in late:
+                await self.show(sub, event)
 
     async def notify(self, event: Held) -> None:
         for sub, filters in list(self.live.items()):
