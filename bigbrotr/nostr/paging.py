@@ -144,7 +144,7 @@ class Answer(Struct, frozen=True):
 class Progress(Struct, frozen=True):
     """What became certain: disjoint spans, in no particular order.
 
-    `retracted` is what this walk has told as proven before, and is not, since the relay lied.
+    `retracted` is what this walk has said something of before, and takes back.
     """
 
     proven: list[Proof]
@@ -160,6 +160,7 @@ class Habits(Struct, frozen=True, omit_defaults=True):
     until_excluded: bool = False  # it takes `until` for the first second that is not wanted
     disorderly: bool = False  # it has no order that one can go by
     is_open: bool = False  # it has shown events to whoever asks
+    pinned: int = 0  # events that it adds to each answer, whatever was asked for
     finishes: int = 0  # how often its `finish` was found true; -1: it was not
     checks: int = 0  # how often a part of a page was found to be what the page had shown
     # [hi, top) was shown by the last page of a walk that was interrupted then: the next answer
@@ -356,10 +357,11 @@ class Paging:
             self._order = Order.DOWN if habits.newest_first else Order.UP
             self._sure.add(habits.oldest_first)
         self._turns = 0
-        self._disorderly = habits.disorderly
+        self._is_known_disorderly = self._disorderly = habits.disorderly
         self._until_excluded = habits.until_excluded
         self._since_excluded = False
         self._is_open = habits.is_open
+        self._pinned = habits.pinned
         self._finishes = habits.finishes
         self._checks = habits.checks
         self._heard = False  # anything that matched, or was meant to be an event
@@ -410,6 +412,7 @@ class Paging:
             until_excluded=self._until_excluded,
             disorderly=self._disorderly,
             is_open=self._is_open,
+            pinned=self._pinned,
             finishes=self._finishes,
             checks=self._checks,
             pending=self._pending or self._held(),
@@ -420,9 +423,11 @@ class Paging:
         if not self._walks:
             return None
         walk = self._walks[-1]
-        is_simple = not (walk.up or walk.halving or walk.flaw or walk.crown or walk.trial)
-        if is_simple and walk.anchored and not walk.untied and walk.hi < walk.top:
-            return Span(walk.hi, walk.top)
+        is_tried = walk.trial is not None and walk.trial.probe not in (Probe.AGAIN, Probe.PART)
+        is_simple = not (walk.up or walk.halving or walk.flaw or is_tried)
+        top = walk.top if walk.crown is None else walk.crown
+        if is_simple and walk.anchored and not walk.untied and walk.hi < top:
+            return Span(walk.hi, top)
         return None
 
     def lower_limit(self, limit: int) -> None:
@@ -483,9 +488,14 @@ class Paging:
         self._doubts |= dict.fromkeys(seconds, (GapReason.LATE, words))
 
     def start_over(self) -> Progress:
-        """Take back what this walk has proven, and begin anew: its answers were not whole."""
+        """Take back what this walk has said, gaps as well, and begin anew: its answers were not
+        whole, and what they seemed to show of the relay is not so either."""
         self._asked = self._pending = None
-        self._doubts = {}
+        self._doubts, self._gaps = {}, []
+        self._retracted += self._given_up
+        self._given_up = []
+        self._order, self._turns, self._sure = None, 0, set()
+        self._disorderly = self._is_known_disorderly
         self._restart()
         return self._progress()
 
@@ -544,7 +554,9 @@ class Paging:
     def _are_pinned(self, off_filter: int) -> bool:
         """Whether so few events that do not match are what this relay adds to each answer: one that
         does not heed the filter shows as many as ever."""
-        return off_filter <= FEW_OTHERS and 4 * off_filter <= self._largest
+        if off_filter <= FEW_OTHERS and 4 * off_filter <= self._largest:
+            self._pinned = max(self._pinned, off_filter)
+        return off_filter <= self._pinned
 
     def _tighten(self, walk: Walk, times: list[int]) -> bool:
         """Ask again without the seconds outside the walk, if the question had any."""

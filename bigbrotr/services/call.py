@@ -126,10 +126,11 @@ class Call:
         self.session: Session | None = None
         self._sessions = AsyncExitStack()
         self._returns = 0  # to a relay that hung up
+        self._answers = 0  # on this connection
         self._has_gained = True  # an answer, on this connection; or the relay has one try more
-        self._asked: dict[int, Ask] = {}  # the last questions, by their number ...
-        self._asked_in: Session | None = None  # ... in this conversation ...
-        self._hasty = 0  # ... and the last of them that was asked without patience
+        self._asked: dict[int, tuple[Ask, int]] = {}  # the last questions, and events, by number
+        self._asked_in: Session | None = None  # ... in this conversation
+        self._hasty = 0  # the last of them that was asked without patience
         self._known: Known | None = None
         self.signer = signer  # for a relay that insists on knowing who asks
         self.intake = Intake(brotr, visit, self.terms, crowd, report)
@@ -170,7 +171,7 @@ class Call:
         )
 
     async def _converse(self, stream: Stream) -> Session:
-        self.stream = stream
+        self.stream, self._answers = stream, 0
         session = Session(stream, self.relay.url, self.signer)
         self.session = await self._sessions.enter_async_context(session)
         return session
@@ -214,9 +215,9 @@ class Call:
         )
         gaps: list[Gap] = []
         before = self.intake.new
-        for index, missing in enumerate(reversed(self.visit.missing)):
-            span = Span(*missing)
-            with_top = index == 0 and self.terms.filter.newest >= self.visit.wanted[1]
+        top = self.visit.wanted[1]
+        for span in self._in_turn():
+            with_top = span.until == top <= self.terms.filter.newest
             if not await self._cover(span, reconciliation, gaps, with_top=with_top):
                 return self._unfinished()
         for stale in reversed(self.visit.stale):
@@ -229,6 +230,17 @@ class Call:
         outcome: Ending | GapReason = GapReason(gaps[-1].reason) if gaps else "complete"
         is_vain = bool(gaps) and not self.has_proven and self.intake.new == before
         return Result("refused" if is_vain else "done", outcome, detail)
+
+    def _in_turn(self) -> list[Span]:
+        """What is missing, newest first; but what the last visit has been shown, and has not had
+        the time to prove, comes before all, so that each visit gets on."""
+        spans = [Span(*missing) for missing in reversed(self.visit.missing)]
+        pending = self.dialect.habits.pending
+        if pending is not None:
+            spans.sort(
+                key=lambda span: not span.since < pending.since < pending.until <= span.until
+            )
+        return spans
 
     async def _cover(
         self,
@@ -311,6 +323,8 @@ class Call:
             walk, rests = await self._walk_by(span, with_top=with_top, may_stop=may_stop)
             has_found = self.intake.new + self.intake.known > found
             reason = None if has_found or walk.proven else is_in_vain(walk.gaps)
+            if reason is GapReason.CUT and self._answers > 0:
+                break  # it was not this question
             if reason is not None:
                 words = walk.gaps[-1].detail
                 gaps_first = gaps_first or walk.gaps
@@ -543,7 +557,9 @@ class Call:
                 if page.end is End.CUT and not page.events and await self._ask_again(paging):
                     ask, asking = paging.ask(), None
                     continue
-                self._has_gained = self._has_gained or page.end is not End.CUT or bool(page.events)
+                if page.end is not End.CUT or page.events:
+                    self._answers += 1
+                    self._has_gained = True
                 late = await self._take_late(page, ask, paging)
                 # Few pages are worked on at once, and who waits here has asked for no other.
                 await self.gate.acquire()
@@ -615,7 +631,7 @@ class Call:
         """What an answer proves, and the gaps that it leaves when the conversation cannot go on."""
         if page.end is End.OVERSIZE:
             self._lower_limit(paging, min(self.limit, page.received) // 2)
-        if late > LATE_FEW:
+        if late:
             self._hasty = page.number
             return self._judge_late(paging, late)
         if page.end is End.CUT and not page.received:
@@ -641,7 +657,8 @@ class Call:
 
     async def _take_late(self, page: Page, ask: Ask, paging: Paging) -> int:
         """Stores the events that came for questions before this one, after the relay had said that
-        it had no more: what it was asked then is not proven where they lie. Returns how many.
+        it had no more: what it was asked then is not proven where they lie. Returns how many,
+        if they are too many to have been published just then.
 
         Who shows nothing to broad questions is listened to for a while before it is believed.
         """
@@ -652,21 +669,23 @@ class Call:
         if ask.probe is Probe.KINDS and not page.events and self.session.is_open:
             late += await self.session.drain(LINGER_S, self.bounds.page_bytes)
             paging.knows_others = bool((await self._some_known()).authors)
-        self._asked[page.number] = ask
+        self._asked[page.number] = (ask, len(page.events))
         while len(self._asked) > REMEMBERED_ASKS:
             del self._asked[next(iter(self._asked))]
         seconds: list[int] = []
+        is_habit = False
         for number in {number for number, _ in late}:
             events = [event for asked, event in late if asked == number]
-            answered = self._asked.get(number, Ask(self.terms.since, None, 1))
-            came = await self._store_unasked(Page(events=events, end=End.EOSE), answered)
+            asked_then, answered = self._asked.get(number, (Ask(self.terms.since, None, 1), 0))
+            came = await self._store_unasked(Page(events=events, end=End.EOSE), asked_then)
             if number > self._hasty:  # else all that was proven by it is taken back already
                 seconds += came
+                is_habit |= len(came) > LATE_FEW or (len(came) > 1 and 4 * len(came) > answered)
         if seconds:
             spans = merge(Span(second, second + 1) for second in seconds)
             paging.doubt(seconds)
             await self.brotr.take_back(self.visit, [How.PAGING, How.FINISH], spans)
-        return len(seconds)
+        return len(seconds) if is_habit else 0
 
     async def _store_unasked(self, page: Page, ask: Ask) -> Sequence[int]:
         """Stores what came within a question, but not in answer to it; it proves nothing. Returns
@@ -681,10 +700,8 @@ class Call:
     def _learn(self, paging: Paging) -> None:
         """Keeps what a walk has taught about the relay."""
         learned, before = paging.habits, self.dialect.habits.pending
-        if learned.pending is None and before is not None:
-            since, until = paging.wanted
-            if not (since <= before.since and before.until <= until):
-                learned = replace(learned, pending=before)
+        if before is not None and before != paging.pending:  # of another stretch
+            learned = replace(learned, pending=before)
         self.dialect = replace(self.dialect, habits=learned, habits_at=int(time.time()))
 
 
@@ -704,15 +721,13 @@ def dialect_of(visit: Visit) -> Dialect:
 
 def told(walk: Progress, more: Progress) -> Progress:
     """What two answers have made certain, the second of which may take back what the first said."""
-    proven = walk.proven
+    proven, gaps = walk.proven, walk.gaps
     if more.retracted:
-        proven = [
-            Proof(span, how)
-            for proof, how in walk.proven
-            for span in uncovered(proof, more.retracted)
-        ]
+        back = more.retracted
+        proven = [Proof(left, how) for span, how in proven for left in uncovered(span, back)]
+        gaps = [Gap(left, *why) for span, *why in gaps for left in uncovered(span, back)]
     return Progress(
-        [*proven, *more.proven], [*walk.gaps, *more.gaps], [*walk.retracted, *more.retracted]
+        [*proven, *more.proven], [*gaps, *more.gaps], [*walk.retracted, *more.retracted]
     )
 
 
