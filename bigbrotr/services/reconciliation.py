@@ -45,10 +45,11 @@ MOST_NEEDED = 50_000  # ids that we lack, in a window: where there are more, pag
 CHUNK = 20_000  # ids that are read at once
 MERGED_ITEMS = 50_000  # neighbouring windows are remembered as one, up to this many events
 # What a relay names is tested before it is noted: it is asked for some of it by id, and for a page.
-# Where a tenth is not there, it is found but once in two million times; among 640, one in 45 is.
+# That a tenth of it is not there escapes 140 questions once in two million times; 640, one in 45.
 TESTED, TESTED_SHARE = 140, 200  # so many, and one more for each so many that are named
 RETESTED = 32  # of what it was seen to hold before
 RETEST_SHARE = 8  # of windows that have not changed, one in so many is compared all the same
+FEWEST_IDS = 16  # in a question: who takes no more cannot be tested in a reasonable time
 HIDDEN = 32  # that it does not name are asked for: they must not be there
 SAMPLE = 2  # events of a page, where nothing has changed
 LIES = 4  # missing events, and a quarter of all, are a lie; fewer are kept from us
@@ -117,13 +118,13 @@ class Reconciliation:
         self.most_items = min(2 * (self.visit.most_items or MOST_ITEMS), MOST_ITEMS)
         self.windows = 0  # that were proven
         self.throttled = ""  # the words with which the relay asked for a pause
+        self._collector = Collector(session, intake, bounds, is_over)
         self.hung_up = ""  # how the connection was lost, if in the midst of this
         # Our messages: no larger than the relay says, nor than what it has hung up on.
         says = self.visit.limits.get("max_message_length", 1 << 20) - self._envelope()
         self.frame_limit = min(FRAME_LIMIT, says // 2, self.visit.most_bytes or FRAME_LIMIT)
-        if self.frame_limit < SMALLEST_FRAME_LIMIT:
+        if self.frame_limit < SMALLEST_FRAME_LIMIT or self._collector.most_ids < FEWEST_IDS:
             self.may_try = False
-        self._collector = Collector(session, intake, bounds, is_over)
         self._has_worked = False
         self._largest = 0  # message of ours in this conversation, in bytes
         self._strangers: set[bytes] = set()  # events of this window that it showed and did not name
