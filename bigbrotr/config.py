@@ -174,7 +174,13 @@ class Link(Section, frozen=True):
         float,
         Meta(gt=0, le=600, description="a candidate that takes longer lets others pass meanwhile"),
     ] = 4.0
-    proxy: Annotated[str | None, Meta(description="socks5h://host:port; it resolves names")] = None
+    proxy: Annotated[
+        str | None,
+        Meta(
+            description="socks5h://host:port resolves names; socks5://host:port is for clearnet: "
+            "names are resolved, and judged, here"
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         if self.proxy is not None:
@@ -346,7 +352,9 @@ class FinderSettings(ServiceSection, frozen=True):
     max_per_host: Annotated[
         int,
         Meta(
-            ge=0, le=100_000, description="addresses of one host with a path or port of their own"
+            ge=0,
+            le=100_000,
+            description="addresses of one host with a path or port of their own that don't fail",
         ),
     ] = 16
     tombstone_s: Annotated[

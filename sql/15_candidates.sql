@@ -30,10 +30,13 @@ CREATE INDEX IF NOT EXISTS tombstones_host_idx ON public.tombstones (public.host
 
 -- Adds candidates, due at once; known ones keep their history and add their names; relays and the buried are left out.
 -- Arrays of one length, in order of arrival: a URL that comes twice has its first source. `p_times`: how often each was
--- named just now; 0, by whoever repeats itself, makes a candidate as well. Of one host there are at most p_max_per_host
--- addresses (NULL: any number) with a path or a port of their own, those included that are relays or buried; the host
--- itself always finds its place. `p_is_typed`: a person insists, so that a tombstone is no obstacle.
--- Returns how many were new. Idempotent, but for the names.
+-- named just now; 0, by whoever repeats itself (a list, a monitor), makes a candidate as well. `p_is_typed`: a person
+-- insists, so that a tombstone is no obstacle. Returns how many were new. Idempotent, but for the names.
+-- Of one host there are at most p_max_per_host addresses (NULL: any number) with a path or a port of their own that are
+-- relays or may become one; the host itself always finds its place. What has failed five times (after half an hour), is
+-- an alias, was given up or rests has shown what it is, and keeps no place from others; nor does what only events name,
+-- which anybody can write, from what is listed. Of what has failed or is an alias, no more than four times as many are
+-- kept, those that failed least first: the others are forgotten.
 CREATE OR REPLACE FUNCTION public.insert_candidates(
     p_urls text[], p_networks text[], p_sources text[], p_times integer[], p_max_per_host integer, p_is_typed boolean,
     p_now bigint
@@ -65,20 +68,22 @@ BEGIN
           AND NOT EXISTS (SELECT FROM public.tombstones t WHERE t.url = u.url AND t.expires_at > p_now)
         GROUP BY u.url
     ), special AS (  -- addresses with a path or a port, the most often named first
-        SELECT u.url, u.host, row_number() OVER (PARTITION BY u.host ORDER BY u.times DESC, u.url) AS place
+        SELECT u.url, u.host, u.source NOT LIKE 'kind %' AS is_listed,
+               row_number() OVER (PARTITION BY u.host, u.source LIKE 'kind %' ORDER BY u.times DESC, u.url) AS place
         FROM unknown u
         WHERE p_max_per_host IS NOT NULL AND u.url NOT IN ('ws://' || u.host, 'wss://' || u.host)
     ), hosts AS (
         SELECT DISTINCT s.host FROM special s
     ), taken AS (
-        SELECT k.host, count(*) AS places
+        SELECT k.host, count(*) AS places, count(*) FILTER (WHERE k.is_listed) AS listed
         FROM (
-            SELECT h.host, c.url FROM hosts h JOIN public.candidates c ON public.host_of(c.url) = h.host
+            SELECT h.host, c.url, c.source NOT LIKE 'kind %' AS is_listed
+            FROM hosts h JOIN public.candidates c ON public.host_of(c.url) = h.host
+            WHERE c.attempts < 5 AND c.alias_of IS NULL AND c.source <> 'retired'
             UNION ALL
-            SELECT h.host, r.url FROM hosts h JOIN public.relays r ON public.host_of(r.url) = h.host
-            UNION ALL
-            SELECT h.host, t.url FROM hosts h JOIN public.tombstones t ON public.host_of(t.url) = h.host
-            WHERE t.expires_at > p_now
+            SELECT h.host, r.url, true
+            FROM hosts h JOIN public.relays r ON public.host_of(r.url) = h.host
+            JOIN public.visits v ON v.relay_id = r.id AND v.rests_since IS NULL
         ) AS k
         WHERE k.url NOT IN ('ws://' || k.host, 'wss://' || k.host)
         GROUP BY k.host
@@ -88,11 +93,21 @@ BEGIN
         FROM unknown u
         WHERE NOT EXISTS (
             SELECT FROM special s LEFT JOIN taken t ON t.host = s.host
-            WHERE s.url = u.url AND s.place + coalesce(t.places, 0) > p_max_per_host
+            WHERE s.url = u.url
+              AND s.place + coalesce(CASE WHEN s.is_listed THEN t.listed ELSE t.places END, 0) > p_max_per_host
         )
         ORDER BY u.url
         ON CONFLICT (url) DO NOTHING
-        RETURNING 1
+        RETURNING url
+    ), spent AS (  -- on hosts where there is something new
+        SELECT c.url, row_number() OVER (
+            PARTITION BY public.host_of(c.url) ORDER BY c.attempts, c.named DESC, c.tried_at DESC, c.url) AS place
+        FROM (SELECT DISTINCT public.host_of(n.url) AS host FROM new_candidates n) AS h
+        JOIN public.candidates c ON public.host_of(c.url) = h.host
+        WHERE (c.attempts >= 5 OR c.alias_of IS NOT NULL) AND c.owner IS NULL AND c.source LIKE 'kind %'
+          AND c.url NOT IN ('ws://' || h.host, 'wss://' || h.host)
+    ), forgotten AS (
+        DELETE FROM public.candidates c USING spent s WHERE c.url = s.url AND s.place > 4 * p_max_per_host
     )
     SELECT count(*) INTO added FROM new_candidates;
     RETURN added;
@@ -158,8 +173,8 @@ BEGIN
             u.wait, CASE WHEN u.verdict = 'failed' THEN public.backoff_s(c.attempts + 1) ELSE 60 END),
         owner    = NULL,
         tried_at = p_now,
-        outcome  = u.outcome,
-        detail   = u.detail,
+        outcome  = left(u.outcome, 100),
+        detail   = left(u.detail, 500),
         alias_of = CASE
             WHEN u.verdict = 'alias' THEN (SELECT r.id FROM public.relays r WHERE r.url = u.target)
             ELSE c.alias_of END

@@ -139,9 +139,10 @@ BEGIN
             WHEN p_verdict IN ('failed', 'refused') THEN p_now + public.backoff_s(v.failures + 1)
             WHEN p_verdict = 'throttled' THEN p_next_at
             WHEN p_verdict = 'done' THEN least(p_next_at, (
-                SELECT greatest(min(g.due_at), p_now + 60) FROM public.gaps g
+                SELECT greatest(g.due_at, p_now + 60) FROM public.gaps g
                 WHERE g.relay_id = p_relay_id AND g.filter = v.filter AND g.due_at > p_now
-                  AND g.span && int8range(v.since, greatest(v.since, v.until))))
+                  AND g.span && int8range(v.since, greatest(v.since, v.until))
+                ORDER BY g.due_at LIMIT 1))
             ELSE p_now END,
         dialect    = coalesce(p_dialect, v.dialect),
         owner      = NULL,

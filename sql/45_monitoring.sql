@@ -12,7 +12,7 @@ CREATE TABLE IF NOT EXISTS public.checks (
     suspect_at       bigint,                      -- a first time-out that nothing has confirmed yet
     suspect_outcome  text,
     checked_at       bigint,                      -- the newest verdict, in the columns below
-    outcome          text,                        -- 'up', or why not
+    outcome          text,                        -- 'up', or why not; 'defect': since then our own code failed at it
     detail           text,
     failed           jsonb,                       -- {"nip11": "too-large", …}: the checks that failed, and why
     published_at     bigint,                      -- when a 30166 was last made of it
@@ -102,10 +102,11 @@ END $$;
 
 -- Records what checks came to. Arrays of one length. `p_verdicts`: 'up'; 'down'; 'suspect', a failure that has to be
 -- confirmed, of which nothing goes into the series yet; 'void', no verdict: nobody's fault but ours; 'spared', none, since
--- it wants to be left alone. A confirmed one goes into the series with the first. An up or spared relay comes back after
--- p_every_s, give or take a tenth, and sooner when it was down; a dead one after a growing delay; a suspect or void one
--- after a minute or two. Where p_digests is not NULL, a
--- 30166 was made. Returns the relays that were recorded: those whose lease had not passed on. Idempotent.
+-- it wants to be left alone; 'defect', none, since our own code failed at it: the outcome says so, the state stays. A
+-- confirmed one goes into the series with the first. An up, spared or defect one comes back after p_every_s, give or take
+-- a tenth, and sooner when it was down; a dead one after a growing delay; a suspect or void one after a minute or two.
+-- Where p_digests is not NULL, a 30166 was made. Returns the relays that were recorded: those whose lease had not passed
+-- on. Idempotent.
 CREATE OR REPLACE FUNCTION public.record_checks(
     p_relay_ids bigint[], p_epochs bigint[], p_verdicts text[], p_outcomes text[], p_details text[], p_failed jsonb[],
     p_dns_ms real[], p_tcp_ms real[], p_tls_ms real[], p_upgrade_ms real[], p_read_ms real[], p_write_ms real[],
@@ -127,9 +128,10 @@ BEGIN
                p_now + CASE g.verdict
                    WHEN 'up' THEN (CASE c.state WHEN 'down' THEN p_every_s / 4.0 ELSE p_every_s END
                                    * (0.9 + 0.2 * random()))::bigint
-                   WHEN 'spared' THEN (p_every_s * (0.9 + 0.2 * random()))::bigint
                    WHEN 'down' THEN public.backoff_s(c.failures + 1)
-                   ELSE (60 + 60 * random())::bigint END AS due_at
+                   WHEN 'suspect' THEN (60 + 60 * random())::bigint
+                   WHEN 'void' THEN (60 + 60 * random())::bigint
+                   ELSE (p_every_s * (0.9 + 0.2 * random()))::bigint END AS due_at
         FROM given g
         JOIN public.checks c ON c.relay_id = g.relay_id AND c.epoch = g.epoch
         ORDER BY g.relay_id
@@ -145,10 +147,10 @@ BEGIN
                                ELSE c.since END,
             failures         = CASE b.verdict WHEN 'up' THEN 0 WHEN 'down' THEN c.failures + 1 ELSE c.failures END,
             suspect_at       = CASE b.verdict WHEN 'suspect' THEN p_now WHEN 'void' THEN c.suspect_at END,
-            suspect_outcome  = CASE b.verdict WHEN 'suspect' THEN b.outcome WHEN 'void' THEN c.suspect_outcome END,
+            suspect_outcome  = CASE b.verdict WHEN 'suspect' THEN left(b.outcome, 100) WHEN 'void' THEN c.suspect_outcome END,
             checked_at       = CASE WHEN b.verdict IN ('up', 'down') THEN p_now ELSE c.checked_at END,
-            outcome          = CASE WHEN b.verdict IN ('up', 'down') THEN b.outcome ELSE c.outcome END,
-            detail           = CASE WHEN b.verdict IN ('up', 'down') THEN b.detail ELSE c.detail END,
+            outcome          = CASE WHEN b.verdict IN ('up', 'down', 'defect') THEN left(b.outcome, 100) ELSE c.outcome END,
+            detail           = CASE WHEN b.verdict IN ('up', 'down', 'defect') THEN left(b.detail, 500) ELSE c.detail END,
             failed           = CASE WHEN b.verdict IN ('up', 'down') THEN b.failed ELSE c.failed END,
             published_at     = CASE WHEN b.digest IS NULL THEN c.published_at ELSE p_now END,
             published_digest = coalesce(b.digest, c.published_digest)
@@ -163,7 +165,7 @@ BEGIN
     ), rows AS (
         INSERT INTO public.rtts (
             relay_id, holds_s, checked_at, outcome, dns_ms, tcp_ms, tls_ms, upgrade_ms, read_ms, write_ms, ttl_s)
-        SELECT b.relay_id, 2 * (b.due_at - p_now) + 600, p_now, CASE b.verdict WHEN 'down' THEN b.outcome END,
+        SELECT b.relay_id, 2 * (b.due_at - p_now) + 600, p_now, CASE b.verdict WHEN 'down' THEN left(b.outcome, 100) END,
                b.dns_ms, b.tcp_ms, b.tls_ms, b.upgrade_ms, b.read_ms, b.write_ms, b.ttl_s
         FROM before b
         WHERE b.verdict IN ('up', 'down')

@@ -72,7 +72,10 @@ BEGIN
 END $$;
 
 -- Settles what was sent: 'accepted' and 'refused' events go, 'failed' ones come back after a growing delay, p_max_attempts
--- times at most; what was replaced meanwhile stays. Counts all. Returns how many events have gone.
+-- times at most; what was replaced meanwhile stays. What failed beside others of the same target that were accepted, as
+-- where a relay takes some and wants a pause, is kept for later, and was no attempt. Counts all. Reasons and details are
+-- the relay's words: they are cut, and of each target and outcome 20 reasons are counted, the further ones as 'other'.
+-- Returns how many events have gone.
 CREATE OR REPLACE FUNCTION public.settle_outbox(
     p_ids bigint[], p_versions bigint[], p_targets text[], p_outcomes text[], p_reasons text[], p_details text[],
     p_max_attempts integer, p_now bigint
@@ -82,18 +85,34 @@ DECLARE
     gone integer;
 BEGIN
     INSERT INTO public.deliveries AS d (target, outcome, reason, times, last_at, detail)
-    SELECT u.target, u.outcome, u.reason, count(*), p_now, max(u.detail)
-    FROM unnest(p_targets, p_outcomes, p_reasons, p_details) AS u (target, outcome, reason, detail)
-    GROUP BY u.target, u.outcome, u.reason
-    ORDER BY u.target, u.outcome, u.reason
+    SELECT n.target, n.outcome, n.reason, count(*), p_now, max(n.detail)
+    FROM (
+        SELECT g.target, g.outcome, left(g.detail, 500) AS detail,
+               CASE WHEN g.is_known OR g.places + dense_rank() OVER (
+                   PARTITION BY g.target, g.outcome, g.is_known ORDER BY g.reason) <= 20
+               THEN g.reason ELSE 'other' END AS reason
+        FROM (
+            SELECT u.target, u.outcome, left(u.reason, 100) AS reason, u.detail,
+                   EXISTS (SELECT FROM public.deliveries d WHERE d.target = u.target AND d.outcome = u.outcome
+                           AND d.reason = left(u.reason, 100)) AS is_known,
+                   (SELECT count(*) FROM public.deliveries d
+                    WHERE d.target = u.target AND d.outcome = u.outcome) AS places
+            FROM unnest(p_targets, p_outcomes, p_reasons, p_details) AS u (target, outcome, reason, detail)
+        ) AS g
+    ) AS n
+    GROUP BY n.target, n.outcome, n.reason
+    ORDER BY n.target, n.outcome, n.reason
     ON CONFLICT (target, outcome, reason) DO UPDATE SET
         times = d.times + EXCLUDED.times, last_at = EXCLUDED.last_at, detail = EXCLUDED.detail;
 
     UPDATE public.outbox o SET
-        attempts = CASE WHEN o.version = u.version THEN o.attempts + 1 ELSE o.attempts END,
+        attempts = CASE WHEN o.version = u.version AND NOT u.is_taking THEN o.attempts + 1 ELSE o.attempts END,
         due_at   = CASE WHEN u.outcome = 'failed' THEN p_now + public.backoff_s(o.attempts + 1) ELSE p_now END,
         owner    = NULL
-    FROM unnest(p_ids, p_versions, p_outcomes) AS u (id, version, outcome)
+    FROM (
+        SELECT s.id, s.version, s.outcome, bool_or(s.outcome = 'accepted') OVER (PARTITION BY s.target) AS is_taking
+        FROM unnest(p_ids, p_versions, p_targets, p_outcomes) AS s (id, version, target, outcome)
+    ) AS u
     WHERE o.id = u.id AND (u.outcome = 'failed' OR o.version <> u.version);
 
     WITH deleted AS (

@@ -67,7 +67,7 @@ def _normal(text: str) -> str | None:
     if "\ufffd" in text:  # it stands for what was lost
         return None
     try:
-        return Relay(text).url
+        return Relay.discovered(text).url
     except ValueError:
         return None
 

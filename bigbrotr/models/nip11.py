@@ -1,5 +1,6 @@
 """NIP-11: what a relay says of itself, read tolerantly: a wrong field costs that field alone."""
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -51,9 +52,11 @@ TRUE, FALSE = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "
 class Nip11:
     """A relay's information document.
 
-    `raw` is what came, byte for byte; `metadata` the whole of it as jsonb can hold it, unknown
-    fields included; `texts`, `words`, `nips` and `limits` are the known fields that could be
-    understood; `dropped` names the known ones that could not.
+    `raw` is what came, byte for byte, and `charset` how it was read: "utf-8", or something else
+    that a document must not be; `metadata` the whole of it as jsonb can hold it, unknown fields
+    included; `texts`, `words`, `nips` and `limits` are the known fields that could be understood;
+    `dropped` names the known ones that could not. `names_more` says that `nips` is not all: there
+    were words in it that nobody understands.
     """
 
     raw: bytes
@@ -63,6 +66,8 @@ class Nip11:
     nips: tuple[int, ...] | None  # in ascending order; None: nothing is said
     limits: Mapping[str, int | bool]
     dropped: tuple[str, ...]
+    names_more: bool = False
+    charset: str = "utf-8"
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
@@ -70,15 +75,16 @@ class Nip11:
 
         ValueError if they are no JSON object, or one that is nested without measure.
         """
-        metadata = Metadata.from_json(raw)
+        text, charset = _decode(raw)
+        metadata = Metadata.from_json(text)
         data = metadata.data
         texts: dict[str, str] = {}
         words: dict[str, tuple[str, ...]] = {}
         limits: dict[str, int | bool] = {}
         dropped: list[str] = []
         for name in TEXTS:
-            if (text := _text(data.get(name))) is not None:
-                texts[name] = text
+            if (words_of := _text(data.get(name))) is not None:
+                texts[name] = words_of
             elif data.get(name) is not None:
                 dropped.append(name)
         for name in WORD_LISTS:
@@ -86,7 +92,7 @@ class Nip11:
                 words[name] = found
             elif data.get(name) is not None:
                 dropped.append(name)
-        nips = _nips(data.get("supported_nips"))
+        nips, names_more = _nips(data.get("supported_nips"))
         if nips is None and data.get("supported_nips") is not None:
             dropped.append("supported_nips")
         limitation = data.get("limitation")
@@ -100,11 +106,14 @@ class Nip11:
                     dropped.append(f"limitation.{name}")
         elif limitation is not None:
             dropped.append("limitation")
-        return cls(raw, metadata, texts, words, nips, limits, tuple(dropped))
+        return cls(raw, metadata, texts, words, nips, limits, tuple(dropped), names_more, charset)
 
     def claims(self, nip: int) -> bool | None:
-        """Whether the relay says that it speaks a NIP; None when it names none at all."""
-        return None if self.nips is None else nip in self.nips
+        """Whether the relay says that it speaks a NIP; None when that cannot be told, since it says
+        nothing, or something that nobody understands."""
+        if self.nips is None:
+            return None
+        return True if nip in self.nips else None if self.names_more else False
 
     def requires(self, switch: str) -> bool | None:
         """One of `SWITCHES`; None when nothing is said."""
@@ -157,12 +166,53 @@ def _words(value: Any) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(each for each in found if 0 < len(each) <= MAX_WORD))[:MAX_WORDS]
 
 
-def _nips(value: Any) -> tuple[int, ...] | None:
-    """The numbers in a list of them; what is none ("B7", 10**400) is left out."""
-    if isinstance(value, int | str) and not isinstance(value, bool):
+# As people write them: "11", "NIP-42", "nip 09: deletion", 1.0.
+NIP = re.compile(r"\s*(?:nip)?[-_#\s]*0*([0-9]{1,4})(?:\.0+)?(?![\w.])", re.IGNORECASE)
+OTHER_NIP = re.compile(r"\s*(?:nip)?[-_#\s]*[0-9a-f]{2}\s*", re.IGNORECASE)  # such as B7, no number
+
+
+def _nips(value: Any) -> tuple[tuple[int, ...] | None, bool]:
+    """The numbers in a list of NIPs, or in a text with commas, None if there is nothing that can be
+    read; and whether there is something else that cannot."""
+    if isinstance(value, str):
+        value = value.split(",")
+    elif isinstance(value, int) and not isinstance(value, bool):
         value = [value]
     if not isinstance(value, list):
-        return None
-    numbers = (_number(each) for each in value)
-    known = {number for number in numbers if number is not None and 0 < number <= MAX_NIP}
-    return tuple(sorted(known)[:MAX_NIPS])
+        return None, False
+    known: set[int] = set()
+    is_read, names_more = not value, False
+    for each in value:
+        number = _nip(each)
+        if number is not None:
+            known.add(number)
+        is_other = isinstance(each, str) and OTHER_NIP.fullmatch(each) is not None
+        is_read = is_read or number is not None or is_other
+        names_more = names_more or (number is None and not is_other)
+    if not is_read:
+        return None, False
+    return tuple(sorted(known)[:MAX_NIPS]), names_more or len(known) > MAX_NIPS
+
+
+def _nip(value: Any) -> int | None:
+    if isinstance(value, str):
+        found = NIP.match(value)
+        value = int(found[1]) if found else None
+    number = _number(value)
+    return number if number is not None and 0 < number <= MAX_NIP else None
+
+
+def _decode(raw: bytes) -> tuple[str, str]:
+    """A document's text, and in what character set it came. JSON is UTF-8; what is something else
+    by mistake is read as what it most likely is."""
+    try:
+        return raw.decode("utf-8-sig"), "utf-8"
+    except UnicodeDecodeError:
+        pass
+    wide = json.detect_encoding(raw)  # by the zeros in it
+    for charset in (*([wide] if wide.startswith(("utf-16", "utf-32")) else []), "cp1252"):
+        try:
+            return raw.decode(charset), charset
+        except UnicodeDecodeError:
+            continue
+    return raw.decode("latin-1"), "latin-1"

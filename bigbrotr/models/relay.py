@@ -7,7 +7,7 @@ from base64 import b32decode
 from dataclasses import InitVar, dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import NamedTuple
+from typing import NamedTuple, Self
 from urllib.parse import quote, unquote
 
 import idna
@@ -37,16 +37,19 @@ class Relay:
     - Blanks and invisible characters around it go; inside, they and backslashes are refused.
     - Scheme and host become lower case; `ws` and `wss` stay apart, nothing else is accepted.
     - International names become punycode (UTS 46); labels may hold underscores.
-    - User info, query, fragment, default port and trailing dots of the host go.
+    - User info, fragment, default port and trailing dots of the host go.
     - IPv4 is strict dotted decimal, IPv6 canonical in brackets without a zone.
     - The path keeps its case. Percent-encoding is normalised, duplicate slashes collapse, then
-      dot segments are resolved (`..` stops at the root), trailing slashes go. What is refused
-      raw is refused encoded (`%20`, `%00`, `%5C`).
+      dot segments are resolved (`..` stops at the root). A slash at the end stays, since what
+      ends in one is another resource; only the root may be written without. What is refused raw
+      is refused encoded (`%20`, `%00`, `%5C`).
+    - The query stays, since it may be part of what a relay is; `discovered` drops it.
     - Two addresses glued together are refused, not guessed at.
 
     `host` has no brackets and no trailing dot; `port` is the effective port, also when it is
-    the default and so not in `url`; `path` is empty or starts with a slash. `discovered_at` is
-    in Unix seconds, None when nobody knows yet; only `url` counts for equality.
+    the default and so not in `url`; `path` is empty or starts with a slash, and ends with the
+    query. `discovered_at` is in Unix seconds, None when nobody knows yet; only `url` counts for
+    equality.
     """
 
     raw: InitVar[str]
@@ -64,6 +67,12 @@ class Relay:
         address = parse(raw)
         for name, value in zip(address._fields, address, strict=True):
             object.__setattr__(self, name, value)
+
+    @classmethod
+    def discovered(cls, raw: str) -> Self:
+        """The relay at an address that strangers name: without a query, of which they could make
+        up any number. ValueError as ever."""
+        return cls(QUERY.split(raw, maxsplit=1)[0])
 
     def __str__(self) -> str:
         return self.url
@@ -90,7 +99,7 @@ def parse(raw: str) -> Address:
     scheme = scheme.lower()
     if not separator or scheme not in DEFAULT_PORTS:
         raise ValueError("a relay URL starts with ws:// or wss://")
-    rest = re.split("[?#]", rest, maxsplit=1)[0]
+    rest, _, raw_query = rest.partition("#")[0].partition("?")
     if "://" in rest:
         raise ValueError("more than one address in a relay URL")
     authority, _, raw_path = rest.partition("/")
@@ -105,6 +114,8 @@ def parse(raw: str) -> Address:
     if port != DEFAULT_PORTS[scheme]:
         shown = f"{shown}:{port}"
     path = normal_path(raw_path)
+    if query := normal_query(raw_query):
+        path = f"{path or '/'}?{query}"
     url = f"{scheme}://{shown}{path}"
     if len(url) > MAX_URL:  # ASCII by now: characters are bytes
         raise ValueError(f"a relay URL of {len(url)} bytes is too long (at most {MAX_URL})")
@@ -381,26 +392,37 @@ def ipv6(text: str) -> tuple[str, Network]:
 
 UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 PATH = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
+QUERY = re.compile("[?#]")  # begins with it, or a fragment does
 ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 
 
 def normal_path(raw: str) -> str:
     """The path (its first slash already taken off) as it belongs in the URL, maybe empty."""
-    if not raw:
-        return ""
+    segments: list[str] = []
+    is_folder = False  # ends in a slash
+    for segment in normal_text(raw, "path").split("/"):
+        is_folder = segment in ("", ".", "..")
+        if segment == "..":
+            del segments[-1:]
+        elif not is_folder:
+            segments.append(segment)
+    return "".join(f"/{segment}" for segment in segments) + "/" * (is_folder and bool(segments))
+
+
+def normal_query(raw: str) -> str:
+    """The query (without its question mark) as it belongs in the URL, maybe empty."""
+    return "?".join(normal_text(part, "query") for part in raw.split("?"))
+
+
+def normal_text(raw: str, what: str) -> str:
+    """A part of a URL with its percent-encoding normalised; ValueError for what it cannot hold."""
     quoted = raw if raw.isascii() else quote(raw, safe="".join(map(chr, range(128))))
     if not PATH.fullmatch(quoted):
-        raise ValueError("a forbidden character or a broken percent-encoding in the path")
+        raise ValueError(f"a forbidden character or a broken percent-encoding in the {what}")
     if "%" in quoted:
         refuse_invisible(unquote(quoted))
         quoted = ESCAPE.sub(normal_escape, quoted)
-    segments: list[str] = []
-    for segment in quoted.split("/"):
-        if segment == "..":
-            del segments[-1:]
-        elif segment not in ("", "."):
-            segments.append(segment)
-    return "".join(f"/{segment}" for segment in segments)
+    return quoted
 
 
 def normal_escape(escape: re.Match[str]) -> str:

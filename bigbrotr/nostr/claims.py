@@ -20,6 +20,7 @@ from bigbrotr.nostr.message import (
     Notice,
     Other,
 )
+from bigbrotr.nostr.session import is_refusal
 
 NOBODY = "0" * 63 + "1"  # a key that has written nothing
 CHEAP = {"authors": [NOBODY], "kinds": [20166], "limit": 1}
@@ -50,7 +51,9 @@ async def compare(
     needs_auth = contact.refusal.startswith(("auth-required:", "restricted:"))
     seen["42"] = True if contact.challenge is not None or needs_auth else None
     refused = wrote.detail.lower() if isinstance(wrote, Failed) else ""
+    odd = {"charset": document.charset} if document and document.charset != "utf-8" else {}
     return {
+        **odd,  # that of the document, which is to be in UTF-8
         "nips": {
             nip: _pair(document.claims(int(nip)) if document else None, was_seen)
             for nip, was_seen in sorted(seen.items())
@@ -73,33 +76,38 @@ def _pair(claimed: bool | int | None, seen: bool | None) -> dict[str, bool | int
 
 
 async def _counts(contact: Contact, timeout_s: float) -> bool | None:
+    sub = contact.subscription()
+
     def answer(each: Message) -> Check[None] | None:
         match each:
-            case Other("COUNT", ["count", dict(found), *_]) if "count" in found:
+            case Other("COUNT", [named, dict(found), *_]) if named == sub and "count" in found:
                 return Measured(None)
-            case Closed("count", _) | Notice():
+            case Closed(named, _) if named == sub:
+                return Failed("refused")
+            case Notice(text) if is_refusal(text):
                 return Failed("refused")
         return None
 
-    frame = msgspec.json.encode(["COUNT", "count", CHEAP])
+    frame = msgspec.json.encode(["COUNT", sub, CHEAP])
     return _is_seen(await contact.ask(frame, answer, timeout_s))
 
 
 async def _searches(contact: Contact, timeout_s: float) -> bool | None:
     """Nobody has written the word that is looked for: who finds it does not search. That nothing is
     found says something where anything was found before."""
+    sub = contact.subscription()
 
     def answer(each: Message) -> Check[None] | None:
         match each:
-            case EventMessage("search") | Closed("search"):
+            case EventMessage(named) | Closed(named) if named == sub:
                 return Failed("refused")
-            case Eose("search"):
+            case Eose(named) if named == sub:
                 return Measured(None)
         return None
 
     wanted = {"kinds": [1], "search": secrets.token_hex(12), "limit": 1}
-    check = await contact.ask(message.request("search", wanted), answer, timeout_s)
-    await contact.say(message.close("search"), timeout_s)
+    check = await contact.ask(message.request(sub, wanted), answer, timeout_s)
+    await contact.say(message.close(sub), timeout_s)
     return None if isinstance(check, Measured) and not contact.has_events else _is_seen(check)
 
 
@@ -113,18 +121,22 @@ async def _protects(
 
 
 async def _reconciles(contact: Contact, timeout_s: float) -> bool | None:
+    sub = contact.subscription()
+
     def answer(each: Message) -> Check[None] | None:
         match each:
-            case NegMsg("neg") | NegErr("neg"):
+            case NegMsg(named) | NegErr(named) if named == sub:
                 return Measured(None)
-            case Closed("neg", _) | Notice():
+            case Closed(named, _) if named == sub:
+                return Failed("refused")
+            case Notice(text) if is_refusal(text):
                 return Failed("refused")
         return None
 
-    frame = message.open_reconciliation("neg", CHEAP, NEG_NOTHING)
+    frame = message.open_reconciliation(sub, CHEAP, NEG_NOTHING)
     check = await contact.ask(frame, answer, timeout_s)
     if isinstance(check, Measured):
-        await contact.say(message.close_reconciliation("neg"), timeout_s)
+        await contact.say(message.close_reconciliation(sub), timeout_s)
     return _is_seen(check)
 
 

@@ -2,6 +2,7 @@
 shows meanwhile, and whether it does what it claims."""
 
 import asyncio
+import secrets
 import ssl
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Self, TypeVar
@@ -106,6 +107,7 @@ class Contact:
         self.is_read = False  # without more ado
         self.has_events = False
         self._is_lost = ""
+        self._asked: set[str] = set()  # subscriptions
 
     async def __aenter__(self) -> Self:
         return self
@@ -116,24 +118,31 @@ class Contact:
     async def read(self, timeout_s: float) -> Check[float]:
         """How long the relay takes to answer a question, in seconds: with an event, or with the
         news that it has none."""
+        sub = self.subscription()
 
         def answer(each: Message) -> Check[None] | None:
-            if isinstance(each, EventMessage) and each.subscription == "read":
+            if isinstance(each, EventMessage) and each.subscription == sub:
                 self.has_events = True
                 return Measured(None)
-            if isinstance(each, Eose) and each.subscription == "read":
+            if isinstance(each, Eose) and each.subscription == sub:
                 return Measured(None)
-            if isinstance(each, Closed) and each.subscription == "read":
+            if isinstance(each, Closed) and each.subscription == sub:
                 self.refusal = each.reason
                 return Failed(prefix_of(each.reason, "closed"), each.reason)
             return None
 
-        question = message.request("read", {"kinds": [1], "limit": 1})
+        question = message.request(sub, {"kinds": [1], "limit": 1})
         check = await self.ask(question, answer, timeout_s)
         if isinstance(check, Measured):
             self.is_read = True
-            await self.say(message.close("read"), timeout_s)
+            await self.say(message.close(sub), timeout_s)
         return check
+
+    def subscription(self) -> str:
+        """An id for a question that nobody can answer before it was asked."""
+        sub = secrets.token_hex(8)
+        self._asked.add(sub)
+        return sub
 
     async def write(self, event: Proof, timeout_s: float) -> Check[float]:
         """How long the relay takes to accept an event, in seconds; a refusal is a failure that
@@ -154,9 +163,11 @@ class Contact:
         answer: Callable[[Message], Check[None] | None],
         timeout_s: float,
     ) -> Check[float]:
-        """Asks, and times the first message that is an answer, in seconds."""
+        """Asks, and times the first message that is an answer, in seconds. What has come before is
+        none."""
         try:
             async with asyncio.timeout(timeout_s):
+                await self._listen(waits=False)
                 self._wire.lap()
                 await self._wire.send(encode(frame))
                 check = await self._await_answer(answer)
@@ -173,17 +184,28 @@ class Contact:
     async def _await_answer(
         self, answer: Callable[[Message], Check[None] | None]
     ) -> Measured[None] | Failed | Unmeasured:
+        found = await self._listen(answer, waits=True)
+        assert found is not None
+        return found
+
+    async def _listen(
+        self, answer: Callable[[Message], Check[None] | None] | None = None, *, waits: bool
+    ) -> Check[None] | None:
+        """Takes what comes until the answer; or what has come already, unless one `waits`."""
         received = 0
         while True:
             data, self._rest = self._rest, b""
-            data = data or await self._wire.receive()
+            data = data or await self._wire.receive(waits=waits)
+            if not data:
+                return None
             received += len(data)
             if received > ANSWER_BYTES:
                 raise LostError("flooded with what nobody asked for")
             found = None
             for each in map(message.decode, self._reader.feed(data)):
                 self._note(each)
-                found = found or answer(each)
+                if answer is not None:
+                    found = found or answer(each)
             if found is not None:
                 return found
             replies = b"".join(self._reader.replies)
@@ -199,7 +221,7 @@ class Contact:
         if isinstance(each, Auth):
             self.challenge = each.challenge
         elif isinstance(each, Eose) and {"finish", "more"} & set(each.hints):
-            self.has_hints = True
+            self.has_hints = self.has_hints or each.subscription in self._asked
 
     async def say(self, frame: bytes, timeout_s: float) -> None:
         """Sends what nothing is answered to."""
@@ -223,7 +245,12 @@ async def make_contact(
     """Opens a connection to a relay within `link.timeout_s`, and measures each step."""
     try:
         opened = await open_socket(
-            relay.host, relay.port, link, allow_local=allow_local, manners=manners
+            relay.host,
+            relay.port,
+            link,
+            allow_local=allow_local,
+            manners=manners,
+            is_tls=relay.scheme == "wss",
         )
     except UnreachedError as error:
         return Missed(error.value, None, "")

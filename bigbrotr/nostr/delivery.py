@@ -1,22 +1,30 @@
 """Events of our own, handed to a relay: each is accepted, refused with a reason, or fails."""
 
-import asyncio
-import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple, TypeAlias
+
+from msgspec.structs import replace
 
 from bigbrotr.config import Link
 from bigbrotr.models.relay import Relay
-from bigbrotr.nostr import message
-from bigbrotr.nostr.auth import MAX_CHALLENGE, Signer, prove
+from bigbrotr.nostr.auth import Signer
 from bigbrotr.nostr.contact import FRAME_BYTES, prefix_of
 from bigbrotr.nostr.dial import dial
 from bigbrotr.nostr.manners import Manners
-from bigbrotr.nostr.message import Auth, Ok
+from bigbrotr.nostr.message import Ok
+from bigbrotr.nostr.paging import End
 from bigbrotr.nostr.reach import Unreached
-from bigbrotr.nostr.stream import DisconnectedError, Stream
+from bigbrotr.nostr.session import GRACE_S, Bounds, Session, Verdicts
 
 WINDOW = 20  # events on the way without an answer
+ANSWER_BYTES = 4 << 20  # that may come until a question is answered
+# The prefixes of OK (NIP-01); of others there could be any number.
+PREFIXES = frozenset(
+    {
+        *("duplicate", "pow", "blocked", "rate-limited", "invalid", "restricted", "mute"),
+        *("error", "auth-required", "unsupported"),
+    }
+)
 # Of OK: it may well be taken later.
 PASSING = frozenset({"rate-limited", "error", "auth-required"})
 
@@ -50,92 +58,139 @@ async def deliver(
     if isinstance(stream, Unreached):
         failed = Delivery("failed", stream.failure.value, stream.detail)
         return dict.fromkeys(events, failed)
-    counter = _Counter(stream, relay.url, link.timeout_s, events, signer)
-    try:
-        await counter.work_off()
-        left = Delivery("failed", "no-answer", f"no OK within {link.timeout_s:g} s")
-    except DisconnectedError as error:
-        left = Delivery("failed", "lost", str(error))
-    finally:
-        stream.abort()
+    async with Session(stream, relay.url, signer) as session:
+        counter = _Counter(session, link.timeout_s, events)
+        left = await counter.work_off()
     return {event_id: counter.settled.get(event_id, left) for event_id in events}
 
 
 class _Counter:
     """One conversation in which events are handed over, a few at a time."""
 
-    def __init__(
-        self,
-        stream: Stream,
-        url: str,
-        timeout_s: float,
-        events: Mapping[str, bytes],
-        signer: Signer,
-    ) -> None:
+    def __init__(self, session: Session, timeout_s: float, events: Mapping[str, bytes]) -> None:
         self.settled: dict[str, Delivery] = {}
-        self._stream = stream
-        self._url = url
-        self._timeout_s = timeout_s
+        self._session = session
+        self._bounds = Bounds(timeout_s, timeout_s, ANSWER_BYTES)
         self._events = events
-        self._signer = signer
         self._waiting = list(events)
-        self._under_way: set[str] = set()
-        self._challenge = ""
-        self._proof_id = ""  # of the answer that the relay has not judged yet
-        self._is_known = False
-        self._is_refused = False  # our answer
-        self._is_answered = False  # something of ours, since the clock was set
+        self._under_way: dict[str, None] = {}
+        self._again: set[str] = set()  # were offered once more, by somebody who is known
+        self._is_shown = False  # the relay has been told who we are, and has not refused that
+        self._throttled = ""  # the words with which the relay asked for a pause
+        self._is_mute = False  # it takes events without a word
 
-    async def work_off(self) -> None:
-        """Hands over everything; returns early when the relay says nothing of it in time.
-
-        Raises:
-            DisconnectedError: the connection has ended.
-        """
-        while self._waiting or self._under_way or self._proof_id:
-            self._is_answered = False
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    await self._send()
-                    while not self._is_answered:
-                        for frame in await self._stream.receive():
-                            await self._take(frame)
-            except TimeoutError:
-                return
+    async def work_off(self) -> Delivery:
+        """Hands over everything, as far as the relay says something of it in time; what has become
+        of those that are not settled then."""
+        while self._under_way or (self._waiting and not self._throttled):
+            await self._send()
+            said = await self._session.verdicts(self._patience())
+            if not said.oks and not await self._make_do(said):
+                return self._failed(said)
+            await self._judge(said.oks)
+        return Delivery("failed", "rate-limited", self._throttled)
 
     async def _send(self) -> None:
-        while self._waiting and len(self._under_way) < WINDOW and not self._proof_id:
+        while self._waiting and len(self._under_way) < WINDOW and not self._throttled:
             event_id = self._waiting.pop(0)
-            self._under_way.add(event_id)
-            await self._stream.send(b'["EVENT",%b]' % self._events[event_id])
+            self._under_way[event_id] = None
+            await self._session.offer(event_id, self._events[event_id], self._bounds)
 
-    async def _take(self, frame: bytes) -> None:
-        said = message.decode(frame)
-        if isinstance(said, Auth) and len(said.challenge) <= MAX_CHALLENGE:
-            self._challenge = said.challenge
-        elif isinstance(said, Ok) and self._proof_id and said.event_id == self._proof_id:
-            self._proof_id, self._is_answered = "", True
-            self._is_known, self._is_refused = said.is_accepted, not said.is_accepted
-        elif isinstance(said, Ok) and said.event_id in self._under_way:
-            self._under_way.discard(said.event_id)
-            self._is_answered = True
-            await self._judge(said)
+    def _patience(self) -> Bounds:
+        """How long an answer is waited for: not for one that never comes."""
+        if not self._is_mute:
+            return self._bounds
+        grace_s = min(GRACE_S, self._bounds.reply_s)
+        return replace(self._bounds, reply_s=grace_s, page_s=grace_s)
 
-    async def _judge(self, said: Ok) -> None:
-        reason = prefix_of(said.reason, "")
-        if said.is_accepted:
-            self.settled[said.event_id] = Delivery("accepted", reason, said.reason)
-        elif reason == "auth-required" and self._may_prove():
-            self._waiting.append(said.event_id)
-            if not self._proof_id and not self._is_known:
-                proof = prove(self._signer, self._url, self._challenge, int(time.time()))
-                self._proof_id = proof.event_id
-                await self._stream.send(message.authenticate(proof.event))
-        elif reason in PASSING:
-            self.settled[said.event_id] = Delivery("failed", reason, said.reason)
-        else:
-            self.settled[said.event_id] = Delivery("refused", reason or "refused", said.reason)
+    async def _make_do(self, said: Verdicts) -> bool:
+        """Goes on without an OK: a relay may want to know who we are first, or have taken events
+        without a word; whether there is something to go on with."""
+        session = self._session
+        if not session.is_open or not self._under_way:
+            return False
+        if said.reason.startswith("rate-limited"):
+            self._throttled = said.reason
+        elif self._may_know_us() and await self._prove():
+            self._offer_again(self._under_way)
+            return True
+        page = await session.fetch(
+            {"ids": list(self._under_way), "limit": len(self._under_way)}, self._bounds
+        )
+        there = {str(event.id) for event in page.events} & set(self._under_way)
+        for event_id in there:
+            del self._under_way[event_id]
+            self.settled[event_id] = Delivery("accepted", "", "no OK, but it is there")
+        self._is_mute = bool(there)
+        if there or session.has_verdicts:
+            return True
+        prefix = _known(said.reason)
+        if said.end is End.CLOSED and prefix and prefix not in PASSING:
+            for event_id in self._under_way:
+                self.settled[event_id] = Delivery("refused", prefix, said.reason)
+            self._under_way.clear()
+            return True
+        return False
 
-    def _may_prove(self) -> bool:
-        """Whether showing who we are may still help: once is enough."""
-        return bool(self._challenge) and not self._is_known and not self._is_refused
+    def _failed(self, said: Verdicts) -> Delivery:
+        """What has become of events on which nothing was said."""
+        if not self._session.is_open:
+            return Delivery("failed", "lost", self._session.lost)
+        if said.end is not End.CLOSED:
+            detail = f"no OK within {self._bounds.reply_s:g} s"
+            if self._session.notice:
+                detail += f"; {self._session.notice}"
+            return Delivery("failed", "no-answer", detail)
+        words = self._with_words(said.reason)
+        return Delivery("failed", _known(said.reason) or "notice", words)
+
+    async def _judge(self, oks: Collection[Ok]) -> None:
+        """Takes note of what was said, and says who we are where that is asked for."""
+        turned_away: dict[str, None] = {}
+        for ok in oks:
+            self._under_way.pop(ok.event_id, None)
+            reason = _known(ok.reason)
+            if ok.is_accepted:
+                self.settled[ok.event_id] = Delivery("accepted", reason, ok.reason)
+                continue
+            if reason == "auth-required" and ok.event_id not in self._again:
+                turned_away[ok.event_id] = None
+            if reason == "rate-limited":
+                self._throttled = self._throttled or ok.reason
+            outcome: Outcome = "failed" if reason in PASSING else "refused"
+            self.settled[ok.event_id] = Delivery(outcome, reason or "refused", ok.reason)
+        if not turned_away:
+            return
+        if (self._is_shown and not self._session.is_challenged) or await self._prove():
+            self._offer_again(turned_away)
+            return
+        for event_id in turned_away:
+            outcome, reason, detail = self.settled[event_id]
+            self.settled[event_id] = Delivery(outcome, reason, self._with_words(detail))
+
+    def _may_know_us(self) -> bool:
+        """Whether the relay wants to know who we are, and some of what is under way was offered by
+        nobody whom it knows."""
+        return self._session.is_challenged and not self._again.issuperset(self._under_way)
+
+    async def _prove(self) -> bool:
+        self._is_shown = await self._session.prove(self._bounds)
+        return self._is_shown
+
+    def _offer_again(self, event_ids: Collection[str]) -> None:
+        """Offers events once more, ahead of the others."""
+        self._again.update(event_ids)
+        self._waiting[:0] = event_ids
+        for event_id in list(event_ids):
+            self.settled.pop(event_id, None)
+            self._under_way.pop(event_id, None)
+
+    def _with_words(self, detail: str) -> str:
+        words = self._session.proof_words
+        return f"{detail}; our AUTH: {words}" if words else detail
+
+
+def _known(reason: str) -> str:
+    """The prefix of an OK, if it is one that the protocol knows."""
+    prefix = prefix_of(reason, "")
+    return prefix if prefix in PREFIXES else ""

@@ -39,12 +39,17 @@ async def dial(
     else is dialled in this process).
 
     Names of overlay networks go to the proxy as they are; no resolver is ever asked. Without
-    `allow_local`, an address that is not of the open internet is not connected to.
+    `allow_local`, an address that is not of the open internet is not connected to (`open_socket`).
     """
     manners = manners or Manners()
     try:
         opened = await open_socket(
-            relay.host, relay.port, link, allow_local=allow_local, manners=manners
+            relay.host,
+            relay.port,
+            link,
+            allow_local=allow_local,
+            manners=manners,
+            is_tls=relay.scheme == "wss",
         )
     except UnreachedError as error:
         return error.value

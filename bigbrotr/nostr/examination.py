@@ -31,7 +31,7 @@ from bigbrotr.nostr.zone import Zone
 OFF = Unmeasured("switched off")
 # A relay that takes this long, or breaks off, has to do so twice until it counts as down.
 DOUBTFUL = PERHAPS_OURS | {Failure.SLOW}
-SPARED = frozenset({Failure.OPTED_OUT, Failure.RATE_LIMITED})
+SPARED = frozenset({Failure.OPTED_OUT, Failure.RATE_LIMITED, Failure.UNJUDGED})
 LANGUAGES_SHOWN = 20
 TOPICS_SHOWN = 20
 
@@ -43,7 +43,8 @@ class Verdict(StrEnum):
     DOWN = "down"
     SUSPECT = "suspect"  # down, if the next one says so as well
     VOID = "void"  # says nothing of the relay
-    SPARED = "spared"  # it wants to be left alone for a while
+    SPARED = "spared"  # it is left alone for a while, since it wants that or we do
+    DEFECT = "defect"  # what it sent made our own code fail: says nothing of the relay
 
 
 class Examination(NamedTuple):
@@ -84,6 +85,8 @@ def judge(found: Examination, *, is_down: bool, is_suspect: bool) -> Judgement:
     """
     if isinstance(found.opened, Unreached):
         failure, detail = found.opened
+        if failure is Failure.DEFECT:
+            return Judgement(Verdict.DEFECT, failure.value, detail)
         if failure in SPARED:
             return Judgement(Verdict.SPARED, failure.value, detail)
         if failure in UNTRIED or failure is Failure.PROXY:

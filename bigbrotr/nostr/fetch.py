@@ -77,15 +77,17 @@ async def fetch(
     accept: str = "*/*",
     manners: Manners | None = None,
 ) -> Document | Unfetched:
-    """Gets what is at an http(s) URL, following redirects, within `timeout_s` in all.
+    """Gets what is at an http(s) URL, following redirects, within `timeout_s` in all; what waits
+    for our own sake does not count.
 
     The body has at most `max_bytes`, packed and unpacked. Only hosts of enabled networks are asked.
     """
     manners = manners or Manners()
+    clock = _Clock(timeout_s)
     try:
-        async with asyncio.timeout(timeout_s):
+        async with clock.limit:
             for _ in range(MAX_REDIRECTS + 1):
-                answer = await _get(url, networks, max_bytes, accept, manners)
+                answer = await _get(url, networks, max_bytes, accept, manners, clock)
                 if answer.status not in REDIRECTS:
                     return answer
                 target = dict(answer.headers).get("location")
@@ -101,6 +103,25 @@ async def fetch(
         return Unfetched(*error.value)
     except FAULTS as error:
         return Unfetched(*judge(error))
+
+
+class _Clock:
+    """Counts time down, but for what is spent on opening sockets beyond their own time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.limit = asyncio.timeout(seconds)
+        self._left_s = 0.0
+
+    def stop(self) -> None:
+        """Counts nothing until `go_on`."""
+        deadline = self.limit.when()
+        assert deadline is not None
+        self._left_s = deadline - asyncio.get_running_loop().time()
+        self.limit.reschedule(None)
+
+    def go_on(self, spent_s: float = 0.0) -> None:
+        """Counts again, and what was spent meanwhile."""
+        self.limit.reschedule(asyncio.get_running_loop().time() + self._left_s - spent_s)
 
 
 def _join(url: str, target: str) -> str:
@@ -133,26 +154,30 @@ def _place(url: str) -> _Place:
 
 
 async def _get(
-    url: str, networks: Networks, max_bytes: int, accept: str, manners: Manners
+    url: str, networks: Networks, max_bytes: int, accept: str, manners: Manners, clock: _Clock
 ) -> Document:
     """One request and its answer.
 
     Raises:
         UnreachedError, _FaultError, OSError: there is none.
     """
-    began = time.monotonic()  # the loop's own clock stands still between its rounds
     place = _place(url)
     link = networks.link(place.origin.network)
     if not link.enabled:
         detail = f"{place.origin.host} is {place.origin.network}, which is not enabled"
         raise UnreachedError(Failure.FORBIDDEN, detail)
+    clock.stop()
     opened = await open_socket(
         place.origin.host,
         place.origin.port,
         link,
         allow_local=networks.local.enabled,
         manners=manners,
+        is_tls=place.origin.scheme == "wss",
     )
+    spent_s = (opened.resolved_s or 0.0) + opened.connected_s
+    clock.go_on(spent_s)
+    began = time.monotonic() - spent_s  # the loop's own clock stands still between its rounds
     writer: asyncio.StreamWriter | None = None
     try:
         is_tls = place.origin.scheme == "wss"

@@ -122,7 +122,12 @@ def close(subscription: str) -> bytes:
 
 def publish(event: Event) -> bytes:
     """The EVENT frame: offers an event."""
-    return b'["EVENT",%b]' % event.to_json().encode("utf-8", "surrogatepass")
+    return offer(event.to_json().encode("utf-8", "surrogatepass"))
+
+
+def offer(event: bytes) -> bytes:
+    """The EVENT frame: offers an event, given as JSON."""
+    return b'["EVENT",%b]' % event
 
 
 def authenticate(event: bytes) -> bytes:

@@ -36,15 +36,20 @@ class MonitorReading:
         return request if ask.until is None else request | {"until": ask.until}
 
     def take(self, page: Page) -> None:
-        """Takes the answer: of its events those that are signed by a monitor."""
+        """Takes the answer: of its events those that are signed by a monitor.
+
+        What is forged or cannot be read took the place of another: the walk goes on below it.
+        """
         times: list[int] = []
-        off_filter = page.unreadable
+        off_filter = 0
         here: set[bytes] = set()
         for wire in page.events:
-            event = self._verify(wire)
-            if event is None:
+            if wire.kind != DISCOVERY or self._author(wire) not in self._pubkeys:
                 self.rejected += 1
                 off_filter += 1
+            elif (event := self._verify(wire)) is None:
+                self.rejected += 1
+                times.append(wire.created_at)
             elif event.id not in here:
                 here.add(event.id)
                 times.append(event.created_at)
@@ -52,6 +57,9 @@ class MonitorReading:
                     self._seen.add(event.id)
                     self.events += 1
                     self.urls |= dict.fromkeys(mentioned(event.kind, event.tags, ""))
+        self.rejected += page.unreadable
+        if times:  # of what cannot be read nobody knows the time
+            times += [min(times)] * page.unreadable
         progress = self._paging.answer(
             Answer(
                 created_ats=times,
@@ -73,11 +81,11 @@ class MonitorReading:
         for gap in progress.gaps:
             self.trouble = self.trouble or gap.reason
 
+    def _author(self, wire: WireEvent | Event) -> str:
+        return wire.pubkey.hex() if isinstance(wire, Event) else wire.pubkey
+
     def _verify(self, wire: WireEvent | Event) -> Event | None:
-        if wire.kind != DISCOVERY:
-            return None
         try:
-            event = wire if isinstance(wire, Event) else Event.from_wire(wire)
+            return wire if isinstance(wire, Event) else Event.from_wire(wire)
         except ValueError:
             return None
-        return event if event.pubkey.hex() in self._pubkeys else None

@@ -156,6 +156,7 @@ class Habits(Struct, frozen=True, omit_defaults=True):
     """What earlier walks over the same relay taught, for the next one."""
 
     newest_first: bool = False
+    oldest_first: bool = False
     until_excluded: bool = False  # it takes `until` for the first second that is not wanted
     disorderly: bool = False  # it has no order that one can go by
     is_open: bool = False  # it has shown events to whoever asks
@@ -318,8 +319,9 @@ class Paging:
     `open_top`: the first question has no upper bound, so that events dated in the future come
     along; nothing at or above `wanted.until` is ever claimed. `expects_events`: the archive
     knows events of this relay in the span. `knows_others`: it knows authors and ids to test an
-    empty relay with. `habits`: from earlier walks over the same relay. `check_after`: pages until
-    the first one of which a part is asked for again. `believes_finish`: without a test.
+    empty relay with; `is_broad`: anything is asked for, so that such a test is needed. `habits`:
+    from earlier walks over the same relay. `check_after`: pages until the first one of which a part
+    is asked for again. `believes_finish`: without a test.
     Memory is one page, and some numbers per stretch that is still open.
     """
 
@@ -331,6 +333,7 @@ class Paging:
         open_top: bool = False,
         expects_events: bool = False,
         knows_others: bool = True,
+        is_broad: bool = True,
         habits: Habits | None = None,
         check_after: int = 0,
         believes_finish: bool = False,
@@ -340,14 +343,18 @@ class Paging:
         self.lies: set[How] = set()  # by which the relay made something look complete that is not
         self._limit = limit
         self._expects_events = expects_events
-        self._knows_others = knows_others
+        self.knows_others = knows_others  # may be said later, but before the answer about kinds
+        self._is_broad = is_broad
         self._believes_finish = believes_finish and habits.finishes > 0
         self._check_in = check_after
         self._largest = 0
         self._varied = False  # a page with more than one second was seen
         self._smallest_clamp = min(smallest_clamp, limit)
-        self._order: Order | None = Order.DOWN if habits.newest_first else None
-        self._sure: set[bool] = {False} if habits.newest_first else set()  # directions that hold
+        self._order: Order | None = None
+        self._sure: set[bool] = set()  # directions that hold
+        if habits.newest_first or habits.oldest_first:
+            self._order = Order.DOWN if habits.newest_first else Order.UP
+            self._sure.add(habits.oldest_first)
         self._turns = 0
         self._disorderly = habits.disorderly
         self._until_excluded = habits.until_excluded
@@ -396,8 +403,10 @@ class Paging:
     @property
     def habits(self) -> Habits:
         """What this walk taught, for the next one over the same relay."""
+        is_orderly = not self._disorderly and not self._turns
         return Habits(
-            newest_first=False in self._sure and not self._disorderly and not self._turns,
+            newest_first=is_orderly and False in self._sure,
+            oldest_first=is_orderly and self._sure == {True},
             until_excluded=self._until_excluded,
             disorderly=self._disorderly,
             is_open=self._is_open,
@@ -649,9 +658,9 @@ class Paging:
             self._fail(walk, GapReason.SUSPECTED_EMPTY, "empty, with a hint that there is more")
         elif trial.probe is Probe.ANY:
             walk.trial = Trial(Probe.KINDS)
-        elif trial.probe is Probe.KINDS and self._knows_others:
+        elif trial.probe is Probe.KINDS and self.knows_others:
             walk.trial = Trial(Probe.KNOWN)
-        elif self._knows_others:
+        elif self.knows_others or not self._is_broad:
             self._prove_rest(walk, How.PAGING)
         else:
             words = "empty, and the archive knows nothing yet that it could be tested with"

@@ -6,11 +6,12 @@ The one place that decides which addresses are connected to, and what a failure 
 import asyncio
 import errno
 import ipaddress
+import re
 import socket
 import ssl
 import time
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from enum import StrEnum
 from functools import cache
 from typing import NamedTuple, TypeAlias
@@ -21,12 +22,10 @@ from python_socks.async_.asyncio import Proxy
 from bigbrotr.config import Link
 from bigbrotr.models.relay import HIDDEN, is_special
 from bigbrotr.nostr.manners import Manners, Seat
+from bigbrotr.nostr.names import NoTurnError, lookups
 
 STAGGER_S = 0.25  # RFC 8305: how long an address may keep us before the next is tried as well
 MAX_ADDRESSES = 6  # of one name: a hostile zone could list hundreds
-
-# getaddrinfo blocks; slow names must not starve what else runs in the default pool.
-_resolver = ThreadPoolExecutor(max_workers=32, thread_name_prefix="resolve")
 
 
 class Failure(StrEnum):
@@ -37,6 +36,7 @@ class Failure(StrEnum):
     TIMEOUT = "timeout"  # nothing answers at all
     SLOW = "slow"  # it is connected, and says nothing in time
     NO_NAME = "no-such-name"
+    NO_SERVICE = "no-such-service"  # says Tor: nobody answers behind the onion
     TLS_EXPIRED = "tls-expired"  # or not valid yet
     TLS_WRONG_NAME = "tls-wrong-name"
     TLS_UNTRUSTED = "tls-untrusted"  # signed by itself, or by nobody that we know
@@ -46,18 +46,33 @@ class Failure(StrEnum):
     REFUSES_US = "refuses-us"  # HTTP: it wants others, or somebody to pay
     RATE_LIMITED = "rate-limited"  # HTTP: too many requests
     FORBIDDEN = "forbidden-address"  # a name of the open internet that leads inside
+    UNJUDGED = (
+        "unjudged-address"  # our proxy would decide where a name leads, and nothing proves it
+    )
     OFFLINE = "offline"  # no name server answers, or there is no route: perhaps our fault
     PROXY = "proxy"  # our own proxy fails
     BUSY = "busy-address"  # we talk to as many there as manners allow
     RESTING = "resting"  # it asked us to slow down
     OPTED_OUT = "opted-out"
+    OVERLOADED = "overloaded"  # this machine: its look-ups, open files or memory
+    DEFECT = "defect"  # what it sent made our own code fail: nobody knows what it is like
 
 
 # Nobody was dialled: it says nothing of the host, nor of our network.
-UNTRIED = frozenset({Failure.BUSY, Failure.RESTING, Failure.OPTED_OUT})
-OURS = UNTRIED | {Failure.PROXY}  # never counted against a relay
+UNTRIED = frozenset(
+    {Failure.BUSY, Failure.RESTING, Failure.OPTED_OUT, Failure.OVERLOADED, Failure.UNJUDGED}
+)
+OURS = UNTRIED | {Failure.PROXY, Failure.DEFECT}  # never counted against a relay
 # What a machine without a network sees; each alone may well be the relay's fault.
-PERHAPS_OURS = frozenset({Failure.OFFLINE, Failure.NO_NAME, Failure.UNREACHABLE, Failure.TIMEOUT})
+PERHAPS_OURS = frozenset(
+    {
+        Failure.OFFLINE,
+        Failure.NO_NAME,
+        Failure.NO_SERVICE,
+        Failure.UNREACHABLE,
+        Failure.TIMEOUT,
+    }
+)
 OFFLINE_SAMPLE = 4  # as many failures in a row, all of which may be ours, mean that they are
 
 
@@ -90,7 +105,7 @@ Target: TypeAlias = tuple[socket.AddressFamily, tuple[str, int]]
 
 class Opened(NamedTuple):
     """A connected socket, what it takes of our manners, what is left of the time, and how long the
-    look for an address (None: none of ours) and connecting took."""
+    look for an address (None: none of ours) and connecting took, waiting for our own sake apart."""
 
     sock: socket.socket
     seat: Seat
@@ -100,12 +115,22 @@ class Opened(NamedTuple):
 
 
 async def open_socket(
-    host: str, port: int, link: Link, *, allow_local: bool, manners: Manners
+    host: str,
+    port: int,
+    link: Link,
+    *,
+    allow_local: bool,
+    manners: Manners,
+    is_tls: bool = False,
 ) -> Opened:
-    """A socket to `host`, within `link.timeout_s`; waiting for manners' sake is not counted.
+    """A socket to `host`, within `link.timeout_s`; waiting for manners' sake, or for the turn of a
+    look-up, is not counted.
 
-    Names go to the proxy as they are, if there is one. Else they are resolved once, and the socket
-    is connected to an address that was judged: without `allow_local`, one of the open internet.
+    Names of overlay networks go to the proxy as they are, and all names to one that is `socks5h`.
+    Others are resolved once, and the socket is connected, through a proxy too, to an address that
+    was judged: without `allow_local`, one of the open internet. Where a proxy leads to by a name
+    nobody can judge: then TLS has to follow (`is_tls`), since nobody inside has a certificate for
+    a name of the open internet.
 
     Raises:
         UnreachedError: there is none.
@@ -114,38 +139,34 @@ async def open_socket(
         raise UnreachedError(Failure.OPTED_OUT, "its operator wants none of us")
     if manners.is_resting(host, port):
         raise UnreachedError(Failure.RESTING, "it asked us to slow down")
-    began = time.monotonic()  # the loop's own clock stands still between its rounds
     targets: list[Target] = []
-    if link.proxy is None:
-        try:
-            async with asyncio.timeout(link.timeout_s):
-                targets = await resolve(host, port, allow_local=allow_local)
-        except TimeoutError:
-            detail = f"no address within {link.timeout_s:g} s"
-            raise UnreachedError(Failure.TIMEOUT, detail) from None
+    resolved_s = 0.0
+    if link.proxy is not None and is_left_to_proxy(host, link.proxy):
+        if not (allow_local or is_tls or host.rpartition(".")[2] in HIDDEN):
+            detail = "the proxy resolves its name, and nobody can judge where that leads"
+            raise UnreachedError(Failure.UNJUDGED, detail)
+    else:
+        targets, resolved_s = await resolve(host, port, link.timeout_s, allow_local=allow_local)
         targets = [target for target in targets if not manners.refuses(target[1][0])]
         if not targets:
             raise UnreachedError(Failure.OPTED_OUT, "the operator of its network wants none of us")
-    resolved_s = time.monotonic() - began
     left_s = link.timeout_s - resolved_s
     places = [target[1][0] for target in targets] or [host]
     seat = Seat(manners)
-    if link.proxy is not None or not all(map(is_special, places)):
+    if not targets or not all(map(is_special, places)):
         await manners.start()
         seat, places = await manners.sit(places, link.timeout_s)
         if not places:
             raise UnreachedError(Failure.BUSY, "enough conversations with its address already")
-    began = time.monotonic()
+    began = time.monotonic()  # the loop's own clock stands still between its rounds
     try:
         async with asyncio.timeout(left_s):
             if link.proxy is None:
                 sock = await _connect([target for target in targets if target[1][0] in places])
                 seat.keep_only(sock.getpeername()[0])
             else:
-                # Both schemes mean the same here: the proxy resolves the name.
-                url = link.proxy.replace("socks5h://", "socks5://", 1)
-                proxy = Proxy.from_url(url, rdns=True)
-                sock = await proxy.connect(host, port, timeout=link.timeout_s + 1)
+                sock, place = await _connect_through(link, places, port)
+                seat.keep_only(place)
     except BaseException as error:
         seat.leave()
         if isinstance(error, TimeoutError) and error.errno is None:  # not the kernel's
@@ -155,20 +176,45 @@ async def open_socket(
             raise UnreachedError(*judge(error)) from None
         raise
     connected_s = time.monotonic() - began
-    is_named = link.proxy is None and _literal(host) is None
+    is_named = bool(targets) and _literal(host) is None
     return Opened(sock, seat, left_s - connected_s, resolved_s if is_named else None, connected_s)
 
 
-async def resolve(host: str, port: int, *, allow_local: bool) -> list[Target]:
+def is_left_to_proxy(host: str, proxy: str) -> bool:
+    """Whether a proxy resolves a name, rather than we."""
+    is_hidden = host.rpartition(".")[2] in HIDDEN
+    return is_hidden or (proxy.startswith("socks5h://") and _literal(host) is None)
+
+
+async def _connect_through(
+    link: Link, places: Sequence[str], port: int
+) -> tuple[socket.socket, str]:
+    """A socket through a proxy to the first of the addresses, or the name, that it reaches.
+
+    Raises:
+        ProxyError and the like: of the last one.
+    """
+    assert link.proxy is not None
+    # What we resolve is an address by now: the rest is for the proxy.
+    proxy = Proxy.from_url(link.proxy.replace("socks5h://", "socks5://", 1), rdns=True)
+    for place in places[:-1]:
+        with suppress(ProxyError):
+            return await proxy.connect(place, port, timeout=link.timeout_s + 1), place
+    return await proxy.connect(places[-1], port, timeout=link.timeout_s + 1), places[-1]
+
+
+async def resolve(
+    host: str, port: int, timeout_s: float, *, allow_local: bool
+) -> tuple[list[Target], float]:
     """The addresses of a host that may be connected to, at least one, IPv6 and IPv4 in turn
-    (RFC 8305). Names of overlay networks are never asked for.
+    (RFC 8305), and how long the look-up took. Names of overlay networks are never asked for.
 
     Raises:
         UnreachedError: there is none.
     """
     if host.rpartition(".")[2] in HIDDEN:
         raise UnreachedError(Failure.PROXY, f"no proxy is set for {host}")
-    addresses = await _look_up(host, port)
+    addresses, took_s = await _look_up(host, port, timeout_s)
     if not addresses:
         raise UnreachedError(Failure.NO_NAME, "the name has no address")
     if not allow_local:
@@ -176,7 +222,7 @@ async def resolve(host: str, port: int, *, allow_local: bool) -> list[Target]:
     if not addresses:
         detail = "the name leads to a private or special address"
         raise UnreachedError(Failure.FORBIDDEN, detail)
-    return addresses[:MAX_ADDRESSES]
+    return addresses[:MAX_ADDRESSES], took_s
 
 
 def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -187,27 +233,33 @@ def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-async def _look_up(host: str, port: int) -> list[Target]:
+async def _look_up(host: str, port: int, timeout_s: float) -> tuple[list[Target], float]:
     if (literal := _literal(host)) is not None:
         family = socket.AF_INET6 if literal.version == 6 else socket.AF_INET
-        return [(family, (host, port))]
+        return [(family, (host, port))], 0.0
     try:
-        found = await asyncio.get_running_loop().run_in_executor(
-            _resolver, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        )
+        found, took_s = await lookups().find(host, port, wait_s=timeout_s, timeout_s=timeout_s)
+    except NoTurnError as error:
+        raise UnreachedError(Failure.OVERLOADED, str(error)) from None
+    except TimeoutError:
+        raise UnreachedError(Failure.TIMEOUT, f"no address within {timeout_s:g} s") from None
     except socket.gaierror as error:
+        if error.errno in (socket.EAI_MEMORY, socket.EAI_SYSTEM):
+            raise UnreachedError(Failure.OVERLOADED, error.strerror or str(error)) from None
         # EAI_AGAIN: no name server answered. That may be the zone's or ours: the caller, who sees
         # many relays, decides.
         if error.errno == socket.EAI_AGAIN:
             raise UnreachedError(Failure.OFFLINE, "no name server answers") from None
         raise UnreachedError(Failure.NO_NAME, error.strerror or str(error)) from None
+    except OSError as error:
+        raise UnreachedError(*judge(error)) from None
     except UnicodeError as error:
         raise UnreachedError(Failure.NO_NAME, str(error)) from None
     families: dict[int, list[Target]] = {socket.AF_INET6: [], socket.AF_INET: []}
     for family, _, _, _, address in found:
         if family in families:
             families[family].append((family, (str(address[0]), port)))
-    return _alternate(families[socket.AF_INET6], families[socket.AF_INET])
+    return _alternate(families[socket.AF_INET6], families[socket.AF_INET]), took_s
 
 
 def _alternate(first: Sequence[Target], second: Sequence[Target]) -> list[Target]:
@@ -289,12 +341,18 @@ def judge(error: Exception) -> Unreached:
     return _judge_proxy(error)
 
 
+# What this machine lacks when it can open nothing more.
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
 def _judge_socket(error: OSError) -> Unreached:
     if isinstance(error, ConnectionRefusedError):
         return Unreached(Failure.REFUSED, "connection refused")
     if isinstance(error, ConnectionResetError | BrokenPipeError | ConnectionAbortedError):
         return Unreached(Failure.UNREACHABLE, "connection reset")
     words = error.strerror or str(error) or type(error).__name__
+    if error.errno in EXHAUSTED:
+        return Unreached(Failure.OVERLOADED, words)
     if isinstance(error, TimeoutError):
         return Unreached(Failure.TIMEOUT, words)
     # No route from this machine at all; a far host's troubles read "no route to host".
@@ -328,10 +386,35 @@ def _judge_tls(error: ssl.SSLError) -> Unreached:
     return Unreached(Failure.TLS_OLD if error.reason in OLD_TLS else Failure.TLS, words)
 
 
+# Codes of a proxy that works, and says that the relay does not. Any other is the proxy's own: a
+# rule of it, or a word that it does not know.
+REPLIES = {
+    # RFC 1928, 6
+    0x01: (Failure.UNREACHABLE, ""),
+    0x03: (Failure.UNREACHABLE, ""),
+    0x04: (Failure.UNREACHABLE, ""),
+    0x05: (Failure.REFUSED, ""),
+    0x06: (Failure.TIMEOUT, ""),  # Tor's word for one
+    # Tor's ExtendedErrors (proposal 304, tor(1))
+    0xF0: (Failure.NO_SERVICE, "no descriptor of the onion service is found"),
+    0xF1: (Failure.NO_SERVICE, "the descriptor of the onion service is invalid"),
+    0xF2: (Failure.NO_SERVICE, "the onion service is not at its introduction points"),
+    0xF3: (Failure.NO_SERVICE, "the onion service does not come to the rendezvous"),
+    0xF4: (Failure.REFUSES_US, "the onion service is for those whom it knows"),
+    0xF5: (Failure.REFUSES_US, "the onion service does not know our key"),
+    0xF6: (Failure.NO_SERVICE, "the onion address is invalid"),
+    0xF7: (Failure.NO_SERVICE, "the introduction to the onion service timed out"),
+}
+
+
+UNKNOWN_CODE = re.compile("reply code: 0x([0-9a-f]{2})", re.IGNORECASE)
+
+
 def _judge_proxy(error: Exception) -> Unreached:
     code = getattr(error, "error_code", None)
-    if isinstance(error, ProxyError) and code in (1, 3, 4, 5, 6):
-        # The proxy works and says that the relay does not: RFC 1928's reply codes.
-        failure = Failure.REFUSED if code == 5 else Failure.UNREACHABLE
-        return Unreached(failure, str(error))
+    if code is None and (unknown := UNKNOWN_CODE.search(str(error))):
+        code = int(unknown[1], 16)  # python-socks says those of Tor in words alone
+    if isinstance(error, ProxyError) and code in REPLIES:
+        failure, words = REPLIES[code]
+        return Unreached(failure, words or str(error))
     return Unreached(Failure.PROXY, str(error) or type(error).__name__)

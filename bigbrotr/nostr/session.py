@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -123,7 +123,8 @@ class _Reading(Struct):
     subscription: str | None = None
     is_request: bool = False  # for events; else a reconciliation
     is_opening: bool = False  # a reconciliation that has not been answered yet
-    is_verdict: bool = False  # what the relay says of who we are
+    is_verdict: bool = False  # what the relay says of who we are ...
+    is_offer: bool = False  # ... or of events that it was offered
     is_closed: bool = False  # by the relay
     objection: str = ""  # words that may be a refusal ...
     objected_after: int = -1  # ... after how many events: with another one they are none ...
@@ -143,6 +144,14 @@ class _Reading(Struct):
         self.refused_at = min(self.refused_at, asyncio.get_running_loop().time() + grace_s)
 
 
+class Verdicts(NamedTuple):
+    """What a relay says of events that it was offered: some OKs (EOSE), or why there are none."""
+
+    oks: list[Ok]
+    end: End
+    reason: str = ""  # a NOTICE in their place, or how the connection ended
+
+
 class Session:
     """One conversation over an open connection; closes it at the end of the block.
 
@@ -158,13 +167,14 @@ class Session:
         self._signer = signer
         self._is_answered = False  # the newest challenge
         self._proof_id = ""  # of the answer on which the relay has not said anything yet
-        self._proof_words = ""  # with which it refused the newest answer
+        self.proof_words = ""  # with which it refused the newest answer
         self._is_mute = False  # it accepts answers without a word
         self.identity: str | None = None  # the public key that the relay accepted
         self._numbers = itertools.count(1)
         self.challenge: str | None = None  # of the newest AUTH
         self.notice: str = ""  # the newest
         self.is_open = True
+        self.lost = ""  # how the connection ended
         self.is_subscribed = False  # to what comes in live
         self._live: str | None = None  # that subscription
         self._arrivals: list[WireEvent | Event] = []
@@ -174,6 +184,8 @@ class Session:
         self._late_bytes = 0
         self._late_dropped: set[int] = set()
         self._has_shown = False  # an event
+        self._offered: set[str] = set()  # ids of events on which nothing has been said yet
+        self._oks: list[Ok] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -231,8 +243,8 @@ class Session:
             self._has_shown = True
         elif page.end is End.EOSE and self._is_asked_who(page):
             page.end, page.reason, page.is_guess = End.CLOSED, NOTHING_SHOWN, True
-        if self._proof_words and self.identity is None and page.end is not End.EOSE:
-            page.reason = f"{page.reason}; our AUTH: {self._proof_words}".removeprefix("; ")
+        if self.proof_words and self.identity is None and page.end is not End.EOSE:
+            page.reason = f"{page.reason}; our AUTH: {self.proof_words}".removeprefix("; ")
 
     def _hand_out_late(self, page: Page) -> None:
         """Puts into a page what has come for earlier questions."""
@@ -254,8 +266,8 @@ class Session:
                     self._take(await self._stream.receive(), reading)
         except TimeoutError:
             pass
-        except DisconnectedError:
-            self.is_open = False
+        except DisconnectedError as error:
+            self._lose(error)
         late, self._late, self._late_bytes = self._late, [], 0
         return late
 
@@ -271,12 +283,12 @@ class Session:
                 assert self.challenge is not None
                 proof = prove(self._signer, self._url, self.challenge, int(time.time()))
                 self._is_answered, self._proof_id = True, proof.event_id
-                self._proof_words = ""
+                self.proof_words = ""
                 await self._stream.send(message.authenticate(proof.event))
         except TimeoutError:
             return False
         except DisconnectedError as error:
-            self.is_open, self._proof_words = False, str(error)
+            self.proof_words = self._lose(error)
             return False
         grace_s = 0.0 if self._is_mute else min(GRACE_S, bounds.reply_s)
         return await self._await_verdict(grace_s, bounds) is not False
@@ -286,13 +298,13 @@ class Session:
         try:
             async with asyncio.timeout(seconds):
                 await self._read_on(
-                    lambda: not self._proof_id or bool(self._proof_words), bounds, is_verdict=True
+                    lambda: not self._proof_id or bool(self.proof_words), bounds, is_verdict=True
                 )
         except TimeoutError:
             return None
         except DisconnectedError as error:
-            self.is_open, self._proof_words = False, str(error)
-        return self.identity is not None and not self._proof_words
+            self.proof_words = self._lose(error)
+        return self.identity is not None and not self.proof_words
 
     async def _read_on(
         self, is_enough: Callable[[], bool], bounds: Bounds, *, is_verdict: bool = False
@@ -321,8 +333,8 @@ class Session:
             talk = await self._negotiate(filter_, first, answer, bounds)
             if talk.answers:
                 self._accept_as_known()
-        if self._proof_words and talk.end is End.CLOSED:
-            talk.reason = f"{talk.reason}; our AUTH: {self._proof_words}"
+        if self.proof_words and talk.end is End.CLOSED:
+            talk.reason = f"{talk.reason}; our AUTH: {self.proof_words}"
         return talk
 
     async def _negotiate(
@@ -361,8 +373,7 @@ class Session:
         except TimeoutError:
             talk.end = End.TIMEOUT
         except DisconnectedError as error:
-            self.is_open = False
-            talk.end, talk.reason = End.CUT, str(error)
+            talk.end, talk.reason = End.CUT, self._lose(error)
         finally:
             if self.is_open and talk.end is not End.CLOSED:
                 await self._say(message.close_reconciliation(subscription), bounds)
@@ -373,8 +384,13 @@ class Session:
         try:
             async with asyncio.timeout(bounds.reply_s):
                 await self._stream.send(frame)
-        except (TimeoutError, DisconnectedError):
-            self.is_open = False
+        except (TimeoutError, DisconnectedError) as error:
+            self._lose(error)
+
+    def _lose(self, error: Exception) -> str:
+        """Gives the conversation up; how it ended."""
+        self.is_open, self.lost = False, self.lost or str(error) or "it no longer reads"
+        return str(error)
 
     async def _ask(self, filters: Sequence[Mapping[str, Any]], bounds: Bounds, number: int) -> Page:
         subscription = secrets.token_hex(8)
@@ -395,8 +411,8 @@ class Session:
             # Sending hangs when the relay no longer reads.
             page.end = End.TIMEOUT if page.end is End.CUT else page.end
         except DisconnectedError as error:
-            self.is_open = False
-            page.reason = page.reason or str(error)
+            words = self._lose(error)
+            page.reason = page.reason or words
         page.elapsed_s = time.monotonic() - started
         return page
 
@@ -405,15 +421,49 @@ class Session:
         earlier = [(key, each) for key, each in self._asked.items() if each != number]
         self._asked = dict([*earlier[-EARLIER:], (subscription, number)])
 
+    async def offer(self, event_id: str, event: bytes, bounds: Bounds) -> None:
+        """Offers an event, given as JSON: `verdicts` says what becomes of it."""
+        self._offered.add(event_id)
+        await self._say(message.offer(event), bounds)
+
+    async def verdicts(self, bounds: Bounds) -> Verdicts:
+        """What the relay says of what it was offered, as soon as it says something."""
+        page = Page(events=[], end=End.CUT)
+        reading = _Reading(page, bounds.page_bytes, is_offer=True)
+        if not self._oks:
+            try:
+                await self._read(reading, bounds)
+            except DisconnectedError as error:
+                page.reason = self._lose(error)
+        oks, self._oks = self._oks, []
+        return Verdicts(oks, End.EOSE if oks else page.end, "" if oks else page.reason)
+
+    @property
+    def has_verdicts(self) -> bool:
+        """Whether something was said of what was offered, and not handed out yet."""
+        return bool(self._oks)
+
+    async def prove(self, bounds: Bounds) -> bool:
+        """Tells the relay who we are, if it has asked or does so now; whether it may accept that.
+        Each of its challenges is answered once."""
+        return await self._prove(bounds)
+
+    @property
+    def is_challenged(self) -> bool:
+        """Whether the relay wants to know who we are, and has not been told."""
+        return self.challenge is not None and not self._is_answered
+
     async def subscribe(self, filter_: Mapping[str, Any], reply_s: float) -> None:
-        """Asks for what matches, from now on: `listen` hands it out. One such subscription."""
+        """Asks for what matches, from now on: `listen` hands it out. One such subscription, on a
+        line that is kept alive."""
+        self._stream.keep_alive()
         self._live = secrets.token_hex(8)
         try:
             async with asyncio.timeout(reply_s):
                 await self._stream.send(message.request(self._live, filter_))
             self.is_subscribed = True
-        except (TimeoutError, DisconnectedError):
-            self.is_open = False
+        except (TimeoutError, DisconnectedError) as error:
+            self._lose(error)
 
     @property
     def is_listening(self) -> bool:
@@ -436,8 +486,7 @@ class Session:
         except TimeoutError:
             pass
         except DisconnectedError as error:
-            self.is_open = False
-            page.end, page.reason = End.CUT, str(error)
+            page.end, page.reason = End.CUT, self._lose(error)
         if self._arrived_bytes > max_bytes:
             self.is_open = False
             page.end, page.reason = End.OVERSIZE, f"over {max_bytes} bytes at once"
@@ -552,7 +601,7 @@ class Session:
             elif isinstance(answer, Auth):
                 self._take_challenge(answer.challenge, reading)
             elif isinstance(answer, Ok):
-                self._take_verdict(answer)
+                has_ended = self._take_verdict(answer, reading) or has_ended
             elif isinstance(answer, Malformed):
                 reason = answer.reason.partition(":")[0]
                 count, sample = page.malformed.get(reason, (0, frame[:SAMPLE_BYTES]))
@@ -583,27 +632,33 @@ class Session:
         self.notice = text
         if reading.is_opening:
             return is_refusal(text)
-        if reading.is_request:
+        if reading.is_request or reading.is_offer:
             if is_objection(text):
                 reading.object(text, GRACE_S)
         elif reading.is_verdict and is_objection(text):
-            self._proof_words = text
+            self.proof_words = text
         return False
 
     def _take_challenge(self, challenge: str, reading: _Reading) -> None:
         if len(challenge) > MAX_CHALLENGE or challenge == self.challenge:
             return
         self.challenge, self._is_answered = challenge, False
-        if reading.is_request:
+        if reading.is_request or reading.is_offer:
             # It may be all that the relay says; who cannot answer it waits for something else.
             reading.object("", GRACE_S if self._signer is not None else math.inf)
 
-    def _take_verdict(self, answer: Ok) -> None:
-        """What the relay says of our answer to its challenge."""
+    def _take_verdict(self, answer: Ok, reading: _Reading) -> bool:
+        """What the relay says of our answer to its challenge, or of an event that it was offered;
+        whether this is what was waited for."""
+        if answer.event_id in self._offered:
+            self._offered.discard(answer.event_id)
+            self._oks.append(answer)
+            return reading.is_offer
         if self._signer is None or not self._proof_id or answer.event_id != self._proof_id:
-            return
+            return False
         self._proof_id = ""
         if answer.is_accepted:
-            self.identity, self._proof_words = self._signer.public_key, ""
+            self.identity, self.proof_words = self._signer.public_key, ""
         else:
-            self.identity, self._proof_words = None, answer.reason or "refused"
+            self.identity, self.proof_words = None, answer.reason or "refused"
+        return False

@@ -9,12 +9,13 @@ from websockets.client import ClientProtocol
 from websockets.uri import parse_uri
 
 from bigbrotr.nostr.manners import Seat
-from bigbrotr.nostr.websocket import FRAME_COST, Code, FrameReader, Goodbye, encode
+from bigbrotr.nostr.websocket import FRAME_COST, Code, FrameReader, Goodbye, encode, ping
 
 MAX_HEAD = 16_384  # bytes of the answer to the handshake
 HELD_BYTES = 1 << 20  # unread messages at which the socket is no longer read
 IDLE_BYTES = 1 << 20  # of pings and the like, that a relay may send without a message ...
 IDLE_S = 60.0  # ... in this time
+PING_S = 25.0  # of silence on a line that is kept: proxies drop idle ones after 30 or 60
 
 
 class NotWebSocketError(Exception):
@@ -48,6 +49,8 @@ class Stream(asyncio.Protocol):
         self._is_paused = False
         self._idle_since = 0.0  # in the loop's time: since when what brings no message is counted
         self.received = 0  # bytes of frames
+        self._sent = 0  # frames
+        self._pinger: asyncio.TimerHandle | None = None
         self._lost: str | None = None  # how the connection ended
         self._arrival = asyncio.Event()  # something to read, or the end
         self._writable = asyncio.Event()
@@ -113,6 +116,34 @@ class Stream(asyncio.Protocol):
         """
         await self._writable.wait()
         self._open_transport().write(encode(message))
+        self._sent += 1
+
+    def keep_alive(self, ping_s: float = PING_S) -> None:
+        """Pings from now on whenever one side has been silent for so long. A relay of which nothing
+        has come by the next time, not even a pong, is gone."""
+        if self._pinger is None and self._lost is None:
+            self._plan_ping(ping_s, is_due=False)
+
+    def _plan_ping(self, ping_s: float, *, is_due: bool) -> None:
+        """Looks after `ping_s` at what has come since now; `is_due`: something has to."""
+        self._pinger = asyncio.get_running_loop().call_later(
+            ping_s, self._look_after, ping_s, self.received, self._sent, is_due
+        )
+
+    def _look_after(self, ping_s: float, received: int, sent: int, is_due: bool) -> None:
+        is_silent = received == self.received
+        if self._lost is not None or self._transport is None:
+            return
+        if is_silent and is_due:
+            self._end("it answers no ping")
+            self.abort()
+            return
+        # While we do not read, or the relay does not, a ping says nothing.
+        is_pinged = (is_silent or sent == self._sent) and not self._is_paused
+        is_pinged = is_pinged and self._writable.is_set()
+        if is_pinged:
+            self._transport.write(ping())
+        self._plan_ping(ping_s, is_due=is_pinged)
 
     @property
     def is_contested(self) -> bool:
@@ -182,6 +213,8 @@ class Stream(asyncio.Protocol):
         """The transport is closed."""
         if self._seat is not None:
             self._seat.leave()
+        if self._pinger is not None:
+            self._pinger.cancel()
         self._end(str(error) if error else "connection lost")
 
     def pause_writing(self) -> None:

@@ -80,7 +80,6 @@ class FrameReader:
         self.goodbye: Goodbye | None = None
         self.replies: list[bytes] = []
         self.idle = 0
-        self.pongs = 0  # that came
         self._max_size = max_size
         self._chunks: list[bytes] = []  # of a frame that is not whole
         self._held = 0  # bytes in them
@@ -164,9 +163,7 @@ class FrameReader:
             elif opcode == _PING:
                 # Of several pings the newest is answered (RFC 6455, 5.5.3).
                 self.replies[:] = [encode(payload, _PONG)]
-            elif opcode == _PONG:
-                self.pongs += 1
-            else:
+            elif opcode == _CLOSE:
                 self._take_close(payload)
         elif first & 0x80 and opcode:
             messages.append(payload)

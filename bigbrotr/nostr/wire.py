@@ -126,21 +126,24 @@ class Wire:
             self._tls.write(data)
             await self._flush()
 
-    async def receive(self) -> bytes:
-        """What has come, at least a byte.
+    async def receive(self, *, waits: bool = True) -> bytes:
+        """What has come, at least a byte; or nothing, unless one `waits` for it.
 
         Raises:
             LostError: the peer has ended the connection.
             OSError: it is broken.
         """
         if self._tls is None:
-            return await self._read()
+            return await self._read(waits=waits)
         while True:
             try:
                 data = self._tls.read(CHUNK)
             except ssl.SSLWantReadError:
                 await self._flush()
-                self._incoming.write(await self._read())
+                came = await self._read(waits=waits)
+                if not came:
+                    return b""
+                self._incoming.write(came)
             except ssl.SSLZeroReturnError:
                 raise LostError("closed by the relay") from None
             else:
@@ -159,11 +162,13 @@ class Wire:
         self._sent_ns, self._sent_at = time.time_ns(), time.monotonic()
         await self._loop.sock_sendall(self._sock, data)
 
-    async def _read(self) -> bytes:
+    async def _read(self, *, waits: bool = True) -> bytes:
         while True:
             try:
                 data, ancillary, _, _ = self._sock.recvmsg(CHUNK, socket.CMSG_SPACE(STAMP.size))
             except BlockingIOError:
+                if not waits:
+                    return b""
                 await self._is_readable()
                 continue
             break

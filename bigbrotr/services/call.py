@@ -48,6 +48,7 @@ from bigbrotr.services.reconciliation import Reconciliation, Step
 from bigbrotr.services.shown import Absences
 
 PAGE_ROUNDS = 12  # reply time-outs that a whole page may take: three bounds, the third is the slice
+GOOD_STAY_S = 30.0  # after a shorter one, coming back at once would be hammering
 LIVE_S = 1.0  # what comes in live is stored at least this often
 PAGES_TO_JUDGE = 8  # after as many of a walk, is most of it known? ...
 KNOWN_SHARE = 4  # ... as many times what is new: then ids say it in less
@@ -299,7 +300,7 @@ class Call:
         """
         tried: set[tuple[Way, int]] = set()
         ahead: list[Dialect] = []
-        first = self.dialect
+        first, gaps_first = self.dialect, None
         while True:
             if self._is_over():
                 return None
@@ -311,6 +312,7 @@ class Call:
             reason = None if has_found or walk.proven else is_in_vain(walk.gaps)
             if reason is not None:
                 words = walk.gaps[-1].detail
+                gaps_first = gaps_first or walk.gaps
                 ahead += self.dialect.others(reason, words)
                 ahead = [each for each in ahead if (each.way, each.limit) not in tried]
             if reason is None or not ahead:
@@ -319,10 +321,12 @@ class Call:
                 first = ahead[0]
                 break
             self.dialect = replace(ahead.pop(0), habits=self.dialect.habits)
+        left = walk.gaps
         if reason is not None:
             self.dialect = replace(first, habits=self.dialect.habits)
-        await self._note(walk.gaps)
-        gaps += walk.gaps
+            left = gaps_first or left  # why it does not answer the plain question
+        await self._note(left)
+        gaps += left
         return rests
 
     async def _walk_by(
@@ -334,7 +338,7 @@ class Call:
             return await self._walk_by_days(span, with_top=with_top)
         if self.dialect.way in (Way.KINDS, Way.AUTHORS):
             return await self._walk_aside(span)
-        paging = await self._paging(span, with_top=with_top)
+        paging = self._paging(span, with_top=with_top)
         walk = await self._walk(paging, may_stop=may_stop)
         return walk, self._left_of(span, paging, walk, may_stop=may_stop)
 
@@ -359,7 +363,7 @@ class Call:
                 return whole, None
             part = Span(max(span.since, until - stretch_s), until)
             received = self.intake.new + self.intake.known
-            paging = await self._paging(part, with_top=with_top and until == span.until)
+            paging = self._paging(part, with_top=with_top and until == span.until)
             walk = await self._walk(paging)
             if paging.ask() is not None:
                 return whole, None
@@ -394,16 +398,15 @@ class Call:
                 break
         return Progress([], [Gap(span, reason, words)]), []
 
-    async def _paging(self, span: Span, *, with_top: bool) -> Paging:
+    def _paging(self, span: Span, *, with_top: bool) -> Paging:
         """The machine for a walk over a span, with what is known of the relay."""
         habits = self.dialect.habits
-        knows_others = habits.is_open or bool((await self._some_known()).authors)
         return Paging(
             span,
             limit=self.limit,
             open_top=with_top,
             expects_events=self._expects_events(span),
-            knows_others=knows_others,
+            is_broad=not self.terms.filter.key,
             habits=habits,
             check_after=random.randrange(CHECK_ONE_IN) if habits.checks else 0,
             believes_finish=habits.finishes > 2 and random.randrange(TEST_FINISH) > 0,
@@ -425,7 +428,11 @@ class Call:
 
     async def _stay(self, session: Session) -> Result:
         """Stays subscribed: new events are stored within seconds, late ones with old dates too;
-        from time to time the seconds that have settled are walked, and gaps that are due."""
+        from time to time the seconds that have settled are walked, and gaps that are due.
+
+        A relay that ends a good stay is come back to at once, so that little is late; one that does
+        not let us stay, at the next visit."""
+        began = time.monotonic()
         # `limit` 1, not 0, and `since`: some relays refuse the one or need the other.
         await session.subscribe(
             request(Ask(self.terms.since, None, 1), self.terms)[0], self.bounds.reply_s
@@ -445,10 +452,14 @@ class Call:
                 page = await session.listen(min(left_s, LIVE_S), self.bounds.page_bytes)
                 if page.events or page.malformed:
                     await self._store_live(page)
+                if page.late:  # for a walk that has ended
+                    await self._take_late(page, Ask(self.terms.since, None, 1), top)
             if self.stop.is_set():
                 return Result("unfinished", "stopped")
             if not session.is_listening:
-                return Result("done", "subscription-ended", session.notice)
+                is_good = time.monotonic() - began >= GOOD_STAY_S
+                words = session.lost or session.notice
+                return Result("unfinished" if is_good else "done", "subscription-ended", words)
             if self._is_in_the_way():
                 return Result("done", "complete", "made room for others at its address")
             self.visit = await self.brotr.renew_visit(
@@ -635,6 +646,7 @@ class Call:
         late: list[tuple[int, WireEvent | Event]] = list(page.late)
         if ask.probe is Probe.KINDS and not page.events and self.session.is_open:
             late += await self.session.drain(LINGER_S, self.bounds.page_bytes)
+            paging.knows_others = bool((await self._some_known()).authors)
         self._asked[page.number] = ask
         while len(self._asked) > REMEMBERED_ASKS:
             del self._asked[next(iter(self._asked))]

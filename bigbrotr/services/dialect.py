@@ -111,8 +111,9 @@ def request(
     if authors:
         asked["authors"] = list(authors)
     if ask.probe in WHENEVER:
-        del asked["since"]
-        asked.pop("until", None)
+        asked = {key: value for key, value in asked.items() if key not in ("since", "until")}
+        if terms.filter.until is not None:
+            asked["until"] = terms.filter.until
     if ask.probe is Probe.KINDS:
         kinds = conditions.get("kinds", NARROW_KINDS)
         common = [kind for kind in kinds if kind in NARROW_KINDS]

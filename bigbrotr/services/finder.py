@@ -1,6 +1,7 @@
 """The finder: relays that events name, lists on the web and monitors become candidates."""
 
 import time
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from bigbrotr.config import FinderSettings, SourceSettings
 from bigbrotr.core.base_service import BaseService, Surroundings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.candidates import Archived, Sighting, Walk
+from bigbrotr.core.defects import Defects
 from bigbrotr.core.figures import Sample
 from bigbrotr.models.coverage import Span
 from bigbrotr.models.mentions import mentioned
@@ -91,6 +93,7 @@ class Finder(BaseService[FinderSettings]):
         super().__init__(brotr, settings, around)
         self.asked: Counter[tuple[str, str]] = Counter()  # by whom, and the trouble or OK
         self.found: Counter[str] = Counter()  # new candidates, by who named them
+        self.defects = Defects(self.log)
 
     def figures(self) -> Iterator[Sample]:
         """Whom it asked, how that ended, and how much came of it."""
@@ -182,10 +185,11 @@ class Finder(BaseService[FinderSettings]):
                 return News(trouble="http-status", detail=str(answer.status))
             try:
                 # In a thread, as all that takes a while: the loop has others to serve.
-                relays, junk = await anyio.to_thread.run_sync(read_list, answer.body, source.path)
+                listed = await anyio.to_thread.run_sync(read_list, answer.body, source.path)
             except ValueError as error:
                 return News(trouble="unusable", detail=str(error))
-            return News(relays, {"junk": junk} if junk else {})
+            counts = {"junk": listed.junk, "queries_dropped": listed.queries}
+            return News(listed.relays, {name: count for name, count in counts.items() if count})
 
         errand = Errand("list", name, f"api {name}", [source.url, source.path], source.interval_s)
         await self._run_errand(errand, ask)
@@ -235,7 +239,11 @@ class Finder(BaseService[FinderSettings]):
         memory = await self._recall(errand)
         if memory.due_at > time.time():
             return
-        news = await ask(memory)
+        try:
+            news = await ask(memory)
+        except Exception as error:  # of whoever is asked, and nobody else's
+            words = self.defects.note(error, **{errand.what: errand.key})
+            news = News(trouble=Failure.DEFECT, detail=words)
         # Named 0 times: who repeats himself each day names a relay once.
         sightings = [
             Sighting(each, errand.source, 0)
@@ -284,8 +292,16 @@ def look_through(
     return [Sighting(*found) for found in relays if found[0].network in networks]
 
 
-def read_list(body: bytes, path: str) -> tuple[list[Relay], int]:
-    """The relays in a JSON document where `path` (JSONPath) leads, and how many values were none.
+class Listed(NamedTuple):
+    """What is in a list."""
+
+    relays: list[Relay]
+    junk: int = 0  # values that are no relay
+    queries: int = 0  # of relays, that were dropped
+
+
+def read_list(body: bytes, path: str) -> Listed:
+    """The relays in a JSON document where `path` (JSONPath) leads.
 
     Raises:
         ValueError: it is no JSON, or there is no relay in it.
@@ -293,23 +309,23 @@ def read_list(body: bytes, path: str) -> tuple[list[Relay], int]:
     import jsonpath  # slow to import, and without lists nobody needs it
 
     try:
-        found = jsonpath.compile(path).finditer(msgspec.json.decode(body))
+        found = jsonpath.compile(path).finditer(msgspec.json.decode(body.removeprefix(BOM_UTF8)))
         values = [match.obj for match in islice(found, MAX_LISTED)]
     except (msgspec.DecodeError, UnicodeError) as error:
         raise ValueError(f"not JSON: {error}") from None
     except (jsonpath.JSONPathError, RecursionError) as error:
         raise ValueError(f"{path} cannot be followed: {error}") from None
     relays: dict[str, Relay] = {}
-    junk = 0
+    junk = queries = 0
     for value in values:
+        text = value if isinstance(value, str) else ""
         try:
-            relay = Relay(value) if isinstance(value, str) else None
+            relay = Relay.discovered(text)
         except ValueError:
-            relay = None
-        if relay is None:
             junk += 1
         else:
             relays[relay.url] = relay
+            queries += "?" in text.partition("#")[0]
     if not relays:
         raise ValueError(f"no relay at {path}, but {junk} other values")
-    return list(relays.values()), junk
+    return Listed(list(relays.values()), junk, queries)

@@ -13,6 +13,7 @@ from bigbrotr.config import Link, MonitorSettings, Networks
 from bigbrotr.core.base_service import BaseService, Surroundings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.monitoring import CheckResult, DueCheck, Post, Rtts
+from bigbrotr.core.defects import Defects, one_by_one
 from bigbrotr.core.figures import Sample
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.check import Measured
@@ -31,7 +32,7 @@ from bigbrotr.nostr.examination import (
     milliseconds,
 )
 from bigbrotr.nostr.manners import manners_of
-from bigbrotr.nostr.reach import OFFLINE_SAMPLE, PERHAPS_OURS, UNTRIED
+from bigbrotr.nostr.reach import OFFLINE_SAMPLE, PERHAPS_OURS, UNTRIED, Failure, Unreached
 from bigbrotr.nostr.wire import keep_stamps
 from bigbrotr.services.examiner import Examiner
 from bigbrotr.services.herald import Herald
@@ -65,6 +66,7 @@ class Monitor(BaseService[MonitorSettings]):
         self.checked: Counter[tuple[str, str]] = Counter()  # by network and verdict
         self.met: Counter[tuple[str, str]] = Counter()  # by network and outcome
         self.announced = 0  # relays
+        self.defects = Defects(self.log)
         self._stamps: socket | None = None
         self._cleaned_at: float | None = None
 
@@ -132,10 +134,10 @@ class Monitor(BaseService[MonitorSettings]):
             found = await self._sweep(dues, link)
             is_offline = await self._is_offline(network, link, dues, found)
             results = [
-                self._conclude(due, each, is_offline=is_offline)
+                self._try_to_conclude(due, each, is_offline=is_offline)
                 for due, each in zip(dues, found, strict=True)
             ]
-            await self.brotr.record_checks(results, self.settings.check_every_s)
+            await one_by_one(results, self._record, self._instead)
             self._tell(network, results)
             if is_offline:
                 self.log.warning(
@@ -152,7 +154,11 @@ class Monitor(BaseService[MonitorSettings]):
 
         async def one(due: DueCheck) -> None:
             async with width:
-                found[due.relay_id] = await self.examiner.examine(due.relay, link)
+                try:
+                    found[due.relay_id] = await self.examiner.examine(due.relay, link)
+                except Exception as error:  # this relay's, and nobody else's
+                    words = self.defects.note(error, relay=due.relay.url)
+                    found[due.relay_id] = Examination(Unreached(Failure.DEFECT, words))
 
         async with anyio.create_task_group() as group:
             for due in dues:
@@ -179,16 +185,41 @@ class Monitor(BaseService[MonitorSettings]):
         return all(await asyncio.gather(*(self._is_missed(relay, link) for relay in others)))
 
     async def _is_missed(self, relay: Relay, link: Link) -> bool:
-        met = await self.examiner.meet(relay, link)
+        try:
+            met = await self.examiner.meet(relay, link)
+        except Exception as error:
+            self.defects.note(error, relay=relay.url)
+            return False
         if isinstance(met, Missed):
             return met.why.failure in PERHAPS_OURS | UNTRIED
         async with met:
             return False
 
+    async def _record(self, results: Sequence[CheckResult]) -> None:
+        await self.brotr.record_checks(results, self.settings.check_every_s)
+
+    def _instead(self, result: CheckResult, error: Exception) -> CheckResult | None:
+        """What is recorded of a check whose result the database refuses."""
+        if result.verdict == Verdict.DEFECT:
+            return None
+        return self._defect(result.due, error)
+
+    def _defect(self, due: DueCheck, error: Exception) -> CheckResult:
+        words = self.defects.note(error, relay=due.relay.url)
+        return CheckResult(due, Verdict.DEFECT, Failure.DEFECT.value, words)
+
+    def _try_to_conclude(
+        self, due: DueCheck, found: Examination, *, is_offline: bool
+    ) -> CheckResult:
+        try:
+            return self._conclude(due, found, is_offline=is_offline)
+        except Exception as error:  # this relay's, and nobody else's
+            return self._defect(due, error)
+
     def _conclude(self, due: DueCheck, found: Examination, *, is_offline: bool) -> CheckResult:
         """What is recorded of an examination."""
         judgement = judge(found, is_down=due.state == "down", is_suspect=due.suspect_at is not None)
-        if is_offline and judgement.verdict is not Verdict.UP:
+        if is_offline and judgement.verdict not in (Verdict.UP, Verdict.DEFECT):
             judgement = Judgement(Verdict.VOID, judgement.outcome, judgement.detail)
         if judgement.verdict not in (Verdict.UP, Verdict.DOWN):
             return CheckResult(due, *judgement)

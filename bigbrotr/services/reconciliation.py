@@ -118,11 +118,12 @@ class Reconciliation:
         self.most_items = min(2 * (self.visit.most_items or MOST_ITEMS), MOST_ITEMS)
         self.windows = 0  # that were proven
         self.throttled = ""  # the words with which the relay asked for a pause
-        self._collector = Collector(session, intake, bounds, is_over)
         self.hung_up = ""  # how the connection was lost, if in the midst of this
+        self._collector = Collector(session, intake, bounds, is_over)
         # Our messages: no larger than the relay says, nor than what it has hung up on.
+        self._most_bytes = self.visit.most_bytes
         says = self.visit.limits.get("max_message_length", 1 << 20) - self._envelope()
-        self.frame_limit = min(FRAME_LIMIT, says // 2, self.visit.most_bytes or FRAME_LIMIT)
+        self.frame_limit = min(FRAME_LIMIT, says // 2, self._most_bytes or FRAME_LIMIT)
         if self.frame_limit < SMALLEST_FRAME_LIMIT or self._collector.most_ids < FEWEST_IDS:
             self.may_try = False
         self._has_worked = False
@@ -361,7 +362,7 @@ class Reconciliation:
         large for them: those are tried again with smaller ones."""
         self.hung_up = talk.reason or "connection lost"
         if self._largest > SMALLEST_FRAME_LIMIT:
-            self.frame_limit = max(SMALLEST_FRAME_LIMIT, self._largest // 4)
+            self._most_bytes = max(SMALLEST_FRAME_LIMIT, self._largest // 4)
             words = f"{self.hung_up}, after a message of {2 * self._largest} bytes"
             await self._note("smaller", words)
         else:
@@ -384,7 +385,7 @@ class Reconciliation:
             detail,
             due_at=int(time.time() + pause_s),
             most_items=self.most_items if self.most_items < MOST_ITEMS else None,
-            most_bytes=self.frame_limit if self.frame_limit < FRAME_LIMIT else None,
+            most_bytes=self._most_bytes,
         )
 
     # Is it true?
@@ -479,8 +480,8 @@ class Reconciliation:
 
     async def _distrust(self, why: str) -> Verdict:
         """It has lied: what was believed of it is taken back."""
-        await self._note("lies", why)
         await self.brotr.distrust(self.visit)
+        await self._note("lies", why)
         return Verdict.STOP
 
     async def _shows_what_it_holds(

@@ -56,7 +56,7 @@ async def read_seeds(path: Path) -> tuple[list[Relay], list[tuple[int, str]]]:
         raise ConfigError(f"seed file {path}: {error.strerror}") from None
     relays: dict[str, Relay] = {}
     junk: list[tuple[int, str]] = []
-    for number, line in enumerate(data.decode(errors="replace").split("\n"), start=1):
+    for number, line in enumerate(data.decode("utf-8-sig", "replace").split("\n"), start=1):
         text = line.partition("#")[0].strip()
         if not text:
             continue

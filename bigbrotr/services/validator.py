@@ -1,10 +1,9 @@
 """The validator: a candidate that speaks Nostr becomes a relay, another is tried again later."""
 
 import asyncio
-import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from enum import StrEnum
 from typing import Final, Literal, NamedTuple, Self, TypeAlias
 
@@ -14,9 +13,11 @@ from bigbrotr.config import Link, Networks, ValidatorSettings
 from bigbrotr.core.base_service import BaseService, Surroundings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.candidates import Resolution
+from bigbrotr.core.defects import Defects, one_by_one
 from bigbrotr.core.figures import Sample
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.dial import dial
+from bigbrotr.nostr.likeness import Ask, Look, is_alike, newest
 from bigbrotr.nostr.manners import Manners, manners_of
 from bigbrotr.nostr.paging import End
 from bigbrotr.nostr.reach import (
@@ -38,9 +39,6 @@ LEASE_ROUNDS = 12  # time-outs that a claim outlasts
 DAY_S = 86_400.0
 REST_S = 600.0  # for a host that asked us to slow down
 RECHECK_S = 30 * DAY_S  # until an alias is looked at again
-SAMPLE = 50  # events by which two paths of a host are compared ...
-SAMPLE_LEAST = 5  # ... fewer of them prove nothing
-SETTLED_S = 600  # old enough that no new one comes between two questions
 MAX_SIBLINGS = 8  # relays of one host that a new one is compared with
 
 SPEAKS: Final = "speaks-nostr"
@@ -82,6 +80,7 @@ class Validator(BaseService[ValidatorSettings]):
     ) -> None:
         super().__init__(brotr, settings, around)
         self.greeted: Counter[tuple[str, str]] = Counter()  # by network and outcome
+        self.defects = Defects(self.log)
 
     def figures(self) -> Iterator[Sample]:
         """How conversations with candidates ended."""
@@ -178,9 +177,13 @@ class Validator(BaseService[ValidatorSettings]):
             turn.callback(width.release)
             timer = asyncio.get_running_loop().call_later(link.quick_s, turn.close)
             turn.callback(timer.cancel)
-            return await greet(
-                relay, link, allow_local=self.networks.local.enabled, manners=self.manners
-            )
+            try:
+                return await greet(
+                    relay, link, allow_local=self.networks.local.enabled, manners=self.manners
+                )
+            except Exception as error:  # this candidate's, and nobody else's
+                words = self.defects.note(error, relay=relay.url)
+                return judge_failure(relay, Unreached(Failure.DEFECT, words))
 
     # Aliases
 
@@ -195,16 +198,25 @@ class Validator(BaseService[ValidatorSettings]):
         width = asyncio.Semaphore(link.width)
 
         async def compare(siblings: list[Relay], new: list[Relay]) -> None:
-            until = int(time.time()) - SETTLED_S
-            samples: dict[Relay, frozenset[str]] = {}
+            try:
+                await join(siblings, new)
+            except Exception as error:  # this host's, and nobody else's: what was not joined stays
+                self.defects.note(error, relay=new[0].url)
+
+        async def join(siblings: list[Relay], new: list[Relay]) -> None:
+            looks: dict[Relay, Look | None] = {}
             for relay in new:
                 others = siblings[:MAX_SIBLINGS]
                 for each in (relay, *others) if others else ():
-                    if each not in samples:
+                    if each not in looks:
                         async with width:
-                            samples[each] = await self._sample(each, link, until)
+                            looks[each] = await self._newest(each, link)
                 for other in others:
-                    if len(samples[relay]) >= SAMPLE_LEAST and samples[relay] == samples[other]:
+                    if looks[relay] is None or looks[relay] != looks[other]:
+                        continue
+                    async with width:
+                        is_one = await self._is_alike(relay, other, link)
+                    if is_one:
                         targets[relay] = other
                         break
                 else:
@@ -226,8 +238,20 @@ class Validator(BaseService[ValidatorSettings]):
             for greeting in greetings
         ]
 
-    async def _sample(self, relay: Relay, link: Link, until: int) -> frozenset[str]:
-        """The ids of the newest settled events of a relay; none when it does not say."""
+    async def _newest(self, relay: Relay, link: Link) -> Look | None:
+        """A first look at a relay; None when it says nothing that could be compared."""
+        async with AsyncExitStack() as stack:
+            ask = await self._open(relay, link, stack)
+            return None if ask is None else await newest(ask)
+
+    async def _is_alike(self, relay: Relay, other: Relay, link: Link) -> bool:
+        async with AsyncExitStack() as stack:
+            ours = await self._open(relay, link, stack)
+            theirs = await self._open(other, link, stack)
+            return ours is not None and theirs is not None and await is_alike(ours, theirs)
+
+    async def _open(self, relay: Relay, link: Link, stack: AsyncExitStack) -> Ask | None:
+        """A conversation as long as the stack; None when there is none."""
         connection = await dial(
             relay,
             link,
@@ -236,19 +260,32 @@ class Validator(BaseService[ValidatorSettings]):
             manners=self.manners,
         )
         if isinstance(connection, Unreached):
-            return frozenset()
-        async with Session(connection) as session:
-            bounds = Bounds(link.timeout_s, 2 * link.timeout_s, ANSWER_BYTES)
-            page = await session.fetch({"until": until, "limit": SAMPLE}, bounds)
-        return frozenset(str(event.id) for event in page.events if page.end is End.EOSE)
+            return None
+        session = await stack.enter_async_context(Session(connection))
+        bounds = Bounds(link.timeout_s, 2 * link.timeout_s, ANSWER_BYTES)
+        return lambda wanted: session.fetch(wanted, bounds)
 
     async def _record(self, network: Network, greetings: list[Greeting]) -> None:
-        new = await self.brotr.resolve_candidates(
-            [
-                Resolution(g.relay.url, g.verdict.value, g.outcome, g.detail, g.wait_s, g.target)
-                for g in greetings
-            ]
-        )
+        new = 0
+
+        async def record(some: Sequence[Greeting]) -> None:
+            nonlocal new
+            new += await self.brotr.resolve_candidates(
+                [
+                    Resolution(
+                        g.relay.url, g.verdict.value, g.outcome, g.detail, g.wait_s, g.target
+                    )
+                    for g in some
+                ]
+            )
+
+        def instead(greeting: Greeting, error: Exception) -> Greeting | None:
+            if greeting.failure is Failure.DEFECT:
+                return None
+            words = self.defects.note(error, relay=greeting.relay.url)
+            return judge_failure(greeting.relay, Unreached(Failure.DEFECT, words))
+
+        await one_by_one(greetings, record, instead)
         outcomes = Counter(str(greeting.outcome) for greeting in greetings)
         self.greeted.update((str(network), outcome) for outcome in outcomes.elements())
         self.log.info(
@@ -296,7 +333,12 @@ async def greet(
 
 
 # Of these the path is not to blame: they are the same for every relay of the host.
-PATHLESS = frozenset(Failure) - {Failure.NOT_WEBSOCKET, Failure.REFUSES_US, Failure.SLOW}
+PATHLESS = frozenset(Failure) - {
+    Failure.NOT_WEBSOCKET,
+    Failure.REFUSES_US,
+    Failure.SLOW,
+    Failure.DEFECT,
+}
 
 
 def inherit(last: Greeting | None, relay: Relay) -> Greeting | None:
@@ -312,7 +354,13 @@ def judge_failure(relay: Relay, unreached: Unreached) -> Greeting:
     """What it means for a candidate that there was no conversation."""
     failure, detail = unreached
     verdict = Verdict.POSTPONED if failure in OURS else Verdict.FAILED
-    waits = {Failure.OPTED_OUT: DAY_S, Failure.RESTING: REST_S, Failure.RATE_LIMITED: REST_S}
+    waits = {
+        Failure.OPTED_OUT: DAY_S,
+        Failure.UNJUDGED: DAY_S,
+        Failure.DEFECT: DAY_S,  # the same again until somebody has mended it
+        Failure.RESTING: REST_S,
+        Failure.RATE_LIMITED: REST_S,
+    }
     return Greeting(relay, verdict, failure, detail, failure, waits.get(failure, 0.0))
 
 

@@ -29,6 +29,7 @@ from msgspec import Struct
 from bigbrotr.config import Config
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.visits import Visit, Wanted
+from bigbrotr.core.defects import Defects, is_outside
 from bigbrotr.core.logger import Logger, configure
 from bigbrotr.core.pool import Pool
 from bigbrotr.errors import ConfigError, DatabaseError, LeaseLostError, leaves
@@ -36,7 +37,7 @@ from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Signer, Throwaway
 from bigbrotr.nostr.manners import manners_of
 from bigbrotr.nostr.reach import OFFLINE_SAMPLE, OURS, UNTRIED, Failure, is_offline
-from bigbrotr.services.call import Call, lease_s, patience
+from bigbrotr.services.call import Call, Result, lease_s, patience
 from bigbrotr.services.intake import Crowd, Report
 
 CLAIM = 2  # relays at a time ...
@@ -64,6 +65,7 @@ class Worker:
         self.config = config
         self.brotr = brotr
         self.log = log or Logger("worker")
+        self.defects = Defects(self.log)
         self.stop = asyncio.Event()
         self.signer = signer_of(config.synchronizer.auth)
         self.manners = manners_of(config.manners, config.synchronizer.processes)
@@ -225,6 +227,12 @@ class Worker:
                         call.visit, "unfinished", next_at=0, outcome="interrupted"
                     )
             raise
+        except Exception as error:
+            if is_outside(error):
+                raise
+            # This relay's, and nobody else's: what was stored stays, and it waits ever longer.
+            words = self.defects.note(error, relay=call.relay.url)
+            verdict, outcome, detail = Result("failed", Failure.DEFECT, words)
         ended = (str(call.network), str(outcome))
         self._add(Report(visits=1, outcomes={str(outcome): 1}, visited={ended: 1}))
         pause_s = self.config.synchronizer.revisit_s

@@ -286,12 +286,47 @@ async def test_host_has_a_few_addresses_and_always_itself(brotr: Brotr) -> None:
     assert await discover(brotr, [*ports, *paths], 5) == 0
     root = [Relay("wss://one.example.com"), Relay("ws://one.example.com")]
     assert await discover(brotr, [*paths, *root], 5) == 2
-    # Given up ones keep their places, and what people list has no bound.
+    # What people list has no bound.
     assert await brotr.add_sightings([Sighting(r, "x", 1) for r in ports[:3]], 6) == 1
-    await brotr.pool.execute("UPDATE candidates SET attempts = 9")
-    assert await brotr.delete_failed_candidates(9) == 9
     assert await discover(brotr, ports, 6) == 0
-    assert await brotr.insert_candidates(ports, "command", is_typed=True) == 100
+    assert await brotr.insert_candidates(ports, "command", is_typed=True) == 99
+
+
+async def test_junk_keeps_no_place_from_others(brotr: Brotr) -> None:
+    """Neither what has failed, nor what was given up, nor aliases, nor relays that rest."""
+
+    def named_by(source: str, first: int, count: int) -> list[Sighting]:
+        some = (Relay(f"wss://one.example.com/{n}") for n in range(first, first + count))
+        return [Sighting(relay, source, 1) for relay in some]
+
+    assert await brotr.add_sightings(named_by("kind 1", 0, 10), 4) == 4
+    assert await brotr.add_sightings(named_by("kind 1", 10, 10), 4) == 0
+    # What is listed has places of its own, and keeps them from what events name.
+    assert await brotr.add_sightings(named_by("api x", 20, 10), 4) == 4
+    assert await brotr.add_sightings(named_by("monitor", 30, 10), 4) == 0
+    first = 40
+    for spend in (
+        "UPDATE candidates SET attempts = 5",
+        "UPDATE candidates SET alias_of = (SELECT id FROM relays LIMIT 1)",
+    ):
+        await brotr.insert_relays([HOLDER])
+        await brotr.pool.execute(spend)
+        assert await brotr.add_sightings(named_by("kind 1", first, 10), 4) == 4
+        first += 10
+    await brotr.pool.execute("UPDATE candidates SET attempts = 20")
+    await brotr.delete_failed_candidates(20)
+    assert await brotr.add_sightings(named_by("kind 1", first, 10), 4) == 4
+    # Nor do they pile up.
+    for n in range(20):
+        await brotr.pool.execute("UPDATE candidates SET attempts = 5 + $1", n)
+        assert await brotr.add_sightings(named_by("kind 1", 1000 + 10 * n, 10), 4) == 4
+    assert len(await candidates(brotr)) == 4 + 4 * 4
+    # A relay counts while it is one.
+    await brotr.pool.execute("DELETE FROM candidates")
+    await brotr.insert_relays([each.relay for each in named_by("", 0, 4)])
+    assert await brotr.add_sightings(named_by("api x", first, 10), 4) == 0
+    await brotr.pool.execute("UPDATE visits SET rests_since = 1")
+    assert await brotr.add_sightings(named_by("api x", first, 10), 4) == 4
 
 
 async def test_the_most_named_of_a_host_are_taken(brotr: Brotr) -> None:

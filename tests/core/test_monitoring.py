@@ -475,8 +475,78 @@ async def test_what_becomes_of_letters(brotr: Brotr) -> None:
     }
     row = await brotr.pool.fetchrow("SELECT attempts, due_at, owner FROM outbox")
     assert row is not None
-    assert (row["attempts"], row["owner"]) == (1, None)
+    assert (row["attempts"], row["owner"]) == (0, None)  # the target takes events, and this later
     assert row["due_at"] >= time.time() + 30
+
+
+async def test_what_fails_beside_what_is_taken_is_no_attempt(brotr: Brotr) -> None:
+    """A relay that takes two events and wants a pause then has all of them in the end."""
+    posts = [Post("wss://a", 30166, str(n), "e") for n in range(6)]
+    await brotr.post_events([*posts, Post("wss://b", 0, "", "e"), Post("wss://c", 0, "", "e")])
+    for left in (4, 2, 0):
+        await brotr.pool.execute("UPDATE outbox SET due_at = 0")
+        found = await letters(brotr)
+        settled = []
+        for place, letter in enumerate(sorted(found, key=lambda each: each.target)):
+            taken = letter.target == "wss://a" and place < 2
+            outcome = "accepted" if taken else "failed"
+            settled.append((letter, outcome, "" if taken else "rate-limited", ""))
+        await brotr.settle_letters(settled, 3)
+        rows = await brotr.pool.fetch(
+            "SELECT target, attempts FROM outbox WHERE target = 'wss://a'"
+        )
+        assert [row["attempts"] for row in rows] == [0] * left
+    # Those of others count.
+    assert await brotr.pool.fetchval("SELECT count(*) FROM outbox") == 0
+
+
+async def test_a_relay_s_words_have_a_bound(brotr: Brotr) -> None:
+    for start in (0, 30):
+        await brotr.post_events([Post("wss://a", 30166, str(start + n), "e") for n in range(30)])
+        settled = [
+            (letter, "refused", f"prefix-{n}" if start + n else "blocked", "why")
+            for n, letter in enumerate(await letters(brotr), start)
+        ]
+        assert await brotr.settle_letters(settled, 3) == 30
+    found = await deliveries(brotr)
+    assert len(found) == 21
+    assert sum(found.values()) == 60
+    assert found["wss://a", "refused", "other"] == 40
+    # What is counted by its name goes on to be.
+    await brotr.post_events([Post("wss://a", 30166, str(n), "e") for n in range(2)])
+    one, two = await letters(brotr)
+    long = "x" * 100_000
+    await brotr.settle_letters([(one, "refused", "blocked", ""), (two, "failed", long, long)], 3)
+    found = await deliveries(brotr)
+    assert found["wss://a", "refused", "blocked"] == 2
+    assert found["wss://a", "failed", "x" * 100] == 1
+    assert await brotr.pool.fetchval("SELECT max(length(detail)) FROM deliveries") == 500
+
+
+async def test_the_functions_themselves_cut_words(brotr: Brotr) -> None:
+    """Whoever calls them."""
+    await brotr.insert_relays(RELAYS[:1])
+    (due,) = await brotr.claim_checks(Network.CLEARNET, limit=1, owner="me", lease_s=60.0)
+    nothing = ", ".join(["ARRAY[NULL]::real[]"] * 6)
+    long = "repeat('x', 100000)"
+    await brotr.pool.execute(
+        f"SELECT record_checks(ARRAY[$1::bigint], ARRAY[$2::bigint], '{{down}}', ARRAY[{long}],"
+        f" ARRAY[{long}], ARRAY['{{}}'::jsonb], {nothing}, ARRAY[NULL]::integer[],"
+        " ARRAY[NULL]::bytea[], 60, 1000)",
+        due.relay_id,
+        due.epoch,
+    )
+    await brotr.insert_candidates(RELAYS[1:2], "test")
+    await brotr.pool.execute(
+        f"SELECT resolve_candidates(ARRAY[$1], '{{failed}}', ARRAY[{long}], ARRAY[{long}],"
+        " '{0}', '{NULL}', 1000)",
+        RELAYS[1].url,
+    )
+    for table in ("checks", "candidates"):
+        row = await brotr.pool.fetchrow(f"SELECT outcome, detail FROM {table}")
+        assert row is not None
+        assert (len(row["outcome"]), len(row["detail"])) == (100, 500)
+    assert await brotr.pool.fetchval("SELECT length(outcome) FROM rtts") == 100
 
 
 async def test_letters_are_given_up_at_last(brotr: Brotr) -> None:

@@ -47,10 +47,15 @@ def test_an_honest_document() -> None:
     ("value", "nips"),
     [
         ([1, "11", 11.0, 11], (1, 11)),
-        ([1, 10**400, 2**70, -5, 0, 1.5, None, [], {}, True, "NIP-09", "B7"], (1,)),
+        ([1, 10**400, 2**70, -5, 0, 1.5, None, [], {}, True, "NIP-09", "B7"], (1, 9)),
+        (["NIP-01", "nip42: auth", "nip 11", "#50", "077", 1.0], (1, 11, 42, 50, 77)),
+        ("1, 11,NIP-42", (1, 11, 42)),
+        (["B7", "7d"], ()),
+        (["1.5", "one", "2x", "1.2.3"], None),
+        ([[1, 2]], None),
         (11, (11,)),
         ("11", (11,)),
-        ("all of them", ()),
+        ("all of them", None),
         ({"1": True}, None),
         (True, None),
         (None, None),
@@ -62,6 +67,35 @@ def test_supported_nips(value: Any, nips: tuple[int, ...] | None) -> None:
     assert document.nips == nips
     assert document.dropped == (("supported_nips",) if value and nips is None else ())
     assert document.claims(1) == (None if nips is None else 1 in nips)
+
+
+def test_what_cannot_be_read_is_not_denied() -> None:
+    document = parse(supported_nips=[1, "and others", 42])
+    assert (document.nips, document.names_more) == ((1, 42), True)
+    assert [document.claims(nip) for nip in (1, 42, 50)] == [True, True, None]
+    document = parse(supported_nips=["1", "B7", 42.0])
+    assert (document.names_more, document.claims(50)) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "charset"),
+    [
+        ("utf-8", "utf-8"),
+        ("utf-8-sig", "utf-8"),
+        ("latin-1", "cp1252"),
+        ("cp1252", "cp1252"),
+        ("utf-16-le", "utf-16-le"),
+        ("utf-16", "utf-16"),
+        ("utf-32-be", "utf-32-be"),
+    ],
+)
+def test_documents_in_other_character_sets(encoding: str, charset: str) -> None:
+    name = "Café für alle" + ("" if encoding == "latin-1" else " — €")
+    text = json.dumps({"name": name, "supported_nips": [1]}, ensure_ascii=False)
+    document = Nip11.parse(text.encode(encoding))
+    assert (document.texts["name"], document.charset) == (name, charset)
+    assert document.raw == text.encode(encoding)
+    assert Nip11.parse(b'{"name": "\x81\xe9"}').texts["name"] == "\x81é"
 
 
 @pytest.mark.parametrize(

@@ -38,16 +38,24 @@ SAME = [  # raw, normalised
     ("ws://relay.example.com:80", "ws://relay.example.com"),
     ("ws://relay.example.com:443", "ws://relay.example.com:443"),
     ("wss://user:secret@relay.example.com/x", "wss://relay.example.com/x"),
-    ("wss://relay.example.com?key=wss://x#y", "wss://relay.example.com"),
+    ("wss://relay.example.com?key=wss://x#y", "wss://relay.example.com/?key=wss://x"),
     ("wss://relay.example.com/#?", "wss://relay.example.com"),
-    ("wss://relay.example.com/Inbox//Deep///", "wss://relay.example.com/Inbox/Deep"),
+    ("wss://relay.example.com/?#", "wss://relay.example.com"),
+    ("wss://relay.example.com/a/?b=%7e%c3%A4ä?", "wss://relay.example.com/a/?b=~%C3%A4%C3%A4?"),
+    ("wss://relay.example.com/Inbox//Deep///", "wss://relay.example.com/Inbox/Deep/"),
+    ("wss://relay.example.com/relay/", "wss://relay.example.com/relay/"),
+    ("wss://relay.example.com/a/b/..", "wss://relay.example.com/a/"),
+    ("wss://relay.example.com/a/.", "wss://relay.example.com/a/"),
     ("wss://relay.example.com/a/./b/../c", "wss://relay.example.com/a/c"),
     ("wss://relay.example.com/../..", "wss://relay.example.com"),
     ("wss://relay.example.com/a/%2e%2E/b", "wss://relay.example.com/b"),
     ("wss://relay.example.com/%7euser/%c3%a4%2f", "wss://relay.example.com/~user/%C3%A4%2F"),
     ("wss://relay.example.com/ä", "wss://relay.example.com/%C3%A4"),
     ("wss://relay.example.com/🎉", "wss://relay.example.com/%F0%9F%8E%89"),
-    ("wss://filter.example.com/npub1qqqs?x", "wss://filter.example.com/npub1qqqs"),
+    (
+        "wss://filter.example.com/npub1?broadcast=true",
+        "wss://filter.example.com/npub1?broadcast=true",
+    ),
     ("wss://Exämple.com", "wss://xn--exmple-cua.com"),
     ("wss://XN--Exmple-CUA.com", "wss://xn--exmple-cua.com"),
     ("wss://faß.de", "wss://xn--fa-hia.de"),
@@ -99,6 +107,10 @@ REFUSED = [
     "wss://relay.example.com/%0a",
     "wss://relay.example.com/%5Cx",
     "wss://relay.example.com/%E2%80%8Bx",
+    "wss://relay.example.com/?a b",
+    "wss://relay.example.com/?%0a",
+    "wss://relay.example.com/?%",
+    "wss://relay.example.com/?<x>",
     "wss://relay.example.com%20",
     "wss://relay.example.com/%",
     "wss://relay.example.com/%zz",
@@ -314,8 +326,9 @@ def test_parts() -> None:
         "wss",
         "2606:4700::1",
         8443,
-        "/Inbox",
+        "/Inbox/",
     )
+    assert Relay("wss://relay.example.com?x").path == "/?x"
     assert relay.discovered_at == 1_700_000_000
     plain = Relay("ws://relay.example.com/")
     assert (plain.port, plain.path, plain.discovered_at) == (80, "", None)
@@ -414,18 +427,35 @@ def test_normalising_twice_changes_nothing_and_nothing_but_value_error(raw: str)
     assert relay.url.isprintable()
     assert len(relay.url) <= MAX_URL
     assert " " not in relay.url
-    assert not relay.url.endswith("/")
+    assert relay.url != f"{relay.scheme}://{relay.host}/"
+    assert relay.url.endswith(relay.path)
 
 
 @given(PLAUSIBLE)
-def test_case_of_the_host_and_a_slash_at_the_end_do_not_matter(raw: str) -> None:
+def test_case_of_the_host_does_not_matter_and_a_slash_at_the_end_does(raw: str) -> None:
     try:
         relay = Relay(raw)
     except ValueError:
         return
     scheme, _, rest = relay.url.partition("://")
     host, slash, path = rest.partition("/")
-    assert Relay(f"{scheme.upper()}://{host.upper()}{slash}{path}/") == relay
+    assert Relay(f"{scheme.upper()}://{host.upper()}{slash}{path}") == relay
+    if not relay.path.endswith(":/"):  # or it would look like two addresses
+        is_there = relay.path == "" or relay.path.endswith("/")
+        assert (Relay(f"{relay.url}/") == relay) is is_there
+
+
+@pytest.mark.parametrize(
+    ("raw", "url"),
+    [
+        ("wss://relay.example.com/a/?x=1&y", "wss://relay.example.com/a/"),
+        ("wss://relay.example.com?x", "wss://relay.example.com"),
+        ("wss://relay.example.com#x?y", "wss://relay.example.com"),
+        ("wss://relay.example.com/a?<junk>", "wss://relay.example.com/a"),
+    ],
+)
+def test_strangers_name_no_queries(raw: str, url: str) -> None:
+    assert Relay.discovered(raw).url == url
 
 
 @given(st.binary(min_size=32, max_size=32))

@@ -389,6 +389,10 @@ async def test_reconciliation_in_words_of_its_own() -> None:
 
     dialect, signer = Reconciling(mute), Throwaway()
     async with dialect.talk(signer) as talk:
-        result = await talk.reconcile({}, b"\x61", lambda _: None, HURRIED)
+
+        async def enough(_: bytes) -> None:
+            return None
+
+        result = await talk.reconcile({}, b"\x61", enough, HURRIED)
         assert (result.end, result.answers) == (End.EOSE, 1)
         assert talk.identity == signer.public_key

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import random
+import select
 import socket
 import ssl
 import time
@@ -26,7 +28,7 @@ from bigbrotr.nostr.manners import Manners
 from bigbrotr.nostr.reach import Failure
 from bigbrotr.nostr.wire import Wire, keep_stamps
 from tests.nostr.test_dial import server, socks5
-from tests.relays.certificates import Authority, handshakes
+from tests.relays.certificates import Authority, handshakes, of_version
 from tests.relays.events import is_valid, make_event
 from tests.relays.model import Vices
 from tests.relays.punctual import Punctual
@@ -95,7 +97,34 @@ async def test_an_empty_relay_reads_well() -> None:
             if relay.seen.closed:
                 break
             await asyncio.sleep(0.01)
-        assert relay.seen.closed == ["read"]
+        (closed,) = relay.seen.closed
+        assert len(closed) == 16
+
+
+async def test_an_answer_before_the_question_is_none() -> None:
+    words = ("read", "count", "search", "neg", "")
+
+    async def guess(connection: ServerConnection) -> None:
+        for sub in words:
+            await connection.send(json.dumps(["EVENT", sub, EVENT]))
+            await connection.send(json.dumps(["EOSE", sub, ["finish"]]))
+            await connection.send(json.dumps(["COUNT", sub, {"count": 1}]))
+            await connection.send(json.dumps(["NEG-MSG", sub, "61"]))
+        await connection.send(json.dumps(["NOTICE", "error: bad command"]))
+        await connection.send(json.dumps(["AUTH", "a challenge"]))
+        await connection.wait_closed()
+
+    async with serve(guess, "127.0.0.1", 0) as relay:
+        port = next(iter(relay.sockets)).getsockname()[1]
+        async with await contact(f"ws://127.0.0.1:{port}") as met:
+            await asyncio.to_thread(select.select, [met._wire._sock], [], [], 5.0)
+            check = await met.read(0.2)
+            assert isinstance(check, Failed)
+            assert check.reason == "no-answer"
+            assert met.challenge == "a challenge"  # which needs no question
+            claims = await compare(met, None, 0.1)
+            del claims["nips"]["42"]
+            assert {nip["seen"] for nip in claims["nips"].values()} == {None}
 
 
 async def test_writing() -> None:
@@ -317,6 +346,21 @@ def test_what_is_no_certificate(der: bytes) -> None:
     assert read(der) is None
 
 
+def test_certificates_that_were_tampered_with(authority: Authority) -> None:
+    """Whatever a server shows, reading it raises nothing."""
+    authority.context("127.0.0.1", "relay.example")
+    (path,) = authority.folder.glob("server*.pem")
+    pem = path.read_text()
+    der = ssl.PEM_cert_to_DER_cert(pem[pem.index("-----BEGIN CERTIFICATE") :])
+    assert read(der) is not None
+    for version in (0, 1, 3, 9, 127):
+        read(of_version(der, version))
+    chance = random.Random(1)
+    for at in range(len(der)):
+        read(der[:at] + bytes([chance.randrange(256)]) + der[at + 1 :])
+        read(der[:at] + der[at + 1 :])
+
+
 @pytest.mark.parametrize("is_newest", [False, True])
 def test_messages_that_are_cut(is_newest: bool) -> None:
     body = (b"\x00" if is_newest else b"") + b"\x00\x00\x06\x00\x00\x03abc"
@@ -386,6 +430,12 @@ async def test_what_is_done_without_a_claim() -> None:
     assert set(claims["nips"]) == {"42", "45", "50", "67", "70", "77"}
     for nip in claims["nips"].values():
         assert nip == {"claimed": None, "seen": True}
+
+
+async def test_a_document_in_another_character_set_is_said_to_be_so() -> None:
+    odd = Nip11.parse('{"name": "Café"}'.encode("latin-1"))
+    claims = await answering(lambda _: [], lambda met: compare(met, odd, 0.05))
+    assert claims["charset"] == "cp1252"
 
 
 async def test_silence_says_nothing() -> None:

@@ -98,7 +98,119 @@ async def test_a_relay_that_accepts_no_answer_to_its_challenge() -> None:
 
     async with answering(reply) as url:
         found = await hand_over(url, SOME)
-        assert set(found) == {Delivery("failed", "auth-required", "auth-required: who?")}
+        words = "auth-required: who?; our AUTH: restricted: not you"
+        assert set(found) == {Delivery("failed", "auth-required", words)}
+
+
+AuthReply = Callable[[str], list[list[Any]]]
+
+
+@pytest.mark.parametrize("is_mute", [False, True], ids=["OK", "no OK"])
+@pytest.mark.parametrize(
+    "refuse",
+    [
+        lambda event_id: [["OK", event_id, False, "auth-required: who?"], ["AUTH", "c"]],
+        lambda event_id: [["AUTH", "c"], ["OK", event_id, False, "auth-required: who?"]],
+        lambda _: [["AUTH", "c"]],
+        lambda _: [["AUTH", "c"], ["NOTICE", "auth-required: to write"]],
+        lambda _: [["NOTICE", "who are you?"], ["AUTH", "c"]],
+    ],
+)
+async def test_dialects_of_auth(refuse: AuthReply, is_mute: bool) -> None:
+    seen: list[str] = []
+
+    def reply(frame: list[Any]) -> list[Any]:
+        seen.append(frame[0])
+        if frame[0] == "AUTH":
+            return [] if is_mute else [["OK", frame[1]["id"], True, ""]]
+        if "AUTH" in seen:
+            return [["OK", frame[1]["id"], True, ""]]
+        return refuse(frame[1]["id"])
+
+    async with answering(reply) as url:
+        assert set(await hand_over(url, SOME, timeout_s=0.5)) == {Delivery("accepted")}
+    assert seen == ["EVENT"] * 4 + ["AUTH"] + ["EVENT"] * 4
+
+
+async def test_a_new_challenge_each_time() -> None:
+    count = iter(range(1000))
+
+    def reply(frame: list[Any]) -> list[Any]:
+        if frame[0] == "AUTH":
+            return [["OK", frame[1]["id"], True, ""]]
+        return [["AUTH", f"c{next(count)}"], ["OK", frame[1]["id"], False, "auth-required: who?"]]
+
+    async with answering(reply) as url, asyncio.timeout(5.0):
+        found = await hand_over(url, SOME)
+        assert {(each.outcome, each.reason) for each in found} == {("failed", "auth-required")}
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome", "reason"),
+    [
+        ("blocked: not you", "refused", "blocked"),
+        ("ERROR: bad event", "failed", "error"),
+        ("rate-limited: slow down", "failed", "rate-limited"),
+        ("this relay cannot take that", "failed", "notice"),
+    ],
+)
+async def test_refusals_by_notice(text: str, outcome: str, reason: str) -> None:
+    def reply(frame: list[Any]) -> list[Any]:
+        if frame[0] == "REQ":
+            return [["EOSE", frame[1]]]
+        return [["NOTICE", text]] if frame[0] == "EVENT" else []
+
+    async with answering(reply) as url:
+        found = await hand_over(url, SOME, timeout_s=0.3)
+        assert set(found) == {Delivery(outcome, reason, text)}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["never", "late"])
+async def test_no_ok_though_the_event_is_there(is_late: bool) -> None:
+    """It is asked for by its id; a relay that takes events without a word takes them all."""
+    held: list[dict[str, Any]] = []
+
+    def reply(frame: list[Any]) -> list[Any]:
+        verb, *rest = frame
+        if verb == "EVENT":
+            held.append(rest[0])
+        if verb != "REQ":
+            return []
+        oks = [["OK", event["id"], True, "after all"] for event in held] if is_late else []
+        found = [] if is_late else [event for event in held if event["id"] in rest[1]["ids"]]
+        return [*oks, *(["EVENT", rest[0], event] for event in found), ["EOSE", rest[0]]]
+
+    async with answering(reply) as url, asyncio.timeout(5.0):
+        found = await hand_over(url, OFFERED, timeout_s=0.2)
+        there = "after all" if is_late else "no OK, but it is there"
+        assert set(found) == {Delivery("accepted", "", there)}
+    assert len(held) == len(OFFERED)
+
+
+async def test_a_pause_that_is_asked_for() -> None:
+    async with ScriptedRelay(vices=Vices(takes=2)) as relay:
+        found = await hand_over(relay.url, OFFERED)
+        assert [each.outcome for each in found] == ["accepted"] * 2 + ["failed"] * (3 * WINDOW - 2)
+        assert {each.reason for each in found[2:]} == {"rate-limited"}
+        assert len(relay.seen.events) < 2 * WINDOW  # it is not pressed with the rest
+
+
+async def test_prefixes_of_its_own_are_no_reasons() -> None:
+    """Each makes a row where deliveries are counted."""
+    count = iter(range(100))
+
+    def reply(frame: list[Any]) -> list[Any]:
+        number = next(count)
+        text = f"{chr(97 + number)}-word: {number}"
+        return [["OK", frame[1]["id"], number % 2 == 0, text]]
+
+    async with answering(reply) as url:
+        found = await hand_over(url, SOME)
+        assert [(each.outcome, each.reason) for each in found] == [
+            ("accepted", ""),
+            ("refused", "refused"),
+        ] * 2
+        assert found[1].detail == "b-word: 1"
 
 
 async def test_some_are_answered_and_the_line_is_cut() -> None:

@@ -1,6 +1,7 @@
 """Reaching relays: names, addresses, proxies and TLS, each failure under its own name."""
 
 import asyncio
+import errno
 import hashlib
 import socket
 from base64 import b32encode
@@ -11,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from bigbrotr.config import Link
+from bigbrotr.config import Link, MannersSettings
 from bigbrotr.models.relay import Relay
 from bigbrotr.nostr import reach as reaching
 from bigbrotr.nostr.dial import dial
-from bigbrotr.nostr.reach import Failure, Unreached, is_offline, tls_context
+from bigbrotr.nostr.manners import Manners
+from bigbrotr.nostr.reach import UNTRIED, Failure, Unreached, is_offline, tls_context
+from tests.processes import until
 from tests.relays.certificates import Authority, handshakes
 from tests.relays.model import Vices
 from tests.relays.real import free_port
@@ -124,21 +127,36 @@ async def test_two_addresses_that_answer_at_once_make_one_connection(
 
 
 @pytest.mark.parametrize(
-    ("errno", "wanted"),
+    ("number", "wanted"),
     [
         (socket.EAI_NONAME, Failure.NO_NAME),
         (socket.EAI_AGAIN, Failure.OFFLINE),
         (socket.EAI_FAIL, Failure.NO_NAME),
+        (socket.EAI_SYSTEM, Failure.OVERLOADED),
+        (socket.EAI_MEMORY, Failure.OVERLOADED),
     ],
 )
-async def test_names_that_do_not_resolve(errno: int, wanted: Failure, zone: Any) -> None:
-    zone({"relay.example": errno})
+async def test_names_that_do_not_resolve(number: int, wanted: Failure, zone: Any) -> None:
+    zone({"relay.example": number})
     assert await failure("wss://relay.example") is wanted
 
 
 async def test_name_without_addresses(zone: Any) -> None:
     zone({"relay.example": []})
     assert await failure("wss://relay.example") is Failure.NO_NAME
+
+
+async def test_machine_without_room_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ScriptedRelay() as relay:
+        for number in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+
+            def full(*_: Any, number: int = number) -> Any:
+                raise OSError(number, "no room")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(socket, "socket", full)
+                assert await failure(relay.url) is Failure.OVERLOADED
+    assert Failure.OVERLOADED in UNTRIED
 
 
 # Servers
@@ -336,19 +354,77 @@ def through(proxy: str) -> Link:
 
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
 async def test_proxy_gets_the_name_and_no_resolver_is_asked(
-    scheme: str, monkeypatch: pytest.MonkeyPatch
+    scheme: str, monkeypatch: pytest.MonkeyPatch, authority: Authority
 ) -> None:
+    """Of hidden networks always; of others, by one that is there to resolve names."""
+
+    def leak(host: str, *_: Any, **__: Any) -> Any:
+        raise AssertionError(f"a resolver was asked for {host}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", leak)
     async with ScriptedRelay() as relay, socks5(relay.port) as (proxy, asked):
+        link = through(proxy.replace("socks5h", scheme))
+        assert await reach(ONION, link, allow_local=False) == "connected"
+        assert asked == [(3, ONION[5:].encode())]
+        assert len(relay.seen.headers) == 1
+    if scheme == "socks5":
+        return
+    context = authority.context("relay.example")
+    async with ScriptedRelay(tls=context) as relay, socks5(relay.port) as (proxy, asked):
+        assert await reach("wss://relay.example", through(proxy), allow_local=False) == "connected"
+        # Nobody can tell where a name leads that somebody else resolves, unless by a certificate.
+        assert await failure("ws://relay.example", through(proxy), allow_local=False) is (
+            Failure.UNJUDGED
+        )
+        wrong = await failure("wss://other.example", through(proxy), allow_local=False)
+        assert wrong is Failure.TLS_WRONG_NAME
+        assert asked == [(3, b"relay.example"), (3, b"other.example")]
+    async with ScriptedRelay() as relay, socks5(relay.port) as (proxy, _):
+        assert await reach("ws://relay.example", through(proxy)) == "connected"
 
-        def leak(host: str, *_: Any, **__: Any) -> Any:
-            raise AssertionError(f"a resolver was asked for {host}")
 
-        monkeypatch.setattr(socket, "getaddrinfo", leak)
-        for url in (ONION, "ws://relay.example"):
-            link = through(proxy.replace("socks5h", scheme))
-            assert await reach(url, link, allow_local=False) == "connected"
-        assert asked == [(3, ONION[5:].encode()), (3, b"relay.example")]
-        assert len(relay.seen.headers) == 2
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1"])
+async def test_proxy_does_not_reach_inside(address: str, zone: Any) -> None:
+    zone({"relay.example": [address]})
+    async with ScriptedRelay() as relay, socks5(relay.port) as (proxy, asked):
+        link = through(proxy.replace("socks5h", "socks5"))
+        assert await failure("ws://relay.example", link, allow_local=False) is Failure.FORBIDDEN
+        shown = f"[{address}]" if ":" in address else address
+        for way in (link, through(proxy)):
+            assert await failure(f"ws://{shown}", way, allow_local=False) is Failure.FORBIDDEN
+        assert asked == []
+        assert relay.seen.headers == []
+
+
+async def test_plain_proxy_gets_the_address_that_was_judged(zone: Any) -> None:
+    names = zone({"relay.example": ["127.0.0.1", "8.8.8.8", "2606:4700::1"]})
+    manners = Manners(MannersSettings(per_address=1))
+    async with ScriptedRelay() as relay, socks5(relay.port) as (proxy, asked):
+        link = through(proxy.replace("socks5h", "socks5"))
+        for _ in range(2):  # the second has the place of the first
+            stream = await dial(
+                Relay("ws://relay.example"),
+                link,
+                max_frame_bytes=1 << 20,
+                allow_local=False,
+                manners=manners,
+            )
+            assert not isinstance(stream, Unreached), stream
+            assert relay.seen.headers[-1]["Host"] == "relay.example"
+            stream.abort()
+            await until(lambda: not manners._taken, "it has left")
+    v6 = socket.inet_pton(socket.AF_INET6, "2606:4700::1")
+    assert asked == [(4, v6)] * 2
+    assert names == ["relay.example"] * 2
+
+
+async def test_plain_proxy_tries_the_next_address(zone: Any) -> None:
+    zone({"relay.example": ["2606:4700::1", "8.8.8.8"]})
+    async with socks5(1, code=3) as (proxy, asked):
+        link = through(proxy.replace("socks5h", "socks5"))
+        found = await failure("ws://relay.example", link, allow_local=False)
+        assert found is Failure.UNREACHABLE
+    assert [kind for kind, _ in asked] == [4, 1]
 
 
 @pytest.mark.parametrize(
@@ -358,10 +434,15 @@ async def test_proxy_gets_the_name_and_no_resolver_is_asked(
         (3, Failure.UNREACHABLE),
         (4, Failure.UNREACHABLE),
         (5, Failure.REFUSED),
-        (6, Failure.UNREACHABLE),
+        (6, Failure.TIMEOUT),
         (2, Failure.PROXY),
         (7, Failure.PROXY),
         (8, Failure.PROXY),
+        *((code, Failure.NO_SERVICE) for code in (0xF0, 0xF1, 0xF2, 0xF3, 0xF6, 0xF7)),
+        (0xF4, Failure.REFUSES_US),
+        (0xF5, Failure.REFUSES_US),
+        (0xF8, Failure.PROXY),
+        (0xFF, Failure.PROXY),
     ],
 )
 async def test_proxy_says_why(code: int, wanted: Failure) -> None:

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
 
 from bigbrotr.config import Link
 from bigbrotr.models.relay import Relay
@@ -388,6 +391,76 @@ async def test_harmless_words_end_nothing() -> None:
     async with saying(lambda *_: [["NOTICE", "nice weather"]]) as url, session(url) as talk:
         page = await talk.fetch({"limit": 500}, SHORT)
         assert (page.end, page.reason, page.is_guess) == (End.TIMEOUT, "nice weather", False)
+
+
+class Impatient:
+    """A relay that drops lines on which nothing comes for a while, as proxies do too; it may not
+    answer pings."""
+
+    def __init__(self, patience_s: float, *, has_pongs: bool = True) -> None:
+        self.patience_s, self.has_pongs = patience_s, has_pongs
+        self.pings = 0
+        self.is_pinged = asyncio.Event()  # a few times
+
+    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        protocol = ServerProtocol()
+        try:
+            while True:
+                async with asyncio.timeout(self.patience_s):
+                    data = await reader.read(65536)
+                if not data:
+                    break
+                protocol.receive_data(data)
+                for each in protocol.events_received():
+                    if isinstance(each, Request):
+                        protocol.send_response(protocol.accept(each))
+                    elif isinstance(each, Frame) and each.opcode is Opcode.PING:
+                        self.pings += 1
+                        if self.pings >= 5:
+                            self.is_pinged.set()
+                answer = b"".join(protocol.data_to_send())
+                if self.has_pongs or not self.pings:
+                    writer.write(answer)
+        except (OSError, TimeoutError):
+            pass
+        finally:
+            writer.close()
+
+    @asynccontextmanager
+    async def followed(self, ping_s: float) -> AsyncIterator[Session]:
+        """A conversation with it, subscribed to what comes in live."""
+        server = await asyncio.start_server(self.converse, "127.0.0.1", 0)
+        async with server:
+            relay = Relay(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            stream = await dial(relay, Link(), max_frame_bytes=1 << 20, allow_local=True)
+            assert not isinstance(stream, Unreached)
+            stream.keep_alive(ping_s)
+            async with Session(stream) as talk, asyncio.timeout(10):
+                await talk.subscribe({"limit": 1}, 5.0)
+                yield talk
+
+
+async def test_idle_lines_are_kept_alive() -> None:
+    relay = Impatient(patience_s=0.5)
+    async with relay.followed(ping_s=0.15) as talk:
+        listening = asyncio.create_task(talk.listen(5.0, 1 << 20))
+        await relay.is_pinged.wait()
+        assert not listening.done()
+        assert talk.is_listening
+        listening.cancel()
+    relay = Impatient(patience_s=0.3)
+    async with relay.followed(ping_s=60.0) as talk:  # the line would have been dropped
+        page = await talk.listen(5.0, 1 << 20)
+        assert (page.end, relay.pings) == (End.CUT, 0)
+
+
+async def test_line_on_which_no_ping_is_answered_is_dead() -> None:
+    relay = Impatient(patience_s=10.0, has_pongs=False)
+    async with relay.followed(ping_s=0.1) as talk:
+        page = await talk.listen(5.0, 1 << 20)
+        assert (page.end, page.reason) == (End.CUT, "it answers no ping")
+        assert not talk.is_listening
+        assert relay.pings == 1
 
 
 async def test_large_message_on_a_slow_line_is_no_silence() -> None:

@@ -42,24 +42,33 @@ class Authority:
         return path
 
     def context(
-        self, *names: str, days: int = 90, is_self_signed: bool = False, is_old: bool = False
+        self,
+        *names: str,
+        days: int = 90,
+        is_self_signed: bool = False,
+        is_old: bool = False,
+        version: int | None = None,
     ) -> ssl.SSLContext:
         """What a server of these names and addresses shows.
 
-        `days` is how long its certificate is valid yet; `is_old` speaks no TLS after 1.1.
+        `days` is how long its certificate is valid yet; `is_old` speaks no TLS after 1.1; `version`
+        is one that X.509 does not have, in a certificate whose signature is not good any more.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:60])])
         issuer = (key, subject) if is_self_signed else (self.key, self.name)
         certificate = self._sign(subject, key, *issuer, list(names), days)
         path = self.folder / f"server-{key.private_numbers().private_value:x}.pem"
+        der = certificate.public_bytes(serialization.Encoding.DER)
+        if version is not None:
+            der = of_version(der, version)
         path.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM,
                 serialization.PrivateFormat.PKCS8,
                 serialization.NoEncryption(),
             )
-            + certificate.public_bytes(serialization.Encoding.PEM)
+            + ssl.DER_cert_to_PEM_cert(der).encode()
         )
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(path)
@@ -98,6 +107,13 @@ class Authority:
                 critical=False,
             )
         return builder.sign(issuer_key, hashes.SHA256())
+
+
+def of_version(der: bytes, version: int) -> bytes:
+    """A certificate that says to be of another version than the third."""
+    third = b"\xa0\x03\x02\x01\x02"
+    assert third in der
+    return der.replace(third, third[:-1] + bytes([version]), 1)
 
 
 @contextmanager

@@ -71,6 +71,7 @@ class Vices:
     refuses_ids: bool = False  # CLOSED for filters with ids
     max_message_bytes: int | None = None  # the connection is closed with 1009 after a longer frame
     greets: str = ""  # a NOTICE at the beginning
+    takes: int | None = None  # so many EVENTs a connection; the others are rate-limited
     withholds: frozenset[str] = frozenset()  # ids that it names, and never hands out
 
 

@@ -116,6 +116,11 @@ class ScriptedRelay:
             for talk in list(self._talks):
                 await talk.notify(held)
 
+    async def show_late(self, event: Mapping[str, Any]) -> None:
+        """Show an event to the first question that was closed."""
+        for talk in list(self._talks):
+            await talk.show(self.seen.closed[0], Held(event))
+
     def cut_all(self) -> None:
         """Cut every connection, without a closing handshake."""
         for talk in list(self._talks):
@@ -156,6 +161,7 @@ class _Talk:
         self.socket = socket
         self.live: dict[str, list[Filter]] = {}
         self.requests = 0
+        self.taken = 0  # events
         self.path = socket.request.path if socket.request else ""
         self.challenge = secrets.token_hex(8)
         self.reconciled: dict[str, negentropy.Server] = {}
@@ -228,9 +234,12 @@ class _Talk:
             await self.send(["OK", event.get("id"), False, "auth-required: who are you?"])
         elif not is_valid(event):
             await self.send(["OK", event.get("id"), False, "invalid: bad id or signature"])
+        elif self.vices.takes is not None and self.taken >= self.vices.takes:
+            await self.send(["OK", event["id"], False, "rate-limited: slow down"])
         elif any(event["id"] == held["id"] for held in self.relay.events):
             await self.send(["OK", event["id"], True, "duplicate: have it"])
         else:
+            self.taken += 1
             await self.send(["OK", event["id"], True, ""])
             await self.relay.add(event)
 

@@ -280,8 +280,25 @@ async def test_without_a_network_it_is_quiet(
 
 def test_long_lists_are_cut() -> None:
     many = [f"wss://r{n}.example.com" for n in range(MAX_LISTED + 10)]
-    relays, junk = read_list(json.dumps(many).encode(), "$[*]")
-    assert (len(relays), junk) == (MAX_LISTED, 0)
+    listed = read_list(json.dumps(many).encode(), "$[*]")
+    assert (len(listed.relays), listed.junk) == (MAX_LISTED, 0)
+
+
+async def test_list_may_begin_with_a_mark(brotr: Brotr) -> None:
+    async with http(give("\ufeff".encode() + LIST)) as url:
+        await run(brotr, sources=source(url))
+    assert (await found(brotr)).keys() == {A, B}
+
+
+async def test_queries_of_lists_are_dropped_and_that_is_said(
+    brotr: Brotr, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure("INFO")
+    named = [f"{A}/x/?broadcast=true", f"{A}/x/?b", f"{B}#?", C]
+    async with http(give(json.dumps(named).encode())) as url:
+        await run(brotr, sources=source(url))
+    assert (await found(brotr)).keys() == {f"{A}/x/", B, C}
+    assert "queries_dropped=2" in capsys.readouterr().err
 
 
 async def test_hosts_of_lists_are_capped(brotr: Brotr) -> None:
@@ -356,6 +373,34 @@ async def test_what_is_forged_is_not_believed(
 
 
 @pytest.mark.parametrize(
+    "forgery",
+    [
+        {"sig": "ab" * 64},
+        {"id": "ab" * 32},
+        {"content": "forged"},
+        {"sig": 7},
+        {"content": None},
+    ],
+)
+@pytest.mark.parametrize("place", [0, 7, 29])
+async def test_one_that_is_forged_hides_no_other(
+    brotr: Brotr, forgery: Mapping[str, Any], place: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure("INFO")
+    words = [word(f"wss://r{n}.example.com", created_at=NOW - 10_000 + n) for n in range(30)]
+    forged = {**words[place], **forgery}
+    shown = [*words[:place], forged, *words[place + 1 :]]
+    async with ScriptedRelay(shown, Vices(clamp=12)) as relay:
+        await run(brotr, monitors=of(relay.url))
+        assert len(await found(brotr)) == 29
+        memory = (await remembered(brotr, "monitors"))[relay.url]
+        assert (memory["failures"], memory["since"] > NOW - 1000) == (0, True)
+        said = capsys.readouterr().err
+        assert "trouble" not in said
+        assert "rejected=" in said
+
+
+@pytest.mark.parametrize(
     ("vices", "trouble"),
     [
         (Vices(silent=True), "timeout"),
@@ -399,3 +444,26 @@ async def test_networks_without_a_way_are_not_asked(brotr: Brotr) -> None:
     onion = "ws://oxtrdevav64z64yb7x6rjg4ntzqjhedm5b5zjqulugknhzr46ny2qbad.onion"
     await run(brotr, monitors=of(onion))
     assert await remembered(brotr, "monitors") == {}
+
+
+async def test_what_one_source_makes_our_code_raise_is_its_alone(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure("INFO")
+
+    def read(body: bytes, path: str) -> Any:
+        if path == "$.poison":
+            raise ZeroDivisionError("nobody thought of this")
+        return read_list(body, path)
+
+    monkeypatch.setattr("bigbrotr.services.finder.read_list", read)
+    async with http(give(LIST)) as url, ScriptedRelay([word(C)]) as relay:
+        sources = {"bad": SourceSettings(url, "$.poison"), "good": SourceSettings(url)}
+        told = await run(brotr, sources=sources, monitors=of(relay.url))
+    assert (await found(brotr)).keys() == {A, B, C}
+    assert told["finder_requests", "list", "defect"] == 1
+    memory = (await remembered(brotr, "list"))["bad"]
+    assert (memory["failures"], memory["due_at"] > time.time() + 30) == (1, True)
+    said = capsys.readouterr().err
+    assert said.count("Traceback") == 1
+    assert 'trouble=defect detail="ZeroDivisionError: nobody thought of this"' in said

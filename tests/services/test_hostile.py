@@ -4,7 +4,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
+import asyncpg
 import pytest
 
 from bigbrotr.config import Config, Link, Networks, SynchronizerSettings
@@ -14,8 +16,9 @@ from bigbrotr.nostr.dial import dial
 from bigbrotr.nostr.manners import manners_of
 from bigbrotr.nostr.paging import End
 from bigbrotr.nostr.reach import Unreached
-from bigbrotr.nostr.session import Bounds, Session
+from bigbrotr.nostr.session import Bounds, Page, Session
 from bigbrotr.services.intake import Report
+from bigbrotr.services.intake import sift as sorted_out
 from bigbrotr.services.worker import Order, Worker
 from bigbrotr.view import relay_table
 from tests.nostr.test_websocket import frame
@@ -196,3 +199,38 @@ def rendered(rows: Sequence[object]) -> str:
     out = StringIO()
     Console(file=out, width=300).print(relay_table(rows))  # type: ignore[arg-type]
     return out.getvalue()
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+async def test_what_one_relay_makes_our_code_raise_is_its_alone(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch, is_ours: bool
+) -> None:
+    """But what the database raises ends the slice, as before."""
+    error = ZeroDivisionError("nobody thought of this")
+    poison = make_event(1_600_000_000, content="poison")
+
+    def sift(page: Page, *rest: Any) -> Any:
+        if is_ours and any(getattr(each, "created_at", 0) == 1_600_000_000 for each in page.events):
+            raise error
+        return sorted_out(page, *rest)
+
+    async def refused(*_: Any, **__: Any) -> Any:
+        raise asyncpg.ConnectionDoesNotExistError("the server has gone")
+
+    monkeypatch.setattr("bigbrotr.services.call.sift", sift)
+    if not is_ours:
+        monkeypatch.setattr(brotr, "store_page", refused)
+    async with ScriptedRelay([poison]) as bad, ScriptedRelay([make_event()]) as good:
+        await brotr.insert_relays([Relay(bad.url), Relay(good.url)])
+        if not is_ours:
+            with pytest.raises(ExceptionGroup):
+                await visit(brotr)
+            return
+        report = await visit(brotr)
+        assert report.outcomes == {"defect": 1, "complete": 1}
+        row = await brotr.pool.fetchrow("SELECT * FROM visits WHERE outcome = 'defect'")
+        assert row is not None
+        assert (row["failures"], row["owner"]) == (1, None)
+        assert row["detail"] == "ZeroDivisionError: nobody thought of this"
+        assert row["due_at"] > time.time() + 20
+        assert (await brotr.totals()).pairs == 1

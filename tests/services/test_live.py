@@ -11,6 +11,7 @@ import pytest
 from bigbrotr.config import Config, Link, Networks, SynchronizerSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.relay import Network, Relay
+from bigbrotr.services import call
 from bigbrotr.services.worker import Order, Worker
 from tests.processes import Archive, Place, Running, until
 from tests.relays.events import make_event
@@ -79,6 +80,18 @@ async def test_what_comes_in_live_is_counted_too(brotr: Brotr) -> None:
         good, bad = (make_event(int(time.time()), content=words) for words in ("new", "signed"))
         for event in (good, {**bad, "content": "by hand"}):
             await relay.add(event)
+        await until(lambda: len(relay.seen.closed) == len(relay.seen.filters) - 1, "it stays")
+        late = make_event(NOW - 50_000, content="after the answer to an earlier question")
+        await relay.show_late(late)
+
+        async def is_there() -> bool:
+            found = "SELECT EXISTS (SELECT FROM events WHERE id = decode($1, 'hex'))"
+            return bool(await brotr.pool.fetchval(found, late["id"]))
+
+        await until(is_there, "the late one is archived")
+        covered = "SELECT coalesce(range_agg(proven) @> $1::bigint, false) FROM coverage"
+        assert not await brotr.pool.fetchval(covered, late["created_at"])
+        assert await brotr.pool.fetchval(covered, late["created_at"] - 1)
 
         async def is_noted() -> bool:
             return bool(await brotr.pool.fetchval("SELECT count > 0 FROM rejected"))
@@ -88,7 +101,52 @@ async def test_what_comes_in_live_is_counted_too(brotr: Brotr) -> None:
         async with asyncio.timeout(30):
             report = await work
     assert report.reasons == {"bad id": await brotr.pool.fetchval("SELECT count FROM rejected")}
-    assert report.new == len(OLD) + 1
+    assert report.new == len(OLD) + 2
+
+
+@pytest.mark.parametrize("is_good", [True, False])
+async def test_after_a_good_stay_one_comes_back_at_once(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch, is_good: bool
+) -> None:
+    """A relay that drops us again and again is not hammered."""
+    if is_good:
+        monkeypatch.setattr(call, "GOOD_STAY_S", 0.0)
+    config = Config(
+        networks=Networks(clearnet=Link(enabled=False), local=Link(timeout_s=10.0)),
+        synchronizer=SynchronizerSettings(settle_s=60, revisit_s=3600),
+    )
+    async with ScriptedRelay(OLD) as relay:
+        await brotr.insert_relays([Relay(relay.url)])
+        worker = Worker(config, brotr)
+        order = Order("test", 60.0, {Network.LOCAL: 5}, live_calls=1)
+        work = asyncio.create_task(worker.work(order))
+
+        def is_followed() -> bool:  # it has subscribed, and walked what came in meanwhile
+            limits = [asked[0].get("limit") for asked in relay.seen.filters]
+            return 1 in limits[:-1]
+
+        await until(is_followed, "it is followed")
+        missed = make_event(int(time.time()), content="while nobody listened")
+        relay.cut_all()
+        await relay.add(missed)
+
+        async def is_made_good() -> bool:
+            return bool(await brotr.pool.fetchval("SELECT count(*) = $1 FROM events", len(OLD) + 1))
+
+        async def is_left_alone() -> bool:
+            row = await brotr.pool.fetchrow("SELECT outcome, due_at, failures FROM visits")
+            assert row is not None
+            is_late = row["due_at"] > time.time() + 30
+            return is_late and (row["outcome"], row["failures"]) == ("subscription-ended", 0)
+
+        if is_good:
+            await until(is_made_good, "what came in between is archived")
+        else:
+            await until(is_left_alone, "it is left alone for a while")
+        assert relay.seen.connections == 1 + is_good
+        worker.stop.set()
+        async with asyncio.timeout(30):
+            await work
 
 
 async def test_a_cut_connection_is_made_good(tmp_path: Path) -> None:

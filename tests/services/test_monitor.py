@@ -37,8 +37,9 @@ from bigbrotr.models.nip66 import Announcement, Nip66
 from bigbrotr.models.relay import Relay
 from bigbrotr.nostr.certificate import observing_context
 from bigbrotr.nostr.contact import Opening
-from bigbrotr.nostr.examination import Examination, Verdict, failures, judge
+from bigbrotr.nostr.examination import Examination, Verdict, failures, judge, milliseconds
 from bigbrotr.nostr.reach import Failure, Unreached, tls_context
+from bigbrotr.services.examiner import read_document
 from bigbrotr.services.monitor import Monitor
 from bigbrotr.view import print_status, state
 from tests.core.test_places import NESTED, make_database
@@ -455,6 +456,85 @@ async def test_one_that_fails_alone_is_judged_by_the_others(
     assert await brotr.pool.fetchval("SELECT count(*) FROM checks WHERE suspect_at > 0") == 0
 
 
+# Defects of ours
+
+
+async def test_what_one_relay_makes_our_code_raise_is_its_alone(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure("INFO")
+    poison = {**DOCUMENT, "name": "poison"}
+
+    def parse(body: bytes) -> Any:
+        if b"poison" in body:
+            raise KeyError("nobody thought of this")
+        return read_document(body)
+
+    monkeypatch.setattr("bigbrotr.services.examiner.read_document", parse)
+    async with (
+        ScriptedRelay([EVENT], nip11=DOCUMENT) as good,
+        ScriptedRelay([EVENT], nip11=poison) as bad,
+        ScriptedRelay([EVENT], nip11=poison) as worse,
+    ):
+        figures = await look(brotr, good.url, bad.url, worse.url)
+        assert figures["connections", "monitor", "local", "defect"] == 2
+        assert figures["checks", "local", "defect"] == 2
+        assert await states(brotr) == {
+            good.url: ("up", "up"),
+            bad.url: ("unknown", "defect"),
+            worse.url: ("unknown", "defect"),
+        }
+        row = await brotr.pool.fetchrow("SELECT * FROM relay_states WHERE relay_url = $1", bad.url)
+        assert row is not None
+        assert row["detail"] == "KeyError: 'nobody thought of this'"
+        assert row["due_at"] > time.time() + 3000  # not again and again
+        # Where it happened, once and not for each relay.
+        (record,) = [each for each in caplog.records if each.exc_info]
+        assert "nobody thought of this" in record.getMessage()
+        # The state that was known stays.
+        good.nip11 = poison
+        await look(brotr)
+        assert (await states(brotr))[good.url] == ("up", "defect")
+        monkeypatch.undo()
+        await look(brotr)
+        assert set((await states(brotr)).values()) == {("up", "up")}
+
+
+async def test_a_result_that_the_database_refuses_is_one_relay_s(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def round_trips(found: Examination) -> dict[str, float | None]:
+        times = milliseconds(found)
+        if isinstance(found.nip11, Measured) and found.nip11.value.texts["name"] == "poison":
+            times["read_ms"] = 1e300  # no real
+        return times
+
+    monkeypatch.setattr("bigbrotr.services.monitor.milliseconds", round_trips)
+    async with AsyncExitStack() as stack:
+        documents = [{**DOCUMENT, "name": "poison" if n == 3 else "good"} for n in range(6)]
+        relays = [
+            await stack.enter_async_context(ScriptedRelay([EVENT], nip11=each))
+            for each in documents
+        ]
+        await look(brotr, *(relay.url for relay in relays))
+    found = await states(brotr)
+    assert found.pop(relays[3].url) == ("unknown", "defect")
+    assert set(found.values()) == {("up", "up")}
+
+
+async def test_a_certificate_of_no_version_is_a_verdict(brotr: Brotr, authority: Authority) -> None:
+    context = authority.context("127.0.0.1", version=9)
+    async with (
+        ScriptedRelay([EVENT], tls=authority.context("127.0.0.1")) as good,
+        ScriptedRelay([EVENT], tls=context) as odd,
+    ):
+        await look(brotr, good.url, odd.url)
+    found = await states(brotr)
+    assert found[good.url] == ("up", "up")
+    assert found[odd.url][0] == "down"
+    assert found[odd.url][1].startswith("tls")
+
+
 # Publishing
 
 
@@ -562,6 +642,18 @@ async def test_targets_that_fail_cost_no_check(brotr: Brotr) -> None:
         (onion, "failed", "network-off"): 3,  # what is local is told to nobody elsewhere
     }
     assert await brotr.pool.fetchval("SELECT min(due_at) FROM outbox") > time.time() + 30
+
+
+@pytest.mark.usefixtures("private_key")
+async def test_a_relay_that_wants_pauses_has_everything_in_the_end(brotr: Brotr) -> None:
+    """More pauses than attempts: what was not taken beside what was is kept for later."""
+    async with ScriptedRelay([EVENT]) as relay, ScriptedRelay(vices=Vices(takes=1)) as target:
+        settings = publish(target.url, max_attempts=2)
+        for _ in range(4):
+            await look(brotr, relay.url, publish=settings)
+            await brotr.pool.execute("UPDATE outbox SET due_at = 0")
+        assert {event["kind"] for event in target.events} == {0, 10002, 10166, 30166}
+        assert await brotr.pool.fetchval("SELECT count(*) FROM outbox") == 0
 
 
 async def test_what_it_counts(

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import socket
+import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +18,16 @@ from bigbrotr.core.base_service import Surroundings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import configure
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.services.validator import OFFLINE_CROWD, Greeting, Validator, Verdict, greet
+from bigbrotr.nostr import names
+from bigbrotr.nostr.session import Page
+from bigbrotr.services.validator import (
+    OFFLINE_CROWD,
+    Greeting,
+    Validator,
+    Verdict,
+    greet,
+    judge,
+)
 from bigbrotr.services.worker import Order, Worker
 from tests.relays.events import make_event
 from tests.relays.model import Vices
@@ -291,6 +302,41 @@ async def test_paths_of_many_tenants_stay_apart(brotr: Brotr) -> None:
         assert await relays(brotr) == urls
 
 
+async def test_addresses_are_dialled_as_they_are_written(brotr: Brotr) -> None:
+    """A slash at the end is a part of them, and so is the query of what people name."""
+    paths = {"/relay/": many(60), "/npub1?broadcast=true": many(60, first=100)}
+    async with ScriptedRelay([], Vices(), paths=paths) as relay:
+        urls = [f"{relay.url}{path}" for path in paths]
+        await brotr.insert_candidates([Relay(url) for url in urls], "seed")
+        await run(brotr)
+        assert await relays(brotr) == sorted(urls)
+        await Worker(around().config, brotr).work(Order("test", 60.0, {Network.LOCAL: 10}))
+        rows = await brotr.pool.fetch("SELECT relay_url, count(*) FROM events_relays GROUP BY 1")
+        assert {row["relay_url"]: row["count"] for row in rows} == dict.fromkeys(urls, 60)
+    assert await brotr.relays_at([relay.url]) == [Relay(url) for url in sorted(urls)]
+
+
+async def test_a_neighbour_cannot_take_a_relay_away(brotr: Brotr) -> None:
+    """By naming its events, or by showing some of them."""
+    events = many(300)
+    forged = [{**event, "content": "forged"} for event in events]
+    unsigned = [{**event, "sig": events[0]["sig"]} for event in events]
+    old = many(60, first=1000)
+    tenants = {
+        "/a": forged,
+        "/b": unsigned,
+        "/c": events[-60:],  # the newest ones
+        "/d": [*events[:-60], *old],
+        "/honest": events,
+        "/honest/": events,
+    }
+    async with ScriptedRelay([], paths=tenants) as relay:
+        urls = [f"{relay.url}{path}" for path in tenants]
+        await brotr.insert_candidates([Relay(url) for url in urls], "test")
+        await run(brotr)
+        assert await relays(brotr) == urls[:5]
+
+
 @pytest.mark.parametrize(
     "vices", [Vices(), Vices(refuses="restricted: members only"), Vices(needs_auth=True)]
 )
@@ -366,6 +412,51 @@ async def test_slow_host_is_waited_for_once(brotr: Brotr) -> None:
         assert {row["outcome"] for row in rows} == {"slow"}
 
 
+@pytest.mark.parametrize("most_slow", [30, 4])
+async def test_slow_names_are_nobody_else_s_time(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch, most_slow: int
+) -> None:
+    """Those whose look-up does not come to its turn are not blamed for that."""
+    is_over = threading.Event()
+
+    def getaddrinfo(host: str, port: int, *_: Any, **__: Any) -> Any:
+        if host.startswith("slow"):
+            is_over.wait(30.0)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(names, "AT_ONCE", 4)
+    monkeypatch.setattr(names, "MOST_SLOW", most_slow)
+    monkeypatch.setattr(names, "SLOW_S", 0.02)
+    link = Link(timeout_s=1.0, quick_s=0.1, width=20)
+    place = around(clearnet=link, local=link)
+    try:
+        async with ScriptedRelay([EVENT]) as relay:
+            slow = [Relay(f"ws://slow{n}.example:{relay.port}") for n in range(30)]
+            honest = [Relay(f"ws://name{n}.example:{relay.port}") for n in range(20)]
+            await brotr.insert_candidates(slow, "test")
+            await brotr.pool.execute("UPDATE candidates SET due_at = due_at - 60")  # the first ones
+            await brotr.insert_candidates(honest, "test")
+            await run(brotr, place)
+            proven, left = await relays(brotr), await candidates(brotr)
+            for each in honest:
+                row = left.get(each.url)
+                assert each.url in proven or (row and not row["attempts"]), row
+            outcomes = Counter(row["outcome"] for row in left.values())
+            if most_slow >= len(slow):
+                assert len(proven) == len(honest)
+                assert outcomes == {"timeout": 30}
+            else:
+                assert outcomes["timeout"] == 8
+                assert outcomes["overloaded"] == 42 - len(proven)
+            is_over.set()
+            await brotr.pool.execute("UPDATE candidates SET due_at = 0")
+            await run(brotr, place)
+            assert len(await relays(brotr)) == 50
+    finally:
+        is_over.set()
+
+
 # Who wants none of us
 
 
@@ -417,3 +508,46 @@ async def test_relay_that_rests_is_no_hot_loop(brotr: Brotr) -> None:
             await brotr.pool.execute(f"UPDATE {table} SET due_at = 0")
         assert (await worker.work(order)).outcomes == {"resting": 1}
         assert relay.seen.connections == 1
+
+
+# Defects of ours
+
+
+async def test_what_one_candidate_makes_our_code_raise_is_its_alone(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure("INFO")
+
+    def judge_or_not(relay: Relay, page: Page, **more: Any) -> Greeting:
+        if not page.events:
+            raise ZeroDivisionError("nobody thought of nothing")
+        return judge(relay, page, **more)
+
+    monkeypatch.setattr("bigbrotr.services.validator.judge", judge_or_not)
+    async with ScriptedRelay([EVENT]) as good, ScriptedRelay() as bad, ScriptedRelay() as worse:
+        urls = (good.url, bad.url, worse.url)
+        await brotr.insert_candidates([Relay(url) for url in urls], "test")
+        await run(brotr)
+    assert await relays(brotr) == [good.url]
+    left = await candidates(brotr)
+    assert left.keys() == {bad.url, worse.url}
+    for row in left.values():
+        assert (row["outcome"], row["attempts"], row["owner"]) == ("defect", 0, None)
+        assert row["detail"] == "ZeroDivisionError: nobody thought of nothing"
+        assert row["due_at"] - row["tried_at"] == 86_400
+    (record,) = [each for each in caplog.records if each.exc_info]
+    assert "nobody thought of nothing" in record.getMessage()
+
+
+async def test_a_comparison_that_fails_makes_no_alias(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def look(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Validator, "_newest", look)
+    async with ScriptedRelay(many(60)) as relay, ScriptedRelay([EVENT]) as other:
+        urls = [relay.url, f"{relay.url}/a", other.url]
+        await brotr.insert_candidates([Relay(url) for url in urls], "test")
+        await run(brotr)
+        assert await relays(brotr) == sorted(urls)

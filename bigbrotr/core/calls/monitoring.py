@@ -216,7 +216,7 @@ class MonitoringCalls(Calls):
             [letter.version for letter, *_ in settled],
             [letter.target for letter, *_ in settled],
             [outcome for _, outcome, _, _ in settled],
-            [reason for _, _, reason, _ in settled],
+            [storable(reason)[:100] for _, _, reason, _ in settled],
             [storable(detail)[:500] for *_, detail in settled],
             max_attempts,
             int(time.time()),

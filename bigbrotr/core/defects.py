@@ -1,0 +1,110 @@
+"""Defects of ours that a stranger brings to light: told with their traceback, and not for ever."""
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import TypeVar
+
+import asyncpg
+
+from bigbrotr.core.logger import Logger
+from bigbrotr.errors import BigBrotrError, leaves
+
+T = TypeVar("T")
+
+AGAIN_S = 3600.0  # until the same defect is told again
+REMEMBERED = 1000  # places in the code that raised
+DATABASE = ("asyncpg.", "bigbrotr.core.pool")  # who is at work when the database fails
+
+# What PostgreSQL, or asyncpg before it, raises about a row that does not fit: it would again.
+POISON = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+    ValueError,  # asyncpg's own errors of data are some
+    TypeError,
+)
+
+
+class Defects:
+    """What strangers made our code raise. One place in the code is told once an hour at most, for
+    whoever's sake it raises."""
+
+    def __init__(self, log: Logger) -> None:
+        self._log = log
+        self._told: dict[tuple[str, str, int], tuple[float, int]] = {}  # when, and how often since
+
+    def note(self, error: Exception, **fields: object) -> str:
+        """Tells of an exception that is being handled, and returns it in words."""
+        leaf = leaves(error)[0]
+        place = (type(leaf).__name__, *_place(leaf.__traceback__))
+        words = f"{place[0]}: {leaf}"
+        now = time.monotonic()
+        told_at, times = self._told.pop(place, (-AGAIN_S, 0))
+        if now - told_at >= AGAIN_S:
+            more = {"times_before": times} if times else {}
+            self._log.exception("defect", error=words, **fields, **more)
+            told_at, times = now, 0
+        else:
+            times += 1
+        self._told[place] = (told_at, times)
+        if len(self._told) > REMEMBERED:
+            del self._told[next(iter(self._told))]
+        return words
+
+
+def is_outside(error: BaseException) -> bool:
+    """Whether an exception is the world's, the database's or a lease's, rather than what our code
+    made of what a stranger sent."""
+    return any(_is_outside(leaf) for leaf in leaves(error))
+
+
+def _is_outside(error: BaseException) -> bool:
+    if isinstance(error, BigBrotrError) or not isinstance(error, Exception):
+        return True
+    if isinstance(error, POISON):
+        return False
+    if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError):
+        return True
+    if isinstance(error, OSError | asyncpg.InternalClientError):
+        return any(module.startswith(DATABASE) for module in _modules(error.__traceback__))
+    return False
+
+
+def _modules(traceback: TracebackType | None) -> list[str]:
+    found = []
+    while traceback is not None:
+        found.append(f"{traceback.tb_frame.f_globals.get('__name__', '')}.")
+        traceback = traceback.tb_next
+    return found
+
+
+def _place(traceback: TracebackType | None) -> tuple[str, int]:
+    """File and line of what raised."""
+    found = ("", 0)
+    while traceback is not None:
+        found = (traceback.tb_frame.f_code.co_filename, traceback.tb_lineno)
+        traceback = traceback.tb_next
+    return found
+
+
+async def one_by_one(
+    rows: Sequence[T],
+    record: Callable[[Sequence[T]], Awaitable[None]],
+    instead: Callable[[T, Exception], T | None],
+) -> None:
+    """Records rows together or, where one of them does not fit into the database, in halves: that
+    one is recorded as what `instead` makes of it while the exception is handled; None: not at all.
+    """
+    try:
+        await record(rows)
+    except POISON as error:
+        if len(rows) > 1:
+            middle = len(rows) // 2
+            for half in (rows[:middle], rows[middle:]):
+                await one_by_one(half, record, instead)
+            return
+        other = instead(rows[0], error)
+        if other is None:
+            raise
+        await record([other])
