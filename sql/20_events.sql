@@ -10,7 +10,7 @@ CREATE TABLE IF NOT EXISTS public.events (
     pubkey     bytea   NOT NULL,
     sig        bytea,
     tags       jsonb,
-    tagvalues  text[],            -- 'e:…' for single-letter tags, each cut to 1,000 bytes for the index
+    tagvalues  text[],            -- 'e:…' for the first 5,000 single-letter tags, each cut to 1,000 bytes for the index
     content    text,
     PRIMARY KEY (created_at, id)
 ) PARTITION BY RANGE (created_at);

@@ -164,8 +164,9 @@ CREATE TABLE IF NOT EXISTS public.dropped (
 CREATE INDEX IF NOT EXISTS dropped_relay_id_idx ON public.dropped (relay_id);
 
 -- Notes that a relay no longer holds events, as far as it was first seen to hold them before p_before: what came after
--- the question is not answered by it. Arrays of one length, sorted by (created_at, id). Returns how many pairs have ended.
--- Refused (BB001) when the lease has passed on. Idempotent.
+-- the question is not answered by it (what is noted for later than now, by a clock that was ahead, came before). Arrays
+-- of one length, sorted by (created_at, id). Returns how many pairs have ended. Refused (BB001) when the lease has passed
+-- on. Idempotent.
 CREATE OR REPLACE FUNCTION public.note_drops(
     p_relay_id integer, p_epoch bigint, p_created_ats bigint[], p_ids bytea[], p_before bigint, p_now bigint
 ) RETURNS integer
@@ -176,6 +177,7 @@ AS $$
 DECLARE
     ended    integer;
     until_at integer := public.pack_seen(p_before);
+    now_at   integer := public.pack_seen(p_now);
 BEGIN
     PERFORM public.lock_presence(false);
     -- When the relay was first seen to hold an event is changed by nobody else meanwhile: this is its lease's holder.
@@ -184,7 +186,8 @@ BEGIN
            public.unpack_seen(p.seen_ats[array_position(p.relay_ids, p_relay_id)]), p_now
     FROM unnest(p_created_ats, p_ids) AS u (created_at, id)
     JOIN public.presence p ON p.created_at = u.created_at AND p.event_id = u.id
-    WHERE p.relay_ids @> ARRAY[p_relay_id] AND p.seen_ats[array_position(p.relay_ids, p_relay_id)] < until_at
+    WHERE p.relay_ids @> ARRAY[p_relay_id]
+      AND p.seen_ats[array_position(p.relay_ids, p_relay_id)] NOT BETWEEN until_at AND now_at
     ON CONFLICT (created_at, event_id, relay_id) DO UPDATE SET dropped_at = EXCLUDED.dropped_at;
 
     -- Places are those in the row as it is when its turn comes: others may have left it since.
@@ -195,7 +198,8 @@ BEGIN
                      || p.seen_ats[array_position(p.relay_ids, p_relay_id) + 1:]
         FROM unnest(p_created_ats, p_ids) AS u (created_at, id)
         WHERE p.created_at = u.created_at AND p.event_id = u.id
-          AND p.relay_ids @> ARRAY[p_relay_id] AND p.seen_ats[array_position(p.relay_ids, p_relay_id)] < until_at
+          AND p.relay_ids @> ARRAY[p_relay_id]
+          AND p.seen_ats[array_position(p.relay_ids, p_relay_id)] NOT BETWEEN until_at AND now_at
         RETURNING 1
     )
     SELECT count(*) INTO ended FROM ended_pairs;

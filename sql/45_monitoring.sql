@@ -270,8 +270,9 @@ BEGIN
     FROM sums s;
 END $$;
 
--- Deletes what was measured before p_before: the series and the snapshots, but for the newest of each relay and type.
--- Documents that nothing names any more go with delete_orphan_metadata. Returns how many rows. Idempotent.
+-- Deletes what was measured before p_before: the series and the snapshots, but for the newest of each relay and type. Of
+-- large documents (4 kB) each relay has a hundred of a type at most: some say something else each time. Documents that
+-- nothing names any more go with delete_orphan_metadata. Returns how many rows. Idempotent.
 CREATE OR REPLACE FUNCTION public.delete_old_measurements(p_before bigint) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -289,6 +290,19 @@ BEGIN
         RETURNING 1
     )
     SELECT (SELECT count(*) FROM old_snapshots) + (SELECT count(*) FROM old_rtts) INTO gone;
+    WITH large AS (
+        SELECT s.relay_id, s.type, s.metadata_id,
+               row_number() OVER (PARTITION BY s.relay_id, s.type ORDER BY max(s.snapshot_at) DESC) AS place
+        FROM public.snapshots s JOIN public.metadata m ON m.id = s.metadata_id
+        WHERE pg_column_size(m.data) > 4096
+        GROUP BY s.relay_id, s.type, s.metadata_id
+    ), surplus AS (
+        DELETE FROM public.snapshots s USING large l
+        WHERE l.place > 100
+          AND s.relay_id = l.relay_id AND s.type = l.type AND s.metadata_id = l.metadata_id
+        RETURNING 1
+    )
+    SELECT gone + count(*) INTO gone FROM surplus;
     RETURN gone;
 END $$;
 

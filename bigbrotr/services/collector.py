@@ -13,6 +13,7 @@ from bigbrotr.services.intake import Haul, Intake, Report, sift
 
 ID_BATCHES = (250, 16, 1)  # ids a question: 17 kB; fewer for those that were asked for in vain
 ID_BYTES, ENVELOPE_BYTES = 67, 200  # of a question: for each id, and for all that is around them
+SPARE_COPIES = 10  # more events than ids are asked for: some relays send forged copies first
 MOST_ASKS = 4  # for one id, within a visit
 MOST_REFUSALS = 8  # of single ids in a row: then it hands over none of the others either
 MOST_TIMEOUTS = 3
@@ -161,7 +162,8 @@ class Collector:
 
     async def ask_ids(self, ids: Collection[bytes]) -> Page:
         """What the relay answers when it is asked for these events."""
-        asked = {"ids": [event_id.hex() for event_id in ids], "limit": len(ids)}
+        limit = min(len(ids) + SPARE_COPIES, self.visit.limits.get("max_limit", 1 << 20))
+        asked = {"ids": [event_id.hex() for event_id in ids], "limit": limit}
         return await self.session.fetch(asked, self.bounds)
 
     async def take(

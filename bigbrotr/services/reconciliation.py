@@ -45,10 +45,11 @@ MOST_NEEDED = 50_000  # ids that we lack, in a window: where there are more, pag
 CHUNK = 20_000  # ids that are read at once
 MERGED_ITEMS = 50_000  # neighbouring windows are remembered as one, up to this many events
 # What a relay names is tested before it is noted: it is asked for some of it by id, and for a page.
-# Where a tenth is not there, it is found but once in two million times; among 640, one in 45 is.
+# That a tenth of it is not there escapes 140 questions once in two million times; 640, one in 45.
 TESTED, TESTED_SHARE = 140, 200  # so many, and one more for each so many that are named
 RETESTED = 32  # of what it was seen to hold before
 RETEST_SHARE = 8  # of windows that have not changed, one in so many is compared all the same
+FEWEST_IDS = 16  # in a question: who takes no more cannot be tested in a reasonable time
 HIDDEN = 32  # that it does not name are asked for: they must not be there
 SAMPLE = 2  # events of a page, where nothing has changed
 LIES = 4  # missing events, and a quarter of all, are a lie; fewer are kept from us
@@ -118,12 +119,13 @@ class Reconciliation:
         self.windows = 0  # that were proven
         self.throttled = ""  # the words with which the relay asked for a pause
         self.hung_up = ""  # how the connection was lost, if in the midst of this
-        # Our messages: no larger than the relay says, nor than what it has hung up on.
-        says = self.visit.limits.get("max_message_length", 1 << 20) - self._envelope()
-        self.frame_limit = min(FRAME_LIMIT, says // 2, self.visit.most_bytes or FRAME_LIMIT)
-        if self.frame_limit < SMALLEST_FRAME_LIMIT:
-            self.may_try = False
         self._collector = Collector(session, intake, bounds, is_over)
+        # Our messages: no larger than the relay says, nor than what it has hung up on.
+        self._most_bytes = self.visit.most_bytes
+        says = self.visit.limits.get("max_message_length", 1 << 20) - self._envelope()
+        self.frame_limit = min(FRAME_LIMIT, says // 2, self._most_bytes or FRAME_LIMIT)
+        if self.frame_limit < SMALLEST_FRAME_LIMIT or self._collector.most_ids < FEWEST_IDS:
+            self.may_try = False
         self._has_worked = False
         self._largest = 0  # message of ours in this conversation, in bytes
         self._strangers: set[bytes] = set()  # events of this window that it showed and did not name
@@ -360,7 +362,7 @@ class Reconciliation:
         large for them: those are tried again with smaller ones."""
         self.hung_up = talk.reason or "connection lost"
         if self._largest > SMALLEST_FRAME_LIMIT:
-            self.frame_limit = max(SMALLEST_FRAME_LIMIT, self._largest // 4)
+            self._most_bytes = max(SMALLEST_FRAME_LIMIT, self._largest // 4)
             words = f"{self.hung_up}, after a message of {2 * self._largest} bytes"
             await self._note("smaller", words)
         else:
@@ -383,7 +385,7 @@ class Reconciliation:
             detail,
             due_at=int(time.time() + pause_s),
             most_items=self.most_items if self.most_items < MOST_ITEMS else None,
-            most_bytes=self.frame_limit if self.frame_limit < FRAME_LIMIT else None,
+            most_bytes=self._most_bytes,
         )
 
     # Is it true?
@@ -478,8 +480,8 @@ class Reconciliation:
 
     async def _distrust(self, why: str) -> Verdict:
         """It has lied: what was believed of it is taken back."""
-        await self._note("lies", why)
         await self.brotr.distrust(self.visit)
+        await self._note("lies", why)
         return Verdict.STOP
 
     async def _shows_what_it_holds(

@@ -630,8 +630,14 @@ async def test_pairs_end_that_were_there_before(brotr: Brotr) -> None:
     assert {each for each, url in await held(brotr) if url == A.url} == {
         event.id for event in events[2:]
     }
+    # By a clock that was ahead the last one would have come later than now.
+    assert await brotr.note_drops(visit, keys(events), before=NOW + 2, now=NOW + 4) == 1
     rows = await brotr.pool.fetch("SELECT seen_at, dropped_at FROM dropped ORDER BY 1")
-    assert [tuple(row) for row in rows] == [(NOW, NOW + 50), (NOW + 1, NOW + 50)]
+    assert [tuple(row) for row in rows] == [
+        (NOW, NOW + 50),
+        (NOW + 1, NOW + 50),
+        (NOW + 5, NOW + 4),
+    ]
     await check_totals(brotr)
 
 

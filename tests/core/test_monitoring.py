@@ -297,6 +297,29 @@ async def test_old_measurements_go_but_the_newest_stay(brotr: Brotr) -> None:
     assert await brotr.delete_old_measurements(NOW + 105) == 0
 
 
+async def test_few_large_documents_of_a_relay_are_kept(brotr: Brotr) -> None:
+    """Some say something else each time that they are asked."""
+    await brotr.insert_relays(RELAYS[:3])
+    large = "".join(chr(random.randrange(0x4E00, 0x9FFF)) for _ in range(3000))
+    for relay, words in (
+        (RELAYS[0], [f"{n} {large}" for n in range(105)]),
+        (RELAYS[1], [f"{n} short" for n in range(105)]),
+        (RELAYS[2], [f"the same {large}"] * 105),
+    ):
+        documents = [
+            RelayMetadata(relay, Metadata({"name": each}), MetadataType.NIP11, NOW + n)
+            for n, each in enumerate(words)
+        ]
+        await brotr.insert_relay_metadata(documents)
+    assert await brotr.delete_old_measurements(NOW) == 5 + 5  # with their documents
+    rows = await brotr.pool.fetch(
+        "SELECT count(*), min(snapshot_at) FROM relay_metadata GROUP BY relay_url"
+        " ORDER BY relay_url"
+    )
+    assert [tuple(row) for row in rows] == [(100, NOW + 5), (105, NOW), (105, NOW)]
+    assert await brotr.delete_old_measurements(NOW) == 0
+
+
 async def test_a_series_is_compact(brotr: Brotr) -> None:
     await brotr.insert_relays(RELAYS[:1])
     await brotr.pool.execute(

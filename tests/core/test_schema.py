@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -181,6 +182,25 @@ async def test_old_proofs_are_kept_once_each(make_database: Make) -> None:
         spans = [(row["how"], *((s.lower, s.upper) for s in row["proven"])) for row in rows]
         assert spans == [("finish", (50, 150)), ("paging", (0, 50))]
         assert {row["proven_at"] for row in rows} == {500}
+
+
+async def test_where_the_pairs_of_an_older_archive_are(make_database: Make) -> None:
+    """Nobody had noted it: anywhere until now. Who has none has none."""
+    async with connected(await make_database(None)) as connection:
+        await Schema(REVISIONS / "0001").migrate(connection, Profile.FULL, NOW)
+        await connection.execute(
+            "SELECT insert_relays(ARRAY['wss://a.example.com', 'wss://b.example.com'],"
+            " ARRAY['clearnet', 'clearnet'], ARRAY[500, 500])"
+        )
+        await connection.execute("UPDATE tallies SET pairs = 3 WHERE relay_id = 1")
+        await Schema().migrate(connection, Profile.FULL, NOW)
+        touched = await connection.fetch(
+            "SELECT touched FROM tallies WHERE relay_id > 0 ORDER BY 1"
+        )
+        assert [len(row[0]) for row in touched] == [0, 1]
+        (span,) = touched[1][0]
+        assert span.lower == 0
+        assert time.time() <= span.upper <= time.time() + 90_000
 
 
 async def test_a_migration_goes_before_the_files(empty: Connection, folder: Path) -> None:

@@ -428,6 +428,13 @@ def test_tag_values_are_those_of_single_letters() -> None:
     assert tag_values(tags) == ["e:1", "E:", "t:a:b"]
 
 
+def test_few_tag_values_of_an_event_are_indexed() -> None:
+    """All of its tags are stored; to index 100,000 short ones takes ten times their size."""
+    tags = tuple(("t", f"{n}") for n in range(9000))
+    assert tag_values(tags) == [f"t:{n}" for n in range(5000)]
+    assert len(tag_values(tags[:5000])) == 5000
+
+
 @given(st.text(st.sampled_from("aé\u20ac\U0001d54f"), min_size=200, max_size=1200))
 @example("é" * 500)
 @example("a" + "\U0001d54f" * 250)

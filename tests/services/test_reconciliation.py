@@ -499,7 +499,12 @@ async def test_what_is_named_is_tested_again_over_time(
 
 @pytest.mark.parametrize(
     ("limits", "most_ids"),
-    [({"max_limit": 60, "max_filters": 1}, 60), ({"max_message_length": 10_000}, 146)],
+    [
+        ({"max_limit": 60, "max_filters": 1}, 60),
+        ({"max_message_length": 10_000}, 146),
+        ({"max_message_length": 8000}, 0),
+        ({"max_limit": 15}, 0),
+    ],
 )
 async def test_limits_that_are_told(brotr: Brotr, limits: Mapping[str, int], most_ids: int) -> None:
     await archive(brotr, EVENTS)
@@ -510,9 +515,10 @@ async def test_limits_that_are_told(brotr: Brotr, limits: Mapping[str, int], mos
             Relay(relay.url), Metadata({"limitation": limits}), MetadataType.NIP11, 1
         )
         await brotr.insert_relay_metadata([document])
-        assert (await visit(brotr, relay)).windows == 1
+        assert (await visit(brotr, relay)).windows == bool(most_ids)
         asked = [each for question in relay.seen.filters for each in question]
-        assert 50 < max(len(each.get("ids", ())) for each in asked) <= most_ids
+        most = max(len(each.get("ids", ())) for each in asked)
+        assert 50 < most <= most_ids or most == most_ids == 0
         assert max(each["limit"] for each in asked) <= limits.get("max_limit", 500)
         assert "max_filters" not in limits or all(len(q) == 1 for q in relay.seen.filters)
         assert relay.seen.connections == 1
@@ -540,6 +546,7 @@ async def test_messages_that_are_too_large_are_remembered(brotr: Brotr) -> None:
         report = await visit(brotr, relay)
         assert await outcome(brotr) == "works"
         assert report.windows > 0
+        assert relay.seen.connections == 3
         assert await held(brotr, relay) == ids(theirs)
         assert await is_proven(brotr, relay)
 
@@ -763,6 +770,18 @@ async def test_forged_events_are_not_believed(brotr: Brotr) -> None:
         assert await is_proven(brotr, relay)
 
 
+async def test_a_forged_copy_hides_no_good_one(brotr: Brotr) -> None:
+    """Asked for by id, the relay hands over one that nobody signed, and then the right one."""
+    await archive(brotr, EVENTS)
+    forged = [{**event, "sig": OTHERS[0]["sig"]} for event in OTHERS[1:20]]
+    theirs = [*EVENTS, *forged, *OTHERS]
+    async with ScriptedRelay(theirs, Vices(reconciles="honestly")) as relay:
+        report = await visit(brotr, relay)
+        assert (report.windows, report.withheld) == (1, 0)
+        assert await archived(brotr) == ids(EVENTS) | ids(OTHERS)
+        assert await held(brotr, relay) == ids(theirs)
+
+
 async def test_every_rejected_event_is_counted(brotr: Brotr) -> None:
     """Whatever it was asked for with: in pages, by ids, to test the relay, or for a look again."""
     counted: Counter[str] = Counter()
@@ -942,8 +961,11 @@ async def test_walking_again_ends_pairs(brotr: Brotr) -> None:
 
 
 @pytest.mark.parametrize("by", ["ids", "pages"])
-async def test_what_a_cut_walk_has_noted_may_be_gone(brotr: Brotr, by: str) -> None:
+async def test_what_a_cut_walk_has_noted_may_be_gone(
+    brotr: Brotr, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Events of a page that nothing proved are deleted before their second is proven."""
+    monkeypatch.setattr(reconciliation, "WORTHWHILE", 100)
     await archive(brotr, EVENTS)
     vices = Vices(reconciles="unknown", rate_limited_after=2)
     settings = config(page_limit=40, reconcile=by == "ids")
