@@ -12,7 +12,8 @@
     └── WorkerLostError            -   a worker process died: its uncommitted work is done again
 
 What a relay does wrong is never an exception: it is a value (see `bigbrotr.nostr.session`).
-Anything else that is raised is a defect of ours; it ends with exit code 1 and a traceback.
+Anything else that is raised is a defect of ours; it ends with exit code 1 and a traceback. Only
+what one relay brings to light stays with it: its outcome is "defect", the log has the traceback.
 """
 
 

@@ -46,9 +46,7 @@ class Failure(StrEnum):
     REFUSES_US = "refuses-us"  # HTTP: it wants others, or somebody to pay
     RATE_LIMITED = "rate-limited"  # HTTP: too many requests
     FORBIDDEN = "forbidden-address"  # a name of the open internet that leads inside
-    UNJUDGED = (
-        "unjudged-address"  # our proxy would decide where a name leads, and nothing proves it
-    )
+    UNJUDGED = "unjudged-address"  # only our proxy would know where its name leads
     OFFLINE = "offline"  # no name server answers, or there is no route: perhaps our fault
     PROXY = "proxy"  # our own proxy fails
     BUSY = "busy-address"  # we talk to as many there as manners allow

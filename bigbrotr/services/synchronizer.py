@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from bigbrotr.core.figures import Sample, memory_of
 from bigbrotr.errors import WorkerLostError
 from bigbrotr.models.relay import Network
 from bigbrotr.services.intake import COUNTED, REASONS, Report
-from bigbrotr.services.worker import Order, run_slice, start_process
+from bigbrotr.services.worker import Order, holding_signals, run_slice, start_process
 
 SLICES_PER_EXECUTOR = 500  # then its processes are replaced, with whatever their libraries leaked
 IDLE_S = 0.1  # a lane without work looks again while another is still busy
@@ -107,7 +108,8 @@ class Synchronizer(BaseService[SynchronizerSettings]):
 
     async def _give_up_cycle(self, error: Exception) -> None:
         if isinstance(error, BrokenProcessPool):
-            await self._retire_executor()
+            # The others were told to end by a signal that workers leave to us.
+            await self._retire_executor(kills=True)
             raise WorkerLostError("a worker process died; what it had not committed is done again")
         raise error
 
@@ -177,7 +179,9 @@ class Synchronizer(BaseService[SynchronizerSettings]):
         while not is_over.is_set() and not self._is_cycle_over():
             self._busy += 1
             try:
-                report = await loop.run_in_executor(self._running_executor(), run_slice, order)
+                with holding_signals():  # the process may be started now
+                    working = loop.run_in_executor(self._running_executor(), run_slice, order)
+                report = await working
             except Exception as error:
                 self._lost.append(error)
                 return
@@ -204,14 +208,14 @@ class Synchronizer(BaseService[SynchronizerSettings]):
                 self.workers,
                 mp_context=context,
                 initializer=start_process,
-                initargs=(config, self.around.dsn, reader),
+                initargs=(config, self.around.dsn, reader, os.getpid()),
             )
             self._slices = 0
         return self._executor
 
-    async def _retire_executor(self) -> None:
+    async def _retire_executor(self, *, kills: bool = False) -> None:
         """Lets the worker processes end what they are doing; those that don't end are killed, and
-        at once when this is cancelled."""
+        at once when this `kills` or is cancelled."""
         executor, self._executor = self._executor, None
         if executor is None:
             return
@@ -219,7 +223,8 @@ class Synchronizer(BaseService[SynchronizerSettings]):
         if self._lifeline is not None:
             self._lifeline.close()
         executor.shutdown(wait=False, cancel_futures=True)
-        deadline = time.monotonic() + self.around.config.supervisor.shutdown_timeout_s / 2
+        patience_s = self.around.config.supervisor.shutdown_timeout_s / 2
+        deadline = time.monotonic() + (0.0 if kills else patience_s)
         try:
             while any(process.is_alive() for process in processes):
                 if time.monotonic() > deadline:

@@ -16,8 +16,10 @@ import sys
 import threading
 import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection as Pipe
 
 import anyio
@@ -301,10 +303,10 @@ _worker: "Process | None" = None
 class Process:
     """What a worker process keeps from slice to slice: its loop, connections and lifeline."""
 
-    def __init__(self, config: Config, dsn: str | None, lifeline: Pipe) -> None:
+    def __init__(self, config: Config, dsn: str | None, lifeline: Pipe, parent: int) -> None:
         self.config = config
         self.lifeline = lifeline
-        self.parent = os.getppid()
+        self.parent = parent  # told, not looked up: it may have gone while this one started
         # Runs all the time, so that live calls go on between slices.
         self.loop = uvloop.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True, name="loop").start()
@@ -331,12 +333,29 @@ class Process:
         return await self.worker.work(order)
 
 
-def start_process(config: Config, dsn: str | None, lifeline: Pipe) -> None:
-    """Makes this process a worker: called once in it, before its first slice."""
+# To stop is the supervisor's business, also where a signal goes to all processes of a group.
+NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def holding_signals() -> Iterator[None]:
+    """Processes that are started meanwhile hold back these signals until they ignore them."""
+    resource_tracker.ensure_running()  # it would let them pass again when it is started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_WORKERS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_process(config: Config, dsn: str | None, lifeline: Pipe, parent: int) -> None:
+    """Makes this process a worker of `parent`: called once in it, before its first slice."""
     global _worker  # the process is the object
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's business
+    for number in NOT_FOR_WORKERS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, NOT_FOR_WORKERS)
     configure(config.log.level, config.log.json, sys.stderr)
-    _worker = Process(config, dsn, lifeline)
+    _worker = Process(config, dsn, lifeline, parent)
 
 
 def run_slice(order: Order) -> Report:

@@ -232,22 +232,26 @@ def slow_relay() -> ScriptedRelay:
     return ScriptedRelay(EVENTS, Vices(delay_s=0.05))
 
 
-@pytest.mark.parametrize("is_group", [False, True], ids=["SIGTERM", "SIGINT to the group"])
-async def test_stops_cleanly_in_mid_copy(is_group: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "is_group"),
+    [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, True)],
+    ids=["SIGTERM", "SIGTERM to the group", "SIGINT to the group"],
+)
+async def test_stops_cleanly_in_mid_copy(
+    number: signal.Signals, is_group: bool, tmp_path: Path
+) -> None:
     async with slow_relay() as relay:
         place = Place(tmp_path / "place", [relay.url], page_limit=10)
         async with place.start() as running:
             await until(lambda: len(relay.seen.filters) > 8, "it copies")
             workers = children(running.pid, "spawn_main")
             assert workers
-            if is_group:
-                os.killpg(running.pid, signal.SIGINT)
-            else:
-                os.kill(running.pid, signal.SIGTERM)
+            (os.killpg if is_group else os.kill)(running.pid, number)
             async with asyncio.timeout(20):
                 assert await running.wait() == 0, running.err
             assert "stopping" in running.err
             assert "cancelling" not in running.err
+            assert "cycle failed" not in running.err
             assert "Traceback" not in running.err
         assert not any(command(pid) for pid in workers)
         await gone(place)
@@ -262,6 +266,27 @@ async def test_stops_cleanly_in_mid_copy(is_group: bool, tmp_path: Path) -> None
         async with place.database() as connection:
             expect_union(await Archive.read(connection), {relay.url: EVENTS}, "full")
             await expect_complete(connection)
+
+
+@pytest.mark.parametrize("library", ["", "asyncpg"])
+async def test_stops_cleanly_while_workers_start(library: str, tmp_path: Path) -> None:
+    """Whom a signal to the group finds before it knows that signals are not for it."""
+    async with slow_relay() as relay:
+        place = Place(tmp_path / "place", [relay.url], page_limit=10)
+        async with place.start() as running:
+
+            def has_loaded() -> bool:
+                assert running.process.returncode is None, running.err
+                workers = children(running.pid, "spawn_main")
+                return any(not library or library in maps(pid) for pid in workers)
+
+            await until(has_loaded, "a worker starts")
+            os.killpg(running.pid, signal.SIGTERM)
+            async with asyncio.timeout(20):
+                assert await running.wait() == 0, running.err
+            assert "cycle failed" not in running.err
+            assert "Traceback" not in running.err
+        await gone(place)
 
 
 async def test_second_signal_stops_at_once(tmp_path: Path) -> None:
@@ -293,6 +318,33 @@ async def test_kill_leaves_no_orphans(tmp_path: Path) -> None:
             running.process.kill()
             await running.wait()
             await until(lambda: not any(command(pid) for pid in started), "all are gone")
+
+
+# A library that a worker loads while it starts; "": as soon as it is there.
+@pytest.mark.parametrize("library", ["", "uvloop"])
+async def test_kill_at_the_start_leaves_no_orphans(library: str, tmp_path: Path) -> None:
+    async with slow_relay() as relay:
+        place = Place(tmp_path / "place", [relay.url], page_limit=10)
+        async with place.start() as running:
+
+            def has_loaded() -> bool:
+                assert running.process.returncode is None, running.err
+                workers = children(running.pid, "spawn_main")
+                return any(not library or library in maps(pid) for pid in workers)
+
+            await until(has_loaded, "a worker starts")
+            started = place.processes()
+            running.process.kill()
+            await running.wait()
+            await until(lambda: not any(command(pid) for pid in started), "all are gone", 20.0)
+
+
+def maps(pid: int) -> str:
+    """The files that a process has mapped into its memory."""
+    try:
+        return Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return ""
 
 
 # Beside bad relays
