@@ -597,7 +597,7 @@ class SynchronizerSettings(ServiceSection, frozen=True):
     ] = 90 * 86_400
     page_limit: Annotated[PageLimit, Meta(description="events asked for at once")] = 500
     max_event_bytes: Annotated[
-        int, Meta(ge=1024, le=64 << 20, description="larger frames end the conversation")
+        int, Meta(ge=1024, le=64 << 20, description="larger messages are skipped")
     ] = 1 << 20
     max_page_bytes: Annotated[
         int, Meta(ge=1 << 16, le=256 << 20, description="a page is cut off here")

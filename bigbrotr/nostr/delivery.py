@@ -114,6 +114,7 @@ class _Counter:
         elif self._may_know_us() and await self._prove():
             self._offer_again(self._under_way)
             return True
+        identity = session.identity
         page = await session.fetch(
             {"ids": list(self._under_way), "limit": len(self._under_way)}, self._bounds
         )
@@ -123,6 +124,11 @@ class _Counter:
             self.settled[event_id] = Delivery("accepted", "", "no OK, but it is there")
         self._is_mute = bool(there)
         if there or session.has_verdicts:
+            return True
+        is_new = session.identity not in (None, identity)  # it has asked who we are meanwhile
+        if is_new and not self._again.issuperset(self._under_way):
+            self._is_shown = True
+            self._offer_again(self._under_way)
             return True
         prefix = _known(said.reason)
         if said.end is End.CLOSED and prefix and prefix not in PASSING:

@@ -206,7 +206,7 @@ class Session:
         """
         number, filters = next(self._numbers), (filter_, *more)
         page = await self._ask(filters, bounds, number)
-        if self._is_asked_who(page) and await self._prove(bounds):
+        if self._is_asked_who(page) and await self.prove(bounds):
             page = await self._ask(filters, bounds, number)
             if self._proof_id:  # nothing was said of our answer yet
                 page = await self._see(page, filters, bounds)
@@ -272,8 +272,9 @@ class Session:
         late, self._late, self._late_bytes = self._late, [], 0
         return late
 
-    async def _prove(self, bounds: Bounds) -> bool:
-        """Answers the relay's newest challenge, once; whether it may accept us now."""
+    async def prove(self, bounds: Bounds) -> bool:
+        """Tells the relay who we are, if it has asked or does so now; whether it may accept that.
+        Each of its challenges is answered once."""
         if self._signer is None or self._is_answered:
             return False
         try:
@@ -330,7 +331,7 @@ class Session:
         """
         talk = await self._negotiate(filter_, first, answer, bounds)
         is_asked_who = talk.end is End.CLOSED and talk.reason.startswith(AUTH_PREFIXES)
-        if is_asked_who and await self._prove(bounds):
+        if is_asked_who and await self.prove(bounds):
             talk = await self._negotiate(filter_, first, answer, bounds)
             if talk.answers:
                 self._accept_as_known()
@@ -443,11 +444,6 @@ class Session:
     def has_verdicts(self) -> bool:
         """Whether something was said of what was offered, and not handed out yet."""
         return bool(self._oks)
-
-    async def prove(self, bounds: Bounds) -> bool:
-        """Tells the relay who we are, if it has asked or does so now; whether it may accept that.
-        Each of its challenges is answered once."""
-        return await self._prove(bounds)
 
     @property
     def is_challenged(self) -> bool:

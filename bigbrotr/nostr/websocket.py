@@ -84,9 +84,8 @@ class FrameReader:
         self._chunks: list[bytes] = []  # of a frame that is not whole
         self._held = 0  # bytes in them
         self._needed = 2  # bytes until there is something to read
-        self._fragments: bytearray | None = (
-            None  # of the message under way; empty, if it is skipped
-        )
+        # Of the message under way; empty, if that is skipped.
+        self._fragments: bytearray | None = None
         self._skipped: _Skipped | None = None
         self._to_skip = 0  # bytes of its frame that have not come yet ...
         self._is_last = False  # ... and whether it ends with that

@@ -3,8 +3,8 @@
 Memory is arithmetic: each of at most `width` calls holds one page that is on its way or waits for
 its turn, and PAGES_AT_WORK pages are being verified or stored: so (width + PAGES_AT_WORK) x
 max_page_bytes of frames, and about as much again in decoded events; and each call what its stream
-holds unread, a MiB and one read. A live call holds at most max_page_bytes of arrivals, for a
-second. WINDOWS_AT_WORK windows are reconciled,
+holds unread, a MiB and one read, and at most max_page_bytes of what comes late. A live call holds
+at most max_page_bytes of arrivals, for a second. WINDOWS_AT_WORK windows are reconciled,
 10 MB each. Nothing queues: a stalled database stops the sockets.
 """
 

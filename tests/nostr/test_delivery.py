@@ -132,6 +132,23 @@ async def test_dialects_of_auth(refuse: AuthReply, is_mute: bool) -> None:
     assert seen == ["EVENT"] * 4 + ["AUTH"] + ["EVENT"] * 4
 
 
+async def test_a_relay_that_asks_who_we_are_at_a_question() -> None:
+    """It takes no EVENT before that, without a word."""
+    seen: list[str] = []
+
+    def reply(frame: list[Any]) -> list[Any]:
+        seen.append(frame[0])
+        if frame[0] == "REQ" and "AUTH" not in seen:
+            return [["AUTH", "c"], ["CLOSED", frame[1], "auth-required: who?"]]
+        if frame[0] == "REQ":
+            return [["EOSE", frame[1]]]
+        is_known = frame[0] == "AUTH" or "AUTH" in seen
+        return [["OK", frame[1]["id"], True, ""]] if is_known and frame[0] != "CLOSE" else []
+
+    async with answering(reply) as url:
+        assert set(await hand_over(url, SOME, timeout_s=0.3)) == {Delivery("accepted")}
+
+
 async def test_a_new_challenge_each_time() -> None:
     count = iter(range(1000))
 
