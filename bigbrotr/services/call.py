@@ -531,7 +531,7 @@ class Call:
         walk = Progress([], [])
         absences = await Absences.of(self.intake)
         if (pending := paging.pending) is not None:
-            absences.leave_out(pending)
+            absences.leave_out([pending])
         new, known, pages = self.intake.new, self.intake.known, 0
 
         def is_over() -> bool:
@@ -578,6 +578,7 @@ class Call:
                     if storing is not None:
                         await storing
                     if progress.retracted:
+                        absences.leave_out(progress.retracted)
                         await self.brotr.take_back(self.visit, How, progress.retracted)
                     if paging.lies - lies:
                         lies |= paging.lies
