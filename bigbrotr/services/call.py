@@ -531,7 +531,7 @@ class Call:
         walk = Progress([], [])
         absences = await Absences.of(self.intake)
         if (pending := paging.pending) is not None:
-            absences.leave_out(pending)
+            absences.leave_out(pending.span)
         new, known, pages = self.intake.new, self.intake.known, 0
 
         def is_over() -> bool:
