@@ -78,6 +78,7 @@ class Probe(Enum):
     FINISH = "finish"  # is there really nothing older?
 
 
+BESIDE = frozenset({Probe.AGAIN, Probe.PART, Probe.BEHIND, Probe.PAST, Probe.ROOM})
 WHENEVER = frozenset({Probe.ANY, Probe.KINDS, Probe.KNOWN})
 
 
@@ -397,6 +398,7 @@ class Paging:
         self._doubts: dict[int, tuple[GapReason, str]] = {}  # seconds that nothing proves
         self._pending: Pending | None = None  # at the end
         self._resumed: Pending | None = None  # at the beginning
+        self._elsewhere: Pending | None = None  # of another walk, which it is left to
         self._walks: list[Walk] = []  # the last one is under way
         self.wanted = Span(max(0, wanted.since), wanted.until)
         self._begin(Edge.OPEN if open_top else Edge.LOOSE, habits.pending)
@@ -406,6 +408,7 @@ class Paging:
         if since >= until:
             return
         if pending is None or not since < pending.since < pending.until <= until:
+            self._elsewhere = pending
             self._walks.append(Walk(since, until, edge=edge))
             return
         self._resumed = pending
@@ -436,7 +439,7 @@ class Paging:
             pinned=self._pinned,
             finishes=self._finishes,
             checks=self._checks,
-            pending=self._pending or self._held(),
+            pending=self._elsewhere or self._pending or self._held(),
         )
 
     def _held(self) -> Pending | None:
@@ -444,7 +447,7 @@ class Paging:
         if not self._walks:
             return None
         walk = self._walks[-1]
-        is_tried = walk.trial is not None and walk.trial.probe not in (Probe.AGAIN, Probe.PART)
+        is_tried = walk.trial is not None and walk.trial.probe not in BESIDE
         is_simple = not (walk.up or walk.halving or walk.untied or is_tried)
         is_simple = is_simple and walk.anchored == (walk.flaw is None)
         is_simple = is_simple and (walk.flaw is None or walk.alone > 0)
@@ -730,7 +733,8 @@ class Paging:
         second, shown = walk.flaw.span.since, walk.alone
         ties = times.count(second)
         is_beyond = len(times) > ties
-        if ties == 0 and trial.probe is not Probe.PAST and not trial.is_wider:
+        has_room = trial.probe is Probe.ROOM and len(times) > shown
+        if not (ties or has_room or trial.is_wider) and trial.probe is not Probe.PAST:
             self._try_second(walk, trial.probe, trial.how, is_wider=True)
             return
         if trial.probe is Probe.BEHIND:
