@@ -164,11 +164,12 @@ BEGIN
         GROUP BY s.span, u.reason
     LOOP
         -- What is noted within one visit is one attempt.
-        SELECT coalesce(max(g.attempts + CASE WHEN g.span && gap.span OR g.noted_at < p_now - 30 THEN 1 ELSE 0 END), 1)
-        INTO tried
+        SELECT greatest(1, max(
+            g.attempts + CASE WHEN g.span && gap.span OR g.noted_at < p_now - 30 THEN 1 ELSE 0 END)) INTO tried
         FROM public.gaps g
         WHERE g.relay_id = p_relay_id AND g.filter = conditions
           AND (g.span && gap.span OR (g.span -|- gap.span AND g.reason = gap.reason));
+        PERFORM public.carve_gaps(p_relay_id, conditions, int8multirange(gap.span), false);
         whole := gap.span;
         FOR beside IN
             DELETE FROM public.gaps g
@@ -178,7 +179,6 @@ BEGIN
         LOOP
             whole := range_merge(whole, beside);
         END LOOP;
-        PERFORM public.carve_gaps(p_relay_id, conditions, int8multirange(gap.span), false);
         INSERT INTO public.gaps (relay_id, filter, span, reason, detail, attempts, noted_at, due_at)
         VALUES (p_relay_id, conditions, whole, gap.reason, gap.detail, tried, p_now, p_now + public.backoff_s(tried));
     END LOOP;

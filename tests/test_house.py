@@ -80,6 +80,7 @@ def test_services_do_not_know_each_other() -> None:
         "bigbrotr.services.synchronizer": {"bigbrotr.services.worker", "bigbrotr.services.intake"},
         "bigbrotr.services.worker": {"bigbrotr.services.call", "bigbrotr.services.intake"},
         "bigbrotr.services.call": {
+            "bigbrotr.services.dialect",
             "bigbrotr.services.reconciliation",
             "bigbrotr.services.intake",
             "bigbrotr.services.shown",

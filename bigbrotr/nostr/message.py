@@ -9,6 +9,8 @@ import msgspec
 from bigbrotr.models.event import Event, WireEvent, decode_loosely
 from bigbrotr.nostr.websocket import Oversized
 
+HINTS = frozenset({"finish", "more"})  # of EOSE (NIP-67)
+
 _encode = msgspec.json.Encoder().encode
 _event_frame = msgspec.json.Decoder(tuple[str, str, WireEvent])
 _any_frame = msgspec.json.Decoder(list[Any])
@@ -192,8 +194,11 @@ def _decode_slowly(frame: bytes) -> Message:
             except ValueError as error:
                 return Malformed(str(error), True)
         case ["EOSE", str(subscription), *rest]:
-            said = rest[0] if rest and isinstance(rest[0], list) else rest  # some only say it
-            return Eose(subscription, tuple(hint for hint in said if isinstance(hint, str)))
+            if rest and isinstance(rest[0], list):
+                return Eose(subscription, tuple(hint for hint in rest[0] if isinstance(hint, str)))
+            # Words, of which NIP-67 knows nothing: they may be why nothing came.
+            words = [each for each in rest if isinstance(each, str) and each not in HINTS]
+            return Eose(subscription, tuple(words))
         case ["CLOSED", str(subscription), *rest]:
             return Closed(subscription, rest[0] if rest and isinstance(rest[0], str) else "")
         case ["OK", str(event_id), bool(is_accepted), *rest]:

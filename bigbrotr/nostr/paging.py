@@ -78,6 +78,7 @@ class Probe(Enum):
     FINISH = "finish"  # is there really nothing older?
 
 
+BESIDE = frozenset({Probe.AGAIN, Probe.PART, Probe.BEHIND, Probe.PAST, Probe.ROOM})
 WHENEVER = frozenset({Probe.ANY, Probe.KINDS, Probe.KNOWN})
 
 
@@ -152,6 +153,21 @@ class Progress(Struct, frozen=True):
     retracted: Sequence[Span] = ()
 
 
+class Pending(Struct, frozen=True, omit_defaults=True):
+    """What the last pages of a walk have shown that was interrupted then: the next answer, below
+    it, decides whether it is complete. With `alone`, its oldest second has so many events, which
+    were a page of their own."""
+
+    since: int
+    until: int
+    alone: int = 0
+
+    @property
+    def span(self) -> Span:
+        """The seconds that were shown."""
+        return Span(self.since, self.until)
+
+
 class Habits(Struct, frozen=True, omit_defaults=True):
     """What earlier walks over the same relay taught, for the next one."""
 
@@ -163,9 +179,7 @@ class Habits(Struct, frozen=True, omit_defaults=True):
     pinned: int = 0  # events that it adds to each answer, whatever was asked for
     finishes: int = 0  # how often its `finish` was found true; -1: it was not
     checks: int = 0  # how often a part of a page was found to be what the page had shown
-    # [hi, top) was shown by the last page of a walk that was interrupted then: the next answer
-    # below decides whether it is complete.
-    pending: Span | None = None
+    pending: "Pending | None" = None
 
 
 TOO_LARGE = (GapReason.OVERSIZE, "an event that is too large")
@@ -174,6 +188,12 @@ TOO_LARGE = (GapReason.OVERSIZE, "an event that is too large")
 def second_of(created_at: int) -> Span:
     """The second in which an event was created."""
     return Span(created_at, created_at + 1)
+
+
+def lone(span: Span, events: int) -> Gap:
+    """What a second is with so many events, and nothing beside them in the page, if more follow."""
+    words = f"{events} events in one second, and the page ended with them"
+    return Gap(span, GapReason.OVERFLOW, words)
 
 
 def merge(spans: Iterable[Span]) -> list[Span]:
@@ -376,29 +396,33 @@ class Paging:
         self._told: list[Span] = []  # what this walk has said of its span: proven ...
         self._given_up: list[Span] = []  # ... or gaps
         self._doubts: dict[int, tuple[GapReason, str]] = {}  # seconds that nothing proves
-        self._pending: Span | None = None  # at the end
-        self._resumed: Span | None = None  # at the beginning
+        self._pending: Pending | None = None  # at the end
+        self._resumed: Pending | None = None  # at the beginning
+        self._elsewhere: Pending | None = None  # of another walk, which it is left to
         self._walks: list[Walk] = []  # the last one is under way
         self.wanted = Span(max(0, wanted.since), wanted.until)
         self._begin(Edge.OPEN if open_top else Edge.LOOSE, habits.pending)
 
-    def _begin(self, edge: Edge, pending: Span | None) -> None:
+    def _begin(self, edge: Edge, pending: Pending | None) -> None:
         since, until = self.wanted
         if since >= until:
             return
         if pending is None or not since < pending.since < pending.until <= until:
+            self._elsewhere = pending
             self._walks.append(Walk(since, until, edge=edge))
             return
         self._resumed = pending
         # First what the next answer may prove: who is interrupted each time gets on all the same.
         if pending.until < until:
             self._walks.append(Walk(pending.until, until, edge=edge))
-        walk = Walk(since, pending.since, anchored=True, edge=self._exact())
+        walk = Walk(since, pending.since, anchored=not pending.alone, edge=self._exact())
         walk.top = pending.until
+        if pending.alone:
+            walk.flaw, walk.alone = lone(second_of(pending.since), pending.alone), pending.alone
         self._walks.append(walk)
 
     @property
-    def pending(self) -> Span | None:
+    def pending(self) -> Pending | None:
         """What an earlier walk has shown, and the next answer may prove."""
         return self._resumed
 
@@ -415,20 +439,20 @@ class Paging:
             pinned=self._pinned,
             finishes=self._finishes,
             checks=self._checks,
-            pending=self._pending or self._held(),
+            pending=self._elsewhere or self._pending or self._held(),
         )
 
-    def _held(self) -> Span | None:
+    def _held(self) -> Pending | None:
         """What the walk under way has been shown and is not certain of yet, if that is simple."""
         if not self._walks:
             return None
         walk = self._walks[-1]
-        is_tried = walk.trial is not None and walk.trial.probe not in (Probe.AGAIN, Probe.PART)
-        is_simple = not (walk.up or walk.halving or walk.flaw or is_tried)
+        is_tried = walk.trial is not None and walk.trial.probe not in BESIDE
+        is_simple = not (walk.up or walk.halving or walk.untied or is_tried)
+        is_simple = is_simple and walk.anchored == (walk.flaw is None)
+        is_simple = is_simple and (walk.flaw is None or walk.alone > 0)
         top = walk.top if walk.crown is None else walk.crown
-        if is_simple and walk.anchored and not walk.untied and walk.hi < top:
-            return Span(walk.hi, top)
-        return None
+        return Pending(walk.hi, top, walk.alone) if is_simple and walk.hi < top else None
 
     def lower_limit(self, limit: int) -> None:
         """Ask for fewer events at once from now on: pages were too large in bytes."""
@@ -709,7 +733,8 @@ class Paging:
         second, shown = walk.flaw.span.since, walk.alone
         ties = times.count(second)
         is_beyond = len(times) > ties
-        if ties == 0 and trial.probe is not Probe.PAST and not trial.is_wider:
+        has_room = trial.probe is Probe.ROOM and len(times) > shown
+        if not (ties or has_room or trial.is_wider) and trial.probe is not Probe.PAST:
             self._try_second(walk, trial.probe, trial.how, is_wider=True)
             return
         if trial.probe is Probe.BEHIND:
@@ -854,9 +879,8 @@ class Paging:
             return
         second = walk.hi - 1
         alone = len(page.inside)
-        words = f"{alone} events in one second, and the page ended with them"
-        flaw = page.flaw or (GapReason.OVERFLOW, words)
-        walk.flaw = Gap(walk.span(second, second + 1), *flaw)
+        span = walk.span(second, second + 1)
+        walk.flaw = Gap(span, *page.flaw) if page.flaw else lone(span, alone)
         walk.alone = 0 if page.flaw else alone
         walk.hi = second
         walk.anchored = walk.untied = False

@@ -35,6 +35,7 @@ from bigbrotr.nostr.reach import Failure, Unreached
 from bigbrotr.nostr.session import Bounds, Page, Session
 from bigbrotr.nostr.stream import Stream
 from bigbrotr.services.dialect import (
+    ASIDE,
     COMMON_KINDS,
     NOBODY,
     Dialect,
@@ -321,8 +322,10 @@ class Call:
             self.limit = self._most_at_once()
             found = self.intake.new + self.intake.known
             walk, rests = await self._walk_by(span, with_top=with_top, may_stop=may_stop)
-            has_found = self.intake.new + self.intake.known > found
-            reason = None if has_found or walk.proven else is_in_vain(walk.gaps)
+            # What has worked at the last visit is right where nothing has come since, as well.
+            is_right = self.dialect.way in ASIDE and len(tried) == 1 and self._answers > 0
+            is_right = is_right or self.intake.new + self.intake.known > found
+            reason = None if is_right or walk.proven else is_in_vain(walk.gaps)
             if reason is GapReason.CUT and self._answers > 0:
                 break  # it was not this question
             if reason is not None:
@@ -351,7 +354,7 @@ class Call:
         what is left to do (see `_page`)."""
         if self.dialect.way is Way.DAYS:
             return await self._walk_by_days(span, with_top=with_top)
-        if self.dialect.way in (Way.KINDS, Way.AUTHORS):
+        if self.dialect.way in ASIDE:
             return await self._walk_aside(span)
         paging = self._paging(span, with_top=with_top)
         walk = await self._walk(paging, may_stop=may_stop)
@@ -382,9 +385,12 @@ class Call:
             walk = await self._walk(paging)
             if paging.ask() is not None:
                 return whole, None
-            if not walk.proven and is_in_vain(walk.gaps) and stretch_s > LEAST_STRETCH_S:
-                if until == span.until and stretch_s == DAY_S:
-                    return Progress([], [Gap(span, *walk.gaps[-1][1:])]), []
+            reason = None if walk.proven else is_in_vain(walk.gaps)
+            is_first = until == span.until and stretch_s == DAY_S
+            if reason is GapReason.CUT or (reason and is_first):
+                whole.gaps.append(Gap(Span(span.since, until), *walk.gaps[-1][1:]))
+                return whole, []
+            if reason and stretch_s > LEAST_STRETCH_S:
                 most_s = stretch_s // 2
                 stretch_s = max(LEAST_STRETCH_S, stretch_s // 4)
                 continue
@@ -531,7 +537,7 @@ class Call:
         walk = Progress([], [])
         absences = await Absences.of(self.intake)
         if (pending := paging.pending) is not None:
-            absences.leave_out([pending])
+            absences.leave_out([pending.span])
         new, known, pages = self.intake.new, self.intake.known, 0
 
         def is_over() -> bool:
@@ -700,10 +706,7 @@ class Call:
 
     def _learn(self, paging: Paging) -> None:
         """Keeps what a walk has taught about the relay."""
-        learned, before = paging.habits, self.dialect.habits.pending
-        if before is not None and before != paging.pending:  # of another stretch
-            learned = replace(learned, pending=before)
-        self.dialect = replace(self.dialect, habits=learned, habits_at=int(time.time()))
+        self.dialect = replace(self.dialect, habits=paging.habits, habits_at=int(time.time()))
 
 
 OPEN = Habits(newest_first=True, is_open=True)  # asked for kinds, a relay shows them or not
@@ -721,15 +724,15 @@ def dialect_of(visit: Visit) -> Dialect:
 
 
 def told(walk: Progress, more: Progress) -> Progress:
-    """What two answers have made certain, the second of which may take back what the first said."""
-    proven, gaps = walk.proven, walk.gaps
-    if more.retracted:
-        back = more.retracted
-        proven = [Proof(left, how) for span, how in proven for left in uncovered(span, back)]
-        gaps = [Gap(left, *why) for span, *why in gaps for left in uncovered(span, back)]
-    return Progress(
-        [*proven, *more.proven], [*gaps, *more.gaps], [*walk.retracted, *more.retracted]
-    )
+    """What a walk has made certain together with what one more answer has (which may take back
+    some of it)."""
+    if back := more.retracted:
+        proven = [Proof(left, how) for span, how in walk.proven for left in uncovered(span, back)]
+        gaps = [Gap(left, *why) for span, *why in walk.gaps for left in uncovered(span, back)]
+        return Progress(proven + more.proven, gaps + more.gaps, [*walk.retracted, *back])
+    walk.proven.extend(more.proven)
+    walk.gaps.extend(more.gaps)
+    return walk
 
 
 def worthless(lies: set[How]) -> set[How]:

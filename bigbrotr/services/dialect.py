@@ -56,6 +56,9 @@ class Way(StrEnum):
     AUTHORS = "authors"  # by authors that are known from elsewhere: proves nothing
 
 
+ASIDE = frozenset({Way.KINDS, Way.AUTHORS})  # with conditions that are not the archive's
+
+
 class Known(NamedTuple):
     """Some authors and events, in hex, that are known from other relays."""
 

@@ -12,12 +12,11 @@ from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.events import Rejected
 from bigbrotr.core.calls.visits import Visit
 from bigbrotr.models.event import MAX_CREATED_AT, Event, WireEvent, wire_id
-from bigbrotr.nostr.message import claimed_time
+from bigbrotr.nostr.message import HINTS, claimed_time
 from bigbrotr.nostr.paging import Answer, Ask, Progress
 from bigbrotr.nostr.session import Page
 
 REASONS = ("malformed", "bad id", "bad signature", "too large")  # why events are rejected
-HINTS = frozenset({"finish", "more"})  # of EOSE: those that say how much is left
 IN_VAIN = 20  # new events are worth storing in turn to save one from being verified in vain ...
 FORESIGHT = 50_000  # ... and at most so many at a time
 

@@ -902,12 +902,14 @@ async def test_what_is_missing_agrees_with_counting_seconds(
             for gap, n in waiting
             for piece in stretches(gap - now_proven)
         ]
-        for span in gaps:
-            seconds = set(range(*span))
-            tries = 1 + max((n for gap, n in waiting if gap & seconds), default=0)
-            waiting = [(piece, n) for gap, n in waiting for piece in stretches(gap - seconds)] + [
-                (seconds, tries)
-            ]
+        for seconds in stretches({second for span in gaps for second in range(*span)}):
+            near = seconds | {min(seconds) - 1, max(seconds) + 1}
+            # What adjoins was met within the same visit: the same attempt, and the same gap.
+            tries = max([1, *(n + bool(gap & seconds) for gap, n in waiting if gap & near)])
+            pieces = [(piece, n) for gap, n in waiting for piece in stretches(gap - seconds)]
+            waiting = [(piece, n) for piece, n in pieces if not piece & near]
+            whole = seconds.union(*(piece for piece, _ in pieces if piece & near))
+            waiting.append((whole, tries))
         at = NOW + 10**6 if overdue else NOW
         missing = await brotr.pool.fetchval(
             "SELECT missing_spans($1, $2, $3, $4)", visit.relay_id, since, until, at

@@ -108,7 +108,7 @@ async def test_events_keep_their_bytes() -> None:
         (Vices(clamp=2, order="oldest", pick="oldest"), [1000, 1001], ["EOSE", "a"]),
         (Vices(clamp=2, ignores=frozenset({"until"})), [1009, 1008], ["EOSE", "a"]),
         (Vices(until_excluded=True, clamp=1), [1004], ["EOSE", "a"]),
-        (Vices(repeats=2, clamp=1), [1005, 1005], ["EOSE", "a"]),
+        (Vices(repeats=2, clamp=3), [1005, 1005, 1004], ["EOSE", "a"]),
         (Vices(extras=1, clamp=1), [1009, 1005], ["EOSE", "a"]),
         (Vices(closed_after=1), [1005], ["CLOSED", "a", "error: too much"]),
         (Vices(refuses="blocked: no"), [], ["CLOSED", "a", "blocked: no"]),

@@ -251,3 +251,28 @@ async def test_relay_that_never_ends_an_answer_is_not_asked_for_ever(brotr: Brot
         assert 0 < await pairs(brotr) <= 100
         reasons = await brotr.pool.fetch("SELECT DISTINCT reason FROM gaps")
         assert [row["reason"] for row in reasons] == ["timeout"]
+
+
+async def test_a_clock_that_jumps_is_said_and_put_right(
+    brotr: Brotr, dsn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure("INFO")
+    await brotr.insert_relays([Relay("wss://clock.example.com")])
+    await brotr.pool.execute(
+        "INSERT INTO coverage SELECT id, '', 'paging', '{[0,1000)}', $1 FROM relays",
+        int(time.time()) + 7200,
+    )
+    around = Surroundings(config(), dsn, "test")
+    synchronizer = Synchronizer(brotr, around=around)
+    await brotr.pool.execute("UPDATE visits SET due_at = due_at + 10000")  # nobody to call
+    await synchronizer.run()  # says what it finds at the start
+    assert "the clock was ahead" in capsys.readouterr().err
+    assert await brotr.pool.fetchval("SELECT count(*) FROM coverage") == 0
+    await synchronizer.run()
+    assert "clock" not in capsys.readouterr().err
+    for set_by in (3600.0, -3600.0):
+        synchronizer._clock._ahead_s -= set_by
+        await synchronizer.run()
+        said = capsys.readouterr().err
+        assert "the clock has jumped" in said
+        assert f"seconds={set_by:.0f}" in said
