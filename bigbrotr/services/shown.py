@@ -70,6 +70,10 @@ class Absences:
         began_at = int(time.time())
         return cls(intake, await intake.brotr.touched(intake.visit), began_at)
 
+    def touch(self, span: Span) -> bool:
+        """Whether the relay may have held something in a span before."""
+        return bool(self._meets(span))
+
     def saw(self, keys: Sequence[tuple[int, bytes, object]]) -> None:
         """Takes note of what a page showed: (created_at, id, …), sorted."""
         if keys and self._meets(Span(keys[0][0], keys[-1][0] + 1)):
