@@ -1,4 +1,5 @@
-"""Runs the benchmarks: `python -m tests.bench [NAME …] [--events N]`, or `make bench`."""
+"""Runs the benchmarks: `python -m tests.bench [NAME …] [--events N]`, or `make bench`; and `fuzz`,
+which is run only when it is named."""
 
 import argparse
 import asyncio
@@ -6,6 +7,7 @@ import contextlib
 import os
 import platform
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -19,7 +21,7 @@ from bigbrotr.core.calls.candidates import WALK, Walk
 from bigbrotr.models.event import Event
 from bigbrotr.models.mentions import mentioned
 from bigbrotr.services.finder import Finder
-from tests.bench import baseline, candidates, corpus, floors
+from tests.bench import baseline, candidates, corpus, floors, fuzz
 from tests.bench import negentropy as reconciliation
 from tests.bench import reconcile as visits
 from tests.bench.stage import WARM_UP, Archive, Stage, stage
@@ -293,6 +295,9 @@ BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
 }
 
 
+FUZZ = "fuzz"  # needs no database, and is measured against nothing: it must find nothing
+
+
 async def run(names: list[str], events: int) -> None:
     print(
         f"{time.strftime('%Y-%m-%d')}, {CORES} cores, Python {platform.python_version()}",
@@ -306,13 +311,20 @@ async def run(names: list[str], events: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*BENCHMARKS, FUZZ]))
     parser.add_argument("--events", type=int, default=20_000, help="in the corpus")
+    parser.add_argument("--frames", type=int, default=fuzz.FRAMES, help="of the fuzz")
+    parser.add_argument("--seed", type=int, default=1, help="of the fuzz")
     options = parser.parse_args()
     for name in options.names:
-        if name not in BENCHMARKS:
-            parser.error(f"no benchmark is called {name}: there are {', '.join(BENCHMARKS)}")
-    uvloop.run(run(options.names or list(BENCHMARKS), options.events))
+        if name not in BENCHMARKS and name != FUZZ:
+            known = ", ".join([*BENCHMARKS, FUZZ])
+            parser.error(f"no benchmark is called {name}: there are {known}")
+    names = [name for name in options.names if name != FUZZ]
+    if names or not options.names:
+        uvloop.run(run(names or list(BENCHMARKS), options.events))
+    if FUZZ in options.names:
+        sys.exit(fuzz.measure(options.frames, options.seed))
 
 
 if __name__ == "__main__":

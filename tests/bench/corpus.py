@@ -62,7 +62,7 @@ def build(count: int, seed: int = 1) -> list[tuple[int, bytes]]:
             "id": event_id.hex(),
             "kind": kind,
             "pubkey": pubkeys[author],
-            "sig": keys[author].sign_schnorr(event_id).hex(),
+            "sig": keys[author].sign_schnorr(event_id, bytes(32)).hex(),
             "tags": tags,
         }
         ids[chance.randrange(len(ids))] = event["id"]

@@ -1,0 +1,339 @@
+"""Damaged frames through the way that every frame takes: decoded, sifted, verified.
+
+Real frames of all types are flipped, cut, spliced, nested, re-escaped, and their events changed in
+one field. Nothing may be accepted but what was signed, as it was signed; nostr-sdk is asked for a
+second opinion on all that is. Nothing may raise but what is documented.
+"""
+
+import json
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import nostr_sdk
+
+from bigbrotr.config import SynchronizerSettings
+from bigbrotr.models.event import Event, WireEvent
+from bigbrotr.nostr import message
+from bigbrotr.nostr.message import EventMessage, Malformed, TooLarge
+from bigbrotr.nostr.paging import Ask, End
+from bigbrotr.nostr.session import Page
+from bigbrotr.nostr.websocket import Oversized
+from bigbrotr.services.intake import sift
+from tests.bench import corpus
+from tests.relays.events import is_valid, make_event
+
+FRAMES = 300_000
+EVENTS = 500  # in the corpus
+PAGE = 50  # frames
+MOST_BYTES = 20_000  # of a frame: longer ones say nothing new, and slow it down
+SAMPLES = 5  # of what went wrong are shown
+TERMS = SynchronizerSettings().terms("")
+
+Wire = dict[str, Any]
+
+
+class Findings(NamedTuple):
+    """What came of so many frames."""
+
+    outcomes: Counter[str]
+    accepted: int
+    unread: int  # of these, nostr-sdk cannot read: another implementation was asked
+    wrong: list[str]  # what was accepted though nobody signed it, or raised
+    seconds: float
+
+
+class Corpus:
+    """Real frames, and what was signed."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.events: list[Wire] = [json.loads(data) for _, data in corpus.build(EVENTS, 7)]
+        self.events += [make_event(**odd) for odd in ODD]
+        self.signed = {each["id"]: each for each in self.events}
+        self.frames = [event_frame(each) for each in self.events]
+        for n in range(EVENTS // 5):
+            sub, some_id = f"sub{n}", chance.choice(self.events)["id"]
+            others: list[list[Any]] = [
+                ["EOSE", sub],
+                ["EOSE", sub, ["finish"]],
+                ["CLOSED", sub, "auth-required: who are you?"],
+                ["OK", some_id, chance.random() < 0.5, "duplicate: have it"],
+                ["NOTICE", "limit exceeds max_limit 300"],
+                ["AUTH", chance.randbytes(16).hex()],
+                ["NEG-MSG", sub, "61" + chance.randbytes(40).hex()],
+                ["NEG-ERR", sub, "blocked: too many records", 500],
+                ["COUNT", sub, {"count": n}],
+            ]
+            self.frames.append(json.dumps(chance.choice(others)).encode())
+
+
+# What is signed and seldom seen: control characters, NUL, lone surrogates, the ends of the ranges.
+ODD: list[dict[str, Any]] = [
+    {"content": "".join(map(chr, range(32)))},
+    {"content": "\x00"},
+    {"content": "\x7f\x80\u2028\ufeff\U0010ffff"},
+    {"content": '\\"\\u0041 \\\\u0000'},
+    {"tags": [["t", "\x00"], ["e", ""], ["x"]]},
+    {"tags": [["a"] * 300]},
+    {"kind": 0},
+    {"kind": 65535},
+    {"created_at": 0},
+    {"created_at": 2**31},
+    {"created_at": 2**53 + 1},
+    {"content": "x" * 15_000},
+]
+NUMBERS = [
+    *(b"-1", b"1e3", b"1.0", b"7.5", b"01", b"1" * 400, b"9223372036854775808", b"-0", b"NaN"),
+    *(b"18446744073709551616", b"1e400", b"null", b"true", b'"7"', b"[1]", b"{}", b"Infinity"),
+]
+JUNK = [
+    *(b"\x00", b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xef\xbb\xbf"),
+    *(b"\\ud800", b"\\u0000", b"\\u", b"\\x41", b"\\/", b'"', b"\\", b",", b"]", b"}", b"\n"),
+    *("\u202e\u0085\u2028".encode(), b"\\uD83D\\uDE00", b"e\xcc\x81"),
+]
+_number = re.compile(rb"(?<=[:,\[])\d+(?=[,\]}])")
+_hex = re.compile(rb'"[0-9a-f]{64,128}"')
+
+
+def event_frame(event: Wire, **how: Any) -> bytes:
+    """An EVENT frame, written as `how` says."""
+    how = {"ensure_ascii": False, "separators": (",", ":"), **how}
+    return json.dumps(["EVENT", "sub", event], **how).encode("utf-8", "surrogatepass")
+
+
+# Ways to damage: of the bytes of one frame (and another one) ...
+
+
+def flip(chance: random.Random, frame: bytes, _: bytes) -> bytes:
+    damaged = bytearray(frame)
+    for _bit in range(chance.choice((1, 1, 2, 8))):
+        damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+    return bytes(damaged)
+
+
+def cut(chance: random.Random, frame: bytes, _: bytes) -> bytes:
+    start, end = sorted(chance.randrange(len(frame) + 1) for _ in range(2))
+    return chance.choice((frame[:start], frame[start:], frame[:start] + frame[end:]))
+
+
+def repeat(chance: random.Random, frame: bytes, _: bytes) -> bytes:
+    start, end = sorted(chance.randrange(len(frame) + 1) for _ in range(2))
+    return frame[:end] + frame[start:end] * chance.choice((1, 1, 3)) + frame[end:]
+
+
+def splice(chance: random.Random, frame: bytes, other: bytes) -> bytes:
+    return frame[: chance.randrange(len(frame) + 1)] + other[chance.randrange(len(other) + 1) :]
+
+
+def insert(chance: random.Random, frame: bytes, _: bytes) -> bytes:
+    at = chance.randrange(len(frame) + 1)
+    return frame[:at] + chance.choice(JUNK) + frame[at + chance.choice((0, 0, 1, 4)) :]
+
+
+def renumber(chance: random.Random, frame: bytes, _: bytes) -> bytes:
+    return _replace(chance, _number, frame, chance.choice(NUMBERS))
+
+
+def rehex(chance: random.Random, frame: bytes, other: bytes) -> bytes:
+    found = _hex.search(other, chance.randrange(len(other)))
+    return _replace(chance, _hex, frame, found[0] if found else b'"00"')
+
+
+def uppercase(chance: random.Random, frame: bytes, _: bytes) -> bytes:
+    found = [match.span() for match in _hex.finditer(frame)]
+    if not found:
+        return frame.upper()
+    start, end = chance.choice(found)
+    return frame[:start] + frame[start:end].upper() + frame[end:]
+
+
+def nest(chance: random.Random, frame: bytes, _: bytes) -> bytes:
+    at, depth = frame.find(b"[", chance.randrange(len(frame))), chance.choice((3, 900, 5000))
+    opening, closing = chance.choice(((b"[", b"]"), (b'{"a":', b"}")))
+    return frame[: max(0, at)] + opening * depth + b"1" + closing * depth + frame[max(0, at) :]
+
+
+def _replace(chance: random.Random, what: re.Pattern[bytes], frame: bytes, new: bytes) -> bytes:
+    found = [match.span() for match in what.finditer(frame)]
+    if not found:
+        return frame + new
+    start, end = chance.choice(found)
+    return frame[:start] + new + frame[end:]
+
+
+# ... and of an event (and another one), in well-formed JSON.
+
+
+def change_field(chance: random.Random, event: Wire, other: Wire) -> bytes:
+    changed = dict(event)
+    name = chance.choice(list(event))
+    values = [other[name], None, 7, -1, 2**64, 0.5, "", "x", [], {}, [[]], [["e", 7]], True]
+    changed[name] = chance.choice(values)
+    return event_frame(changed)
+
+
+def swap(chance: random.Random, event: Wire, other: Wire) -> bytes:
+    names = chance.choice((("id",), ("sig",), ("id", "sig"), ("pubkey",), ("pubkey", "sig")))
+    return event_frame(event | {name: other[name] for name in names})
+
+
+def edit(chance: random.Random, event: Wire, _: Wire) -> bytes:
+    """One character of one string."""
+    changed = json.loads(json.dumps(event))
+    content = changed["content"]
+    at = chance.randrange(len(content) + 1)
+    words = chance.choice(("\x00", "\ud800", "\u2028", " ", "\\", "\x7f", "é"))
+    changed["content"] = content[:at] + words + content[at + chance.randrange(2) :]
+    return event_frame(changed)
+
+
+def leave_out(chance: random.Random, event: Wire, _: Wire) -> bytes:
+    changed = dict(event)
+    del changed[chance.choice(list(event))]
+    return event_frame(changed)
+
+
+def add_field(chance: random.Random, event: Wire, other: Wire) -> bytes:
+    """A field that nobody knows, or one of its own once more, before or after the right one."""
+    more = json.dumps(other if chance.random() < 0.5 else {"more": other})[1:-1].encode()
+    frame = event_frame(event)
+    if chance.random() < 0.5:
+        return frame[:-2] + b"," + more + b"}]"
+    return frame.replace(b'"sub",{', b'"sub",{' + more + b",", 1)
+
+
+def rewrite(chance: random.Random, event: Wire, _: Wire) -> bytes:
+    """The same event in other bytes."""
+    shuffled = dict(chance.sample(list(event.items()), len(event)))
+    return event_frame(
+        shuffled,
+        ensure_ascii=chance.random() < 0.5,
+        separators=chance.choice(((",", ":"), (", ", ": "), (" ,\n", "\t:\r"))),
+        indent=chance.choice((None, None, 3)),
+    )
+
+
+DAMAGE: list[Callable[[random.Random, bytes, bytes], bytes]] = [
+    *(flip, cut, repeat, splice, insert, renumber, rehex, uppercase, nest)
+]
+CHANGES: list[Callable[[random.Random, Wire, Wire], bytes]] = [
+    *(change_field, swap, edit, leave_out, add_field, rewrite)
+]
+
+
+def mutated(chance: random.Random, real: Corpus) -> bytes:
+    """One frame, damaged or not."""
+    draw = chance.random()
+    if draw < 0.03:
+        return chance.choice(real.frames)
+    if draw < 0.5:
+        return chance.choice(CHANGES)(chance, *chance.choices(real.events, k=2))
+    frame = chance.choice(real.frames)
+    if draw < 0.55:
+        frame = chance.choice(CHANGES)(chance, *chance.choices(real.events, k=2))
+    frame = chance.choice(DAMAGE)(chance, frame, chance.choice(real.frames))[:MOST_BYTES]
+    if draw > 0.99:
+        frame, size = Oversized(frame), len(frame)
+        frame.size = size
+    return frame
+
+
+def run(frames: int = FRAMES, seed: int = 1) -> Findings:
+    """Sends so many frames the way; the same ones for each seed."""
+    chance = random.Random(seed)
+    real = Corpus(chance)
+    outcomes: Counter[str] = Counter()
+    wrong: list[str] = []
+    accepted = unread = 0
+    seconds = 0.0
+    for start in range(0, frames, PAGE):
+        batch = [mutated(chance, real) for _ in range(min(PAGE, frames - start))]
+        began = time.perf_counter()
+        found = pass_through(batch, outcomes, wrong)
+        seconds += time.perf_counter() - began
+        for event in found:
+            accepted += 1
+            fields = json.loads(event.to_json())
+            if fields != real.signed.get(event.id.hex()):
+                wrong.append(f"accepted, and not signed: {event.to_json()[:300]}")
+            opinion = is_good(event.to_json())
+            unread += opinion is None
+            if not (is_valid(fields) if opinion is None else opinion):
+                wrong.append(f"accepted, and refused by others: {event.to_json()[:300]}")
+    return Findings(outcomes, accepted, unread, wrong, seconds)
+
+
+def pass_through(batch: Sequence[bytes], outcomes: Counter[str], wrong: list[str]) -> list[Event]:
+    """The events that are accepted of a page of frames."""
+    page = Page([], End.EOSE)
+    accepted: list[Event] = []
+    for frame in batch:
+        try:
+            answer = message.decode(frame)
+            outcomes[type(answer).__name__] += 1
+            if isinstance(answer, EventMessage):
+                page.events.append(answer.event)
+                accepted += taken_alone(answer.event)
+            elif isinstance(answer, TooLarge):
+                page.oversized.append(frame)
+            elif isinstance(answer, Malformed):
+                page.malformed[answer.reason.partition(":")[0]] = (1, frame)
+                page.unreadable += answer.is_event
+                if (claimed := message.claimed_time(frame)) is not None:
+                    page.unreadable_ats.append(claimed)
+        except Exception as error:  # whatever it is, it is a defect
+            wrong.append(f"{error!r} from {bytes(frame[:300])!r}")
+    received = len(page.events)
+    try:
+        answer_, haul = sift(page, Ask(0, None, 500), TERMS)
+        haul.verify()
+    except Exception as error:
+        wrong.append(f"{error!r} from a page with {bytes(batch[0][:300])!r}")
+        return accepted
+    for reason, (times, _) in haul.rejected.items():
+        outcomes[f"rejected: {reason}"] += times
+    outcomes["accepted"] += len(haul.fresh)
+    outcomes["off filter, or twice"] += answer_.off_filter + answer_.repeats
+    lost = {event.id for event in accepted} - {event.id for event in haul.fresh}
+    late = {event.id for event in accepted if event.created_at > TERMS.filter.newest}
+    if lost - late:
+        wrong.append(f"good, and not taken from a page of {received}: {min(lost - late).hex()}")
+    return accepted + haul.fresh
+
+
+def taken_alone(event: WireEvent | Event) -> list[Event]:
+    """An event by itself, without a page: whether it is accepted."""
+    if isinstance(event, Event):
+        return [event]
+    try:
+        return [Event.from_wire(event)]
+    except ValueError:  # documented
+        return []
+
+
+def is_good(text: str) -> bool | None:
+    """What nostr-sdk says of an event; None if it cannot read it."""
+    try:
+        event = nostr_sdk.Event.from_json(text)
+    except nostr_sdk.NostrSdkError:
+        return None
+    return bool(event.verify())
+
+
+def measure(frames: int, seed: int) -> int:
+    """Prints what came of it; returns the exit code: 1 where something was wrong."""
+    print(f"fuzz: {frames:,} damaged frames of seed {seed}", flush=True)
+    found = run(frames, seed)
+    for outcome, times in found.outcomes.most_common():
+        print(f"  {times:>9,} {outcome}")
+    each_us = found.seconds / frames * 1e6
+    print(
+        f"  {each_us:.1f} us a frame; events accepted {found.accepted:,} times,"
+        f" of which nostr-sdk cannot read {found.unread:,}; {len(found.wrong)} wrong"
+    )
+    for words in found.wrong[:SAMPLES]:
+        print(f"  {words}")
+    return 1 if found.wrong else 0
