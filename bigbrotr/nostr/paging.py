@@ -384,7 +384,7 @@ class Paging:
         self._pinned = habits.pinned
         self._finishes = habits.finishes
         self._checks = habits.checks
-        self._heard = False  # anything that matched, or was meant to be an event
+        self._heard = False  # any event
         self._found = False  # an event in a wanted second
         self._times_s: deque[float] = deque(maxlen=101)
         self._asks = 0
@@ -551,7 +551,7 @@ class Paging:
 
     def _learn(self, answer: Answer, times: list[int], inside: list[int], off_filter: int) -> None:
         self._events += len(times)
-        self._heard = self._heard or bool(times or answer.malformed or off_filter)
+        self._heard = self._heard or bool(times or off_filter)
         self._is_open = self._is_open or bool(times)
         self._found = self._found or bool(inside)
         self._largest = max(self._largest, len(times))

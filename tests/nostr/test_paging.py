@@ -194,6 +194,7 @@ def vicious(draw: st.DrawFn) -> Vices:
         repeats=draw(st.sampled_from([0, 0, 2, 5])) if order != "random" else 0,
         page_bytes=draw(st.sampled_from([None, 1000, 4000])) if pick == order != "random" else None,
         extras=draw(st.sampled_from([0, 0, 1, 3])),
+        pinned=draw(st.sampled_from([0, 0, 1, 3])),
         hints=draw(st.booleans()),
         finishes_always=draw(st.sampled_from([False, False, True])),
         no_eose=draw(st.sampled_from([False, False, True])),
@@ -219,6 +220,35 @@ def test_finds_everything_or_records_a_gap(
     walk = drive(paging, wanted, events, vices, patience)
     event(" ".join(sorted(walk.reasons)) or "all proven")
     check(walk, events)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    events=archives(),
+    wanted=wanteds,
+    clamps=st.lists(st.integers(1, 25), min_size=1, max_size=6),
+    repeats=st.sampled_from([0, 3]),
+    order=st.sampled_from(["newest", "oldest"]),
+    open_top=st.booleans(),
+)
+def test_a_clamp_that_is_another_each_time(
+    events: list[Event],
+    wanted: Span,
+    clamps: list[int],
+    repeats: int,
+    order: Order,
+    open_top: bool,
+) -> None:
+    asks = 0
+
+    def vices(_: Ask) -> Vices:
+        nonlocal asks
+        asks += 1
+        clamp = clamps[asks % len(clamps)]
+        return Vices(clamp=clamp, repeats=repeats, order=order, pick=order)
+
+    paging = Paging(wanted, open_top=open_top, smallest_clamp=1)
+    check(drive(paging, wanted, events, vices), events)
 
 
 @settings(max_examples=300, deadline=None)
@@ -622,6 +652,16 @@ def test_an_open_relay_that_shows_nothing_where_it_did_is_tested(events: list[Ev
         hides = bool(events) and vices.empty_when_broad
         assert walk.reasons == ({GapReason.SUSPECTED_EMPTY} if hides else set())
         assert paging.habits.is_open == (bool(events) and not hides)
+
+
+def test_what_is_no_event_does_not_make_a_relay_open() -> None:
+    """Once: an EVENT frame that nobody could read, and EOSE, was proof enough."""
+    paging = Paging(ALL)
+    paging.ask()
+    assert paging.answer(Answer([], End.EOSE, malformed=1)).proven == []
+    ask = paging.ask()
+    assert ask is not None
+    assert ask.probe is Probe.ANY
 
 
 def test_a_slow_empty_answer_is_asked_for_again() -> None:
