@@ -505,6 +505,11 @@ class Paging:
         self._fail_all(reason, detail)
         return self._progress()
 
+    def be_wary(self) -> None:
+        """Believe that nothing is there only from a relay that shows something elsewhere, or is
+        tested: it has shown events of what is wanted before, and may have ceased to."""
+        self._is_open = False
+
     def doubt(self, seconds: Iterable[int]) -> None:
         """Prove nothing of seconds in which events came after the relay had said that it had no
         more: they become gaps."""

@@ -537,7 +537,9 @@ class Call:
         walk = Progress([], [])
         absences = await Absences.of(self.intake)
         if (pending := paging.pending) is not None:
-            absences.leave_out(pending.span)
+            absences.leave_out([pending.span])
+        if aside is None and self.dialect.way is Way.PLAIN and absences.touch(paging.wanted):
+            paging.be_wary()
         new, known, pages = self.intake.new, self.intake.known, 0
 
         def is_over() -> bool:
@@ -584,6 +586,7 @@ class Call:
                     if storing is not None:
                         await storing
                     if progress.retracted:
+                        absences.leave_out(progress.retracted)
                         await self.brotr.take_back(self.visit, How, progress.retracted)
                     if paging.lies - lies:
                         lies |= paging.lies

@@ -237,6 +237,7 @@ def sift(
     """
     haul = Haul(page.malformed)
     times: list[int] = []
+    claimed: list[int] = []  # times that nothing proves
     seen: dict[bytes, WireEvent | Event] = {}
     off_filter = repeats = 0
     filter_, newest = terms.filter, terms.filter.newest
@@ -247,9 +248,8 @@ def sift(
             is_wanted = filter_.matches(event)
         except ValueError as error:
             haul.reject(str(error), sample_of(event))
-            # It took the place of another in the page: the walk has to go on below it.
             if ask.since <= event.created_at <= until:
-                times.append(event.created_at)
+                claimed.append(event.created_at)
             else:
                 off_filter += 1
             continue
@@ -266,21 +266,25 @@ def sift(
         times.append(at)
         if terms.since <= at <= newest and event_id not in under_way:
             haul.events.append((at, event_id, event))
-    # What cannot be taken took a place as well, and is where it says that it is.
-    claimed = [claimed_time(sample) for sample in page.oversized]
+    said = [claimed_time(sample) for sample in page.oversized]
     for sample in page.oversized:
         haul.reject("too large", sample)
-    oversized = [at for at in claimed if at is not None and ask.since <= at <= until]
+    oversized = [at for at in said if at is not None and ask.since <= at <= until]
     unreadable = [at for at in page.unreadable_ats if ask.since <= at <= until]
-    if oversized or unreadable:
-        times = in_order(times, oversized + unreadable)
+    claimed += oversized + unreadable
+    without_time = page.unreadable - len(unreadable) + len(said) - len(oversized)
+    # What cannot be taken took a place in the page, and is where it says that it is; but the page
+    # reaches no further than what is proven of it, if anything is: the next one tells.
+    inside = [at for at in claimed if min(times) <= at <= max(times)] if times else claimed
+    if inside:
+        times = in_order(times, inside)
     haul.events.sort(key=lambda entry: entry[:2])
     page.received, page.events = len(page.events), []
     answer = Answer(
         created_ats=times,
         end=page.end,
         off_filter=off_filter,
-        malformed=page.unreadable - len(unreadable) + len(claimed) - len(oversized),
+        malformed=without_time + len(claimed) - len(inside),
         oversized=oversized,
         repeats=repeats,
         reason=page.reason,

@@ -70,14 +70,19 @@ class Absences:
         began_at = int(time.time())
         return cls(intake, await intake.brotr.touched(intake.visit), began_at)
 
+    def touch(self, span: Span) -> bool:
+        """Whether the relay may have held something in a span before."""
+        return bool(self._meets(span))
+
     def saw(self, keys: Sequence[tuple[int, bytes, object]]) -> None:
         """Takes note of what a page showed: (created_at, id, …), sorted."""
         if keys and self._meets(Span(keys[0][0], keys[-1][0] + 1)):
             self._shown.add([key[:2] for key in keys])
 
-    def leave_out(self, span: Span) -> None:
-        """Leaves alone what an earlier walk was shown."""
-        self._shown.blind = merge([*self._shown.blind, span])
+    def leave_out(self, spans: Iterable[Span]) -> None:
+        """Leaves alone what an earlier walk was shown, or this one before it took its proofs back:
+        what it saw for these is forgotten."""
+        self._shown.blind = merge([*self._shown.blind, *spans])
 
     async def conclude(self, proofs: Iterable[Proof]) -> None:
         """Ends the pairs in the proven spans that were not shown; to be called before the proofs

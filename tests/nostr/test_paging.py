@@ -611,6 +611,19 @@ def test_interrupted_walks_together_get_to_the_end(answers: int) -> None:
     raise AssertionError(left)
 
 
+@pytest.mark.parametrize("events", [LINE, [note(50_000)], []])
+def test_an_open_relay_that_shows_nothing_where_it_did_is_tested(events: list[Event]) -> None:
+    """Once: that it had shown events before was enough, for ever."""
+    for vices in (Vices(), Vices(empty_when_broad=True)):
+        paging = Paging(ALL, habits=Habits(newest_first=True, is_open=True))
+        paging.be_wary()
+        walk = drive(paging, ALL, events, vices)
+        check(walk, events)
+        hides = bool(events) and vices.empty_when_broad
+        assert walk.reasons == ({GapReason.SUSPECTED_EMPTY} if hides else set())
+        assert paging.habits.is_open == (bool(events) and not hides)
+
+
 def test_a_slow_empty_answer_is_asked_for_again() -> None:
     for last, is_believed in ((0.1, True), (40.0, False)):
         paging = Paging(Span(0, 100), habits=Habits(newest_first=True))

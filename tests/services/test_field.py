@@ -147,6 +147,23 @@ async def test_archived_and_not_proven(brotr: Brotr, name: str) -> None:
         assert len(await gaps(brotr)) == 1
 
 
+async def test_a_relay_that_ceases_to_show_anything_still_holds_it(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    await know_others(brotr)
+    async with ScriptedRelay(EVENTS[:30]) as relay:
+        await brotr.insert_relays([Relay(relay.url)])
+        await visit(brotr)
+        for vices in (Vices(empty_when_broad=True), Vices(empty_unless=frozenset({"authors"}))):
+            now += 100_000
+            relay.vices = vices
+            await visit(brotr, rewalk_s=7200)
+            assert await held(brotr, relay) == ids(EVENTS[:30])
+            assert await brotr.pool.fetchval("SELECT count(*) FROM dropped") == 0
+
+
 async def test_an_empty_relay_is_believed_when_it_could_be_tested(brotr: Brotr) -> None:
     async with ScriptedRelay([]) as relay:
         await brotr.insert_relays([Relay(relay.url)])

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from bigbrotr.config import SynchronizerSettings
 from bigbrotr.core.brotr import Brotr
@@ -10,7 +11,7 @@ from bigbrotr.core.calls.visits import Visit
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr import message
 from bigbrotr.nostr.message import EventMessage
-from bigbrotr.nostr.paging import Ask, End, Progress
+from bigbrotr.nostr.paging import Answer, Ask, End, Progress
 from bigbrotr.nostr.session import Page
 from bigbrotr.services.intake import FORESIGHT, IN_VAIN, Crowd, Intake, Report, sift
 from tests.relays.events import make_event, wire
@@ -86,3 +87,27 @@ def test_what_the_page_before_brought_already_is_heard_and_not_stored_twice() ->
     assert answer.created_ats == [1_600_000_000] * 3
     assert {event[1].hex() for event in haul.events} == {second["id"], third["id"]}
     assert haul.oldest() == set()  # nothing is verified yet
+
+
+def test_a_page_reaches_no_further_than_what_is_proven_of_it() -> None:
+    """Once: a forged old event at the end of a page that was cut made all between look complete."""
+    shown, at = EVENTS[150:100:-1], EVENTS[0]["created_at"]
+    bad = {**EVENTS[0], "content": "other words"}
+    whole = Ask(0, None, 500)
+
+    def answer(events: Sequence[dict[str, object]], **more: Any) -> Answer:
+        brought = page(events)
+        for name, value in more.items():
+            setattr(brought, name, value)
+        return sift(brought, whole, TERMS)[0]
+
+    for reply in (
+        answer([*shown, bad]),
+        answer(shown, unreadable=1, unreadable_ats=[at]),
+        answer(shown, oversized=[b'{"created_at":%d,' % at]),
+    ):
+        assert list(reply.created_ats) == [event["created_at"] for event in shown]
+        assert reply.malformed == 1
+    # What lies in between took a place there; and where nothing is proven, the claims have to do.
+    assert len(answer([*shown, {**shown[7], "sig": "00", "content": ""}]).created_ats) == 51
+    assert list(answer([bad]).created_ats) == [at]

@@ -115,6 +115,18 @@ async def test_what_came_after_the_question_stays(brotr: Brotr) -> None:
     assert (await held(brotr), total.dropped) == ({new.id}, 1)
 
 
+async def test_what_was_shown_before_a_proof_was_taken_back_stays(brotr: Brotr) -> None:
+    events = [make_event(created_at=BEGIN + n) for n in range(10)]
+    await archive(brotr, events)
+    absences = await Absences.of(intake(brotr, await claim(brotr), Report()))
+    absences.saw(keys(events[:5]))
+    await absences.conclude([proof(0, 5)])
+    absences.leave_out([Span(BEGIN, BEGIN + 5)])  # the relay had lied in its order
+    absences.saw(keys(events[3:8]))
+    await absences.conclude([proof(0, 10)])
+    assert await held(brotr) == {event.id for event in events[:8]}
+
+
 async def test_where_nothing_was_held_nothing_is_looked_for(
     brotr: Brotr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
