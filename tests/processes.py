@@ -259,7 +259,7 @@ async def call(*words: str, cwd: Path | None = None, **env: str) -> Done:
             process.kill()
             await process.wait()
     assert process.returncode is not None
-    return Done(process.returncode, out.decode(), err.decode())
+    return Done(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
 
 
 def pids() -> list[int]:
