@@ -4,6 +4,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 ARGS   ?=
+JOBS   ?= auto
 
 # Where `make install` puts things.
 PREFIX ?= /opt/bigbrotr
@@ -24,8 +25,8 @@ run: $(VENV)/.run ## archive the Nostr network (lite profile, embedded PostgreSQ
 demo: $(VENV)/.run ## see it at work on a small network of its own, without the internet
 	@$(BIN)/bigbrotr demo $(ARGS)
 
-test: $(VENV)/.dev ## run all tests; ARGS="-k name" …
-	@$(BIN)/pytest $(ARGS)
+test: $(VENV)/.dev ## run all tests, a process a core (JOBS=0: in one); ARGS="-k name" …
+	@$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 check: format lint types test ## everything that must pass before a commit
 

@@ -1,8 +1,32 @@
-"""`python -m bigbrotr` does what `bigbrotr` does."""
+"""`python -m bigbrotr` does what `bigbrotr` does: both begin here."""
 
+import os
 import sys
+from pathlib import Path
 
-from bigbrotr.cli import main
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    speak_utf8()
+    from bigbrotr.cli import main  # afterwards: it takes a while
+
+    return main()
+
+
+def speak_utf8() -> None:
+    """Begins this process anew in Python's UTF-8 mode where the locale has another charset.
+
+    File names, settings and pipes are UTF-8 then, as with Python 3.15 anywhere. In some locales
+    the words of a command line could not even be given back to the system.
+    """
+    if sys.flags.utf8_mode or sys.getfilesystemencoding().lower() == "utf-8":
+        return
+    try:
+        words = Path("/proc/self/cmdline").read_bytes().split(b"\0")[:-1]
+    except OSError:
+        return  # it will do for most
+    os.execv(sys.executable, [words[0], b"-X", b"utf8", *words[1:]])  # noqa: S606 -- ourselves
+
 
 if __name__ == "__main__":
     sys.exit(main())

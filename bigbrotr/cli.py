@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import anyio.to_thread
 import asyncpg
@@ -19,13 +20,13 @@ from bigbrotr.config import Config, LogSettings, Profile, load, show
 from bigbrotr.core import archives, embedded
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.embedded import EmbeddedPostgres
-from bigbrotr.core.logger import configure
+from bigbrotr.core.logger import configure, open_up, printable
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema, read_ledger
 from bigbrotr.errors import BigBrotrError, ConfigError, DatabaseError, SchemaError, leaves
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.models.whereabouts import parse_event_id
-from bigbrotr.secret import read_secret
+from bigbrotr.secret import read_secret, without_secrets
 from bigbrotr.services.seeder import read_seeds, usable_relays
 from bigbrotr.supervisor import SERVICES, Supervisor
 from bigbrotr.web import health
@@ -44,6 +45,8 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
+    open_up(sys.stdout)
+    open_up(sys.stderr)
     options = parser().parse_args(arguments)
     try:
         code: int = options.command(options)
@@ -57,14 +60,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known = [cause for cause in causes if isinstance(cause, BigBrotrError)]
         if len(known) < len(causes):
             raise
-        print(f"bigbrotr: {known[0]}", file=sys.stderr)  # noqa: T201
+        _say(str(known[0]))
         return known[0].exit_code
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line without repeating secrets in it."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(_shown(message))
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="bigbrotr",
         description="An observatory and archive of the Nostr network.",
         epilog=EXIT_CODES,
@@ -73,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"bigbrotr {__version__}")
     commands = top.add_subparsers(metavar="command", required=True)
 
-    place = argparse.ArgumentParser(add_help=False)
+    place = _Parser(add_help=False)
     place.add_argument(
         "--profile",
         type=_profile,
@@ -94,17 +104,17 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where the embedded database lives (default: the XDG data directory)",
     )
-    speech = argparse.ArgumentParser(add_help=False)
+    speech = _Parser(add_help=False)
     speech.add_argument("--log-level", type=str.upper, metavar="LEVEL", help="DEBUG, INFO, …")
     speech.add_argument("--log-json", action="store_true", help="one JSON object a line")
 
     def add(
-        group: "argparse._SubParsersAction[argparse.ArgumentParser]",
+        group: "argparse._SubParsersAction[_Parser]",
         name: str,
         command: Callable[[argparse.Namespace], int],
         words: str,
-        *parents: argparse.ArgumentParser,
-    ) -> argparse.ArgumentParser:
+        *parents: _Parser,
+    ) -> _Parser:
         new = group.add_parser(name, help=words, description=words, parents=list(parents))
         new.set_defaults(command=command)
         return new
@@ -274,7 +284,12 @@ async def _prepare(
 
 
 def _say(words: str) -> None:
-    print(f"bigbrotr: {words}", file=sys.stderr)  # noqa: T201
+    print(f"bigbrotr: {_shown(words)}", file=sys.stderr)  # noqa: T201
+
+
+def _shown(words: str) -> str:
+    """Words for a terminal, whoever wrote some of them: no secret, nothing that steers it."""
+    return "\n".join(map(printable, without_secrets(words).split("\n")))
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -282,7 +297,7 @@ def _status(options: argparse.Namespace) -> int:
         every_s = _config(options).monitor.check_every_s
         async with _database(options) as brotr:
             if options.json:
-                print(msgspec.json.encode(await view.state(brotr, every_s)).decode())  # noqa: T201
+                print(view.in_json(await view.state(brotr, every_s)))  # noqa: T201
             else:
                 await view.print_status(brotr, _place(options), every_s)
         return 0
@@ -295,7 +310,7 @@ def _health(options: argparse.Namespace) -> int:
     if web.listen is None:
         raise ConfigError('there is nobody to ask: set [web] listen = "127.0.0.1:9464"')
     is_well, words = health.ask(*web.address(), "/healthz" if options.alive else "/readyz")
-    print(words)  # noqa: T201
+    print(_shown(words))  # noqa: T201
     return 0 if is_well else 1
 
 
@@ -309,7 +324,7 @@ def _where(options: argparse.Namespace) -> int:
         async with _database(options) as brotr:
             if options.json:
                 places = await view.whereabouts(brotr, event_id)
-                print(msgspec.json.encode(places).decode())  # noqa: T201
+                print(view.in_json(places))  # noqa: T201
             else:
                 await view.print_whereabouts(brotr, event_id)
         return 0

@@ -20,7 +20,7 @@ from typing import (
     get_origin,
     get_type_hints,
 )
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
 import msgspec
 import tomli
@@ -30,6 +30,7 @@ import bigbrotr
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.filter import Filter, public_key
 from bigbrotr.models.relay import Network, Relay
+from bigbrotr.secret import without_secrets
 
 EMBEDDED = "embedded"
 YEAR_S = 366 * 86_400
@@ -47,6 +48,17 @@ class Profile(StrEnum):
 
 class Section(Struct, frozen=True, forbid_unknown_fields=True):
     """A table of the configuration file: unknown keys are refused."""
+
+
+def _split(url: str) -> SplitResult | None:
+    """A URL in parts, None if it is none: Python's own reasons repeat parts of it, and so perhaps
+    of a password."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 -- the property checks
+    except ValueError:
+        return None
+    return parts
 
 
 class Database(Section, frozen=True):
@@ -72,18 +84,16 @@ class Database(Section, frozen=True):
         if self.host is not None:
             if self.url != EMBEDDED:
                 raise ValueError("give either url or host, not both")
+            if not re.fullmatch(r"/.*|[\w.:%-]+", self.host):
+                raise ValueError("host is a name, an address, or the directory of a socket")
             return
         if self.url == EMBEDDED:
             return
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("postgresql", "postgres"):
+        parts = _split(self.url)
+        if parts is None or parts.scheme not in ("postgresql", "postgres"):
             raise ValueError('url is "embedded" or postgresql://user@host:port/name')
         if parts.password is not None or {"password", "sslpassword"} & parse_qs(parts.query).keys():
             raise ValueError("url must not hold a password: it comes from DB_PASSWORD")
-        try:
-            parts.port  # noqa: B018 -- the property checks
-        except ValueError as error:
-            raise ValueError(f"url: {error}") from None
 
     @property
     def is_embedded(self) -> bool:
@@ -184,8 +194,13 @@ class Link(Section, frozen=True):
 
     def __post_init__(self) -> None:
         if self.proxy is not None:
-            parts = urlsplit(self.proxy)
-            if parts.scheme not in PROXY_SCHEMES or not parts.hostname or parts.port is None:
+            parts = _split(self.proxy)
+            if (
+                parts is None
+                or parts.scheme not in PROXY_SCHEMES
+                or not parts.hostname
+                or parts.port is None
+            ):
                 raise ValueError("proxy is socks5h://host:port")
             if parts.password is not None:
                 raise ValueError("proxy must not hold a password")
@@ -306,8 +321,13 @@ class SourceSettings(Section, frozen=True):
     ] = 4 << 20
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        parts = _split(self.url)
+        if (
+            parts is None
+            or parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or "@" in parts.netloc
+        ):
             raise ValueError("url is http://… or https://…, without a password")
         from jsonpath import JSONPathError, compile  # noqa: A004 -- slow to import, rarely needed
 
@@ -693,7 +713,8 @@ class WebSettings(Section, frozen=True):
     def address(self) -> tuple[str, int]:
         """Host and port to listen on."""
         host, colon, port = (self.listen or "").rpartition(":")
-        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        is_port = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535
+        if not colon or not is_port or not re.fullmatch(r"[\w.%-]*|\[?[0-9a-fA-F:.]+\]?", host):
             raise ValueError('listen is "address:port"')
         return host.strip("[]") or "127.0.0.1", int(port)
 
@@ -741,13 +762,13 @@ def load(path: Path | None, profile: Profile) -> Config:
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file."""
     try:
-        return tomli.loads(path.read_bytes().decode())
+        return tomli.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8") from None
     except tomli.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}: {without_secrets(str(error))}") from None
 
 
 def decode(values: Mapping[str, Any], section: type[S], *, source: str) -> S:
@@ -759,11 +780,13 @@ def decode(values: Mapping[str, Any], section: type[S], *, source: str) -> S:
     # A table that is absent keeps the defaults of its parent, and so do the keys that are absent
     # in one that is there: [networks.tor] enabled = true leaves its proxy as declared.
     if keys := _not_finite(values):
-        raise ConfigError(f"{source}: {_where(keys)}: expected a finite number")
+        where = without_secrets(_where(keys))
+        raise ConfigError(f"{source}: {where}: expected a finite number")
     try:
         return msgspec.convert(_over_defaults(values, section), section)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{source}: {_explain(str(error), values, section)}") from None
+        words = _explain(str(error), values, section)
+        raise ConfigError(f"{source}: {without_secrets(words)}") from None
 
 
 def _not_finite(values: Mapping[str, Any]) -> list[str]:
@@ -867,7 +890,7 @@ def _value(values: Mapping[str, Any], keys: list[str]) -> str:
         if not isinstance(found, Mapping) or key not in found:
             return ""
         found = found[key]
-    if isinstance(found, Mapping) or keys[0] == "database" or "nsec1" in repr(found):
+    if isinstance(found, Mapping) or keys[0] == "database":
         return ""
     return f"{found!r} is wrong: "
 
@@ -921,5 +944,7 @@ def _toml(value: object) -> str:
         return f"{{ {inside} }}" if inside else "{}"
     if isinstance(value, frozenset):
         return f"[{', '.join(_toml(each) for each in sorted(value))}]"
-    # The same literals in TOML for these types, but that DEL must be escaped there.
-    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
+    # The same literals in TOML for these types; DEL must be escaped there, and what is not
+    # printable cannot be seen, or steers a terminal.
+    text = msgspec.json.encode(value).decode()
+    return "".join(each if each.isprintable() else f"\\U{ord(each):08x}" for each in text)

@@ -55,7 +55,8 @@ async def run(data_dir: Path, supervise: Supervise, log: LogSettings) -> int:
     events = await asyncio.to_thread(make_events, random.Random(1))
     async with network(events, console) as urls:
         seeds = data_dir / "seeds.txt"
-        seeds.write_text("# the relays of the last demo\n" + "".join(f"{url}\n" for url in urls))
+        lines = ["# the relays of the last demo", *urls]
+        seeds.write_text("\n".join(lines) + "\n", "utf-8")
         config = Config(
             networks=Networks(clearnet=Link(enabled=False), local=Link(timeout_s=5.0)),
             seeder=SeederSettings(file=str(seeds)),
@@ -70,7 +71,7 @@ def make_folder(data_dir: Path) -> None:
     """Makes the folder, or empties that of an earlier demo."""
     mark = data_dir / "demo.txt"
     if data_dir.exists() and any(data_dir.iterdir()):
-        if not mark.is_file() or mark.read_text() != MARK:
+        if not mark.is_file() or mark.read_bytes() != MARK.encode():
             raise ConfigError(f"{data_dir} holds something else: choose another --data-dir")
         if running(data_dir) is not None:
             raise BusyError(f"{data_dir} is in use by another demo")
@@ -80,7 +81,7 @@ def make_folder(data_dir: Path) -> None:
             else:
                 entry.unlink()
     data_dir.mkdir(parents=True, exist_ok=True)
-    mark.write_text(MARK)
+    mark.write_bytes(MARK.encode())
 
 
 # The network

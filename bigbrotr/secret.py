@@ -1,12 +1,30 @@
-"""Secrets: read from the environment, or from files that it names, and from nowhere else."""
+"""Secrets: read from the environment, or from files that it names, and from nowhere else; and what
+looks like one in a text that is about to be shown."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from bigbrotr.errors import ConfigError
 
 MAX_SECRET = 4096  # bytes of a file; no secret of ours is longer
+HIDDEN = "***"
+
+_PRIVATE_KEY = re.compile(r"\b(?:nsec|ncryptsec)1\w+", re.IGNORECASE)
+# A word of its own: in a path it is a name. An id has as many digits, and is never refused.
+_NUMBER = re.compile(r"(?<![\w./-])[0-9a-fA-F]{64}(?![\w./-])")
+_USER_INFO = re.compile(r"((?:://|\b)[^\s:@/?#'\"]*):(?!//)\S*@")
+_PARAMETER = re.compile(
+    r"\b((?:\w*passw?o?r?d|pwd|\w*secret|\w*token|(?:\w*[_-])?key|auth)=)[^\s&;'\"]+", re.IGNORECASE
+)
+
+
+def without_secrets(text: str) -> str:
+    """The text with `***` in place of what may be one: private keys, and passwords in URLs or
+    behind `password=` and the like."""
+    text = _USER_INFO.sub(rf"\1:{HIDDEN}@", _PRIVATE_KEY.sub(HIDDEN, text))
+    return _NUMBER.sub(HIDDEN, _PARAMETER.sub(rf"\1{HIDDEN}", text))
 
 
 def read_secret(name: str, environ: Mapping[str, str] | None = None) -> str | None:
@@ -46,7 +64,7 @@ def read_secret_file(name: str, path: Path) -> str:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise ConfigError(f"cannot read {name} from {str(path)!r}: {reason}") from None
-    secret = content.decode(errors="replace").strip()
+    secret = content.decode("utf-8-sig", "replace").strip()
     if not secret or len(content) > MAX_SECRET or "\ufffd" in secret:
         raise ConfigError(f"{str(path)!r}, which should hold {name}, is empty, too long or no text")
     return secret

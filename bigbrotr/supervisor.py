@@ -510,8 +510,9 @@ def choose(config: Config, only: Sequence[str] | None) -> list[str]:
         try:
             with Path(file).open("rb"):
                 pass
-        except OSError as error:
-            raise ConfigError(f"[seeder] file: cannot read {file}: {error.strerror}") from None
+        except (OSError, ValueError) as error:  # ValueError: no path, or none in this locale
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"[seeder] file: cannot read {file}: {reason}") from None
     if Synchronizer.SERVICE_NAME in chosen:
         signer_of(config.synchronizer.auth)  # now, not in each worker
     if Monitor.SERVICE_NAME in chosen:

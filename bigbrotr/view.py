@@ -22,7 +22,7 @@ from bigbrotr.config import LogSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.monitoring import Monitoring
 from bigbrotr.core.calls.upkeep import Totals
-from bigbrotr.core.logger import configure, printable
+from bigbrotr.core.logger import ascii_json, configure, printable
 from bigbrotr.models.event import WireEvent
 from bigbrotr.models.whereabouts import locate
 from bigbrotr.supervisor import State, Supervisor
@@ -212,7 +212,7 @@ async def print_status(brotr: Brotr, place: str, check_every_s: float) -> None:
     far each relay is."""
     totals, relays = await brotr.totals(), await brotr.progress()
     console = Console()
-    console.print(Text(place, style="bold"))
+    console.print(Text(printable(place), style="bold"))
     console.print(
         f"relays {totals.relays:,}   candidates {totals.candidates:,}   "
         f"events {totals.events:,}   pairs of event and relay {totals.pairs:,}   "
@@ -225,7 +225,8 @@ async def print_status(brotr: Brotr, place: str, check_every_s: float) -> None:
     if sources := await brotr.candidate_sources():
         shown = [f"{source} {found:,}" for source, found in islice(sources.items(), SHOWN_SOURCES)]
         more = [f"{len(sources) - len(shown)} more"] if len(sources) > len(shown) else []
-        console.print(Text(f"candidates by source: {', '.join(shown + more)}"))
+        words = f"candidates by source: {', '.join(shown + more)}"
+        console.print(Text(printable(words)))
     if relays:
         console.print(relay_table(relays, with_ways=True))
 
@@ -243,6 +244,11 @@ async def whereabouts(brotr: Brotr, event_id: bytes) -> dict[str, Any]:
         "absent": [each._asdict() for each in places.absent],
         "unknown": [{"relay": url} for url in places.unknown],
     }
+
+
+def in_json(found: dict[str, Any]) -> str:
+    """Plain values for programs, in one line."""
+    return ascii_json(msgspec.to_builtins(found))
 
 
 def as_wire(event: asyncpg.Record | None) -> WireEvent | None:

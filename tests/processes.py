@@ -259,7 +259,7 @@ async def call(*words: str, cwd: Path | None = None, **env: str) -> Done:
             process.kill()
             await process.wait()
     assert process.returncode is not None
-    return Done(process.returncode, out.decode(), err.decode())
+    return Done(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
 
 
 def pids() -> list[int]:
@@ -269,7 +269,7 @@ def pids() -> list[int]:
 def command(pid: int) -> str:
     """The command line of a process; empty for one that has gone."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
         return ""
 

@@ -22,6 +22,7 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 
+from bigbrotr.cli import main
 from bigbrotr.core.embedded import EmbeddedPostgres, binary
 from bigbrotr.core.schema import Schema
 from tests.processes import Place, call, environment, until
@@ -52,6 +53,10 @@ COMMANDS = [
     "db backup",
     "db restore",
 ]
+SPOKEN = (
+    '[manners]\nopt_out = []\n[monitor.publish.profile]\nname = "\u65e5\u672c \U0001f9ff\u202e"\n'
+)
+Env = dict[str, str]
 EVENTS = [make_event(1_600_000_000 + n, content=f"note {n}") for n in range(40)]
 
 
@@ -89,6 +94,150 @@ async def test_help_everywhere(command: str) -> None:
 async def test_version_and_nothing() -> None:
     assert re.fullmatch(r"bigbrotr \d+\.\d+\.\d+\n", (await call("--version")).out)
     assert (await call()).code == 2
+
+
+# On a terminal, or where text is not UTF-8
+
+
+class Terminal:
+    """A command on a pseudo-terminal, and what it has written there."""
+
+    def __init__(self, *words: str, cwd: Path | str, **env: str) -> None:
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bigbrotr", *words],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=cwd,
+            env=environment(TERM="xterm-256color", COLUMNS="120", LINES="40", **env),
+            start_new_session=True,
+        )
+        os.close(theirs)
+        os.set_blocking(ours, False)
+        self.ours = ours
+        self.raw = b""
+
+    def read(self) -> str:
+        """All text so far, without colours and movements."""
+        try:
+            while more := os.read(self.ours, 65536):
+                self.raw += more
+        except OSError:
+            pass  # nothing more now, or the other end has gone
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.raw.decode(errors="replace"))
+
+    async def ends(self) -> int:
+        await until(lambda: self.read() is not None and self.process.poll() is not None, "end")
+        return self.process.returncode
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.ours)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Callable[..., Terminal]]:
+    opened: list[Terminal] = []
+
+    def start(*words: str, cwd: Path | str, **env: str) -> Terminal:
+        opened.append(Terminal(*words, cwd=cwd, **env))
+        return opened[-1]
+
+    yield start
+    for each in opened:
+        each.close()
+
+
+LOCALES = {"en_US.ISO-8859-1": "iso8859-1", "ja_JP.EUC-JP": "euc_jp"}
+
+
+@pytest.fixture(scope="module", params=[*LOCALES, "ascii"])
+def tongue(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Env:
+    """The environment of somebody whose terminal and files are not UTF-8."""
+    if request.param == "ascii":
+        plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        return plain | {"PYTHONIOENCODING": "ascii:strict"}
+    place = tmp_path_factory.getbasetemp() / "locales"
+    place.mkdir(exist_ok=True)
+    name, charset = request.param.split(".")
+    if not shutil.which("localedef"):
+        pytest.skip("no localedef")
+    made = subprocess.run(
+        ["localedef", "-i", name, "-f", charset, str(place / request.param)],
+        capture_output=True,
+        check=False,
+    )
+    if made.returncode:
+        pytest.skip("localedef has nothing to make locales of")
+    return {"LC_ALL": request.param, "LOCPATH": str(place), "PYTHONUTF8": "0"}
+
+
+@pytest.fixture(scope="module")
+async def foreign_archive(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
+    """An archive of no relay, in a folder and by a file whose names no other charset has."""
+    folder = tmp_path_factory.mktemp("caf\u00e9 \u65e5\u672c \U0001f9ff")
+    place = Place(folder / "place", more=SPOKEN)
+    place.config.write_bytes(b"\xef\xbb\xbf" + place.config.read_bytes())  # as editors do
+    place.seeds.write_bytes("\ufeff# \u65e5\u672c\nwss://\u4f8b.example\n".encode())
+    async with place.start() as running:
+        await running.says("ready")
+        yield place
+        assert await running.end() == 0
+
+
+async def test_whatever_the_locale(tongue: Env, foreign_archive: Place, tmp_path: Path) -> None:
+    place = foreign_archive
+    done = await place.call("config", "show", **tongue)
+    assert (done.code, done.err) == (0, "")
+    if "PYTHONIOENCODING" not in tongue:  # what is written into a file can be read again
+        assert "\u65e5\u672c \U0001f9ff\\U0000202e" in done.out
+        shown = tmp_path / "shown.toml"
+        shown.write_text(done.out, "utf-8")
+        done = await call("config", "check", str(shown), cwd=None, **tongue)
+        assert (done.code, done.out) == (0, f"{shown}: ok\n")
+    done = await place.call("status", "--json", **tongue)
+    assert (done.code, json.loads(done.out)["candidates"]) == (0, 1)
+    assert (await call("--help", cwd=None, **tongue)).code == 0
+    done = await place.call("seed", "\u65e5 \udcff", **tongue)
+    assert (done.code, "No such file" in done.sentence) == (2, True)
+
+
+async def test_a_terminal_that_cannot_show_everything(
+    tongue: Env, terminal: Callable[..., Terminal], foreign_archive: Place
+) -> None:
+    shown = terminal("config", "show", *foreign_archive.options, cwd="/", **tongue)
+    assert await shown.ends() == 0, shown.read()
+    assert 'name = "' in shown.read()
+    if "ISO-8859-1" in tongue["LC_ALL"]:
+        assert b'name = "?? ?\\U0000202e"' in shown.raw
+    if "EUC-JP" in tongue["LC_ALL"]:
+        assert 'name = "\u65e5\u672c ?\\U0000202e"'.encode("euc_jp") in shown.raw
+
+
+async def test_run_whatever_the_locale(tongue: Env, relay: ScriptedRelay, tmp_path: Path) -> None:
+    if "EUC-JP" not in tongue["LC_ALL"]:
+        return  # the others can less, and are quicker
+    place = Place(tmp_path / "place", more=SPOKEN, workers=1)
+    seeds = tmp_path / "caf\u00e9 \u65e5\u672c \U0001f9ff"
+    seeds.write_text(relay.url)
+    place.config.write_text(place.config.read_text().replace(str(place.seeds), str(seeds)))
+    async with place.start("--once", **tongue) as running:
+        assert await running.wait() == 0, running.err
+    assert str(seeds) in running.err.replace('"', "")
+    done = await place.call("status", "--json", **tongue)
+    assert json.loads(done.out)["events"] == 40
+
+
+async def test_a_path_that_is_none(tmp_path: Path) -> None:
+    place = Place(tmp_path / "place")
+    text = place.config.read_text()
+    place.config.write_text(text.replace(str(place.seeds), "seeds\\u0000.txt"))
+    done = await place.call("run", "--once")
+    assert (done.code, "[seeder] file: cannot read" in done.sentence) == (2, True)
 
 
 # Mistakes in files
@@ -348,6 +497,42 @@ async def test_data_dir_and_port_in_use(archive: Place, tmp_path: Path) -> None:
 # Looking
 
 
+NSEC = "nsec1" + 58 * "q"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "where {}",
+        "where nostr:{}",
+        "seed {}",
+        "seed http://me:{}@relay.example",
+        "run --profile {}",
+        "run --log-level {}",
+        "run --only {}",
+        "run --unknown={}",
+        "run --config {}",
+        "config check {}",
+        "{}",
+    ],
+)
+def test_a_private_key_is_not_repeated(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for secret in (NSEC, NSEC.upper()):
+        arguments = words.format(secret).split()
+        if words.startswith(("seed", "where")):
+            arguments += ["--data-dir", str(tmp_path / "data")]
+        try:
+            code: object = main(arguments)
+        except SystemExit as left:
+            code = left.code
+        assert code == 2
+        said = capsys.readouterr()
+        assert "bigbrotr" in said.err
+        assert "qqqq" not in (said.out + said.err).lower()
+
+
 async def test_status_while_running_and_after(relay: ScriptedRelay, tmp_path: Path) -> None:
     place = Place(tmp_path / "place", [relay.url])
     await place.run_once()
@@ -374,9 +559,11 @@ async def test_where_an_event_is(archive: Place) -> None:
     assert (place["absent"], place["unknown"]) == ([], [])
     done = await archive.call("where", "00" * 32)
     assert (done.code, "not in the archive" in done.out) == (0, True)
-    done = await archive.call("where", "note1xyz")
+    done = await archive.call("where", f"NOSTR:{event_id.upper()}")
+    assert (done.code, event_id in done.out) == (0, True)
+    done = await archive.call("where", "xyz")
     assert (done.code, done.err) == (
-        *(2, "bigbrotr: 'note1xyz' is no event id: 64 hex digits, a note or an nevent\n"),
+        *(2, "bigbrotr: 'xyz' is no event id: 64 hex digits, a note or an nevent\n"),
     )
 
 
@@ -512,59 +699,6 @@ async def test_health(tmp_path: Path) -> None:
 
 
 # On a terminal
-
-
-class Terminal:
-    """A command on a pseudo-terminal, and what it has written there."""
-
-    def __init__(self, *words: str, cwd: Path) -> None:
-        ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "bigbrotr", *words],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            cwd=cwd,
-            env=environment(TERM="xterm-256color", COLUMNS="120", LINES="40"),
-            start_new_session=True,
-        )
-        os.close(theirs)
-        os.set_blocking(ours, False)
-        self.ours = ours
-        self.raw = b""
-
-    def read(self) -> str:
-        """All text so far, without colours and movements."""
-        try:
-            while more := os.read(self.ours, 65536):
-                self.raw += more
-        except OSError:
-            pass  # nothing more now, or the other end has gone
-        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.raw.decode(errors="replace"))
-
-    async def ends(self) -> int:
-        await until(lambda: self.read() is not None and self.process.poll() is not None, "end")
-        return self.process.returncode
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self.ours)
-
-
-@pytest.fixture
-def terminal() -> Iterator[Callable[..., Terminal]]:
-    opened: list[Terminal] = []
-
-    def start(*words: str, cwd: Path) -> Terminal:
-        opened.append(Terminal(*words, cwd=cwd))
-        return opened[-1]
-
-    yield start
-    for each in opened:
-        each.close()
 
 
 async def test_live_status_on_a_terminal(

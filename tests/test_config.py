@@ -1,5 +1,6 @@
 """Settings: what files may say, what is said back about mistakes, and what is shown."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -25,6 +26,7 @@ from bigbrotr.config import (
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.filter import Filter
 from bigbrotr.models.relay import Network
+from bigbrotr.secret import without_secrets
 
 SECRET = "correct-horse-battery-staple"
 
@@ -90,8 +92,10 @@ MISTAKES = [
     ('[networks.tor]\nproxy = "http://h:1"', r"\[networks\] tor: proxy is socks5h://host:port"),
     ('[networks.tor]\nproxy = "socks5://h"', r"\[networks\] tor: proxy is socks5h://host:port"),
     ('[database]\nurl = "mysql://h/d"', r"\[database\]: url is"),
-    ('[database]\nurl = "postgresql://h:x/d"', r"\[database\]: url: "),
-    ('[database]\nurl = "postgresql://[h/d"', r"\[database\]: .*IPv6"),
+    ('[database]\nurl = "postgresql://h:x/d"', r"\[database\]: url is"),
+    ('[database]\nurl = "postgresql://[h/d"', r"\[database\]: url is"),
+    ('[database]\nhost = "me@h"', r"\[database\]: host is a name"),
+    ('[web]\nlisten = "http://h:80"', r"\[web\]: listen is"),
     ('[database]\nurl = "postgresql://h/d"\nhost = "h"', r"\[database\]: give either"),
     ("[synchronizer.filter]\nkind = [1]", r"\[synchronizer\.filter\] kind: .*mean \"kinds\""),
     ("[synchronizer.filter]\nkinds = []", r"\[synchronizer\.filter\] kinds: \[\] is wrong"),
@@ -166,6 +170,65 @@ def test_mistakes_are_named(path: Path, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as raised:
         read(path, text)
     assert str(raised.value).startswith(f"{path}: ")
+
+
+def test_a_mark_at_the_beginning(path: Path) -> None:
+    path.write_bytes(b'\xef\xbb\xbf[web]\nlisten = "127.0.0.1:1"\n')
+    assert load(path, Profile.FULL).web.listen == "127.0.0.1:1"
+
+
+# Typed where it does not belong: a setting is shown, a secret is not.
+PASSWORD, NSEC = "correct/horse:st@ple", "nsec1" + 58 * "q"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        '[database]\nurl = "postgresql://me:{}@h/d"',
+        '[database]\nurl = "me:{}@h/d"',
+        '[database]\nurl = "postgresql://h/d?password={}"',
+        '[database]\nhost = "me:{}@h"',
+        '[database]\nport = "{}"',
+        '[networks.tor]\nproxy = "socks5h://me:{}@h:9050"',
+        '[networks.tor]\nproxy = "socks5h://me:{}@h"',
+        '[networks.tor]\nproxy = "me:{}@h:9050"',
+        '[networks.tor]\nwidth = "{}"',
+        '[web]\nlisten = "me:{}@127.0.0.1:80"',
+        '[web]\nlisten = "http://me:{}@127.0.0.1:80"',
+        '[web]\nlisten = "{}"',
+        '[finder.sources.a]\nurl = "https://me:{}@h.com/"',
+        '[finder.sources.a]\nurl = "https://:{}@h.com/"',
+        '[finder.sources.a]\nurl = "https://me:{}@\u2100h.com/"',
+        '[finder.sources.a]\nurl = 3\npath = "https://me:{}@h.com/"',
+        '[finder.sources."https://me:{}@h.com/"]\nurl = 3',
+        '[finder.monitors]\nrelays = ["http://me:{}@h.com/"]',
+        '[finder.monitors]\nrelays = "http://me:{}@h.com/"',
+        '[finder.monitors]\npubkeys = ["{}"]',
+        '[synchronizer.relays."http://me:{}@h.com/"]',
+        '[synchronizer.relays."wss://me:{}@h.com/"]\nsince = "x"',
+        '[synchronizer.relays."wss://me:{}@h.com/"]\nnone = 1',
+        '[synchronizer.relays."wss://h.com/"]\n[synchronizer.relays."wss://me:{}@h.com/"]',
+        '[synchronizer]\nauth = "{}"',
+        "[synchronizer.filter]\nauthors = ['{}']",
+        "[monitor.publish]\nrelays = ['http://me:{}@h.com/']",
+        "[monitor.publish]\ngeohash = '{}'",
+        "[monitor.dns]\nnameservers = ['https://me:{}@h/']",
+        "[manners]\nopt_out = ['wss://me:{}@h.com/']",
+        "[manners]\nper_address = 'https://me:{}@h.com/'",
+        "'{}' = 1",
+    ],
+)
+def test_secrets_in_settings_are_not_repeated(path: Path, setting: str) -> None:
+    for secret in (PASSWORD, NSEC, NSEC.upper(), 32 * "a7"):
+        if secret == PASSWORD and not re.search(r"[:=]\{\}", setting):
+            continue  # nobody could know
+        if secret.startswith("a7") and re.search("pubkeys|authors", setting):
+            continue  # a public key looks like that as well
+        with pytest.raises(ConfigError) as raised:
+            read(path, setting.format(secret))
+        said = without_secrets(str(raised.value))
+        for part in (secret, "correct", "horse", "st@ple", "ple@", "qqqqqq", "QQQQQQ", "a7a7a7"):
+            assert part not in said.replace(str(path), ""), said
 
 
 def test_a_file_that_is_not_there(path: Path) -> None:

@@ -106,6 +106,26 @@ def test_every_module_says_what_lives_there(path: Path) -> None:
     assert re.fullmatch(r"\S[^\n]*(\n[^\n]+)?[.:]", first), f"{path}: {first}"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_text_is_read_or_written_by_the_locale(path: Path) -> None:
+    """An encoding is named, or bytes are meant."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        words = {each.arg: ast.unparse(each.value) for each in node.keywords}
+        if name == "read_text":
+            assert node.args or "encoding" in words, f"{path}:{node.lineno}"
+        elif name == "write_text":
+            assert len(node.args) > 1 or "encoding" in words, f"{path}:{node.lineno}"
+        elif name in ("open", "fdopen", "NamedTemporaryFile", "TemporaryFile"):
+            modes = [each.value for each in node.args if isinstance(each, ast.Constant)]
+            is_binary = any("b" in mode for mode in modes if isinstance(mode, str))
+            is_os = ast.unparse(node.func) == "os.open"
+            assert is_binary or is_os or "encoding" in words, f"{path}:{node.lineno}"
+        assert words.get("text", words.get("universal_newlines")) != "True" or "encoding" in words
+
+
 @pytest.mark.parametrize("name", ["run.txt", "dev.txt"])
 def test_requirements_are_pinned_by_hash(name: str) -> None:
     text = (ROOT / "requirements" / name).read_text()

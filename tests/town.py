@@ -327,7 +327,7 @@ async def build(town: Town) -> dict[str, Callable[[], Any]]:
     await town.many(4, "candidate", "slow", Vices(silent=True))
     await town.many(3, "candidate", "slow", Vices(drip_s=0.3, drips_bytes=True))
     await town.many(4, "candidate", "no-answer", Vices(drop_after_pages=0))
-    await town.many(3, "candidate", "no-answer", Vices(garbage=frozenset({"huge"})))
+    await town.many(3, "relay", "", Vices(garbage=frozenset({"huge"})))
     await town.many(2, "candidate", "no-answer", Vices(garbage=frozenset({"endless"})))
     await town.chat(5, "not-nostr", "hello", "{}")
     await town.chat(3, "no-answer", json.dumps(["NOTICE", "a chat server"]))
@@ -343,7 +343,7 @@ async def build(town: Town) -> dict[str, Callable[[], Any]]:
     await town.servers(2, "slow", silence, scheme="wss")
     await town.servers(3, "slow", drip)
     await town.servers(2, "no-answer", frames(BOMB))
-    await town.servers(2, "no-answer", frames(b"\x89\x00" * 5000))  # pings, and no end of them
+    await town.servers(2, "slow", frames(b"\x89\x00" * 5000))  # pings, and nothing else
 
     await town.many(3, "candidate", "tls-expired", names=None, certificate={"days": -3})
     await town.many(3, "candidate", "tls-wrong-name", names=["another.example"])

@@ -201,7 +201,7 @@ def is_initialised(cluster: Path) -> bool:
 
 def check_version(cluster: Path) -> None:
     """Refuse a cluster of another major version: its files mean something else."""
-    found = (cluster / "PG_VERSION").read_text().strip()
+    found = (cluster / "PG_VERSION").read_text("ascii", "replace").strip()
     done = _run([binary("postgres"), "--version"])
     ours = done.stdout.decode().split()[-1].partition(".")[0]  # postgres (PostgreSQL) 18.6
     if found != ours:
@@ -283,10 +283,10 @@ def write(cluster: Path, files: Mapping[str, str], account: Account) -> None:
             temporary = f"{name}.new"
             _unlink(temporary, directory)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            with open(os.open(temporary, flags, 0o600, dir_fd=directory), "w") as file:  # noqa: PTH123
+            with open(os.open(temporary, flags, 0o600, dir_fd=directory), "wb") as file:  # noqa: PTH123
                 if account.dropping:
                     os.fchown(file.fileno(), account.uid, account.gid)
-                file.write(text)
+                file.write(os.fsencode(text))  # the names of users as the system has them
                 file.flush()
                 os.fsync(file.fileno())
             os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)

@@ -418,7 +418,7 @@ def _processes_of(cluster: Path) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if (entry / "comm").read_text().strip() != "postgres":
+            if (entry / "comm").read_bytes().strip() != b"postgres":
                 continue
             if os.path.samestat((entry / "cwd").stat(), where):
                 found.append(int(entry.name))
@@ -429,7 +429,7 @@ def _processes_of(cluster: Path) -> list[int]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text(errors="replace").split("\n")]
+        return [line.strip() for line in path.read_text("utf-8", "replace").split("\n")]
     except OSError:
         return []
 

@@ -110,7 +110,7 @@ def memory_of(pids: Iterable[int]) -> int:
     pages = 0
     for pid in pids:
         try:
-            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+            pages += int(Path(f"/proc/{pid}/statm").read_bytes().split()[1])
         except (OSError, IndexError):
             continue
     return pages * os.sysconf("SC_PAGE_SIZE")

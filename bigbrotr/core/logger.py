@@ -1,6 +1,8 @@
 """The log: events with fields, one line each, whatever a relay put into them."""
 
+import io
 import json
+import locale
 import logging
 import os
 import re
@@ -13,6 +15,7 @@ from typing import IO, Any
 ROOT = "bigbrotr"
 MAX_VALUE = 1000  # characters of a value; the rest is cut and counted
 PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}  # sd-daemon(3)
+UNSAID = ("ANSI_X3.4-1968", "US-ASCII")  # the charset where no locale is set: UTF-8 will do
 RESERVED = frozenset({"time", "level", "logger", "message", "traceback"})
 
 
@@ -118,6 +121,21 @@ def configure(
     logging.getLogger(ROOT).setLevel(number)
 
 
+def open_up(stream: IO[str]) -> None:
+    """Sees to it that any text can be written to a standard stream: what a terminal cannot show is
+    replaced; a file or a pipe gets UTF-8, as our files are read, whatever the locale."""
+    if not isinstance(stream, io.TextIOWrapper):
+        return
+    if stream.isatty():
+        charset = locale.getencoding()  # Python's UTF-8 mode does not ask it
+        is_known = "PYTHONIOENCODING" not in os.environ and charset not in UNSAID
+        stream.reconfigure(encoding=charset if is_known else None, errors="replace")
+    elif "PYTHONIOENCODING" in os.environ:
+        stream.reconfigure(errors="backslashreplace")
+    else:
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
 def is_journal(stream: IO[str]) -> bool:
     """Whether systemd's journal reads this stream, see JOURNAL_STREAM in systemd.exec(5)."""
     try:
@@ -216,7 +234,13 @@ def json_line(
         line[name] = json_value(value)
     if traceback:
         line["traceback"] = whole(traceback)
-    return json.dumps(line, separators=(", ", ": "))
+    return ascii_json(line)
+
+
+def ascii_json(value: object) -> str:
+    """JSON in printable ASCII: what strangers wrote cannot steer a terminal, and every terminal can
+    show it."""
+    return json.dumps(value, separators=(", ", ": ")).replace("\x7f", "\\u007f")
 
 
 def utc(seconds: float) -> str:

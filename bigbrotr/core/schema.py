@@ -149,7 +149,9 @@ class Schema:
                 )
             before = set(await connection.fetch(KINDS))
             try:
-                await connection.execute((self.folder / DISTRIBUTED).read_text(), timeout=LONG_S)
+                await connection.execute(
+                    (self.folder / DISTRIBUTED).read_text("utf-8"), timeout=LONG_S
+                )
             except asyncpg.PostgresError as error:
                 raise DatabaseError(f"nothing was distributed: {error}") from error
             after = await connection.fetch(KINDS)
@@ -161,9 +163,9 @@ class Schema:
         if ledger is not None:
             for revision, path in self.migrations().items():
                 if revision > ledger.revision:
-                    await connection.execute(path.read_text(), timeout=LONG_S)
+                    await connection.execute(path.read_text("utf-8"), timeout=LONG_S)
         for path in self.files(profile):
-            await connection.execute(path.read_text(), timeout=LONG_S)
+            await connection.execute(path.read_text("utf-8"), timeout=LONG_S)
         await connection.execute(
             "INSERT INTO public.ledger (revision, profile, digest, applied_at)"
             " VALUES ($1, $2, $3, $4)"

@@ -124,7 +124,7 @@ def _groups(proc: Path, cgroup: Path, controller: str) -> Iterator[Path]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return os.fsdecode(path.read_bytes()).strip()
     except OSError:
         return ""
 

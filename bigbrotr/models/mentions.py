@@ -87,12 +87,12 @@ def _carried(content: str) -> Iterable[str]:
         data = decode_bech32(entity)
         # Type 1 is a relay in all of them but nrelay, where it is type 0.
         wanted = 0 if entity.startswith("nrelay") else 1
-        for kind, value in _records(data):
+        for kind, value in records(data):
             if kind == wanted:
                 yield value.decode(errors="replace")
 
 
-def _records(data: bytes) -> Iterable[tuple[int, bytes]]:
+def records(data: bytes) -> Iterable[tuple[int, bytes]]:
     """Type and value of each record: a byte of type, one of length, the value."""
     start = 0
     while start + 2 <= len(data):

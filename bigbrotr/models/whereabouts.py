@@ -9,6 +9,22 @@ from msgspec import Struct
 
 from bigbrotr.models.event import WireEvent
 from bigbrotr.models.filter import Filter
+from bigbrotr.models.mentions import decode_bech32, records
+from bigbrotr.secret import without_secrets
+
+ID_BYTES = 32
+WANTED = "64 hex digits, a note or an nevent"
+BECH32 = re.compile("[a-z]+1[qpzry9x8gf2tvdw0s3jn54khce6mua7l]+")
+MAX_SHOWN = 30  # characters
+AROUND = " \t\r\n\"'`<>()[]{}.,;!?\u200b\u200e\u200f\u2060\ufeff\xa0"  # what comes along
+OTHERS = {  # of NIP-19 (and NIP-49)
+    "npub": "an npub names an author",
+    "nprofile": "an nprofile names an author",
+    "naddr": "an naddr names what an author replaces from time to time, event by event",
+    "nrelay": "an nrelay names a relay",
+    "nsec": "an nsec is a private key, not to be shown to anybody",
+    "ncryptsec": "an ncryptsec is a private key, not to be shown to anybody",
+}
 
 
 class Present(NamedTuple):
@@ -46,24 +62,38 @@ class Proof(Struct):
 
 
 def parse_event_id(text: str) -> bytes:
-    """The id (32 bytes) in 64 hex digits, a note or an nevent (NIP-19), also after `nostr:`.
+    """The id (32 bytes) in 64 hex digits, a note or an nevent (NIP-19), also after `nostr:` or the
+    address of a web page, and in capitals.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is none of these; the reason, which repeats no private key.
     """
-    bare = text.strip().removeprefix("nostr:")
-    if re.fullmatch("[0-9a-fA-F]{64}", bare):
+    # Behind whatever it was a link of; bech32 is the same in capitals, and hex as well.
+    bare = re.split(r"[:/@]", re.split("[?#]", text.strip(AROUND).lower())[0])[-1]
+    if re.fullmatch("[0-9a-f]{64}", bare):
         return bytes.fromhex(bare)
-    import nostr_sdk  # slow to import
-
-    try:
-        if bare.startswith("note1"):
-            return bytes.fromhex(nostr_sdk.EventId.parse(bare).to_hex())
-        if bare.startswith("nevent1"):
-            return bytes.fromhex(nostr_sdk.Nip19Event.from_bech32(bare).event_id().to_hex())
-    except nostr_sdk.NostrSdkError:
-        pass
-    raise ValueError(f"{text[:70]!r} is no event id: 64 hex digits, a note or an nevent")
+    kind = bare.partition("1")[0]
+    if kind in OTHERS:
+        raise ValueError(f"{OTHERS[kind]}, and is no event id: {WANTED}")
+    if kind not in ("note", "nevent"):
+        shown = without_secrets(repr(text))
+        if len(text) > MAX_SHOWN:  # perhaps a key, with one letter too many
+            what = "hex digits" if re.fullmatch("[0-9a-f]+", bare) else "characters"
+            shown = f"a text of {len(bare)} {what}"
+        raise ValueError(f"{shown} is no event id: {WANTED}")
+    data = decode_bech32(bare) if BECH32.fullmatch(bare) else b""
+    if not data:
+        raise ValueError(
+            f"this {kind} is no event id: a letter is missing, wrong or too many (its checksum "
+            "says so)"
+        )
+    # Of an nevent the id alone counts, whatever else it says of relays, author and kind.
+    ids = [data] if kind == "note" else [value for type_, value in records(data) if type_ == 0]
+    if not ids:
+        raise ValueError("this nevent is no event id: there is none in it")
+    if len(ids[0]) != ID_BYTES:
+        raise ValueError(f"this {kind} is no event id: it holds {len(ids[0])} bytes instead of 32")
+    return ids[0]
 
 
 def locate(event: WireEvent | None, rows: Iterable[Mapping[str, Any]]) -> Whereabouts:

@@ -756,7 +756,7 @@ class Paging:
             is_whole = len(times) > shown
         else:  # all that the relay has lies in one second: how much it hands out is not known
             is_whole = max(shown, ties) < self._smallest_clamp
-        if is_whole and answer.end is End.EOSE:
+        if is_whole:  # however the answer ended
             walk.flaw = None
         self._prove_rest(walk, trial.how)
 

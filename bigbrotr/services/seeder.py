@@ -52,8 +52,9 @@ async def read_seeds(path: Path) -> tuple[list[Relay], list[tuple[int, str]]]:
     """
     try:
         data = await anyio.Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"seed file {path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: no path, or none in this locale
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"seed file {path}: {reason}") from None
     relays: dict[str, Relay] = {}
     junk: list[tuple[int, str]] = []
     for number, line in enumerate(data.decode("utf-8-sig", "replace").split("\n"), start=1):

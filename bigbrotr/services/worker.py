@@ -32,7 +32,7 @@ from bigbrotr.config import Config
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.visits import Visit, Wanted
 from bigbrotr.core.defects import Defects, is_outside
-from bigbrotr.core.logger import Logger, configure
+from bigbrotr.core.logger import Logger, configure, open_up
 from bigbrotr.core.pool import Pool
 from bigbrotr.errors import ConfigError, DatabaseError, LeaseLostError, leaves
 from bigbrotr.models.relay import Network, Relay
@@ -354,6 +354,7 @@ def start_process(config: Config, dsn: str | None, lifeline: Pipe, parent: int) 
     for number in NOT_FOR_WORKERS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, NOT_FOR_WORKERS)
+    open_up(sys.stderr)
     configure(config.log.level, config.log.json, sys.stderr)
     _worker = Process(config, dsn, lifeline, parent)
 

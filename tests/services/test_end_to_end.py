@@ -396,13 +396,12 @@ async def test_bad_relays_beside_a_good_one(tmp_path: Path) -> None:
             assert gaps == {
                 "good": set(),
                 "slow": set(),
-                # All of it is here; but an answer with nothing readable in it proves nothing.
-                "litters": {"ignores-filter"},
+                "litters": set(),
                 "never-ends": {"timeout"},
-                "drops": {"cut"},
+                "drops": set(),  # each conversation brings some, and it is asked for the rest
                 "closes": set(),  # after some events each time: it is asked for the rest
                 "lies": {"suspected-empty"},
-                "huge": {"cut"},
+                "huge": set(),
             }
             rejected = {
                 row["reason"]: row["count"]
