@@ -450,9 +450,12 @@ class Reconciliation:
         limit = min(size, self.terms.page_limit, self.visit.limits.get("max_limit", size))
         until = items.created_at(random.randrange(len(items))) if len(items) else span.until - 1
         questions = [self._request(span) | {"until": until, "limit": limit}]
-        hidden = min(HIDDEN, len(absent), self._collector.most_ids)
+        # What it has shown and not named must not be there now: else that was no accident.
+        hidden = set(list(self._strangers)[: self._collector.most_ids])
+        most = min(HIDDEN, len(absent), self._collector.most_ids - len(hidden))
+        hidden.update(items.id(place) for place in random.sample(sorted(absent), most))
         if hidden:
-            ids = [items.id(place).hex() for place in random.sample(sorted(absent), hidden)]
+            ids = [event_id.hex() for event_id in sorted(hidden)]
             questions.append({"ids": ids, "limit": len(ids)})
         at_once = 1 if self.visit.limits.get("max_filters") == 1 else len(questions)
         shown: list[Key] = []

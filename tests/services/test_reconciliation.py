@@ -359,6 +359,28 @@ async def test_liars_are_caught(brotr: Brotr, vices: Vices) -> None:
         assert [row["how"] for row in hows] == ["paging"]
 
 
+async def test_a_liar_is_asked_again_for_what_it_did_not_name(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once: another page, without them, cleared it; and then they were said to be absent."""
+    places = iter(
+        [len(EVENTS) + len(OTHERS) - 1]
+    )  # the first page shows the newest, all others the oldest
+
+    def chosen(most: int) -> int:
+        return next(places, 0) if most >= len(EVENTS) else most - 1
+
+    monkeypatch.setattr(random, "randrange", chosen)
+    monkeypatch.setattr(reconciliation, "TESTED", 8)
+    monkeypatch.setattr(reconciliation, "HIDDEN", 1)
+    await archive(brotr, [*EVENTS, *OTHERS])  # which it has not: few questions meet what it hides
+    vices = Vices(reconciles="honestly", hides=frozenset(ids(EVENTS[-3:])))
+    async with ScriptedRelay(EVENTS, vices) as relay:
+        await visit(brotr, relay)
+        assert await outcome(brotr) == "lies"
+        assert await held(brotr, relay) == ids(EVENTS)
+
+
 async def test_what_a_liar_has_told_before_is_taken_back(
     brotr: Brotr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
