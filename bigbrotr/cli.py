@@ -19,14 +19,15 @@ from bigbrotr import __version__, demo, view
 from bigbrotr.config import Config, LogSettings, Profile, load, show
 from bigbrotr.core import archives, embedded
 from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.defects import refusal
 from bigbrotr.core.embedded import EmbeddedPostgres
 from bigbrotr.core.logger import configure, open_up, printable
 from bigbrotr.core.pool import Pool
-from bigbrotr.core.schema import Schema, read_ledger
-from bigbrotr.errors import BigBrotrError, ConfigError, DatabaseError, SchemaError, leaves
+from bigbrotr.core.schema import Schema, check_server, read_ledger
+from bigbrotr.errors import ConfigError, DatabaseError, SchemaError, leaves
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.models.whereabouts import parse_event_id
-from bigbrotr.secret import read_secret, without_secrets
+from bigbrotr.secret import without_secrets
 from bigbrotr.services.seeder import read_seeds, usable_relays
 from bigbrotr.supervisor import SERVICES, Supervisor
 from bigbrotr.web import health
@@ -36,7 +37,7 @@ exit codes:
   0  done, or stopped as asked
   1  a defect of bigbrotr; the traceback says more. Of `health`: it is not well
   2  the command line or a file says something wrong
-  3  the database cannot be reached
+  3  the database cannot be reached, or refuses
   4  the database is of another revision or profile
   5  a data directory or a port is in use
   6  a service failed too often
@@ -55,9 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (BigBrotrError, BaseExceptionGroup) as error:
+    except (Exception, BaseExceptionGroup) as error:
         causes = leaves(error)
-        known = [cause for cause in causes if isinstance(cause, BigBrotrError)]
+        known = [ours for cause in causes if (ours := refusal(cause)) is not None]
         if len(known) < len(causes):
             raise
         _say(str(known[0]))
@@ -422,9 +423,9 @@ def _db_backup(options: argparse.Namespace) -> int:
     async def work() -> int:
         async with _database(options, may_be_old=True) as brotr:
             size = await anyio.to_thread.run_sync(
-                archives.back_up, brotr.pool.address, options.file
+                archives.back_up, brotr.pool.address, options.file, _client_environment(brotr)
             )
-        print(f"{options.file}: {size:,} bytes")  # noqa: T201
+        print(f"{options.file}: {size:,} bytes, for {archives.readers()}")  # noqa: T201
         return 0
 
     return _loop(work())
@@ -434,9 +435,12 @@ def _db_restore(options: argparse.Namespace) -> int:
     async def work() -> int:
         async with _server(options, is_new=True) as brotr:
             async with brotr.pool.acquire() as connection:
+                await check_server(connection)
                 if await read_ledger(connection) is not None:
                     raise SchemaError("the database holds an archive: restore into an empty one")
-            await anyio.to_thread.run_sync(archives.restore, brotr.pool.address, options.file)
+            await anyio.to_thread.run_sync(
+                archives.restore, brotr.pool.address, options.file, _client_environment(brotr)
+            )
             await _prepare(brotr, options.profile, may_be_old=True)
             await brotr.grant_roles()
             await brotr.analyze()
@@ -447,6 +451,10 @@ def _db_restore(options: argparse.Namespace) -> int:
     return _loop(work())
 
 
+def _client_environment(brotr: Brotr) -> dict[str, str]:
+    return embedded.client_environment(is_embedded=brotr.pool.database.is_embedded)
+
+
 def _db_psql(options: argparse.Namespace) -> int:
     async def work() -> int:
         async with _database(options, may_be_old=True) as brotr:
@@ -454,7 +462,7 @@ def _db_psql(options: argparse.Namespace) -> int:
                 embedded.binary("psql"),
                 brotr.pool.address,
                 *options.words,
-                env={**os.environ, "PGPASSWORD": read_secret("DB_PASSWORD") or ""},
+                env=_client_environment(brotr),
             )
             return await process.wait()
 

@@ -706,9 +706,20 @@ class WebSettings(Section, frozen=True):
         Meta(description='"127.0.0.1:9464" serves /healthz, /readyz, /metrics; none: nothing'),
     ] = None
 
+    hosts: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="names by which it may be asked, besides addresses, localhost, this "
+            "machine's name and that of `listen`: a container's, say"
+        ),
+    ] = ()
+
     def __post_init__(self) -> None:
         if self.listen is not None:
             self.address()
+        for name in self.hosts:
+            if not re.fullmatch(r"[\w.-]{1,253}", name):
+                raise ValueError(f"hosts: {name!r} is no name of a host (without a port)")
 
     def address(self) -> tuple[str, int]:
         """Host and port to listen on."""

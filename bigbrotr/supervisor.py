@@ -238,9 +238,9 @@ class Supervisor:
         if self.config.web.listen is None:
             yield
             return
-        host, port = self.config.web.address()
+        host, _ = self.config.web.address()
         async with health.serve(
-            *(host, port),
+            self.config.web,
             is_alive=self._what_is_stuck,
             is_ready=self._what_is_wrong,
             metrics=self._metrics,

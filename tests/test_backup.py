@@ -1,13 +1,18 @@
 """Backups: an archive that is written into a file and restored elsewhere is the same archive."""
 
-from collections.abc import Awaitable, Callable
+import os
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
+import pytest
 
 from bigbrotr.config import Profile
 from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.cluster import account_of
 from tests.conftest import LOGIN, Databases
 from tests.processes import Archive, Place
 from tests.relays.events import make_event
@@ -98,6 +103,66 @@ async def _is_in_order(connection: "asyncpg.Connection[asyncpg.Record]") -> None
         "SELECT insert_relays(ARRAY['wss://next.example'], ARRAY['clearnet'], ARRAY[1::bigint])"
     )
     assert await connection.fetchval("SELECT max(id) FROM relays") > top
+
+
+@pytest.fixture
+def old_server() -> Iterator[str]:
+    """The address of a database without anything in it, on the system's own, older PostgreSQL."""
+    found = sorted(Path("/usr/lib/postgresql").glob("1[56]/bin/pg_ctl"))
+    if not found:
+        pytest.skip("no PostgreSQL 15 or 16 (Debian: postgresql)")
+    with TemporaryDirectory(prefix="bigbrotr-old-") as place:
+        account = account_of(Path(place))
+        os.chown(place, account.uid, account.gid)
+
+        def control(*words: str) -> None:
+            command = [str(found[-1]), "-D", f"{place}/data", "-s", *words]
+            null = subprocess.DEVNULL
+            subprocess.run(command, check=True, cwd="/", stdout=null, **account.dropping)
+
+        control("init", "-o", "-U bigbrotr -A trust -E UTF8 --locale=C --no-sync")
+        settings = f"-c listen_addresses= -c fsync=off -c unix_socket_directories={place}"
+        control("start", "-w", "-l", f"{place}/log", "-o", settings)
+        try:
+            yield f"postgresql://bigbrotr@/postgres?host={place}"
+        finally:
+            control("stop", "-m", "fast")
+
+
+async def test_move_to_an_older_server(old_server: str, tmp_path: Path) -> None:
+    """And on from there; other tools say no, and we say whose turn it is."""
+    file = tmp_path / "archive.dump"
+    async with ScriptedRelay(EVENTS) as relay:
+        place = Place(tmp_path / "place", [relay.url])
+        await place.run_once()
+    done = await place.call("db", "backup", str(file))
+    assert (done.code, "pg_restore of 17 or newer" in done.out) == (0, True)
+    there = Place(tmp_path / "there", more=f'[database]\nurl = "{old_server}"\n')
+    broken = tmp_path / "broken.dump"
+    broken.write_bytes(file.read_bytes()[:-2000])
+    done = await there.call("db", "restore", str(broken))
+    assert (done.code, "pg_restore" in done.sentence) == (3, True)
+    assert (await there.call("status")).code == 4  # there is nothing: all was rolled back
+    done = await there.call("db", "restore", str(file))
+    assert (done.code, done.out) == (0, "restored 12 events\n"), done.err
+    async with place.database() as connection:
+        before = await Archive.read(connection)
+    connection = await asyncpg.connect(old_server)
+    assert await connection.fetchval("SHOW server_version_num") < "170000"
+    assert await Archive.read(connection) == before
+    await _is_in_order(connection)
+    await connection.close()
+    async with there.start("--once", "--only", "seeder") as running:
+        assert await running.wait() == 0, running.err
+
+
+async def test_a_backup_of_a_newer_release(tmp_path: Path) -> None:
+    place = Place(tmp_path / "place")
+    file = tmp_path / "newer.dump"
+    file.write_bytes(b"PGDMP\x01\x63\x00\x04\x08\x01" + bytes(100))
+    done = await place.call("db", "restore", str(file))
+    assert done.code == 3
+    assert "a newer release than this one, which brings pg_restore (PostgreSQL) 18" in done.sentence
 
 
 async def test_what_is_no_backup(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pty
 import re
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -23,8 +24,10 @@ import asyncpg
 import pytest
 
 from bigbrotr.cli import main
+from bigbrotr.config import WebSettings
 from bigbrotr.core.embedded import EmbeddedPostgres, binary
 from bigbrotr.core.schema import Schema
+from bigbrotr.web.health import is_ours
 from tests.processes import Place, call, environment, until
 from tests.relays.events import make_event
 from tests.relays.real import free_port
@@ -94,6 +97,36 @@ async def test_help_everywhere(command: str) -> None:
 async def test_version_and_nothing() -> None:
     assert re.fullmatch(r"bigbrotr \d+\.\d+\.\d+\n", (await call("--version")).out)
     assert (await call()).code == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "is_known"),
+    [
+        ("127.0.0.1:9464", True),
+        ("203.0.113.7", True),
+        ("[::1]:9464", True),
+        ("[fe80::1%eth0]", True),
+        ("localhost", True),
+        ("LocalHost.:9464", True),
+        (socket.gethostname(), True),
+        ("listens.example:1", True),
+        ("named.example", True),
+        ("evil.example", False),
+        ("localhost.evil.example", False),
+        ("xlisten.example", False),
+        ("sub.named.example", False),
+        ("evil", False),
+        ("127.0.0.1.evil.example", False),
+        ("evil.example#@localhost", False),
+        ("evil.example/@localhost", False),
+        ("[::1", False),
+        (":80", False),
+        (".", False),
+    ],
+)
+def test_whose_name_is_ours(host: str, is_known: bool) -> None:
+    settings = WebSettings("listens.example:9464", hosts=("named.example",))
+    assert is_ours(host, settings) is is_known
 
 
 # On a terminal, or where text is not UTF-8
@@ -663,9 +696,10 @@ async def test_reader_of_our_output_goes_away() -> None:
 # Health
 
 
-def ask(url: str) -> tuple[int, str]:
+def ask(url: str, host: str | None = None) -> tuple[int, str]:
+    request = urllib.request.Request(url, headers={"Host": host} if host else {})
     try:
-        with urllib.request.urlopen(url, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status, answer.read().decode()
     except HTTPError as error:
         with error:
@@ -674,13 +708,22 @@ def ask(url: str) -> tuple[int, str]:
 
 async def test_health(tmp_path: Path) -> None:
     port = free_port()
-    place = Place(tmp_path / "place", more=f'[web]\nlisten = "127.0.0.1:{port}"\n')
+    hosts = 'hosts = ["Archive.example"]'
+    place = Place(tmp_path / "place", more=f'[web]\nlisten = "127.0.0.1:{port}"\n{hosts}\n')
     url = f"http://127.0.0.1:{port}"
     async with place.start() as running:
         await running.says("ready")
         assert await asyncio.to_thread(ask, f"{url}/healthz") == (200, "ok\n")
         assert await asyncio.to_thread(ask, f"{url}/readyz") == (200, "ok\n")
         assert (await asyncio.to_thread(ask, f"{url}/other"))[0] == 404
+        # A page of a stranger, whose name leads here, reads nothing.
+        for path in ("healthz", "readyz", "metrics", "other"):
+            code, words = await asyncio.to_thread(ask, f"{url}/{path}", f"evil.example:{port}")
+            assert (code, "[web] hosts" in words, "bigbrotr_" in words) == (421, True, False)
+        for host in (f"localhost:{port}", "[::1]", "archive.example", "ARCHIVE.example.:80"):
+            assert (await asyncio.to_thread(ask, f"{url}/healthz", host)) == (200, "ok\n")
+        done = await place.call("health")
+        assert (done.code, done.out) == (0, "ok\n")
         async with place.look() as connection:
             await connection.execute("INSERT INTO ledger VALUES (99, 'full', 'x', 0)")
             code, words = await asyncio.to_thread(ask, f"{url}/readyz")

@@ -21,6 +21,7 @@ import yaml  # type: ignore[import-untyped]
 
 from bigbrotr.config import Config, decode, read_toml
 from bigbrotr.core.cluster import Account, account_of, binary, make_reachable
+from bigbrotr.web.health import is_ours
 from tests.processes import Place, until
 from tests.relays.real import free_port
 
@@ -84,6 +85,8 @@ def test_settings_of_bigbrotr(monkeypatch: pytest.MonkeyPatch) -> None:
     bouncer = dict(re.findall(r"(?m)^(\w+) = (.+)$", content("pgbouncer")))
     assert (place.hostname, str(place.port)) == ("pgbouncer", bouncer["listen_port"])
     assert place.path == "/bigbrotr"
+    prometheus = yaml.safe_load(content("prometheus"))["scrape_configs"][0]["static_configs"][0]
+    assert all(is_ours(target, config.web) for target in prometheus["targets"])
     proxy = urllib.parse.urlsplit(config.networks.tor.proxy)
     assert proxy.hostname in SERVICES
     assert f"0.0.0.0:{proxy.port}" in SERVICES["tor"]["command"]

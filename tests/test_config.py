@@ -96,6 +96,7 @@ MISTAKES = [
     ('[database]\nurl = "postgresql://[h/d"', r"\[database\]: url is"),
     ('[database]\nhost = "me@h"', r"\[database\]: host is a name"),
     ('[web]\nlisten = "http://h:80"', r"\[web\]: listen is"),
+    ('[web]\nhosts = ["h:80"]', r"\[web\]: hosts: 'h:80' is no name of a host"),
     ('[database]\nurl = "postgresql://h/d"\nhost = "h"', r"\[database\]: give either"),
     ("[synchronizer.filter]\nkind = [1]", r"\[synchronizer\.filter\] kind: .*mean \"kinds\""),
     ("[synchronizer.filter]\nkinds = []", r"\[synchronizer\.filter\] kinds: \[\] is wrong"),

@@ -22,7 +22,7 @@ from bigbrotr.nostr.contact import UNANSWERED
 from bigbrotr.nostr.delivery import Outcome
 from bigbrotr.nostr.examination import Verdict
 from bigbrotr.nostr.fetch import Fault
-from bigbrotr.nostr.paging import GapReason
+from bigbrotr.nostr.questions import GapReason
 from bigbrotr.nostr.reach import Failure
 from bigbrotr.services.call import Ending
 from bigbrotr.services.finder import OK, SOURCES, Remark

@@ -8,7 +8,7 @@ from typing import TypeVar
 import asyncpg
 
 from bigbrotr.core.logger import Logger
-from bigbrotr.errors import BigBrotrError, leaves
+from bigbrotr.errors import BigBrotrError, DatabaseError, leaves
 
 T = TypeVar("T")
 
@@ -24,6 +24,11 @@ POISON = (
     ValueError,  # asyncpg's own errors of data are some
     TypeError,
 )
+
+
+# Classes of SQLSTATE: connections, transactions that may not be or collide, roles, databases, room,
+# locks, somebody who intervenes, the system.
+NOT_NOW = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58"})
 
 
 class Defects:
@@ -69,6 +74,40 @@ def _is_outside(error: BaseException) -> bool:
     if isinstance(error, OSError | asyncpg.InternalClientError):
         return any(module.startswith(DATABASE) for module in _modules(error.__traceback__))
     return False
+
+
+def refusal(error: BaseException) -> BigBrotrError | None:
+    """What keeps a command from its work, as an error of ours in a sentence; None for a defect.
+
+    The database is asked the same by everybody: what it does not know is our fault, what it does
+    not allow, or not now, is not.
+    """
+    if isinstance(error, BigBrotrError):
+        return error
+    words = str(error).split("\n")[0] or type(error).__name__
+    if isinstance(error, asyncpg.PostgresError):
+        if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+            return DatabaseError(
+                f"the database is read-only, as a standby is, or by its settings: {words}"
+            )
+        if isinstance(error, asyncpg.InsufficientPrivilegeError):
+            return DatabaseError(
+                f"the role may not do that: {words}; `bigbrotr db roles`, by the owner of the "
+                "database, makes roles that may"
+            )
+        if isinstance(error, asyncpg.QueryCanceledError):
+            return DatabaseError(
+                f"the server cut a statement short: {words}; a statement_timeout is not needed, "
+                "bigbrotr has bounds of its own"
+            )
+        if (error.sqlstate or "")[:2] in NOT_NOW:
+            return DatabaseError(f"the database refuses: {words}")
+        return None
+    if isinstance(error, TimeoutError) and is_outside(error):
+        return DatabaseError("the database did not answer in time")
+    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | OSError):
+        return DatabaseError(f"the database is gone: {words}") if is_outside(error) else None
+    return None
 
 
 def _modules(traceback: TracebackType | None) -> list[str]:

@@ -18,10 +18,10 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import quote
 
 import anyio
@@ -32,8 +32,28 @@ from bigbrotr.core import cluster as clusters
 from bigbrotr.core.cluster import ROLE, Account, binary
 from bigbrotr.core.tuning import available_cpus, available_memory, settings, shared_memory
 from bigbrotr.errors import BigBrotrError, BusyError, ConfigError, DatabaseError
+from bigbrotr.secret import read_secret
 
-__all__ = ["EmbeddedPostgres", "binary", "default_data_dir", "running", "settings"]
+__all__ = [
+    "BY_ITSELF",
+    "EmbeddedPostgres",
+    "binary",
+    "client_environment",
+    "default_data_dir",
+    "running",
+    "settings",
+]
+
+# Said of each connection: asyncpg takes what it is not told from PGSSLMODE and its like, which are
+# about another server, and from the files of libpq.
+BY_ITSELF: Mapping[str, Any] = {
+    "ssl": False,
+    "direct_tls": False,
+    "target_session_attrs": "any",
+    "krbsrvname": "postgres",
+    "gsslib": "gssapi",
+}
+NO_FILE = "/dev/null/none"
 
 PORT = 5432  # only a part of the socket's name
 SOCKET_PATH_BYTES = 107  # of sun_path, without the final NUL
@@ -56,6 +76,17 @@ def default_data_dir() -> Path:
     if not base.is_absolute():  # the specification wants relative ones ignored
         base = Path.home() / ".local" / "share"
     return base / "bigbrotr"
+
+
+def client_environment(*, is_embedded: bool) -> dict[str, str]:
+    """What psql, pg_dump and their like get of our environment: none of libpq's variables where the
+    server is ours, and the password from where we have it, never from ~/.pgpass."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not (is_embedded and re.match("PG[A-Z]", name))
+    }
+    return kept | {"PGPASSWORD": read_secret("DB_PASSWORD") or "", "PGPASSFILE": NO_FILE}
 
 
 def running(data_dir: Path) -> int | None:
@@ -359,7 +390,13 @@ class EmbeddedPostgres:
     async def _create_database(self) -> None:
         try:
             connection = await asyncpg.connect(
-                host=str(self.socket_dir), port=PORT, user=ROLE, database="postgres", timeout=60
+                host=str(self.socket_dir),
+                port=PORT,
+                user=ROLE,
+                database="postgres",
+                password="",
+                timeout=60,
+                **BY_ITSELF,
             )
             try:
                 if not await connection.fetchval(

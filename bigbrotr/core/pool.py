@@ -19,9 +19,9 @@ from bigbrotr.config import (
     decode,
     read_toml,
 )
-from bigbrotr.core.embedded import EmbeddedPostgres, default_data_dir
+from bigbrotr.core.embedded import BY_ITSELF, EmbeddedPostgres, default_data_dir
 from bigbrotr.core.logger import Logger
-from bigbrotr.errors import DatabaseError
+from bigbrotr.errors import ConfigError, DatabaseError
 from bigbrotr.secret import read_secret
 
 CLOSE_S = 5.0  # until connections in use are cut
@@ -136,6 +136,11 @@ class Pool:
         for attempt in range(1, retry.max_attempts + 1):
             try:
                 self._pool = await self._open()
+            except ValueError as error:  # what asyncpg finds in the URL, or in a variable of libpq
+                raise ConfigError(
+                    f"cannot connect to PostgreSQL at {self.place}, as [database] or a variable of "
+                    f"libpq (PGSSLMODE and the like) says: {_in_words(error)}"
+                ) from None
             except _FAILURES as error:
                 if isinstance(error, _FINAL) or attempt == retry.max_attempts:
                     times = "1 attempt" if attempt == 1 else f"{attempt} attempts"
@@ -170,6 +175,7 @@ class Pool:
             statement_cache_size=0 if self.settings.pgbouncer else 100,
             server_settings=session,
             reset=_leave_as_it_is,
+            **(BY_ITSELF if self.database.is_embedded else {}),
         )
 
     async def close(self) -> None:

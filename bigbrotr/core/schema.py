@@ -74,9 +74,7 @@ class Schema:
 
     async def check(self, connection: Connection, profile: Profile) -> Ledger | None:
         """The database's ledger, None in an empty database; refuses what this release can't use."""
-        version = int(await connection.fetchval("SHOW server_version_num")) // 10_000
-        if version < OLDEST_SERVER:
-            raise SchemaError(f"PostgreSQL {version} is too old: bigbrotr needs {OLDEST_SERVER}")
+        await check_server(connection)
         ledger = await read_ledger(connection)
         if ledger is None:
             foreign = await connection.fetchval(
@@ -175,6 +173,22 @@ class Schema:
             profile.value,
             self.digest(profile),
             now,
+        )
+
+
+async def check_server(connection: Connection) -> None:
+    """Refuses a server or database, with SchemaError, that could not hold an archive."""
+    row = await connection.fetchrow(
+        "SELECT current_setting('server_version_num')::int / 10000 AS version,"
+        " current_setting('server_encoding') AS encoding"
+    )
+    assert row is not None
+    if row["version"] < OLDEST_SERVER:
+        raise SchemaError(f"PostgreSQL {row['version']} is too old: bigbrotr needs {OLDEST_SERVER}")
+    if row["encoding"] != "UTF8":
+        raise SchemaError(
+            f"the database is encoded in {row['encoding']}, which cannot hold every event: make "
+            "one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
         )
 
 

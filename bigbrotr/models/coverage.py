@@ -1,5 +1,6 @@
 """Coverage: spans of time, what proves them complete, and the gaps that remain."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -32,3 +33,38 @@ class Gap(NamedTuple):
     span: Span
     reason: str
     detail: str
+
+
+def second_of(created_at: int) -> Span:
+    """The second in which an event was created."""
+    return Span(created_at, created_at + 1)
+
+
+def merge(spans: Iterable[Span]) -> list[Span]:
+    """The same seconds as sorted, disjoint spans that do not touch; empty ones are dropped."""
+    merged: list[Span] = []
+    for span in sorted(spans):
+        if span.since >= span.until:
+            continue
+        if merged and span.since <= merged[-1].until:
+            merged[-1] = Span(merged[-1].since, max(merged[-1].until, span.until))
+        else:
+            merged.append(span)
+    return merged
+
+
+def uncovered(wanted: Span, covered: Iterable[Span]) -> list[Span]:
+    """The parts of `wanted` that no span of `covered` contains, oldest first."""
+    left: list[Span] = []
+    since = wanted.since
+    for span in merge(covered):
+        if span.until <= since:
+            continue
+        if span.since >= wanted.until:
+            break
+        if span.since > since:
+            left.append(Span(since, span.since))
+        since = span.until
+    if since < wanted.until:
+        left.append(Span(since, wanted.until))
+    return left

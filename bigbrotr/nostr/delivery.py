@@ -12,7 +12,7 @@ from bigbrotr.nostr.contact import FRAME_BYTES, prefix_of
 from bigbrotr.nostr.dial import dial
 from bigbrotr.nostr.manners import Manners
 from bigbrotr.nostr.message import Ok
-from bigbrotr.nostr.paging import End
+from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.reach import Unreached
 from bigbrotr.nostr.session import GRACE_S, Bounds, Session, Verdicts
 

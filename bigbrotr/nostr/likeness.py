@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from bigbrotr.models.event import Event
-from bigbrotr.nostr.paging import End
+from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.session import Page
 
 LOOKS = 6  # at other times than the newest, where there is something ...

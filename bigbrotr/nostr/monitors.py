@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from bigbrotr.models.coverage import Span
 from bigbrotr.models.event import Event, WireEvent
 from bigbrotr.models.mentions import mentioned
-from bigbrotr.nostr.paging import Answer, GapReason, Paging, Progress, Span
+from bigbrotr.nostr.paging import Paging
+from bigbrotr.nostr.questions import Answer, GapReason, Progress
 from bigbrotr.nostr.session import Page
 
 DISCOVERY = 30166  # one monitor's word on one relay, whose URL stands in `d`

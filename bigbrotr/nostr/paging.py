@@ -23,31 +23,23 @@ asked for, whether `finish` was true, whether a second that stands alone was cut
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, StrEnum
+from enum import Enum
 from itertools import pairwise
 from statistics import median
 from typing import NamedTuple, Self
 
-from msgspec import Struct
-
-from bigbrotr.models.coverage import Gap, How, Proof, Span
-
-__all__ = [  # what callers need: the spans and gaps are those of the models
-    "Answer",
-    "Ask",
-    "End",
-    "Gap",
-    "GapReason",
-    "Habits",
-    "How",
-    "Paging",
-    "Probe",
-    "Progress",
-    "Proof",
-    "Span",
-    "merge",
-    "uncovered",
-]
+from bigbrotr.models.coverage import Gap, How, Proof, Span, merge, second_of, uncovered
+from bigbrotr.nostr.questions import (
+    WHENEVER,
+    Answer,
+    Ask,
+    End,
+    GapReason,
+    Habits,
+    Pending,
+    Probe,
+    Progress,
+)
 
 PAGE = 500  # strfry and most relays clamp here; asking for more hides the clamp
 SMALLEST_CLAMP = 10  # a page below this was not cut short, as far as one page alone can tell
@@ -61,169 +53,14 @@ SPARE_ASKS = 64  # the fuse: this many asks, and ASKS_PER_EVENT more for each ev
 ASKS_PER_EVENT = 16
 
 
-class Probe(Enum):
-    """A question beside the walk, which tests what the walk goes by."""
-
-    # Does the relay show anything at all? Whatever its time, ...
-    ANY = "any"  # ... as wanted
-    KINDS = "kinds"  # ... of common kinds
-    KNOWN = "known"  # ... by authors, or with ids, that are known from elsewhere
-    # Was a second, in which alone the last page lay, shown whole?
-    BEHIND = "behind"  # does a page show it, and what lies behind it?
-    PAST = "past"  # does anything lie behind it?
-    ROOM = "room"  # does a page hold more, with what lies before it?
-    # Is a relay's word worth something?
-    AGAIN = "again"  # a part of a page
-    PART = "part"  # a part of that part
-    FINISH = "finish"  # is there really nothing older?
-
-
 BESIDE = frozenset({Probe.AGAIN, Probe.PART, Probe.BEHIND, Probe.PAST, Probe.ROOM})
-WHENEVER = frozenset({Probe.ANY, Probe.KINDS, Probe.KNOWN})
-
-
-class Ask(NamedTuple):
-    """One question: both ends included, as in NIP-01; `until` None is no upper bound.
-
-    `probe` is what it is for, if it is none of the walk's own. Those `WHENEVER` have no bounds of
-    time; KINDS and KNOWN have conditions on top.
-    """
-
-    since: int
-    until: int | None
-    limit: int
-    probe: Probe | None = None
-
-
-class End(Enum):
-    """How an answer ended."""
-
-    EOSE = "eose"
-    CLOSED = "closed"  # by the relay, with a reason
-    TIMEOUT = "timeout"  # silence
-    CUT = "cut"  # the connection was lost
-    OVERSIZE = "oversize"  # more bytes than we accept
-
-
-class GapReason(StrEnum):
-    """Why a span could not be proven complete."""
-
-    TIMEOUT = "timeout"
-    CLOSED = "closed"
-    CUT = "cut"
-    OVERSIZE = "oversize"
-    OVERFLOW = "overflow"  # more events in one second than the relay hands out
-    IGNORES_FILTER = "ignores-filter"
-    DISORDER = "disorder"
-    SUSPECTED_EMPTY = "suspected-empty"
-    MALFORMED = "malformed"  # nothing came but what is no event
-    LATE = "late"  # events came after the relay had said that there were no more
-
-
-class Answer(Struct, frozen=True):
-    """What came back for one `Ask`.
-
-    `created_ats` are those of the distinct events that match the filter, in order of arrival. Their
-    ids are proven by hash; a few are only what the relay says of events that are not valid, or too
-    large (`oversized`): they took a place in the page as well. `off_filter` counts events that do
-    not match, `malformed` those without a time, `repeats` those that had come before in the page.
-    `finish` and `more` are NIP-67's; `more` also stands for hints that nobody knows.
-    """
-
-    created_ats: Sequence[int]
-    end: End
-    off_filter: int = 0
-    malformed: int = 0
-    repeats: int = 0
-    oversized: Sequence[int] = ()
-    reason: str = ""
-    finish: bool = False
-    more: bool = False
-    elapsed_s: float = 0.0
-
-
-class Progress(Struct, frozen=True):
-    """What became certain: disjoint spans, in no particular order.
-
-    `retracted` is what this walk has said something of before, and takes back.
-    """
-
-    proven: list[Proof]
-    gaps: list[Gap]
-    retracted: Sequence[Span] = ()
-
-
-class Pending(Struct, frozen=True, omit_defaults=True):
-    """What the last pages of a walk have shown that was interrupted then: the next answer, below
-    it, decides whether it is complete. With `alone`, its oldest second has so many events, which
-    were a page of their own."""
-
-    since: int
-    until: int
-    alone: int = 0
-
-    @property
-    def span(self) -> Span:
-        """The seconds that were shown."""
-        return Span(self.since, self.until)
-
-
-class Habits(Struct, frozen=True, omit_defaults=True):
-    """What earlier walks over the same relay taught, for the next one."""
-
-    newest_first: bool = False
-    oldest_first: bool = False
-    until_excluded: bool = False  # it takes `until` for the first second that is not wanted
-    disorderly: bool = False  # it has no order that one can go by
-    is_open: bool = False  # it has shown events to whoever asks
-    pinned: int = 0  # events that it adds to each answer, whatever was asked for
-    finishes: int = 0  # how often its `finish` was found true; -1: it was not
-    checks: int = 0  # how often a part of a page was found to be what the page had shown
-    pending: "Pending | None" = None
-
-
 TOO_LARGE = (GapReason.OVERSIZE, "an event that is too large")
-
-
-def second_of(created_at: int) -> Span:
-    """The second in which an event was created."""
-    return Span(created_at, created_at + 1)
 
 
 def lone(span: Span, events: int) -> Gap:
     """What a second is with so many events, and nothing beside them in the page, if more follow."""
     words = f"{events} events in one second, and the page ended with them"
     return Gap(span, GapReason.OVERFLOW, words)
-
-
-def merge(spans: Iterable[Span]) -> list[Span]:
-    """The same seconds as sorted, disjoint spans that do not touch; empty ones are dropped."""
-    merged: list[Span] = []
-    for span in sorted(spans):
-        if span.since >= span.until:
-            continue
-        if merged and span.since <= merged[-1].until:
-            merged[-1] = Span(merged[-1].since, max(merged[-1].until, span.until))
-        else:
-            merged.append(span)
-    return merged
-
-
-def uncovered(wanted: Span, covered: Iterable[Span]) -> list[Span]:
-    """The parts of `wanted` that no span of `covered` contains, oldest first."""
-    left: list[Span] = []
-    since = wanted.since
-    for span in merge(covered):
-        if span.until <= since:
-            continue
-        if span.since >= wanted.until:
-            break
-        if span.since > since:
-            left.append(Span(since, span.since))
-        since = span.until
-    if since < wanted.until:
-        left.append(Span(since, wanted.until))
-    return left
 
 
 class Order(Enum):

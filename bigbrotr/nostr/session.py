@@ -27,7 +27,7 @@ from bigbrotr.nostr.message import (
     Ok,
     TooLarge,
 )
-from bigbrotr.nostr.paging import End
+from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.stream import DisconnectedError, Stream
 from bigbrotr.nostr.websocket import FRAME_COST
 

@@ -13,24 +13,14 @@ from msgspec.structs import replace
 from bigbrotr.config import Config, SynchronizerSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.visits import Patience, Visit
-from bigbrotr.models.coverage import Gap, How, Proof, Span
+from bigbrotr.models.coverage import Gap, How, Proof, Span, merge, uncovered
 from bigbrotr.models.event import Event, WireEvent
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Signer
 from bigbrotr.nostr.dial import dial
 from bigbrotr.nostr.manners import Manners
-from bigbrotr.nostr.paging import (
-    Answer,
-    Ask,
-    End,
-    GapReason,
-    Habits,
-    Paging,
-    Probe,
-    Progress,
-    merge,
-    uncovered,
-)
+from bigbrotr.nostr.paging import Paging
+from bigbrotr.nostr.questions import Answer, Ask, End, GapReason, Habits, Probe, Progress
 from bigbrotr.nostr.reach import Failure, Unreached
 from bigbrotr.nostr.session import Bounds, Page, Session
 from bigbrotr.nostr.stream import Stream

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from bigbrotr.models.coverage import Span
-from bigbrotr.nostr.paging import Ask, End, Progress
+from bigbrotr.nostr.questions import Ask, End, Progress
 from bigbrotr.nostr.session import Bounds, Page, Session
 from bigbrotr.services.intake import Haul, Intake, Report, sift
 

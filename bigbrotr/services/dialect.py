@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from bigbrotr.config import Terms
 from bigbrotr.models.coverage import Gap
-from bigbrotr.nostr.paging import WHENEVER, Ask, GapReason, Habits, Probe
+from bigbrotr.nostr.questions import WHENEVER, Ask, GapReason, Habits, Probe
 
 NARROW_KINDS = (0, 1, 3, 10002)  # what any relay with users holds
 # What is asked for at a relay that wants to be told kinds: all that are in common use.

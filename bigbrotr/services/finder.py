@@ -26,7 +26,7 @@ from bigbrotr.nostr.dial import dial
 from bigbrotr.nostr.fetch import Fault, Unfetched, fetch
 from bigbrotr.nostr.manners import Manners, manners_of
 from bigbrotr.nostr.monitors import MonitorReading
-from bigbrotr.nostr.paging import GapReason
+from bigbrotr.nostr.questions import GapReason
 from bigbrotr.nostr.reach import Failure, Unreached
 from bigbrotr.nostr.session import Bounds, Session
 

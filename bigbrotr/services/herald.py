@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import anyio
 import msgspec
@@ -12,6 +12,7 @@ import msgspec
 from bigbrotr.config import MonitorSettings, Networks
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.monitoring import DueCheck, Letter, Post
+from bigbrotr.core.defects import Defects, is_outside, one_by_one
 from bigbrotr.core.logger import Logger
 from bigbrotr.models.keys import Keys
 from bigbrotr.models.nip66 import ANNOUNCEMENT, DISCOVERY, Announcement, Tags, relay_list_tags
@@ -26,6 +27,15 @@ MEMORY = ("monitor", "introduced")  # where service data says what it has said
 TARGETS = 50  # relays that are delivered to at once
 LETTERS = 500  # that are claimed at once
 IDLE_S = 0.5  # between looks into the outbox while relays are examined
+
+
+class Settled(NamedTuple):
+    """What became of a letter, as it is recorded."""
+
+    letter: Letter
+    outcome: Outcome
+    reason: str
+    detail: str
 
 
 class Herald:
@@ -50,6 +60,7 @@ class Herald:
         self._keys = keys
         self._owner = owner
         self._log = Logger("monitor")
+        self._defects = Defects(self._log)
 
     def word(self, due: DueCheck, found: Examination, now: int) -> tuple[bytes | None, list[Post]]:
         """The 30166 of a relay that is up, if it says something new or the last one is old."""
@@ -139,18 +150,37 @@ class Herald:
             by_target.setdefault(letter.target, []).append(letter)
 
         async def one(target: str, batch: list[Letter]) -> None:
-            by_id = {msgspec.json.decode(letter.event)["id"]: letter for letter in batch}
-            offered = {event_id: letter.event.encode() for event_id, letter in by_id.items()}
-            found = await self._offer(Relay(target), offered)
-            settled = [(letter, *found[event_id]) for event_id, letter in by_id.items()]
-            await self._brotr.settle_letters(settled, self._settings.publish.max_attempts)
-            outcomes = Counter(str(delivery.outcome) for delivery in found.values())
+            try:
+                settled = await self._hand_to(Relay(target), batch)
+            except Exception as error:  # this target's, and nobody else's
+                if is_outside(error):
+                    raise
+                words = self._defects.note(error, relay=target)
+                settled = [Settled(letter, "failed", "defect", words) for letter in batch]
+            await one_by_one(settled, self._settle, self._instead)
+            outcomes = Counter(str(each.outcome) for each in settled)
             self.offered.update(outcomes)
             self._log.info("published", relay=target, **outcomes)
 
         async with anyio.create_task_group() as group:
             for target, batch in by_target.items():
                 group.start_soon(one, target, batch)
+
+    async def _settle(self, settled: Sequence[Settled]) -> None:
+        await self._brotr.settle_letters(settled, self._settings.publish.max_attempts)
+
+    def _instead(self, settled: Settled, error: Exception) -> Settled | None:
+        """What is recorded where the database refuses what was to be."""
+        if settled.reason == "defect":
+            return None
+        words = self._defects.note(error, relay=settled.letter.target)
+        return Settled(settled.letter, "failed", "defect", words)
+
+    async def _hand_to(self, relay: Relay, batch: Sequence[Letter]) -> list[Settled]:
+        by_id = {msgspec.json.decode(letter.event)["id"]: letter for letter in batch}
+        offered = {event_id: letter.event.encode() for event_id, letter in by_id.items()}
+        found = await self._offer(relay, offered)
+        return [Settled(letter, *found[event_id]) for event_id, letter in by_id.items()]
 
     async def _offer(self, relay: Relay, offered: dict[str, bytes]) -> dict[str, Delivery]:
         link = self._networks.link(relay.network)

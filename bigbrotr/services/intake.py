@@ -13,7 +13,7 @@ from bigbrotr.core.calls.events import Rejected
 from bigbrotr.core.calls.visits import Visit
 from bigbrotr.models.event import MAX_CREATED_AT, Event, WireEvent, wire_id
 from bigbrotr.nostr.message import HINTS, claimed_time
-from bigbrotr.nostr.paging import Answer, Ask, Progress
+from bigbrotr.nostr.questions import Answer, Ask, Progress
 from bigbrotr.nostr.session import Page
 
 REASONS = ("malformed", "bad id", "bad signature", "too large")  # why events are rejected

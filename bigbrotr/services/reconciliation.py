@@ -24,7 +24,7 @@ from bigbrotr.nostr.negentropy import (
     TooManyNeededError,
     is_settled,
 )
-from bigbrotr.nostr.paging import End
+from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.session import Bounds, Page, Session, Talk
 from bigbrotr.services.collector import (
     ENVELOPE_BYTES,

@@ -5,8 +5,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
-from bigbrotr.models.coverage import Proof, Span
-from bigbrotr.nostr.paging import merge, uncovered
+from bigbrotr.models.coverage import Proof, Span, merge, uncovered
 from bigbrotr.services.intake import Intake, Report
 
 MOST_SHOWN = 50_000  # keys that are remembered, 150 bytes each: pages that nothing proves yet

@@ -19,7 +19,7 @@ from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.dial import dial
 from bigbrotr.nostr.likeness import Ask, Look, is_alike, newest
 from bigbrotr.nostr.manners import Manners, manners_of
-from bigbrotr.nostr.paging import End
+from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.reach import (
     OFFLINE_SAMPLE,
     OURS,

@@ -1,11 +1,15 @@
 """What is served over HTTP: /healthz (the process goes on), /readyz (it can work), /metrics."""
 
 import http.client
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from bigbrotr.config import WebSettings
 from bigbrotr.errors import BusyError
 
 ASK_S = 15.0  # longer than any of these answers takes
@@ -17,9 +21,10 @@ Metrics = Callable[[], Awaitable[tuple[bytes, str]]]  # the page and its content
 
 @asynccontextmanager
 async def serve(
-    host: str, port: int, *, is_alive: Check, is_ready: Check, metrics: Metrics
+    settings: WebSettings, *, is_alive: Check, is_ready: Check, metrics: Metrics
 ) -> AsyncIterator[int]:
-    """Serves all for the length of the block; yields the port, which is chosen when `port` is 0.
+    """Serves all for the length of the block, on the settings' address and to those who name one of
+    its hosts; yields the port, which is chosen when theirs is 0.
 
     Raises:
         BusyError: the address cannot be listened on.
@@ -36,7 +41,18 @@ async def serve(
         page, kind = await metrics()
         return web.Response(body=page, headers={"Content-Type": kind})
 
-    app = web.Application()
+    @web.middleware
+    async def refuse_strangers(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        host = request.headers.get("Host", "")
+        if host and not is_ours(host, settings):
+            words = "nobody here is called that: [web] hosts names those who may be asked for\n"
+            return web.Response(text=words, status=421)  # Misdirected Request
+        return await handler(request)
+
+    host, port = settings.address()
+    app = web.Application(middlewares=[refuse_strangers])
     app.add_routes(
         [
             web.get("/healthz", answer_to(is_alive)),
@@ -56,6 +72,24 @@ async def serve(
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
+
+
+def is_ours(host: str, settings: WebSettings) -> bool:
+    """Whether somebody who calls us `host` (of an HTTP request) is to be answered.
+
+    A browser says the name of the site that it believes to talk to. If that is none of ours, it was
+    bent to our address by a stranger, whose scripts would read the answer (DNS rebinding); an
+    address cannot be bent.
+    """
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    with suppress(ValueError):
+        ip_address(name)
+        return True
+    ours = ("localhost", socket.gethostname(), settings.address()[0], *settings.hosts)
+    return bool(name) and name in {each.lower().rstrip(".") for each in ours}
 
 
 def ask(host: str, port: int, path: str) -> tuple[bool, str]:

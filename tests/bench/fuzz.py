@@ -19,7 +19,7 @@ from bigbrotr.config import SynchronizerSettings
 from bigbrotr.models.event import Event, WireEvent
 from bigbrotr.nostr import message
 from bigbrotr.nostr.message import EventMessage, Malformed, TooLarge
-from bigbrotr.nostr.paging import Ask, End
+from bigbrotr.nostr.questions import Ask, End
 from bigbrotr.nostr.session import Page
 from bigbrotr.nostr.websocket import Oversized
 from bigbrotr.services.intake import sift

@@ -17,7 +17,7 @@ from bigbrotr.models.keys import Keys
 from bigbrotr.models.relay import Relay
 from bigbrotr.nostr.auth import MAX_CHALLENGE, Signer, Throwaway, prove
 from bigbrotr.nostr.dial import dial
-from bigbrotr.nostr.paging import End
+from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.reach import Unreached
 from bigbrotr.nostr.session import Bounds, Session
 from tests.relays.events import make_event

@@ -9,7 +9,7 @@ import pytest
 
 from bigbrotr.models.event import WireEvent
 from bigbrotr.nostr.likeness import LEAST, Ask, is_alike, newest
-from bigbrotr.nostr.paging import End
+from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.session import Page
 from tests.relays.events import make_event, wire
 from tests.relays.model import Vices, respond

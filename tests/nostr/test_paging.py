@@ -9,22 +9,9 @@ import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
-from bigbrotr.nostr.paging import (
-    WHENEVER,
-    Answer,
-    Ask,
-    End,
-    Gap,
-    GapReason,
-    Habits,
-    How,
-    Paging,
-    Probe,
-    Proof,
-    Span,
-    merge,
-    uncovered,
-)
+from bigbrotr.models.coverage import Gap, How, Proof, Span, merge, uncovered
+from bigbrotr.nostr.paging import Paging
+from bigbrotr.nostr.questions import WHENEVER, Answer, Ask, End, GapReason, Habits, Probe
 from tests.relays.model import Event, Order, Reply, Vices, matches, respond
 
 ENDS = {

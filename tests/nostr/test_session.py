@@ -17,7 +17,7 @@ from websockets.server import ServerProtocol
 from bigbrotr.config import Link
 from bigbrotr.models.relay import Relay
 from bigbrotr.nostr.dial import dial
-from bigbrotr.nostr.paging import End
+from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.reach import Unreached
 from bigbrotr.nostr.session import SAMPLE_BYTES, Bounds, Page, Session, is_objection
 from tests.relays.events import make_event

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
-from bigbrotr.nostr.paging import Answer, End, Paging, Span, merge
+from bigbrotr.models.coverage import Span, merge
+from bigbrotr.nostr.paging import Paging
+from bigbrotr.nostr.questions import Answer, End
 from tests.relays.events import make_event
 from tests.relays.real import local_relay, nostr_relay
 

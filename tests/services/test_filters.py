@@ -25,7 +25,7 @@ from bigbrotr.models.filter import Filter
 from bigbrotr.models.keys import Keys
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Throwaway
-from bigbrotr.nostr.paging import Ask, End, Probe
+from bigbrotr.nostr.questions import Ask, End, Probe
 from bigbrotr.nostr.session import Page
 from bigbrotr.services.dialect import NARROW_KINDS, Known, request
 from bigbrotr.services.intake import sift

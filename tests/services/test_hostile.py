@@ -14,7 +14,7 @@ from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.dial import dial
 from bigbrotr.nostr.manners import manners_of
-from bigbrotr.nostr.paging import End
+from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.reach import Unreached
 from bigbrotr.nostr.session import Bounds, Page, Session
 from bigbrotr.services.intake import Report

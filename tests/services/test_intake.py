@@ -11,7 +11,7 @@ from bigbrotr.core.calls.visits import Visit
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr import message
 from bigbrotr.nostr.message import EventMessage
-from bigbrotr.nostr.paging import Answer, Ask, End, Progress
+from bigbrotr.nostr.questions import Answer, Ask, End, Progress
 from bigbrotr.nostr.session import Page
 from bigbrotr.services.intake import FORESIGHT, IN_VAIN, Crowd, Intake, Report, sift
 from tests.relays.events import make_event, wire

@@ -37,6 +37,8 @@ from bigbrotr.models.nip66 import Announcement, Nip66
 from bigbrotr.models.relay import Relay
 from bigbrotr.nostr.certificate import observing_context
 from bigbrotr.nostr.contact import Opening
+from bigbrotr.nostr.delivery import Delivery
+from bigbrotr.nostr.delivery import deliver as really_deliver
 from bigbrotr.nostr.examination import Examination, Verdict, failures, judge, milliseconds
 from bigbrotr.nostr.reach import Failure, Unreached, tls_context
 from bigbrotr.services.examiner import read_document
@@ -641,6 +643,35 @@ async def test_targets_that_fail_cost_no_check(brotr: Brotr) -> None:
         (gone, "failed", "refused"): 4,
         (onion, "failed", "network-off"): 3,  # what is local is told to nobody elsewhere
     }
+    assert await brotr.pool.fetchval("SELECT min(due_at) FROM outbox") > time.time() + 30
+
+
+@pytest.mark.usefixtures("private_key")
+async def test_what_one_target_makes_our_code_raise_is_its_alone(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ScriptedRelay([EVENT]) as relay, ScriptedRelay() as bad, ScriptedRelay() as good:
+        odd = f"ws://127.0.0.1:{free_port()}"
+
+        async def deliver(target: Relay, *rest: Any, **more: Any) -> dict[str, Delivery]:
+            if target.url == bad.url:
+                raise KeyError("nobody thought of this")
+            found = await really_deliver(target, *rest, **more)
+            if target.url == odd:  # what the database refuses
+                return {key: each._replace(outcome="lost") for key, each in found.items()}  # type: ignore[arg-type]
+            return found
+
+        monkeypatch.setattr("bigbrotr.services.herald.deliver", deliver)
+        await look(brotr, relay.url, publish=publish(bad.url, odd, good.url))
+        assert await states(brotr) == {relay.url: ("up", "up")}
+        assert {event["kind"] for event in good.events} == {0, 10002, 10166, 30166}
+    assert await deliveries(brotr) == {
+        (bad.url, "failed", "defect"): 4,
+        (odd, "failed", "defect"): 4,
+        (good.url, "accepted", ""): 4,
+    }
+    # They are tried again, later.
+    assert await brotr.pool.fetchval("SELECT count(*) FROM outbox") == 8
     assert await brotr.pool.fetchval("SELECT min(due_at) FROM outbox") > time.time() + 30
 
 
