@@ -40,6 +40,7 @@ class Seen:
     filters: list[list[dict[str, Any]]] = field(default_factory=list)  # one list per REQ
     reconciliations: list[dict[str, Any]] = field(default_factory=list)  # filters of NEG-OPEN
     closed: list[str] = field(default_factory=list)  # subscriptions that the client closed
+    shown: set[str] = field(default_factory=set)  # ids of the events of its own that were sent
     events: list[dict[str, Any]] = field(default_factory=list)  # received by EVENT, good or not
     headers: list[dict[str, str]] = field(default_factory=list)  # of each HTTP request
     bytes_in: int = 0
@@ -76,6 +77,7 @@ class ScriptedRelay:
         # or (without one) of every answer.
         self.stray_frames: list[bytes] = []
         self.called = ""  # the URL by which others know it, where that differs
+        self.at_question: Callable[[], None] = nothing  # called at each REQ and NEG-OPEN
         self._talks: set[_Talk] = set()
         self._server: Server | None = None
 
@@ -210,6 +212,7 @@ class _Talk:
 
     async def on_req(self, sub: str, *filters: Filter) -> None:
         self.relay.seen.filters.append([dict(wanted) for wanted in filters])
+        self.relay.at_question()
         self.requests += 1
         vices = self.vices
         self.live.pop(sub, None)
@@ -272,6 +275,7 @@ class _Talk:
     async def on_neg_open(self, sub: str, wanted: Filter, message: str) -> None:
         vices, seen = self.vices, self.relay.seen
         seen.reconciliations.append(dict(wanted))
+        self.relay.at_question()
         found = [event for event in self.relay.events if matches(event, wanted)]
         if vices.reconciles == "silent":
             return
@@ -379,6 +383,8 @@ class _Talk:
 
     async def show(self, sub: str, event: Event) -> None:
         raw = event.raw if isinstance(event, Held) else wire(event)
+        if isinstance(event, Held):
+            self.relay.seen.shown.add(event["id"])
         await self.send_text(f'["EVENT",{json.dumps(sub)},{raw.decode()}]')
         if self.vices.drip_s and not self.vices.drips_bytes:
             await asyncio.sleep(self.vices.drip_s)
@@ -392,6 +398,10 @@ class _Talk:
             await self.socket.send(slowly(text, self.vices.drip_s))
         else:
             await self.socket.send(text)
+
+
+def nothing() -> None:
+    """What happens at a question, unless a test wants something."""
 
 
 async def endless() -> AsyncIterator[str]:
