@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -21,11 +22,9 @@ def speak_utf8() -> None:
     """
     if sys.flags.utf8_mode or sys.getfilesystemencoding().lower() == "utf-8":
         return
-    try:
+    with suppress(OSError):  # as it is, it will do for most
         words = Path("/proc/self/cmdline").read_bytes().split(b"\0")[:-1]
-    except OSError:
-        return  # it will do for most
-    os.execv(sys.executable, [words[0], b"-X", b"utf8", *words[1:]])  # noqa: S606 -- ourselves
+        os.execv(sys.executable, [words[0], b"-X", b"utf8", *words[1:]])  # noqa: S606 -- ourselves
 
 
 if __name__ == "__main__":

@@ -53,7 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.command(options)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output has seen enough
+    except BrokenPipeError as error:
+        if (ours := refusal(error)) is not None:  # the pipe to the database
+            _say(str(ours))
+            return ours.exit_code
+        # The reader of our output has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Exception, BaseExceptionGroup) as error:

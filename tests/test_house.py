@@ -118,7 +118,7 @@ def test_no_text_is_read_or_written_by_the_locale(path: Path) -> None:
             assert node.args or "encoding" in words, f"{path}:{node.lineno}"
         elif name == "write_text":
             assert len(node.args) > 1 or "encoding" in words, f"{path}:{node.lineno}"
-        elif name in ("open", "fdopen", "NamedTemporaryFile", "TemporaryFile"):
+        elif name in ("open", "fdopen"):
             modes = [each.value for each in node.args if isinstance(each, ast.Constant)]
             is_binary = any("b" in mode for mode in modes if isinstance(mode, str))
             is_os = ast.unparse(node.func) == "os.open"

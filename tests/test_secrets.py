@@ -15,7 +15,7 @@ import pytest
 
 from bigbrotr.config import Profile
 from bigbrotr.errors import ConfigError
-from bigbrotr.secret import read_secret
+from bigbrotr.secret import read_secret, without_secrets
 from tests.conftest import LOGIN, Databases
 from tests.processes import Place, children, until
 from tests.relays.events import make_event
@@ -51,6 +51,34 @@ def test_directory_that_does_not_open() -> None:
     with pytest.raises(ConfigError, match="cannot look for DB_PASSWORD"):
         read_secret("DB_PASSWORD", closed)
     assert read_secret("DB_PASSWORD", {"CREDENTIALS_DIRECTORY": "/nowhere"}) is None
+
+
+@pytest.mark.parametrize("data", [b"\xef\xbb\xbfs3cr\xc3\xa9t\r\n", b"s3cr\xc3\xa9t"])
+def test_a_file_as_editors_write_it(data: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(data)
+    assert read_secret("X", {"X_FILE": str(file)}) == "s3cr\u00e9t"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("nsec1abc, NSEC1ABC", "***, ***"),
+        ("(ncryptsec1abc)", "(***)"),
+        ("postgresql://me:a/b@c@h/d: no", "postgresql://me:***@h/d: no"),
+        ("'me:pw@h:1' is none", "'me:***@h:1' is none"),
+        ("https://h/?a=1&api_key=x&token=y#z", "https://h/?a=1&api_key=***&token=***"),
+        ("host=h password=pw user=u", "host=h password=*** user=u"),
+        (f"{KEY}: No such file", "***: No such file"),
+        # No secrets.
+        (f"/var/lib/{KEY}/data", f"/var/lib/{KEY}/data"),
+        ("wss://h:80/x?monkey=1: 3 at 10:20", "wss://h:80/x?monkey=1: 3 at 10:20"),
+        ("mail me@h.example", "mail me@h.example"),
+        ("[web] listen: is wrong", "[web] listen: is wrong"),
+    ],
+)
+def test_what_is_hidden(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown
 
 
 async def test_no_secret_is_written_anywhere(

@@ -90,7 +90,7 @@ def _reader(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=reasons,
-        env=environment,
+        env=_plain(environment),
     )
 
 
@@ -104,8 +104,13 @@ def _writer(
         ],
         stdin=subprocess.PIPE,
         stderr=answers,
-        env={**environment, "PGCLIENTENCODING": "UTF8"},
+        env=_plain(environment),
     )
+
+
+def _plain(environment: Mapping[str, str]) -> dict[str, str]:
+    """Whatever the locale: words that we understand, and text that is not translated on the way."""
+    return {**environment, "LC_ALL": "C", "PGCLIENTENCODING": "UTF8"}
 
 
 def _pass_on(script: IO[bytes], psql: IO[bytes]) -> None:
@@ -142,7 +147,7 @@ def _run(program: str, address: str, environment: Mapping[str, str], *words: str
         [binary(program), f"--dbname={address}", "--no-password", *words],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env=environment,
+        env=_plain(environment),
         check=False,
     )
     if done.returncode:

@@ -201,7 +201,7 @@ def is_initialised(cluster: Path) -> bool:
 
 def check_version(cluster: Path) -> None:
     """Refuse a cluster of another major version: its files mean something else."""
-    found = (cluster / "PG_VERSION").read_text("ascii", "replace").strip()
+    found = (cluster / "PG_VERSION").read_text("utf-8", "replace").strip()
     done = _run([binary("postgres"), "--version"])
     ours = done.stdout.decode().split()[-1].partition(".")[0]  # postgres (PostgreSQL) 18.6
     if found != ours:

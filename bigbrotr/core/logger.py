@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import IO, Any
 
@@ -127,9 +128,11 @@ def open_up(stream: IO[str]) -> None:
     if not isinstance(stream, io.TextIOWrapper):
         return
     if stream.isatty():
+        stream.reconfigure(errors="replace")
         charset = locale.getencoding()  # Python's UTF-8 mode does not ask it
-        is_known = "PYTHONIOENCODING" not in os.environ and charset not in UNSAID
-        stream.reconfigure(encoding=charset if is_known else None, errors="replace")
+        if "PYTHONIOENCODING" not in os.environ and charset not in UNSAID:
+            with suppress(LookupError):  # of glibc and not of Python
+                stream.reconfigure(encoding=charset, errors="replace")
     elif "PYTHONIOENCODING" in os.environ:
         stream.reconfigure(errors="backslashreplace")
     else:
@@ -234,13 +237,13 @@ def json_line(
         line[name] = json_value(value)
     if traceback:
         line["traceback"] = whole(traceback)
-    return ascii_json(line)
+    return ascii_json(line, (", ", ": "))
 
 
-def ascii_json(value: object) -> str:
+def ascii_json(value: object, separators: tuple[str, str] = (",", ":")) -> str:
     """JSON in printable ASCII: what strangers wrote cannot steer a terminal, and every terminal can
     show it."""
-    return json.dumps(value, separators=(", ", ": ")).replace("\x7f", "\\u007f")
+    return json.dumps(value, separators=separators).replace("\x7f", "\\u007f")
 
 
 def utc(seconds: float) -> str:
