@@ -197,10 +197,22 @@ NONSENSE = told_once(
     known=2,
 )
 # ... and one that shows what it does not name.
-HIDDEN = told_once(
-    [(14300, 6), (16600, 9), (21500, 9)],
-    HONEST._replace(vices=Vices(reconciles="honestly"), lie="hides"),
+HIDDEN = Story(
+    bursts=[(14300, 3), (14300, 3), (40000, 1), (16600, 9), (21500, 1)],
     known=4,
+    has_large=True,
+    has_malformed=False,
+    page_limit=20,
+    rewalks=False,
+    reconciles=True,
+    turns=[
+        HONEST._replace(
+            vices=Vices(extras=3, refuses_unless=AUTHORS, reconciles="honestly"),
+            gone=frozenset({0, 1, 5}),
+            is_late=True,
+        ),
+        HONEST._replace(vices=Vices(reconciles="honestly"), lie="hides"),
+    ],
 )
 
 
@@ -369,23 +381,30 @@ class Campaign:
         self.is_in_time = time.perf_counter() - began < ORDER.seconds
 
     async def look(self) -> "Found":
-        pool = self.brotr.pool
-        relay_id = await pool.fetchval("SELECT id FROM relays WHERE url = $1", self.url)
-        rows = await pool.fetch("SELECT id, content FROM events")
-        archived = {row["id"].hex(): row["content"] for row in rows}
-        rows = await pool.fetch("SELECT event_id FROM events_relays WHERE relay_url = $1", self.url)
-        pairs = {row["event_id"].hex() for row in rows}
-        rows = await pool.fetch(
-            "SELECT unnest(proven) AS span, proven_at FROM coverage WHERE relay_id = $1", relay_id
-        )
-        proofs = [(row["span"].lower, row["span"].upper, row["proven_at"]) for row in rows]
-        rows = await pool.fetch("SELECT event_id FROM withheld WHERE relay_id = $1", relay_id)
-        withheld = {row["event_id"].hex() for row in rows}
-        rows = await pool.fetch(
-            "SELECT reason, span, detail FROM gaps WHERE relay_id = $1", relay_id
-        )
-        gaps = [tuple(row) for row in rows]
-        return Found(archived, pairs, proofs, withheld, gaps)
+        """What the archive says, at one moment: what a visit was about to write when it was cut off
+        may still be written."""
+        async with self.brotr.pool.transaction() as archive:
+            await archive.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+
+            async def ask(query: str) -> list[Any]:
+                rows = await archive.fetch(query.replace("RELAY", f"'{self.url}'"))
+                return [row[0] if len(row) == 1 else tuple(row) for row in rows]
+
+            of_relay = "relay_id = (SELECT id FROM relays WHERE url = RELAY)"
+            return Found(
+                dict(await ask("SELECT encode(id, 'hex'), content FROM events")),
+                set(
+                    await ask(
+                        "SELECT encode(event_id, 'hex') FROM events_relays WHERE relay_url = RELAY"
+                    )
+                ),
+                await ask(
+                    "SELECT lower(span), upper(span), proven_at"
+                    f" FROM coverage, unnest(proven) AS span WHERE {of_relay}"
+                ),
+                set(await ask(f"SELECT encode(event_id, 'hex') FROM withheld WHERE {of_relay}")),
+                await ask(f"SELECT reason, detail, lower(span) FROM gaps WHERE {of_relay}"),
+            )
 
     async def check(self) -> None:
         found = await self.look()
