@@ -530,7 +530,6 @@ class Paging:
             self._is_open, self._is_wary = True, False
             self._prove_rest(walk, How.PAGING)
         elif has_events:
-            self._is_open = False
             asked = "kinds" if trial.probe is Probe.KINDS else "authors or ids"
             self._fail(walk, GapReason.SUSPECTED_EMPTY, f"empty unless asked for {asked}")
         elif answer.end is not End.EOSE:
@@ -538,6 +537,7 @@ class Paging:
         elif answer.more:
             self._fail(walk, GapReason.SUSPECTED_EMPTY, "empty, with a hint that there is more")
         elif trial.probe is Probe.ANY:
+            self._is_open = False
             walk.trial = Trial(Probe.KINDS)
         elif trial.probe is Probe.KINDS and self.knows_others:
             walk.trial = Trial(Probe.KNOWN)
