@@ -218,6 +218,7 @@ class Paging:
         self._until_excluded = habits.until_excluded
         self._since_excluded = False
         self._is_open = habits.is_open
+        self._is_wary = False
         self._pinned = habits.pinned
         self._finishes = habits.finishes
         self._checks = habits.checks
@@ -345,7 +346,7 @@ class Paging:
     def be_wary(self) -> None:
         """Believe that nothing is there only from a relay that shows something elsewhere, or is
         tested: it has shown events of what is wanted before, and may have ceased to."""
-        self._is_open = False
+        self._is_wary = True
 
     def doubt(self, seconds: Iterable[int]) -> None:
         """Prove nothing of seconds in which events came after the relay had said that it had no
@@ -448,7 +449,7 @@ class Paging:
                 self._fail(walk, GapReason.SUSPECTED_EMPTY, "known events were not shown again")
         elif walk.known:
             self._fail(walk, GapReason.DISORDER, "known events were not shown again")
-        elif not self._heard and not self._is_open:
+        elif not self._heard and (self._is_wary or not self._is_open):
             walk.trial = Trial(Probe.ANY)
         elif is_slow and not walk.slow:
             walk.slow = True
@@ -525,9 +526,11 @@ class Paging:
     def _judge_openness(self, walk: Walk, trial: Trial, answer: Answer, has_events: bool) -> None:
         """A relay that has shown nothing yet: is it empty, or does it not answer such questions?"""
         if has_events and trial.probe is Probe.ANY:
-            self._is_open = True  # so that it is honest about the seconds that were asked for
+            # So that it is honest about the seconds that were asked for.
+            self._is_open, self._is_wary = True, False
             self._prove_rest(walk, How.PAGING)
         elif has_events:
+            self._is_open = False
             asked = "kinds" if trial.probe is Probe.KINDS else "authors or ids"
             self._fail(walk, GapReason.SUSPECTED_EMPTY, f"empty unless asked for {asked}")
         elif answer.end is not End.EOSE:
