@@ -526,11 +526,10 @@ class Paging:
     def _judge_openness(self, walk: Walk, trial: Trial, answer: Answer, has_events: bool) -> None:
         """A relay that has shown nothing yet: is it empty, or does it not answer such questions?"""
         if has_events and trial.probe is Probe.ANY:
-            # So that it is honest about the seconds that were asked for.
+            # So it is honest about the seconds that were asked for.
             self._is_open, self._is_wary = True, False
             self._prove_rest(walk, How.PAGING)
         elif has_events:
-            self._is_open = False
             asked = "kinds" if trial.probe is Probe.KINDS else "authors or ids"
             self._fail(walk, GapReason.SUSPECTED_EMPTY, f"empty unless asked for {asked}")
         elif answer.end is not End.EOSE:
@@ -538,6 +537,7 @@ class Paging:
         elif answer.more:
             self._fail(walk, GapReason.SUSPECTED_EMPTY, "empty, with a hint that there is more")
         elif trial.probe is Probe.ANY:
+            self._is_open = False
             walk.trial = Trial(Probe.KINDS)
         elif trial.probe is Probe.KINDS and self.knows_others:
             walk.trial = Trial(Probe.KNOWN)

@@ -527,7 +527,7 @@ class Call:
         walk = Progress([], [])
         absences = await Absences.of(self.intake)
         if (pending := paging.pending) is not None:
-            absences.leave_out([pending.span])  # it has shown that not long ago
+            absences.leave_out([pending.span])
         elif aside is None and self.dialect.way is Way.PLAIN and absences.touch(paging.wanted):
             paging.be_wary()
         new, known, pages = self.intake.new, self.intake.known, 0

@@ -638,7 +638,7 @@ def test_an_open_relay_that_shows_nothing_where_it_did_is_tested(events: list[Ev
         check(walk, events)
         hides = bool(events) and vices.empty_when_broad
         assert walk.reasons == ({GapReason.SUSPECTED_EMPTY} if hides else set())
-        assert paging.habits.is_open == (not hides)
+        assert paging.habits.is_open == (bool(events) and not hides)
 
 
 def test_what_is_no_event_does_not_make_a_relay_open() -> None:
