@@ -460,10 +460,11 @@ class Campaign:
             await self.work(HONEST)
             found = await self.look()
             wanted = {each["id"] for each in self.relay.events if not is_large(each)}
-            # Nobody can tell whether it has dropped what lies beside an event that is too large.
-            beside = {e["created_at"] for e in self.relay.events if e["id"] not in wanted}
-            more = {i for i in found.pairs - wanted if self.made[i]["created_at"] not in beside}
-            left = {reason for reason, *_ in found.gaps} - {"oversize"}
+            # Beside an event that is too large nobody can tell what it has dropped, nor in a second
+            # that was too full for a relay that had no order once.
+            full = [gap[2] for gap in found.gaps if gap[0] in ("oversize", "overflow")]
+            more = {i for i in found.pairs - wanted if self.made[i]["created_at"] not in full}
+            left = {gap[0] for gap in found.gaps} - {"oversize", "overflow"}
             if found.pairs >= wanted and not more and not left:
                 return
         note(f"{found.gaps}")
