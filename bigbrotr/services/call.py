@@ -205,6 +205,7 @@ class Call:
             is_over=self._is_over,
         )
         gaps: list[Gap] = []
+        self._forget_what_is_old()
         before = self.intake.new
         top = self.visit.wanted[1]
         for span in self._in_turn():
@@ -221,6 +222,12 @@ class Call:
         outcome: Ending | GapReason = GapReason(gaps[-1].reason) if gaps else "complete"
         is_vain = bool(gaps) and not self.has_proven and self.intake.new == before
         return Result("refused" if is_vain else "done", outcome, detail)
+
+    def _forget_what_is_old(self) -> None:
+        """Takes up nothing that was shown long ago: events of that time may have come since."""
+        if self.dialect.habits_at < time.time() - PENDING_S:
+            habits = replace(self.dialect.habits, pending=None)
+            self.dialect = replace(self.dialect, habits=habits)
 
     def _in_turn(self) -> list[Span]:
         """What is missing, newest first; but what the last visit has been shown, and has not had
@@ -698,7 +705,10 @@ class Call:
 
     def _learn(self, paging: Paging) -> None:
         """Keeps what a walk has taught about the relay."""
-        self.dialect = replace(self.dialect, habits=paging.habits, habits_at=int(time.time()))
+        habits, before = paging.habits, self.dialect.habits.pending
+        is_old = before and habits.pending and before.until == habits.pending.until
+        at = self.dialect.habits_at if is_old else int(time.time())
+        self.dialect = replace(self.dialect, habits=habits, habits_at=at)
 
 
 OPEN = Habits(newest_first=True, is_open=True)  # asked for kinds, a relay shows them or not
@@ -707,12 +717,9 @@ OPEN = Habits(newest_first=True, is_open=True)  # asked for kinds, a relay shows
 def dialect_of(visit: Visit) -> Dialect:
     """How a relay wants to be asked, as earlier visits have left it."""
     try:
-        dialect = msgspec.json.decode(visit.dialect, type=Dialect)
+        return msgspec.json.decode(visit.dialect, type=Dialect)
     except msgspec.MsgspecError:  # of another release
         return Dialect()
-    if dialect.habits_at < time.time() - PENDING_S and dialect.habits.pending is not None:
-        return replace(dialect, habits=replace(dialect.habits, pending=None))
-    return dialect
 
 
 def told(walk: Progress, more: Progress) -> Progress:

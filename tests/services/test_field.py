@@ -232,6 +232,30 @@ async def test_visits_together_get_on_although_each_is_cut_short(
         assert await gaps(brotr) == []
 
 
+async def test_what_was_shown_long_ago_is_not_taken_up(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many visits in vain there were since."""
+    monkeypatch.setattr(call, "MOST_RETURNS", 0)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    async with ScriptedRelay(EVENTS, Vices(clamp=100, drop_after_pages=1)) as relay:
+        await brotr.insert_relays([Relay(relay.url)])
+        await visit(brotr, reconcile=False)
+        assert '"pending"' in await brotr.pool.fetchval("SELECT dialect FROM visits")
+        late = make_event(BEGIN + 60 * 250 + 5, content="dated within what was shown")
+        await relay.add(late)
+        relay.vices = Vices(drop_after_pages=0)
+        for _ in range(2):
+            now += 3000
+            await visit(brotr, reconcile=False)
+        relay.vices = Vices()
+        now += 3000
+        await visit(brotr, reconcile=False)
+        assert await missing(brotr) == []
+        assert late["id"] in await held(brotr, relay)
+
+
 @pytest.mark.parametrize("change", [{"kind": "7"}, {"kind": 6.5}, {"created_at": "x"}, {"tags": 5}])
 async def test_a_stored_event_that_is_none_leaves_no_gap(
     brotr: Brotr, change: Mapping[str, Any]
