@@ -224,8 +224,10 @@ class Call:
         return Result("refused" if is_vain else "done", outcome, detail)
 
     def _forget_what_is_old(self) -> None:
-        """Takes up nothing that was shown long ago: events of that time may have come since."""
-        if self.dialect.habits_at < time.time() - PENDING_S:
+        """Takes up nothing that was shown long ago, for events of that time may have come since;
+        or for another filter."""
+        is_old = self.dialect.habits_at < time.time() - PENDING_S
+        if is_old or self.dialect.habits_for != self.terms.filter.key:
             habits = replace(self.dialect.habits, pending=None)
             self.dialect = replace(self.dialect, habits=habits)
 
@@ -708,7 +710,8 @@ class Call:
         habits, before = paging.habits, self.dialect.habits.pending
         is_old = before and habits.pending and before.until == habits.pending.until
         at = self.dialect.habits_at if is_old else int(time.time())
-        self.dialect = replace(self.dialect, habits=habits, habits_at=at)
+        key = self.terms.filter.key
+        self.dialect = replace(self.dialect, habits=habits, habits_at=at, habits_for=key)
 
 
 OPEN = Habits(newest_first=True, is_open=True)  # asked for kinds, a relay shows them or not

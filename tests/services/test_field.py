@@ -10,6 +10,7 @@ import pytest
 from bigbrotr.config import Config, Link, Networks, SynchronizerSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import Event, EventRelay
+from bigbrotr.models.filter import Filter
 from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.manners import manners_of
@@ -230,6 +231,22 @@ async def test_visits_together_get_on_although_each_is_cut_short(
                 break
         assert await held(brotr, relay) == ids(EVENTS)
         assert await gaps(brotr) == []
+
+
+async def test_what_was_shown_within_a_filter_is_not_taken_up_for_another(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [make_event(BEGIN + 60 * n + 5, kind=7) for n in range(300)]
+    async with ScriptedRelay([*EVENTS, *others], Vices(clamp=100, drop_after_pages=1)) as relay:
+        await brotr.insert_relays([Relay(relay.url)])
+        with monkeypatch.context() as hasty:
+            hasty.setattr(call, "MOST_RETURNS", 0)
+            await visit(brotr, reconcile=False, filter=Filter(kinds=frozenset([1])))
+        assert '"pending"' in await brotr.pool.fetchval("SELECT dialect FROM visits")
+        relay.vices = Vices()
+        await visit(brotr, reconcile=False)
+        assert await missing(brotr) == []
+        assert await held(brotr, relay) == ids(relay.events)
 
 
 async def test_what_was_shown_long_ago_is_not_taken_up(
