@@ -25,6 +25,7 @@ from bigbrotr.nostr.reach import Failure, Unreached
 from bigbrotr.nostr.session import Bounds, Page, Session
 from bigbrotr.nostr.stream import Stream
 from bigbrotr.services.dialect import (
+    ABOUT_US,
     ASIDE,
     COMMON_KINDS,
     NOBODY,
@@ -386,7 +387,9 @@ class Call:
                 return whole, None
             reason = None if walk.proven else is_in_vain(walk.gaps)
             is_first = until == span.until and stretch_s == DAY_S
-            if reason is GapReason.CUT or (reason and is_first):
+            words = walk.gaps[-1].detail if reason else ""
+            is_over = reason is GapReason.CUT or words.startswith(ABOUT_US)
+            if is_over or (reason and is_first):
                 whole.gaps.append(Gap(Span(span.since, until), *walk.gaps[-1][1:]))
                 return whole, []
             if reason and stretch_s > LEAST_STRETCH_S:

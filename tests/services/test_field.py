@@ -249,6 +249,16 @@ async def test_what_was_shown_within_a_filter_is_not_taken_up_for_another(
         assert await held(brotr, relay) == ids(relay.events)
 
 
+async def test_a_relay_that_has_had_enough_is_asked_for_no_other_time(brotr: Brotr) -> None:
+    vices = Vices(most_span_s=2 * 86_400, rate_limited_after=20)
+    async with ScriptedRelay(EVENTS, vices) as relay:
+        await brotr.insert_relays([Relay(relay.url)])
+        await visit(brotr, reconcile=False)
+        assert len(relay.seen.filters) < 25
+        assert await brotr.pool.fetchval("SELECT outcome FROM visits") == "rate-limited"
+        assert len(await gaps(brotr)) == 1
+
+
 async def test_what_was_shown_long_ago_is_not_taken_up(
     brotr: Brotr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
