@@ -14,7 +14,7 @@ from bigbrotr.config import Config, SynchronizerSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.visits import Patience, Visit
 from bigbrotr.models.coverage import Gap, How, Proof, Span, merge, uncovered
-from bigbrotr.models.event import Event, WireEvent
+from bigbrotr.models.event import MAX_CREATED_AT, Event, WireEvent
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Signer
 from bigbrotr.nostr.dial import dial
@@ -693,7 +693,8 @@ class Call:
                 seconds += came
                 is_habit |= len(came) > LATE_FEW or (len(came) > 1 and 4 * len(came) > answered)
         if seconds:
-            spans = merge(Span(second, second + 1) for second in seconds)
+            # Nothing is proven of the last second of all, and no bigint bounds it.
+            spans = merge(Span(at, min(at + 1, MAX_CREATED_AT)) for at in seconds)
             paging.doubt(seconds)
             await self.brotr.take_back(self.visit, [How.PAGING, How.FINISH], spans)
         return len(seconds) if is_habit else 0
