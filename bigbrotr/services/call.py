@@ -52,6 +52,7 @@ CHECK_ONE_IN = 64  # pages, of which a part is asked for again
 TEST_FINISH = 8  # one in so many `finish` of a relay that has never lied
 PLAIN_AGAIN = 8  # one in so many visits, where only another way of asking has worked
 PENDING_S = 3600  # for which what the last page of a visit showed is taken up by the next
+LEAST_LIMIT = 2  # events at once: a page of one never goes beyond its second
 SOME_KNOWN = 100  # authors and ids that an empty relay is asked for
 BATCH_OF_AUTHORS = 20
 DAY_S = 86_400
@@ -183,7 +184,7 @@ class Call:
     def _most_at_once(self) -> int:
         """Events in a question: as configured, as the relay's document says, as it has taken."""
         limits = (self.terms.page_limit, self.dialect.limit, self.visit.limits.get("max_limit", 0))
-        return min(limit for limit in limits if limit > 0)
+        return max(LEAST_LIMIT, min(limit for limit in limits if limit > 0))
 
     def _may_be_live(self) -> bool:
         """Whether to stay subscribed: not for what is all in the past."""
@@ -634,7 +635,7 @@ class Call:
 
     def _lower_limit(self, paging: Paging, limit: int) -> None:
         """Asks for less at once from now on, and at the next visit."""
-        self.limit = max(1, limit)
+        self.limit = max(LEAST_LIMIT, limit)
         paging.lower_limit(self.limit)
         self.dialect = replace(self.dialect, limit=self.limit)
 

@@ -259,6 +259,19 @@ async def test_a_relay_that_has_had_enough_is_asked_for_no_other_time(brotr: Bro
         assert len(await gaps(brotr)) == 1
 
 
+async def test_pages_never_become_too_small_to_get_on(brotr: Brotr) -> None:
+    """One event a page shows nothing but seconds that may be cut: each would be a gap."""
+    async with ScriptedRelay(EVENTS[:20]) as relay:
+        await brotr.insert_relays([Relay(relay.url)])
+        document = Metadata({"limitation": {"max_limit": 1}})
+        await brotr.insert_relay_metadata(
+            [RelayMetadata(Relay(relay.url), document, MetadataType.NIP11, BEGIN)]
+        )
+        await visit(brotr, reconcile=False)
+        assert await held(brotr, relay) == ids(relay.events)
+        assert await gaps(brotr) == []
+
+
 async def test_what_was_shown_long_ago_is_not_taken_up(
     brotr: Brotr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
