@@ -290,6 +290,8 @@ class Paging:
         is_simple = is_simple and walk.anchored == (walk.flaw is None)
         is_simple = is_simple and (walk.flaw is None or walk.alone > 0)
         top = walk.top if walk.crown is None else walk.crown
+        # The next walk does not know which seconds this one doubts: it takes up what is below them.
+        top = min([top, *(t for t in self._doubts if walk.hi <= t < top)])
         return Pending(walk.hi, top, walk.alone) if is_simple and walk.hi < top else None
 
     def lower_limit(self, limit: int) -> None:

@@ -14,7 +14,7 @@ from bigbrotr.config import Config, SynchronizerSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.visits import Patience, Visit
 from bigbrotr.models.coverage import Gap, How, Proof, Span, merge, uncovered
-from bigbrotr.models.event import Event, WireEvent
+from bigbrotr.models.event import MAX_CREATED_AT, Event, WireEvent
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Signer
 from bigbrotr.nostr.dial import dial
@@ -25,6 +25,7 @@ from bigbrotr.nostr.reach import Failure, Unreached
 from bigbrotr.nostr.session import Bounds, Page, Session
 from bigbrotr.nostr.stream import Stream
 from bigbrotr.services.dialect import (
+    ABOUT_US,
     ASIDE,
     COMMON_KINDS,
     NOBODY,
@@ -51,6 +52,7 @@ CHECK_ONE_IN = 64  # pages, of which a part is asked for again
 TEST_FINISH = 8  # one in so many `finish` of a relay that has never lied
 PLAIN_AGAIN = 8  # one in so many visits, where only another way of asking has worked
 PENDING_S = 3600  # for which what the last page of a visit showed is taken up by the next
+LEAST_LIMIT = 2  # events at once: a page of one never goes beyond its second
 SOME_KNOWN = 100  # authors and ids that an empty relay is asked for
 BATCH_OF_AUTHORS = 20
 DAY_S = 86_400
@@ -182,7 +184,7 @@ class Call:
     def _most_at_once(self) -> int:
         """Events in a question: as configured, as the relay's document says, as it has taken."""
         limits = (self.terms.page_limit, self.dialect.limit, self.visit.limits.get("max_limit", 0))
-        return min(limit for limit in limits if limit > 0)
+        return max(LEAST_LIMIT, min(limit for limit in limits if limit > 0))
 
     def _may_be_live(self) -> bool:
         """Whether to stay subscribed: not for what is all in the past."""
@@ -205,6 +207,7 @@ class Call:
             is_over=self._is_over,
         )
         gaps: list[Gap] = []
+        self._forget_what_is_old()
         before = self.intake.new
         top = self.visit.wanted[1]
         for span in self._in_turn():
@@ -221,6 +224,14 @@ class Call:
         outcome: Ending | GapReason = GapReason(gaps[-1].reason) if gaps else "complete"
         is_vain = bool(gaps) and not self.has_proven and self.intake.new == before
         return Result("refused" if is_vain else "done", outcome, detail)
+
+    def _forget_what_is_old(self) -> None:
+        """Takes up nothing that was shown long ago, for events of that time may have come since;
+        or for another filter."""
+        is_old = self.dialect.habits_at < time.time() - PENDING_S
+        if is_old or self.dialect.habits_for != self.terms.filter.key:
+            habits = replace(self.dialect.habits, pending=None)
+            self.dialect = replace(self.dialect, habits=habits)
 
     def _in_turn(self) -> list[Span]:
         """What is missing, newest first; but what the last visit has been shown, and has not had
@@ -377,7 +388,9 @@ class Call:
                 return whole, None
             reason = None if walk.proven else is_in_vain(walk.gaps)
             is_first = until == span.until and stretch_s == DAY_S
-            if reason is GapReason.CUT or (reason and is_first):
+            words = walk.gaps[-1].detail if reason else ""
+            is_over = reason is GapReason.CUT or words.startswith(ABOUT_US)
+            if is_over or (reason and is_first):
                 whole.gaps.append(Gap(Span(span.since, until), *walk.gaps[-1][1:]))
                 return whole, []
             if reason and stretch_s > LEAST_STRETCH_S:
@@ -622,7 +635,7 @@ class Call:
 
     def _lower_limit(self, paging: Paging, limit: int) -> None:
         """Asks for less at once from now on, and at the next visit."""
-        self.limit = max(1, limit)
+        self.limit = max(LEAST_LIMIT, limit)
         paging.lower_limit(self.limit)
         self.dialect = replace(self.dialect, limit=self.limit)
 
@@ -681,7 +694,8 @@ class Call:
                 seconds += came
                 is_habit |= len(came) > LATE_FEW or (len(came) > 1 and 4 * len(came) > answered)
         if seconds:
-            spans = merge(Span(second, second + 1) for second in seconds)
+            # Nothing is proven of the last second of all, and no bigint bounds it.
+            spans = merge(Span(at, min(at + 1, MAX_CREATED_AT)) for at in seconds)
             paging.doubt(seconds)
             await self.brotr.take_back(self.visit, [How.PAGING, How.FINISH], spans)
         return len(seconds) if is_habit else 0
@@ -698,7 +712,11 @@ class Call:
 
     def _learn(self, paging: Paging) -> None:
         """Keeps what a walk has taught about the relay."""
-        self.dialect = replace(self.dialect, habits=paging.habits, habits_at=int(time.time()))
+        habits, before = paging.habits, self.dialect.habits.pending
+        is_old = before and habits.pending and before.until == habits.pending.until
+        at = self.dialect.habits_at if is_old else int(time.time())
+        key = self.terms.filter.key
+        self.dialect = replace(self.dialect, habits=habits, habits_at=at, habits_for=key)
 
 
 OPEN = Habits(newest_first=True, is_open=True)  # asked for kinds, a relay shows them or not
@@ -707,12 +725,9 @@ OPEN = Habits(newest_first=True, is_open=True)  # asked for kinds, a relay shows
 def dialect_of(visit: Visit) -> Dialect:
     """How a relay wants to be asked, as earlier visits have left it."""
     try:
-        dialect = msgspec.json.decode(visit.dialect, type=Dialect)
+        return msgspec.json.decode(visit.dialect, type=Dialect)
     except msgspec.MsgspecError:  # of another release
         return Dialect()
-    if dialect.habits_at < time.time() - PENDING_S and dialect.habits.pending is not None:
-        return replace(dialect, habits=replace(dialect.habits, pending=None))
-    return dialect
 
 
 def told(walk: Progress, more: Progress) -> Progress:

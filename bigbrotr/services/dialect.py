@@ -73,7 +73,8 @@ class Dialect(Struct, frozen=True, omit_defaults=True):
     """How a relay is asked; kept from visit to visit."""
 
     habits: Habits = Habits()
-    habits_at: int = 0  # Unix seconds
+    habits_at: int = 0  # Unix seconds, when what is pending was shown ...
+    habits_for: str = ""  # ... for the conditions of this filter
     way: Way = Way.PLAIN
     limit: int = 0  # events at once, where more was refused; 0: as many as configured
     linger_s: float = 0.0  # it says EOSE before its events come: how long to wait for them

@@ -96,8 +96,9 @@ class Synchronizer(BaseService[SynchronizerSettings]):
                 seconds=round(jumped_s),
             )
         if jumped_s < -JUMP_S or self._clock.is_new:
-            self._clock.is_new = False
+            self._clock.is_new = True  # until it is put right: the database may be away
             relays, rows = await self.brotr.forget_the_future()
+            self._clock.is_new = False
             if relays or rows:
                 self.log.warning(
                     "the clock was ahead: proofs of a time to come are taken back, and what was to"
@@ -276,7 +277,7 @@ class Clock:
     """The wall clock, held against one that cannot be set."""
 
     def __init__(self) -> None:
-        self.is_new = True  # nothing is known of the time before
+        self.is_new = True  # what was written before is not put right yet
         self._ahead_s = time.time() - time.monotonic()
 
     def jump(self) -> float:

@@ -599,6 +599,21 @@ def test_seconds_with_events_that_came_late_are_not_proven() -> None:
     assert paging.ask() == Ask(0, 100, 500)
 
 
+@pytest.mark.parametrize("is_late", [True, False])
+def test_what_a_walk_doubts_is_not_taken_up_by_the_next(is_late: bool) -> None:
+    paging = Paging(Span(0, 100), habits=Habits(newest_first=True, is_open=True))
+    paging.ask()
+    paging.answer(Answer([50, 45, 40], End.EOSE, oversized=[] if is_late else [45]))
+    if is_late:
+        paging.doubt([45])
+    again = Paging(Span(0, 100), habits=paging.habits)
+    assert again.pending is not None
+    assert again.pending.span == Span(41, 45)
+    again.ask()
+    progress = again.answer(Answer([40, 30], End.EOSE))
+    assert merge(span for span, _ in progress.proven) == [Span(40, 45)]
+
+
 @pytest.mark.parametrize("answers", [1, 2])
 def test_interrupted_walks_together_get_to_the_end(answers: int) -> None:
     """Each walk is cut after so many answers, and the next one takes up what it was shown."""

@@ -10,6 +10,7 @@ import pytest
 from bigbrotr.config import Config, Link, Networks, SynchronizerSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import Event, EventRelay
+from bigbrotr.models.filter import Filter
 from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.manners import manners_of
@@ -230,6 +231,69 @@ async def test_visits_together_get_on_although_each_is_cut_short(
                 break
         assert await held(brotr, relay) == ids(EVENTS)
         assert await gaps(brotr) == []
+
+
+async def test_what_was_shown_within_a_filter_is_not_taken_up_for_another(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [make_event(BEGIN + 60 * n + 5, kind=7) for n in range(300)]
+    async with ScriptedRelay([*EVENTS, *others], Vices(clamp=100, drop_after_pages=1)) as relay:
+        await brotr.insert_relays([Relay(relay.url)])
+        with monkeypatch.context() as hasty:
+            hasty.setattr(call, "MOST_RETURNS", 0)
+            await visit(brotr, reconcile=False, filter=Filter(kinds=frozenset([1])))
+        assert '"pending"' in await brotr.pool.fetchval("SELECT dialect FROM visits")
+        relay.vices = Vices()
+        await visit(brotr, reconcile=False)
+        assert await missing(brotr) == []
+        assert await held(brotr, relay) == ids(relay.events)
+
+
+async def test_a_relay_that_has_had_enough_is_asked_for_no_other_time(brotr: Brotr) -> None:
+    vices = Vices(most_span_s=2 * 86_400, rate_limited_after=20)
+    async with ScriptedRelay(EVENTS, vices) as relay:
+        await brotr.insert_relays([Relay(relay.url)])
+        await visit(brotr, reconcile=False)
+        assert len(relay.seen.filters) < 25
+        assert await brotr.pool.fetchval("SELECT outcome FROM visits") == "rate-limited"
+        assert len(await gaps(brotr)) == 1
+
+
+async def test_pages_never_become_too_small_to_get_on(brotr: Brotr) -> None:
+    """One event a page shows nothing but seconds that may be cut: each would be a gap."""
+    async with ScriptedRelay(EVENTS[:20]) as relay:
+        await brotr.insert_relays([Relay(relay.url)])
+        document = Metadata({"limitation": {"max_limit": 1}})
+        await brotr.insert_relay_metadata(
+            [RelayMetadata(Relay(relay.url), document, MetadataType.NIP11, BEGIN)]
+        )
+        await visit(brotr, reconcile=False)
+        assert await held(brotr, relay) == ids(relay.events)
+        assert await gaps(brotr) == []
+
+
+async def test_what_was_shown_long_ago_is_not_taken_up(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many visits in vain there were since."""
+    monkeypatch.setattr(call, "MOST_RETURNS", 0)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    async with ScriptedRelay(EVENTS, Vices(clamp=100, drop_after_pages=1)) as relay:
+        await brotr.insert_relays([Relay(relay.url)])
+        await visit(brotr, reconcile=False)
+        assert '"pending"' in await brotr.pool.fetchval("SELECT dialect FROM visits")
+        late = make_event(BEGIN + 60 * 250 + 5, content="dated within what was shown")
+        await relay.add(late)
+        relay.vices = Vices(drop_after_pages=0)
+        for _ in range(2):
+            now += 3000
+            await visit(brotr, reconcile=False)
+        relay.vices = Vices()
+        now += 3000
+        await visit(brotr, reconcile=False)
+        assert await missing(brotr) == []
+        assert late["id"] in await held(brotr, relay)
 
 
 @pytest.mark.parametrize("change", [{"kind": "7"}, {"kind": 6.5}, {"created_at": "x"}, {"tags": 5}])
