@@ -121,7 +121,8 @@ class Call:
         self._returns = 0  # to a relay that hung up
         self._answers = 0  # on this connection
         self._has_gained = True  # an answer, on this connection; or the relay has one try more
-        self._asked: dict[int, tuple[Ask, int]] = {}  # the last questions, and events, by number
+        # The last questions by number, with the events that came, and whether that was to be all.
+        self._asked: dict[int, tuple[Ask, int, bool]] = {}
         self._asked_in: Session | None = None  # ... in this conversation
         self._hasty = 0  # the last of them that was asked without patience
         self._known: Known | None = None
@@ -681,16 +682,18 @@ class Call:
         if ask.probe is Probe.KINDS and not page.events and self.session.is_open:
             late += await self.session.drain(LINGER_S, self.bounds.page_bytes)
             paging.knows_others = bool((await self._some_known()).authors)
-        self._asked[page.number] = (ask, len(page.events))
+        self._asked[page.number] = (ask, len(page.events), page.end is End.EOSE)
         while len(self._asked) > REMEMBERED_ASKS:
             del self._asked[next(iter(self._asked))]
         seconds: list[int] = []
         is_habit = False
         for number in {number for number, _ in late}:
             events = [event for asked, event in late if asked == number]
-            asked_then, answered = self._asked.get(number, (Ask(self.terms.since, None, 1), 0))
+            anything = (Ask(self.terms.since, None, 1), 0, True)
+            asked_then, answered, was_all = self._asked.get(number, anything)
             came = await self._store_unasked(Page(events=events, end=End.EOSE), asked_then)
-            if number > self._hasty:  # else all that was proven by it is taken back already
+            # Not where all that was proven by it is taken back already, nor where we had enough.
+            if number > self._hasty and was_all:
                 seconds += came
                 is_habit |= len(came) > LATE_FEW or (len(came) > 1 and 4 * len(came) > answered)
         if seconds:

@@ -87,6 +87,8 @@ async def test_large_events_make_smaller_pages(brotr: Brotr) -> None:
         await visit(brotr, page_bytes=300_000)
         assert (await brotr.totals()).pairs == len(events)
         assert await brotr.pool.fetchval("SELECT count(*) FROM gaps") == 0
+        # What was still on its way when a page was full is not late.
+        assert "linger" not in await brotr.pool.fetchval("SELECT dialect::text FROM visits")
 
 
 async def test_progress_counts_attempts_anew(brotr: Brotr) -> None:
