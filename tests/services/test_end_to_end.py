@@ -274,13 +274,7 @@ async def test_stops_cleanly_while_workers_start(library: str, tmp_path: Path) -
     async with slow_relay() as relay:
         place = Place(tmp_path / "place", [relay.url], page_limit=10)
         async with place.start() as running:
-
-            def has_loaded() -> bool:
-                assert running.process.returncode is None, running.err
-                workers = children(running.pid, "spawn_main")
-                return any(not library or library in maps(pid) for pid in workers)
-
-            await until(has_loaded, "a worker starts")
+            await until(lambda: has_worker(running, library), "a worker starts")
             os.killpg(running.pid, signal.SIGTERM)
             async with asyncio.timeout(20):
                 assert await running.wait() == 0, running.err
@@ -326,17 +320,18 @@ async def test_kill_at_the_start_leaves_no_orphans(library: str, tmp_path: Path)
     async with slow_relay() as relay:
         place = Place(tmp_path / "place", [relay.url], page_limit=10)
         async with place.start() as running:
-
-            def has_loaded() -> bool:
-                assert running.process.returncode is None, running.err
-                workers = children(running.pid, "spawn_main")
-                return any(not library or library in maps(pid) for pid in workers)
-
-            await until(has_loaded, "a worker starts")
+            await until(lambda: has_worker(running, library), "a worker starts")
             started = place.processes()
             running.process.kill()
             await running.wait()
             await until(lambda: not any(command(pid) for pid in started), "all are gone", 20.0)
+
+
+def has_worker(running: Running, library: str) -> bool:
+    """Whether a worker process is there, and has loaded a library (or, with "", anything)."""
+    assert running.process.returncode is None, running.err
+    workers = children(running.pid, "spawn_main")
+    return any(not library or library in maps(pid) for pid in workers)
 
 
 def maps(pid: int) -> str:
