@@ -13,16 +13,21 @@ BEGIN
     )
     SELECT count(DISTINCT g.relay_id) INTO relays FROM gone g;
     WITH visits_due AS (
-        UPDATE public.visits v SET due_at = p_now, visited_at = p_now, failing_since = least(v.failing_since, p_now)
-        WHERE v.visited_at > ahead AND v.owner IS NULL RETURNING 1
+        -- Who was found then and not tried yet bears no other time than that.
+        UPDATE public.visits v SET
+            due_at = p_now, visited_at = CASE WHEN v.visited_at > ahead THEN p_now END,
+            failing_since = CASE WHEN v.failing_since > p_now THEN p_now ELSE v.failing_since END
+        WHERE coalesce(v.visited_at, v.due_at) > ahead AND v.owner IS NULL RETURNING 1
     ), gaps_due AS (
         UPDATE public.gaps g SET due_at = p_now, noted_at = p_now WHERE g.noted_at > ahead RETURNING 1
     ), candidates_due AS (
-        UPDATE public.candidates c SET due_at = p_now, tried_at = p_now
-        WHERE c.tried_at > ahead AND c.owner IS NULL RETURNING 1
+        UPDATE public.candidates c SET due_at = p_now, tried_at = CASE WHEN c.tried_at > ahead THEN p_now END
+        WHERE coalesce(c.tried_at, c.due_at) > ahead AND c.owner IS NULL RETURNING 1
     ), checks_due AS (
-        UPDATE public.checks c SET due_at = p_now, checked_at = p_now, since = least(c.since, p_now)
-        WHERE c.checked_at > ahead AND c.owner IS NULL RETURNING 1
+        UPDATE public.checks c SET
+            due_at = p_now, checked_at = CASE WHEN c.checked_at > ahead THEN p_now END,
+            since = CASE WHEN c.since > p_now THEN p_now ELSE c.since END
+        WHERE coalesce(c.checked_at, c.due_at) > ahead AND c.owner IS NULL RETURNING 1
     ), tries_due AS (
         UPDATE public.reconciliation r SET due_at = p_now, tried_at = p_now WHERE r.tried_at > ahead RETURNING 1
     ), outbox_due AS (

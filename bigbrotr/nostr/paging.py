@@ -359,7 +359,7 @@ class Paging:
     def start_over(self) -> Progress:
         """Take back what this walk has said, gaps as well, and begin anew: its answers were not
         whole, and what they seemed to show of the relay is not so either."""
-        self._asked = self._pending = None
+        self._asked = self._pending = self._elsewhere = None
         self._doubts, self._gaps = {}, []
         self._retracted += self._given_up
         self._given_up = []

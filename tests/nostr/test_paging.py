@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from bigbrotr.models.coverage import Gap, How, Proof, Span, merge, uncovered
 from bigbrotr.nostr.paging import Paging
-from bigbrotr.nostr.questions import WHENEVER, Answer, Ask, End, GapReason, Habits, Probe
+from bigbrotr.nostr.questions import (
+    WHENEVER,
+    Answer,
+    Ask,
+    End,
+    GapReason,
+    Habits,
+    Pending,
+    Probe,
+)
 from tests.relays.model import Event, Order, Reply, Vices, matches, respond
 
 ENDS = {
@@ -612,6 +621,16 @@ def test_what_a_walk_doubts_is_not_taken_up_by_the_next(is_late: bool) -> None:
     again.ask()
     progress = again.answer(Answer([40, 30], End.EOSE))
     assert merge(span for span, _ in progress.proven) == [Span(40, 45)]
+
+
+def test_what_was_pending_elsewhere_is_not_whole_either_where_answers_are_not() -> None:
+    habits = Habits(newest_first=True, is_open=True, pending=Pending(500, 600))
+    paging = Paging(Span(0, 100), habits=habits)
+    assert paging.habits.pending == habits.pending
+    paging.ask()
+    paging.answer(Answer([50, 40], End.EOSE))
+    paging.start_over()
+    assert paging.habits.pending is None
 
 
 @pytest.mark.parametrize("answers", [1, 2])

@@ -233,6 +233,26 @@ async def test_visits_together_get_on_although_each_is_cut_short(
         assert await gaps(brotr) == []
 
 
+async def test_what_was_found_while_a_clock_was_ahead_does_not_wait_for_it(brotr: Brotr) -> None:
+    """Nobody has tried it yet: it bears no other time."""
+    await brotr.insert_relays([OTHER])
+    later = int(time.time()) + 86_400
+    await brotr.pool.execute("INSERT INTO checks (relay_id, due_at) SELECT id, 0 FROM relays")
+    await brotr.pool.execute(
+        "INSERT INTO candidates (url, network, source, discovered_at, due_at)"
+        " VALUES ('wss://new.example.com', 'clearnet', 'test', $1, $1)",
+        later,
+    )
+    for table in ("visits", "checks"):
+        await brotr.pool.execute(f"UPDATE {table} SET due_at = $1", later)
+    assert await brotr.forget_the_future() == (0, 3)
+    for table in ("visits", "checks", "candidates"):
+        assert await brotr.pool.fetchval(f"SELECT max(due_at) FROM {table}") <= time.time()
+    untold = "SELECT v.failing_since, c.since FROM visits v JOIN checks c USING (relay_id)"
+    assert tuple(await brotr.pool.fetchrow(untold) or ()) == (None, None)
+    assert await brotr.forget_the_future() == (0, 0)
+
+
 async def test_what_was_shown_within_a_filter_is_not_taken_up_for_another(
     brotr: Brotr, monkeypatch: pytest.MonkeyPatch
 ) -> None:

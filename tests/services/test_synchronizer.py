@@ -264,7 +264,9 @@ async def test_a_clock_that_jumps_is_said_and_put_right(
     )
     around = Surroundings(config(), dsn, "test")
     synchronizer = Synchronizer(brotr, around=around)
-    await brotr.pool.execute("UPDATE visits SET due_at = due_at + 10000")  # nobody to call
+    await brotr.pool.execute(
+        "UPDATE visits SET due_at = due_at + 9000, visited_at = 1"
+    )  # nobody to call
     await brotr.pool.execute("ALTER FUNCTION forget_the_future RENAME TO forgotten")
     with pytest.raises(asyncpg.UndefinedFunctionError):
         await synchronizer.run()
