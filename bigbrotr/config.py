@@ -541,7 +541,7 @@ def name_server(text: str) -> tuple[str, int]:
 
 
 Seconds = Annotated[int, Meta(ge=0, le=2**53)]
-PageLimit = Annotated[int, Meta(ge=1, le=5000)]
+PageLimit = Annotated[int, Meta(ge=2, le=5000)]  # one alone says nothing of what follows
 
 
 class RelaySettings(Section, frozen=True):

@@ -642,7 +642,8 @@ class Paging:
         elif trial.probe is Probe.AGAIN and (Counter(shown) - Counter(trial.shown)).total() < 2:
             until = max(shown[len(shown) // 2], trial.since + 2)
             part = [t for t in shown if t < until]
-            walk.trial = Trial(Probe.PART, trial.since, until, part)
+            if part:  # else there is nothing to compare with
+                walk.trial = Trial(Probe.PART, trial.since, until, part)
         else:
             self._disorderly = True
             self._checks = 0

@@ -278,12 +278,16 @@ class Clock:
 
     def __init__(self) -> None:
         self.is_new = True  # what was written before is not put right yet
-        self._ahead_s = time.time() - time.monotonic()
+        self._ahead_s = self._look()
 
     def jump(self) -> float:
         """By how many seconds it has been set forward, or (negative) back, since the last look."""
-        before, self._ahead_s = self._ahead_s, time.time() - time.monotonic()
+        before, self._ahead_s = self._ahead_s, self._look()
         return self._ahead_s - before
+
+    def _look(self) -> float:
+        # The one that goes on while the machine sleeps: waking up is no jump.
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def share(width: int, parts: int, part: int) -> int:
