@@ -223,6 +223,8 @@ async def test_visits_together_get_on_although_each_is_cut_short(
 ) -> None:
     """One answer a connection, and one connection a visit."""
     monkeypatch.setattr(call, "MOST_RETURNS", 0)
+    now = time.time()  # stands still: each new second would want a visit of its own
+    monkeypatch.setattr(time, "time", lambda: now)
     async with ScriptedRelay(EVENTS, Vices(clamp=100, drop_after_pages=1)) as relay:
         await brotr.insert_relays([Relay(relay.url)])
         for _ in range(8):
