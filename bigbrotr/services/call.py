@@ -123,8 +123,8 @@ class Call:
         self._has_gained = True  # an answer, on this connection; or the relay has one try more
         # The last questions by number, with the events that came, and whether that was to be all.
         self._asked: dict[int, tuple[Ask, int, bool]] = {}
-        self._asked_in: Session | None = None  # ... in this conversation
-        self._hasty = 0  # the last of them that was asked without patience
+        self._asked_in: Session | None = None  # the conversation in which these numbers count
+        self._hasty = 0  # the last question that was asked without patience
         self._known: Known | None = None
         self.signer = signer  # for a relay that insists on knowing who asks
         self.intake = Intake(brotr, visit, self.terms, crowd, report)
@@ -686,7 +686,11 @@ class Call:
         while len(self._asked) > REMEMBERED_ASKS:
             del self._asked[next(iter(self._asked))]
         seconds: list[int] = []
-        is_habit = False
+        # So many came that not all were kept: nobody knows where they lie.
+        is_habit = any(
+            number > self._hasty and self._asked[number][2]
+            for number in page.late_dropped & self._asked.keys()
+        )
         for number in {number for number, _ in late}:
             events = [event for asked, event in late if asked == number]
             anything = (Ask(self.terms.since, None, 1), 0, True)
@@ -701,7 +705,7 @@ class Call:
             spans = merge(Span(at, min(at + 1, MAX_CREATED_AT)) for at in seconds)
             paging.doubt(seconds)
             await self.brotr.take_back(self.visit, [How.PAGING, How.FINISH], spans)
-        return len(seconds) if is_habit else 0
+        return max(1, len(seconds)) if is_habit else 0
 
     async def _store_unasked(self, page: Page, ask: Ask) -> Sequence[int]:
         """Stores what came within a question, but not in answer to it; it proves nothing. Returns
