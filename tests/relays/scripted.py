@@ -15,6 +15,7 @@ from typing import Any, Self
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
+from websockets.protocol import State
 
 from bigbrotr.nostr import negentropy
 from tests.relays.events import is_valid, make_event, wire
@@ -88,8 +89,9 @@ class ScriptedRelay:
 
     @property
     def open_connections(self) -> int:
-        """Connections at this moment."""
-        return len(self._talks)
+        """Connections at this moment: not those that their client has left while we were at an
+        answer."""
+        return sum(talk.socket.state is State.OPEN for talk in self._talks)
 
     async def __aenter__(self) -> Self:
         self._server = await serve(
@@ -150,7 +152,7 @@ class ScriptedRelay:
         self.seen.connections += 1
         talk = _Talk(self, socket)
         self._talks.add(talk)
-        self.seen.most = max(self.seen.most, len(self._talks))
+        self.seen.most = max(self.seen.most, self.open_connections)
         try:
             await talk.run()
         except ConnectionClosed:

@@ -1,5 +1,6 @@
 """The scripted relay: honest by default, and every vice on demand."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -51,6 +52,19 @@ async def test_an_honest_relay_answers_newest_first() -> None:
         assert all(map(is_valid, events))
         assert relay.seen.filters == [[{"limit": 6}]]
         assert relay.seen.connections == relay.open_connections == 1
+
+
+async def test_who_has_left_during_an_answer_is_connected_no_more() -> None:
+    asked = asyncio.Event()
+    async with ScriptedRelay(EVENTS, Vices(delay_s=1.0)) as relay:
+        relay.at_question = asked.set
+        async with talk(relay) as socket:
+            await send(socket, "REQ", "a", {})
+            await asked.wait()
+            socket.transport.abort()
+        async with talk(relay):
+            assert relay.seen.connections == 2
+            assert relay.seen.most == relay.open_connections == 1
 
 
 async def test_filters() -> None:
