@@ -17,15 +17,14 @@ import asyncpg
 from anyio.abc import TaskStatus
 
 from bigbrotr import __version__
-from bigbrotr.config import Config, Profile
-from bigbrotr.core.base_service import OUTSIDE, BaseService, Surroundings
+from bigbrotr.config.settings import Config, Profile
+from bigbrotr.core.base_service import OUTSIDE, BaseService, Context
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.embedded import EmbeddedPostgres
-from bigbrotr.core.figures import Sample, memory_of
 from bigbrotr.core.logger import Logger
-from bigbrotr.core.notify import Notifier, extension
+from bigbrotr.core.metrics import Sample, memory_of
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
+from bigbrotr.embedded.server import EmbeddedPostgres
 from bigbrotr.errors import (
     BigBrotrError,
     ConfigError,
@@ -33,14 +32,15 @@ from bigbrotr.errors import (
     ServiceFailedError,
     leaves,
 )
-from bigbrotr.nostr.manners import manners_of
+from bigbrotr.net.politeness import politeness_of
+from bigbrotr.serve import app, metrics
 from bigbrotr.services.finder import Finder
-from bigbrotr.services.monitor import Monitor, keys_of
+from bigbrotr.services.monitor.service import Monitor, keys_of
 from bigbrotr.services.seeder import Seeder
-from bigbrotr.services.synchronizer import Synchronizer
+from bigbrotr.services.sync.service import Synchronizer
+from bigbrotr.services.sync.worker import signer_of
 from bigbrotr.services.validator import Validator
-from bigbrotr.services.worker import signer_of
-from bigbrotr.web import health, metrics
+from bigbrotr.systemd import Notifier, extension
 
 DATABASE_CHECK_S = 0.5  # between looks whether a database that went away is back
 
@@ -60,7 +60,7 @@ SIGN_S = 10.0  # between two signs of life for systemd, unless it wants them soo
 STOPPING = "stopping"
 FAILURES_TOLD = 3  # in a row, before a relay is worth a word
 READY_S = 5.0  # for the database to say that it is well
-FIGURES_S = 15.0  # until the database is asked again: 0.2 s for 10,000 relays
+METRICS_S = 15.0  # until the database is asked again: 0.2 s for 10,000 relays
 STUCK_S = 10.0  # a loop that is so late does nothing in time any more
 
 
@@ -106,7 +106,7 @@ class Supervisor:
         self.brotr: Brotr | None = None  # while running
         self.started_at = time.monotonic()
         self.doing = "starting"  # in words, until the services run
-        self._around = Surroundings(config)
+        self._context = Context(config)
         self._stopping = anyio.Event()
         self._notifier = Notifier()
         self._started_at = time.time()
@@ -220,7 +220,7 @@ class Supervisor:
                 if await Schema().migrate(connection, self.profile, int(time.time())):
                     self.log.info("the schema is current", profile=self.profile)
             name = self.config.supervisor.name or socket.gethostname()
-            self._around = Surroundings(self.config, dsn, name)
+            self._context = Context(self.config, dsn, name)
             self.log.info(
                 "ready",
                 profile=self.profile,
@@ -239,7 +239,7 @@ class Supervisor:
             yield
             return
         host, _ = self.config.web.address()
-        async with health.serve(
+        async with app.serve(
             self.config.web,
             is_alive=self._what_is_stuck,
             is_ready=self._what_is_wrong,
@@ -275,10 +275,10 @@ class Supervisor:
 
     async def _metrics(self) -> tuple[bytes, str]:
         """The page of figures, and its content type."""
-        of_database = await self._figures_of_database()
-        return metrics.page([*self._figures(), *of_database]), metrics.CONTENT_TYPE
+        of_database = await self._metrics_of_database()
+        return metrics.page([*self._metrics_of_process(), *of_database]), metrics.CONTENT_TYPE
 
-    def _figures(self) -> Iterator[Sample]:
+    def _metrics_of_process(self) -> Iterator[Sample]:
         """What this process knows by itself."""
         yield Sample("info", 1, (__version__, self.profile))
         yield Sample("start_time_seconds", self._started_at)
@@ -294,13 +294,13 @@ class Supervisor:
                 yield Sample("service_cycles", service.cycles, (name,))
                 yield Sample("service_failed_cycles", service.failures, (name,))
                 succeeded_at = service.last_success_at or succeeded_at
-                yield from service.figures()
+                yield from service.metrics()
             if succeeded_at is not None:
                 yield Sample("service_last_success_timestamp_seconds", succeeded_at, (name,))
-        manners = manners_of(self.config.manners)
-        for reason, waits in (("pace", manners.paced), ("address", manners.crowded)):
-            yield Sample("manners_waits", waits.times, ("supervisor", reason))
-            yield Sample("manners_wait_seconds", waits.seconds, ("supervisor", reason))
+        politeness = politeness_of(self.config.politeness)
+        for reason, waits in (("pace", politeness.paced), ("address", politeness.crowded)):
+            yield Sample("politeness_waits", waits.times, ("supervisor", reason))
+            yield Sample("politeness_wait_seconds", waits.seconds, ("supervisor", reason))
         if self.config.database.is_embedded and self.data_dir.exists():
             yield Sample("disk_free_bytes", shutil.disk_usage(self.data_dir).free)
         if self.brotr is not None:
@@ -312,17 +312,17 @@ class Supervisor:
             yield Sample("database_seconds", use.seconds, ("supervisor",))
             yield Sample("database_wait_seconds", use.waited_s, ("supervisor",))
 
-    async def _figures_of_database(self) -> list[Sample]:
+    async def _metrics_of_database(self) -> list[Sample]:
         """What the archive says of itself, some seconds ago at most, and whether it answers."""
         async with self._asking:  # one question at a time, however many ask us
-            if time.monotonic() < self._told_at + FIGURES_S:
+            if time.monotonic() < self._told_at + METRICS_S:
                 return self._told
             try:
                 if self.doing or self.brotr is None:
                     return [Sample("database_up", 0)]
                 networks = [network for network, _ in self.config.networks.enabled()]
                 with anyio.fail_after(READY_S):
-                    found = await self.brotr.figures(networks)
+                    found = await self.brotr.metrics(networks)
             except (BigBrotrError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 return [Sample("database_up", 0)]
             self._told_at, self._told = time.monotonic(), [Sample("database_up", 1), *found]
@@ -475,7 +475,7 @@ class Supervisor:
 
     def _make(self, keeper: Keeper) -> BaseService[Any]:
         assert self.brotr is not None
-        return SERVICES[keeper.name](self.brotr, around=self._around)
+        return SERVICES[keeper.name](self.brotr, context=self._context)
 
     def _note_crash(self, keeper: Keeper, error: Exception) -> None:
         causes = leaves(error)

@@ -18,13 +18,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bigbrotr.config import LogSettings
+from bigbrotr.config.settings import LogSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.monitoring import Monitoring
 from bigbrotr.core.calls.upkeep import Totals
 from bigbrotr.core.logger import ascii_json, configure, printable
 from bigbrotr.models.event import WireEvent
-from bigbrotr.models.whereabouts import locate
+from bigbrotr.models.where import locate
 from bigbrotr.supervisor import State, Supervisor
 
 REFRESH_S = 1.0
@@ -231,10 +231,10 @@ async def print_status(brotr: Brotr, place: str, check_every_s: float) -> None:
         console.print(relay_table(relays, with_ways=True))
 
 
-async def whereabouts(brotr: Brotr, event_id: bytes) -> dict[str, Any]:
+async def where(brotr: Brotr, event_id: bytes) -> dict[str, Any]:
     """Where an event is, as plain values: times in Unix seconds."""
     event = await brotr.event(event_id)
-    places = locate(as_wire(event), map(dict, await brotr.whereabouts(event_id)))
+    places = locate(as_wire(event), map(dict, await brotr.where(event_id)))
     return {
         "event": event_id.hex(),
         "is_archived": event is not None,
@@ -266,9 +266,9 @@ def as_wire(event: asyncpg.Record | None) -> WireEvent | None:
     )
 
 
-async def print_whereabouts(brotr: Brotr, event_id: bytes) -> None:
+async def print_where(brotr: Brotr, event_id: bytes) -> None:
     """Prints where an event is."""
-    found = await whereabouts(brotr, event_id)
+    found = await where(brotr, event_id)
     console = Console()
     words = "not in the archive"
     if found["is_archived"]:

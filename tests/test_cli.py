@@ -24,10 +24,10 @@ import asyncpg
 import pytest
 
 from bigbrotr.cli import main
-from bigbrotr.config import WebSettings
-from bigbrotr.core.embedded import EmbeddedPostgres, binary
+from bigbrotr.config.settings import WebSettings
 from bigbrotr.core.schema import Schema
-from bigbrotr.web.health import is_ours
+from bigbrotr.embedded.server import EmbeddedPostgres, binary
+from bigbrotr.serve.app import is_ours
 from tests.processes import Place, call, environment, until
 from tests.relays.events import make_event
 from tests.relays.real import free_port
@@ -57,7 +57,8 @@ COMMANDS = [
     "db restore",
 ]
 SPOKEN = (
-    '[manners]\nopt_out = []\n[monitor.publish.profile]\nname = "\u65e5\u672c \U0001f9ff\u202e"\n'
+    "[politeness]\nopt_out = []\n"
+    '[monitor.publish.profile]\nname = "\u65e5\u672c \U0001f9ff\u202e"\n'
 )
 Env = dict[str, str]
 EVENTS = [make_event(1_600_000_000 + n, content=f"note {n}") for n in range(40)]

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from bigbrotr import supervisor as supervisors
-from bigbrotr.config import (
+from bigbrotr.config.settings import (
     Config,
     Database,
     MonitorSettings,

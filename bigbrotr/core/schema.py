@@ -14,7 +14,8 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 from msgspec import Struct
 
-from bigbrotr.config import Profile, shipped
+from bigbrotr.config.settings import Profile
+from bigbrotr.config.shipped import shipped
 from bigbrotr.errors import DatabaseError, SchemaError
 
 OLDEST_SERVER = 15

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from bigbrotr.config import Profile
+from bigbrotr.config.settings import Profile
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
@@ -76,7 +76,7 @@ def login(owner: Brotr, monkeypatch: pytest.MonkeyPatch) -> Login:
 async def test_reader_looks(login: Login) -> None:
     async with login("bigbrotr_reader") as reader:
         assert (await reader.totals()).events == 1
-        assert await reader.figures()
+        assert await reader.metrics()
         for relation in ("events", "events_relays", "relays", "metadata", "relay_progress"):
             await reader.pool.fetch(f"SELECT * FROM {relation}")
         other = Event.from_object(make_event(1_700_000_001, content="not by a reader"))

@@ -10,7 +10,8 @@ import pglast
 import pytest
 from pglast import ast, enums
 
-from bigbrotr.config import Profile, shipped
+from bigbrotr.config.settings import Profile
+from bigbrotr.config.shipped import shipped
 from bigbrotr.core.schema import DISTRIBUTED, Schema
 
 CLOCKS = {"now", "clock_timestamp", "statement_timestamp", "transaction_timestamp", "timeofday"}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from bigbrotr.config import TOMBSTONE_S
+from bigbrotr.config.settings import TOMBSTONE_S
 from bigbrotr.core.calls.base import UPKEEP_S, by_column, discovered_at, valid_relays
 from bigbrotr.core.calls.service_data import ServiceDataCalls
 from bigbrotr.core.pool import Connection

@@ -146,7 +146,7 @@ class EventCalls(Calls):
         assert row is not None
         return row["authors"] or [], row["ids"] or []
 
-    async def whereabouts(self, event_id: bytes) -> list[asyncpg.Record]:
+    async def where(self, event_id: bytes) -> list[asyncpg.Record]:
         """What is known of each relay and an event: the rows of `whereabouts` in sql/."""
         return await self.pool.fetch("SELECT * FROM public.whereabouts($1)", event_id)
 

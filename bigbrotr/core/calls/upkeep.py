@@ -7,7 +7,7 @@ from typing import NamedTuple
 import asyncpg
 
 from bigbrotr.core.calls.base import UPKEEP_S, Calls
-from bigbrotr.core.figures import Sample
+from bigbrotr.core.metrics import Sample
 from bigbrotr.models.relay import Network
 
 OLD_TRANSACTIONS = 1_000_000_000  # of the 2**31 that there are; autovacuum acts at a fifth of it
@@ -34,8 +34,8 @@ class UpkeepCalls(Calls):
         assert row is not None
         return Totals(*row)
 
-    async def figures(self, networks: Iterable[Network] = Network) -> list[Sample]:
-        """The state of the archive in numbers: see `FIGURES`; as backlog count those that wait for
+    async def metrics(self, networks: Iterable[Network] = Network) -> list[Sample]:
+        """The state of the archive in numbers: see `METRICS`; as backlog count those that wait for
         their turn in the given networks."""
         rows = await self.pool.fetch(
             "SELECT * FROM public.figures($1, $2)",
