@@ -25,7 +25,8 @@ from bigbrotr.core.calls.upkeep import Totals
 from bigbrotr.core.logger import ascii_json, configure, printable
 from bigbrotr.models.event import WireEvent
 from bigbrotr.models.where import locate
-from bigbrotr.supervisor import State, Supervisor
+from bigbrotr.runner import State
+from bigbrotr.supervisor import Supervisor
 
 REFRESH_S = 1.0
 RATE_WINDOW_S = 10.0
@@ -85,9 +86,9 @@ def _run(
     supervisor: Supervisor, totals: Totals | None, rate: float, relays: Sequence[asyncpg.Record]
 ) -> RenderableType:
     services = Text("services  ")
-    for keeper in supervisor.keepers:
-        services.append(f"{keeper.name} ")
-        services.append(f"{keeper.state}   ", style=COLOURS.get(keeper.state, "dim"))
+    for runner in supervisor.runners:
+        services.append(f"{runner.name} ")
+        services.append(f"{runner.state}   ", style=COLOURS.get(runner.state, "dim"))
     up = time.monotonic() - supervisor.started_at
     head = Text(f"bigbrotr  {supervisor.profile}  up {duration(up)}", style="bold")
     if totals is None:

@@ -479,7 +479,6 @@ class PublishSettings(Section, frozen=True):
         float,
         Meta(ge=60, le=YEAR_S, description="until a relay that did not change is told again"),
     ] = 3600.0
-    max_attempts: Annotated[int, Meta(ge=1, le=1000, description="to deliver an event")] = 5
     geohash: Annotated[str | None, Meta(description="where the monitor is")] = None
     profile: ProfileSettings = ProfileSettings()
 
@@ -516,6 +515,24 @@ class MonitorSettings(ServiceSection, frozen=True):
     dns: DnsSettings = DnsSettings()
     geo: GeoSettings = GeoSettings()
     publish: PublishSettings = PublishSettings()
+
+
+class PublisherSettings(ServiceSection, frozen=True):
+    """How the events of our own in the outbox are delivered."""
+
+    interval_s: Annotated[float, Meta(ge=0.1, description="from one cycle to the next")] = 5.0
+    max_attempts: Annotated[int, Meta(ge=1, le=1000, description="to deliver an event")] = 5
+
+
+class MaintenanceSettings(ServiceSection, frozen=True):
+    """How often the database is looked after: partitions, statistics, what needs a look."""
+
+    interval_s: Annotated[
+        float, Meta(ge=0.1, description="from one look whether it is time to the next")
+    ] = 900.0
+    every_s: Annotated[
+        float, Meta(ge=60, le=YEAR_S, description="from one look after the database to the next")
+    ] = 43_200.0
 
 
 def name_server(text: str) -> tuple[str, int]:
@@ -729,7 +746,9 @@ class Config(Section, frozen=True):
     finder: FinderSettings = field(default_factory=FinderSettings)
     validator: ValidatorSettings = field(default_factory=ValidatorSettings)
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
+    publisher: PublisherSettings = field(default_factory=PublisherSettings)
     synchronizer: SynchronizerSettings = field(default_factory=SynchronizerSettings)
+    maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
     supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)
     log: LogSettings = field(default_factory=LogSettings)
     web: WebSettings = field(default_factory=WebSettings)

@@ -23,6 +23,7 @@ from bigbrotr.config.settings import (
     MonitorSettings,
     Networks,
     Nip11Settings,
+    PublisherSettings,
     PublishSettings,
     ReadSettings,
     WriteSettings,
@@ -30,6 +31,7 @@ from bigbrotr.config.settings import (
 from bigbrotr.core.base_service import Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import configure
+from bigbrotr.core.metrics import Sample
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.check import Failed, Measured, Unmeasured
 from bigbrotr.models.keys import Keys
@@ -43,6 +45,7 @@ from bigbrotr.services.monitor.checks import read_document
 from bigbrotr.services.monitor.probe import Opening
 from bigbrotr.services.monitor.service import Monitor
 from bigbrotr.services.monitor.verdict import Findings, Verdict, failures, judge, milliseconds
+from bigbrotr.services.publisher import Publisher
 from bigbrotr.view import print_status, state
 from tests.net.test_dial import server
 from tests.net.test_dns import answer, nameserver
@@ -79,13 +82,23 @@ async def examine(brotr: Brotr, url: str, **settings: Any) -> Findings:
         return await service.checker.examine(Relay(url), LINK)
 
 
-async def look(brotr: Brotr, *urls: str, **settings: Any) -> dict[tuple[str, ...], float]:
-    """One cycle in which these relays are due; its figures by name and labels."""
+async def look(
+    brotr: Brotr, *urls: str, max_attempts: int = 5, **settings: Any
+) -> dict[tuple[str, ...], float]:
+    """One cycle in which these relays are due, and the delivery of what it announces; their metrics
+    by name and labels."""
     await brotr.insert_relays([Relay(url) for url in urls])
     await brotr.pool.execute("UPDATE checks SET due_at = 0")
+    found: list[Sample] = []
     async with monitor(brotr, **settings) as service:
         await service.run()
-    return {(name, *labels): value for name, value, labels in service.metrics()}
+        found += service.metrics()
+    if "publish" in settings:
+        sending = PublisherSettings(max_attempts=max_attempts)
+        async with Publisher(brotr, sending, context()) as publisher:
+            await publisher.run()
+            found += publisher.metrics()
+    return {(name, *labels): value for name, value, labels in found}
 
 
 async def states(brotr: Brotr) -> dict[str, tuple[str, str]]:
@@ -424,7 +437,7 @@ async def test_many_that_fail_at_once_mean_that_we_are_down(
             raise OSError(101, "Network is unreachable")
 
         with monkeypatch.context() as patch:
-            patch.setattr("bigbrotr.nostr.reach._connect_one", unplugged)
+            patch.setattr("bigbrotr.net.connect._connect_one", unplugged)
             for _ in range(3):
                 await look(brotr)
                 assert await states(brotr) == before
@@ -449,7 +462,7 @@ async def test_one_that_fails_alone_is_judged_by_the_others(
             raise OSError(101, "Network is unreachable")
 
         with monkeypatch.context() as patch:
-            patch.setattr("bigbrotr.nostr.reach._connect_one", unplugged)
+            patch.setattr("bigbrotr.net.connect._connect_one", unplugged)
             for _ in range(3):
                 await brotr.pool.execute(due, relay.url)
                 async with monitor(brotr) as service:
@@ -472,7 +485,7 @@ async def test_what_one_relay_makes_our_code_raise_is_its_alone(
             raise KeyError("nobody thought of this")
         return read_document(body)
 
-    monkeypatch.setattr("bigbrotr.services.checker.read_document", parse)
+    monkeypatch.setattr("bigbrotr.services.monitor.checks.read_document", parse)
     async with (
         ScriptedRelay([EVENT], nip11=DOCUMENT) as good,
         ScriptedRelay([EVENT], nip11=poison) as bad,
@@ -511,7 +524,7 @@ async def test_a_result_that_the_database_refuses_is_one_relay_s(
             times["read_ms"] = 1e300  # no real
         return times
 
-    monkeypatch.setattr("bigbrotr.services.monitor.milliseconds", round_trips)
+    monkeypatch.setattr("bigbrotr.services.monitor.service.milliseconds", round_trips)
     async with AsyncExitStack() as stack:
         documents = [{**DOCUMENT, "name": "poison" if n == 3 else "good"} for n in range(6)]
         relays = [
@@ -602,7 +615,10 @@ async def test_what_is_published_is_read_back_from_a_real_relay(brotr: Brotr) ->
 @pytest.mark.usefixtures("private_key")
 async def test_what_has_not_changed_is_told_again_on_schedule(brotr: Brotr) -> None:
     async with ScriptedRelay([EVENT], nip11=DOCUMENT) as relay, ScriptedRelay() as target:
-        settings = {"publish": publish(target.url, refresh_s=7200.0), "check_every_s": 3600.0}
+        settings: dict[str, Any] = {
+            "publish": publish(target.url, refresh_s=7200.0),
+            "check_every_s": 3600.0,
+        }
 
         async def told() -> int:
             await look(brotr, relay.url, **settings)
@@ -661,7 +677,7 @@ async def test_what_one_target_makes_our_code_raise_is_its_alone(
                 return {key: each._replace(outcome="lost") for key, each in found.items()}  # type: ignore[arg-type]
             return found
 
-        monkeypatch.setattr("bigbrotr.services.herald.deliver", deliver)
+        monkeypatch.setattr("bigbrotr.services.publisher.deliver", deliver)
         await look(brotr, relay.url, publish=publish(bad.url, odd, good.url))
         assert await states(brotr) == {relay.url: ("up", "up")}
         assert {event["kind"] for event in good.events} == {0, 10002, 10166, 30166}
@@ -679,9 +695,8 @@ async def test_what_one_target_makes_our_code_raise_is_its_alone(
 async def test_a_relay_that_wants_pauses_has_everything_in_the_end(brotr: Brotr) -> None:
     """More pauses than attempts: what was not taken beside what was is kept for later."""
     async with ScriptedRelay([EVENT]) as relay, ScriptedRelay(vices=Vices(takes=1)) as target:
-        settings = publish(target.url, max_attempts=2)
         for _ in range(4):
-            await look(brotr, relay.url, publish=settings)
+            await look(brotr, relay.url, publish=publish(target.url), max_attempts=2)
             await brotr.pool.execute("UPDATE outbox SET due_at = 0")
         assert {event["kind"] for event in target.events} == {0, 10002, 10166, 30166}
         assert await brotr.pool.fetchval("SELECT count(*) FROM outbox") == 0

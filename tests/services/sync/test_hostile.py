@@ -219,7 +219,7 @@ async def test_what_one_relay_makes_our_code_raise_is_its_alone(
     async def refused(*_: Any, **__: Any) -> Any:
         raise asyncpg.ConnectionDoesNotExistError("the server has gone")
 
-    monkeypatch.setattr("bigbrotr.services.call.sift", sift)
+    monkeypatch.setattr("bigbrotr.services.sync.visit.sift", sift)
     if not is_ours:
         monkeypatch.setattr(brotr, "store_page", refused)
     async with ScriptedRelay([poison]) as bad, ScriptedRelay([make_event()]) as good:

@@ -605,7 +605,7 @@ async def test_floods_of_ranges_stall_nobody(brotr: Brotr) -> None:
 async def test_what_is_withheld_en_masse_is_no_holding(
     brotr: Brotr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bigbrotr.core.calls.reconcile.MOST_WITHHELD", 20)
+    monkeypatch.setattr("bigbrotr.core.calls.reconciliation.MOST_WITHHELD", 20)
     await archive(brotr, EVENTS)
     named = frozenset(ids(OTHERS[:30]))
     vices = Vices(reconciles="honestly", withholds=named)
