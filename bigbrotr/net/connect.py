@@ -371,17 +371,29 @@ CERTIFICATES = {
     62: Failure.TLS_WRONG_NAME,
     64: Failure.TLS_WRONG_NAME,  # an address instead of a name
 }
+# OpenSSL's names of what is no longer spoken: a version, a signature, a key, a way to renegotiate.
 OLD_TLS = frozenset(
-    {"UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "VERSION_TOO_LOW", "WRONG_SSL_VERSION"}
+    {
+        "UNSUPPORTED_PROTOCOL",
+        "TLSV1_ALERT_PROTOCOL_VERSION",
+        "VERSION_TOO_LOW",
+        "WRONG_SSL_VERSION",
+        "LEGACY_SIGALG_DISALLOWED_OR_UNSUPPORTED",
+        "DH_KEY_TOO_SMALL",
+        "UNSAFE_LEGACY_RENEGOTIATION_DISABLED",
+    }
 )
+NAMELESS = re.compile(r"\[SSL\] (.+?) \(_ssl")  # a reason that is newer than Python's own list
 
 
 def _judge_tls(error: ssl.SSLError) -> Unreached:
     if isinstance(error, ssl.SSLCertVerificationError):
         failure = CERTIFICATES.get(error.verify_code, Failure.TLS)
         return Unreached(failure, error.verify_message)
-    words = error.reason or str(error)
-    return Unreached(Failure.TLS_OLD if error.reason in OLD_TLS else Failure.TLS, words)
+    reason: str | None = getattr(error, "reason", None)  # typed as if it always had one
+    if reason is None and (nameless := NAMELESS.search(str(error))):
+        reason = nameless[1].upper().replace(" ", "_")
+    return Unreached(Failure.TLS_OLD if reason in OLD_TLS else Failure.TLS, reason or str(error))
 
 
 # Codes of a proxy that works, and says that the relay does not. Any other is the proxy's own: a
