@@ -800,7 +800,7 @@ class WebSettings(Section, frozen=True):
     listen: Annotated[
         str | None,
         Meta(
-            description="address:port for /healthz, /readyz and /metrics; default: nothing is served"
+            description="address:port for /healthz, /readyz, /metrics; default: nothing is served"
         ),
     ] = None
 
