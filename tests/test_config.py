@@ -155,7 +155,7 @@ MISTAKES = [
     ('[monitor.dns]\nnameservers = ["ns.example"]', r"\[monitor\] dns: nameservers: 'ns\.example'"),
     ("[monitor.publish]\nenabled = true", r"\[monitor\] publish: enabled with nowhere to publish"),
     ('[monitor.publish]\nrelays = ["x"]', r"\[monitor\] publish: relays: 'x': a relay URL starts"),
-    ('[monitor.publish]\ngeohash = "a"', r"\[monitor\] publish: geohash: 'a' is none"),
+    ('[monitor.publish]\ngeohash = "a"', r"\[monitor\] publish: geohash: 'a': expected 1 to 12"),
     ("[networks.tor]\nwidht = 3", r"\[networks\.tor\] widht: unknown key; did you mean \"width\""),
     (
         "[synchroniser]\nworkers = 3",
@@ -198,7 +198,7 @@ MISTAKES = [
     ('[database]\nurl = "postgresql://[h/d"', r"\[database\]: url is"),
     ('[database]\nhost = "me@h"', r"\[database\]: host is a name"),
     ('[web]\nlisten = "http://h:80"', r"\[web\]: listen is"),
-    ('[web]\nhosts = ["h:80"]', r"\[web\]: hosts: 'h:80' is no name of a host"),
+    ('[web]\nhosts = ["h:80"]', r"\[web\]: hosts: 'h:80' is not a host name"),
     ('[database]\nurl = "postgresql://h/d"\nhost = "h"', r"\[database\]: give either"),
     ("[synchronizer.filter]\nkind = [1]", r"\[synchronizer\.filter\] kind: .*mean \"kinds\""),
     ("[synchronizer.filter]\nkinds = []", r"\[synchronizer\.filter\] kinds: \[\] is wrong"),
