@@ -322,7 +322,7 @@ class Supervisor:
                     return [Sample("database_up", 0)]
                 networks = [network for network, _ in self.config.networks.enabled()]
                 with anyio.fail_after(READY_S):
-                    found = await self.brotr.figures(networks)
+                    found = await self.brotr.metrics(networks)
             except (BigBrotrError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 return [Sample("database_up", 0)]
             self._told_at, self._told = time.monotonic(), [Sample("database_up", 1), *found]

@@ -234,7 +234,7 @@ async def print_status(brotr: Brotr, place: str, check_every_s: float) -> None:
 async def whereabouts(brotr: Brotr, event_id: bytes) -> dict[str, Any]:
     """Where an event is, as plain values: times in Unix seconds."""
     event = await brotr.event(event_id)
-    places = locate(as_wire(event), map(dict, await brotr.whereabouts(event_id)))
+    places = locate(as_wire(event), map(dict, await brotr.where_is(event_id)))
     return {
         "event": event_id.hex(),
         "is_archived": event is not None,

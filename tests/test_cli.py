@@ -79,7 +79,9 @@ async def archive(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pla
             async with place.look() as connection:
 
                 async def is_copied() -> bool:
-                    return bool(await connection.fetchval("SELECT events FROM totals()") == 40)
+                    return bool(
+                        await connection.fetchval("SELECT events FROM bigbrotr.totals()") == 40
+                    )
 
                 await until(is_copied, "the copy")
             yield place
@@ -451,7 +453,9 @@ async def test_database_of_another_profile_or_revision(tmp_path: Path) -> None:
     done = await call("status", *place.options, "--profile", "lite")
     assert done.code == 0  # it looks the same
     async with place.database() as connection:
-        await connection.execute("INSERT INTO ledger VALUES (99, 'full', 'x', 0)")
+        await connection.execute(
+            "INSERT INTO bigbrotr.ledger VALUES (99, 'full', 'x', 0, 98, '9.0.0')"
+        )
     for words in ("run --once", "status", "db migrate"):
         done = await place.call(*words.split())
         assert done.code == 4
@@ -463,7 +467,9 @@ async def test_database_of_an_older_revision(tmp_path: Path) -> None:
     assert (await place.call("db", "migrate")).code == 0
     current = Schema().revision
     async with place.database() as connection:
-        await connection.execute(f"UPDATE ledger SET revision = {current - 1}, digest = 'x'")
+        await connection.execute(
+            f"UPDATE bigbrotr.ledger SET revision = {current - 1}, digest = 'x'"
+        )
     for words in ("status", "where " + 64 * "0", "seed wss://a.example.com"):
         done = await place.call(*words.split())
         assert done.code == 4
@@ -725,9 +731,11 @@ async def test_health(tmp_path: Path) -> None:
         done = await place.call("health")
         assert (done.code, done.out) == (0, "ok\n")
         async with place.look() as connection:
-            await connection.execute("INSERT INTO ledger VALUES (99, 'full', 'x', 0)")
+            await connection.execute(
+                "INSERT INTO bigbrotr.ledger VALUES (99, 'full', 'x', 0, 98, '9.0.0')"
+            )
             code, words = await asyncio.to_thread(ask, f"{url}/readyz")
-            await connection.execute("DELETE FROM ledger WHERE revision = 99")
+            await connection.execute("DELETE FROM bigbrotr.ledger WHERE revision = 99")
         assert code == 503
         assert "install a newer bigbrotr" in words
         assert await asyncio.to_thread(ask, f"{url}/readyz") == (200, "ok\n")

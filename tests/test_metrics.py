@@ -130,7 +130,7 @@ async def test_what_a_running_archive_tells(archive: tuple[Place, str]) -> None:
             assert value("manners_waits_total", process=process, reason=reason) == 0  # local
     assert value("loop_lag_seconds") < 10
     assert value("service_last_success_timestamp_seconds", service="validator") > 1.7e9
-    assert value("backlog", queue="sightings") >= 0
+    assert value("backlog", queue="mentions") >= 0
     assert not [labels for _, labels in page if "ws://" in str(labels)]
     assert str(place.data_dir) not in str(page)
 
@@ -142,9 +142,11 @@ async def test_health_of_a_running_archive(archive: tuple[Place, str]) -> None:
     done = await place.call("health", "--alive")
     assert (done.code, done.out) == (0, "ok\n")
     async with place.look() as connection:
-        await connection.execute("INSERT INTO ledger VALUES (99, 'full', 'x', 0)")
+        await connection.execute(
+            "INSERT INTO bigbrotr.ledger VALUES (99, 'full', 'x', 0, 98, '9.0.0')"
+        )
         done = await place.call("health")
-        await connection.execute("DELETE FROM ledger WHERE revision = 99")
+        await connection.execute("DELETE FROM bigbrotr.ledger WHERE revision = 99")
     assert done.code == 1
     assert "install a newer bigbrotr" in done.out
 
@@ -163,18 +165,18 @@ async def test_health_of_nothing(tmp_path: Path) -> None:
 
 async def test_figures_of_the_archive(brotr: Brotr) -> None:
     """Relays wait from the start, an empty archive has no age, and everything is declared."""
-    before = {(name, labels): value for name, value, labels in await brotr.figures()}
+    before = {(name, labels): value for name, value, labels in await brotr.metrics()}
     for queue in ("visits", "candidates", "checks", "outbox"):
         assert before["backlog_age_seconds", (queue,)] == 0
     await brotr.insert_relays([Relay("wss://a.example"), Relay("wss://b.example")])
     await brotr.insert_candidates([Relay("wss://c.example")], "seed")
-    after = {(name, labels): value for name, value, labels in await brotr.figures()}
+    after = {(name, labels): value for name, value, labels in await brotr.metrics()}
     assert after["relays", ("clearnet", "waiting")] == after["backlog", ("visits",)] == 2
     assert after["candidates", ("clearnet", "new")] == after["backlog", ("candidates",)] == 1
     for name, labels in after:
         assert len(labels) == len(FIGURES[name].labels), name
     # Their network is switched off: they are there, but do not wait for a turn.
-    off = {(name, labels): value for name, value, labels in await brotr.figures([Network.TOR])}
+    off = {(name, labels): value for name, value, labels in await brotr.metrics([Network.TOR])}
     assert off["relays", ("clearnet", "waiting")] == 2
     assert off["candidates", ("clearnet", "new")] == 1
     for queue in ("visits", "candidates", "checks"):
@@ -248,7 +250,7 @@ def values(name: str, label: str) -> set[str]:
     if found := told_by_us.get((name, label)) or of_any.get(label):
         return set(found)
     # Told by the database: what stands there in quotes.
-    text = (shipped("sql") / "62_figures.sql").read_text()
+    text = (shipped("sql") / "62_metrics.sql").read_text()
     assert f"'{name}'" in text, f"say what the {label} of {name} can be"
     return set(re.findall(r"'([^']*)'", text))
 
@@ -262,7 +264,7 @@ def values(name: str, label: str) -> set[str]:
         ('connections_total{instance="x",service!="synchroniser"}', False),
         ('events_rejected_total{reason="bad signature"}', True),
         ('relays{state="restless"}', False),
-        ('relays{state!="resting"}', True),
+        ('relays{state!="retired"}', True),
         ('relays{service="monitor"}', False),
     ],
 )

@@ -190,14 +190,14 @@ async def test_upkeep_says_what_it_did(
     supervisor.brotr = brotr
     await brotr.insert_relays([Relay(f"wss://relay{n}.example") for n in range(4)])
     await brotr.pool.execute(
-        "UPDATE visits SET failures = relay_id + 2, outcome = 'timeout' WHERE relay_id < 4"
+        "UPDATE bigbrotr.visits SET failures = relay_id + 2, outcome = 'timeout' WHERE relay_id < 4"
     )
     configure("INFO", stream=sys.stderr)
     await supervisor.keep_up()
     said = capfd.readouterr().err
     assert "looked after the database partitions_made=0 took_s=" in said
     assert "relays fail outcome=timeout relays=3 most=wss://relay2.example failures=5" in said
-    await brotr.pool.execute("ALTER TABLE visits RENAME TO elsewhere")
+    await brotr.pool.execute("ALTER TABLE bigbrotr.visits RENAME TO elsewhere")
     await supervisor.keep_up()
     assert "the database was not looked after" in capfd.readouterr().err
 

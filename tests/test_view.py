@@ -27,7 +27,7 @@ async def test_what_strangers_wrote(brotr: Brotr, capsys: pytest.CaptureFixture[
     await brotr.insert_relays([relay])
     await brotr.insert_candidates([Relay("wss://candidate.example")], f"list {HOSTILE}")
     await brotr.pool.execute(
-        "UPDATE visits SET visited_at = 1, outcome = 'closed', detail = $1", HOSTILE
+        "UPDATE bigbrotr.visits SET visited_at = 1, outcome = 'closed', detail = $1", HOSTILE
     )
     await print_status(brotr, f"a database in {HOSTILE}", 3600.0)
     await print_whereabouts(brotr, bytes(32))

@@ -19,6 +19,7 @@ from bigbrotr.config import (
     decode,
     read_toml,
 )
+from bigbrotr.core.codes import SEARCH_PATH
 from bigbrotr.core.embedded import BY_ITSELF, EmbeddedPostgres, default_data_dir
 from bigbrotr.core.logger import Logger
 from bigbrotr.errors import ConfigError, DatabaseError
@@ -27,6 +28,15 @@ from bigbrotr.secret import read_secret
 CLOSE_S = 5.0  # until connections in use are cut
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+
+# Those of ours that asyncpg has to ask the server about: arrays and ranges.
+_TYPES = "SELECT " + ", ".join(
+    f"NULL::pg_catalog.{name}"
+    for name in (
+        *("_bool", "_int4", "_int8", "_float4", "_text", "_bytea", "_jsonb", "_int8range"),
+        *("int8range", "int8multirange"),
+    )
+)
 
 # What another attempt cannot mend.
 _FINAL = (
@@ -160,7 +170,8 @@ class Pool:
         limits, server = self.settings.limits, self.settings.server_settings
         session = {"application_name": server.application_name, "timezone": server.timezone}
         if not self.settings.pgbouncer:
-            session |= self._session
+            # Every name of ours is qualified; this way nothing that others have made is called.
+            session |= {"search_path": SEARCH_PATH, **self._session}
         return await asyncpg.create_pool(
             self.address,
             # Not None, for which asyncpg would look into PGPASSWORD and ~/.pgpass.
@@ -174,6 +185,7 @@ class Pool:
             # Behind PgBouncer a prepared statement may meet another server connection.
             statement_cache_size=0 if self.settings.pgbouncer else 100,
             server_settings=session,
+            init=_learn_types if self.settings.pgbouncer else None,
             reset=_leave_as_it_is,
             **(BY_ITSELF if self.database.is_embedded else {}),
         )
@@ -320,6 +332,14 @@ def _settings(values: Mapping[str, Any], source: str) -> tuple[Database, PoolSet
         {"database": values.get("database", {}), "pool": rest}, _PoolTables, source=source
     )
     return tables.database, tables.pool
+
+
+async def _learn_types(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Lets asyncpg look up the types that it does not know where nothing that others have made is
+    called: its own query names no schema, and a session of PgBouncer keeps no search path."""
+    async with connection.transaction():
+        await connection.execute(f"SET LOCAL search_path = {SEARCH_PATH}")
+        await connection.prepare(_TYPES)
 
 
 async def _leave_as_it_is(connection: "asyncpg.Connection[asyncpg.Record]") -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 from bigbrotr.config import MonitorSettings, Networks
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.calls.monitoring import DueCheck, Letter, Post
+from bigbrotr.core.calls.monitoring import DueCheck, OutboxEntry, Post
 from bigbrotr.core.defects import Defects, is_outside, one_by_one
 from bigbrotr.core.logger import Logger
 from bigbrotr.models.keys import Keys
@@ -32,7 +32,7 @@ IDLE_S = 0.5  # between looks into the outbox while relays are examined
 class Settled(NamedTuple):
     """What became of a letter, as it is recorded."""
 
-    letter: Letter
+    letter: OutboxEntry
     outcome: Outcome
     reason: str
     detail: str
@@ -133,7 +133,7 @@ class Herald:
         link_s = max(link.timeout_s for _, link in self._networks.enabled())
         while not is_stopping.is_set():
             is_last = is_over.is_set()
-            letters = await self._brotr.claim_letters(
+            letters = await self._brotr.claim_outbox(
                 targets=TARGETS, limit=LETTERS, owner=self._owner, lease_s=(LETTERS + 2) * link_s
             )
             if letters:
@@ -144,12 +144,12 @@ class Herald:
                 with anyio.move_on_after(IDLE_S):
                     await is_over.wait()
 
-    async def _hand_over(self, letters: Sequence[Letter]) -> None:
-        by_target: dict[str, list[Letter]] = {}
+    async def _hand_over(self, letters: Sequence[OutboxEntry]) -> None:
+        by_target: dict[str, list[OutboxEntry]] = {}
         for letter in letters:
             by_target.setdefault(letter.target, []).append(letter)
 
-        async def one(target: str, batch: list[Letter]) -> None:
+        async def one(target: str, batch: list[OutboxEntry]) -> None:
             try:
                 settled = await self._hand_to(Relay(target), batch)
             except Exception as error:  # this target's, and nobody else's
@@ -167,7 +167,7 @@ class Herald:
                 group.start_soon(one, target, batch)
 
     async def _settle(self, settled: Sequence[Settled]) -> None:
-        await self._brotr.settle_letters(settled, self._settings.publish.max_attempts)
+        await self._brotr.settle_outbox(settled, self._settings.publish.max_attempts)
 
     def _instead(self, settled: Settled, error: Exception) -> Settled | None:
         """What is recorded where the database refuses what was to be."""
@@ -176,7 +176,7 @@ class Herald:
         words = self._defects.note(error, relay=settled.letter.target)
         return Settled(settled.letter, "failed", "defect", words)
 
-    async def _hand_to(self, relay: Relay, batch: Sequence[Letter]) -> list[Settled]:
+    async def _hand_to(self, relay: Relay, batch: Sequence[OutboxEntry]) -> list[Settled]:
         by_id = {msgspec.json.decode(letter.event)["id"]: letter for letter in batch}
         offered = {event_id: letter.event.encode() for event_id, letter in by_id.items()}
         found = await self._offer(relay, offered)
