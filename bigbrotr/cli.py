@@ -16,21 +16,23 @@ import msgspec
 import uvloop
 
 from bigbrotr import __version__, demo, view
-from bigbrotr.config import Config, LogSettings, Profile, load, show
-from bigbrotr.core import archives, embedded
+from bigbrotr.config.settings import Config, LogSettings, Profile
+from bigbrotr.config.toml import load, show
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.defects import refusal
-from bigbrotr.core.embedded import EmbeddedPostgres
 from bigbrotr.core.logger import configure, open_up, printable
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema, check_server, read_ledger
+from bigbrotr.embedded import dump
+from bigbrotr.embedded import server as embedded
+from bigbrotr.embedded.server import EmbeddedPostgres
 from bigbrotr.errors import ConfigError, DatabaseError, SchemaError, leaves
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.models.whereabouts import parse_event_id
+from bigbrotr.models.where import parse_event_id
 from bigbrotr.secret import without_secrets
+from bigbrotr.serve import app
 from bigbrotr.services.seeder import read_seeds, usable_relays
 from bigbrotr.supervisor import SERVICES, Supervisor
-from bigbrotr.web import health
 
 EXIT_CODES = """\
 exit codes:
@@ -314,7 +316,7 @@ def _health(options: argparse.Namespace) -> int:
     web = _config(options).web
     if web.listen is None:
         raise ConfigError('there is nobody to ask: set [web] listen = "127.0.0.1:9464"')
-    is_well, words = health.ask(*web.address(), "/healthz" if options.alive else "/readyz")
+    is_well, words = app.ask(*web.address(), "/healthz" if options.alive else "/readyz")
     print(_shown(words))  # noqa: T201
     return 0 if is_well else 1
 
@@ -328,10 +330,10 @@ def _where(options: argparse.Namespace) -> int:
     async def work() -> int:
         async with _database(options) as brotr:
             if options.json:
-                places = await view.whereabouts(brotr, event_id)
+                places = await view.where(brotr, event_id)
                 print(view.in_json(places))  # noqa: T201
             else:
-                await view.print_whereabouts(brotr, event_id)
+                await view.print_where(brotr, event_id)
         return 0
 
     return _loop(work())
@@ -427,9 +429,9 @@ def _db_backup(options: argparse.Namespace) -> int:
     async def work() -> int:
         async with _database(options, may_be_old=True) as brotr:
             size = await anyio.to_thread.run_sync(
-                archives.back_up, brotr.pool.address, options.file, _client_environment(brotr)
+                dump.back_up, brotr.pool.address, options.file, _client_environment(brotr)
             )
-        print(f"{options.file}: {size:,} bytes, for {archives.readers()}")  # noqa: T201
+        print(f"{options.file}: {size:,} bytes, for {dump.readers()}")  # noqa: T201
         return 0
 
     return _loop(work())
@@ -443,7 +445,7 @@ def _db_restore(options: argparse.Namespace) -> int:
                 if await read_ledger(connection) is not None:
                     raise SchemaError("the database holds an archive: restore into an empty one")
             await anyio.to_thread.run_sync(
-                archives.restore, brotr.pool.address, options.file, _client_environment(brotr)
+                dump.restore, brotr.pool.address, options.file, _client_environment(brotr)
             )
             await _prepare(brotr, options.profile, may_be_old=True)
             await brotr.grant_roles()

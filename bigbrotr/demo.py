@@ -13,17 +13,17 @@ import nostr_sdk
 from rich.console import Console
 
 from bigbrotr import view
-from bigbrotr.config import Config, Link, LogSettings, Networks, Profile, SeederSettings
+from bigbrotr.config.settings import Config, Link, LogSettings, Networks, Profile, SeederSettings
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.embedded import EmbeddedPostgres, running
 from bigbrotr.core.pool import Pool
+from bigbrotr.embedded.server import EmbeddedPostgres, running
 from bigbrotr.errors import BusyError, ConfigError
 from bigbrotr.models.event import Event
 from bigbrotr.models.keys import Keys
 from bigbrotr.models.relay import Relay
+from bigbrotr.net.connect import Unreached
+from bigbrotr.net.dial import dial
 from bigbrotr.nostr import message
-from bigbrotr.nostr.dial import dial
-from bigbrotr.nostr.reach import Unreached
 from bigbrotr.supervisor import Supervisor
 
 RELAYS = 4

@@ -18,14 +18,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bigbrotr.config import LogSettings
+from bigbrotr.config.settings import LogSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.monitoring import Monitoring
 from bigbrotr.core.calls.upkeep import Totals
 from bigbrotr.core.logger import ascii_json, configure, printable
 from bigbrotr.models.event import WireEvent
-from bigbrotr.models.whereabouts import locate
-from bigbrotr.supervisor import State, Supervisor
+from bigbrotr.models.where import locate
+from bigbrotr.runner import State
+from bigbrotr.supervisor import Supervisor
 
 REFRESH_S = 1.0
 RATE_WINDOW_S = 10.0
@@ -85,9 +86,9 @@ def _run(
     supervisor: Supervisor, totals: Totals | None, rate: float, relays: Sequence[asyncpg.Record]
 ) -> RenderableType:
     services = Text("services  ")
-    for keeper in supervisor.keepers:
-        services.append(f"{keeper.name} ")
-        services.append(f"{keeper.state}   ", style=COLOURS.get(keeper.state, "dim"))
+    for runner in supervisor.runners:
+        services.append(f"{runner.name} ")
+        services.append(f"{runner.state}   ", style=COLOURS.get(runner.state, "dim"))
     up = time.monotonic() - supervisor.started_at
     head = Text(f"bigbrotr  {supervisor.profile}  up {duration(up)}", style="bold")
     if totals is None:
@@ -231,10 +232,10 @@ async def print_status(brotr: Brotr, place: str, check_every_s: float) -> None:
         console.print(relay_table(relays, with_ways=True))
 
 
-async def whereabouts(brotr: Brotr, event_id: bytes) -> dict[str, Any]:
+async def where(brotr: Brotr, event_id: bytes) -> dict[str, Any]:
     """Where an event is, as plain values: times in Unix seconds."""
     event = await brotr.event(event_id)
-    places = locate(as_wire(event), map(dict, await brotr.where_is(event_id)))
+    places = locate(as_wire(event), map(dict, await brotr.where(event_id)))
     return {
         "event": event_id.hex(),
         "is_archived": event is not None,
@@ -266,9 +267,9 @@ def as_wire(event: asyncpg.Record | None) -> WireEvent | None:
     )
 
 
-async def print_whereabouts(brotr: Brotr, event_id: bytes) -> None:
+async def print_where(brotr: Brotr, event_id: bytes) -> None:
     """Prints where an event is."""
-    found = await whereabouts(brotr, event_id)
+    found = await where(brotr, event_id)
     console = Console()
     words = "not in the archive"
     if found["is_archived"]:

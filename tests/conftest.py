@@ -17,12 +17,12 @@ import asyncpg
 import hypothesis
 import pytest
 
-from bigbrotr.config import Limits, PoolSettings, Profile
+from bigbrotr.config.settings import Limits, PoolSettings, Profile
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.embedded import EmbeddedPostgres
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
-from bigbrotr.nostr.manners import manners_of
+from bigbrotr.embedded.server import EmbeddedPostgres
+from bigbrotr.net.politeness import politeness_of
 
 # The same examples each time: a failure is the change's, not the day's.
 # HYPOTHESIS_PROFILE=explore looks at others.
@@ -40,9 +40,9 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 
 @pytest.fixture(autouse=True)
-def fresh_manners() -> None:
+def fresh_politeness() -> None:
     """Whom an earlier test was to leave alone is forgotten: ports come again."""
-    manners_of.cache_clear()
+    politeness_of.cache_clear()
 
 
 class Databases:

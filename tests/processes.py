@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import asyncpg
 
-from bigbrotr.core.embedded import EmbeddedPostgres
+from bigbrotr.embedded.server import EmbeddedPostgres
 
 DEADLINE_S = 60.0  # generous: the machine may be busy with something else
 POLL_S = 0.02

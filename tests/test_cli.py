@@ -24,10 +24,10 @@ import asyncpg
 import pytest
 
 from bigbrotr.cli import main
-from bigbrotr.config import WebSettings
-from bigbrotr.core.embedded import EmbeddedPostgres, binary
+from bigbrotr.config.settings import WebSettings
 from bigbrotr.core.schema import Schema
-from bigbrotr.web.health import is_ours
+from bigbrotr.embedded.server import EmbeddedPostgres, binary
+from bigbrotr.serve.app import is_ours
 from tests.processes import Place, call, environment, until
 from tests.relays.events import make_event
 from tests.relays.real import free_port
@@ -57,7 +57,8 @@ COMMANDS = [
     "db restore",
 ]
 SPOKEN = (
-    '[manners]\nopt_out = []\n[monitor.publish.profile]\nname = "\u65e5\u672c \U0001f9ff\u202e"\n'
+    "[politeness]\nopt_out = []\n"
+    '[monitor.publish.profile]\nname = "\u65e5\u672c \U0001f9ff\u202e"\n'
 )
 Env = dict[str, str]
 EVENTS = [make_event(1_600_000_000 + n, content=f"note {n}") for n in range(40)]
@@ -628,13 +629,13 @@ async def test_url_for_psql_while_running(archive: Place) -> None:
     done = await archive.call("db", "url")
     assert (done.code, done.err) == (0, "")
     psql = subprocess.run(  # noqa: ASYNC221 -- for a moment
-        [binary("psql"), done.out.strip(), "-Atc", "SELECT count(*) FROM events"],
+        [binary("psql"), done.out.strip(), "-Atc", "SELECT count(*) FROM bigbrotr.events"],
         capture_output=True,
         text=True,
         check=True,
     )
     assert psql.stdout == "40\n"
-    done = await archive.call("db", "psql", "--", "-Atc", "SELECT url FROM relays")
+    done = await archive.call("db", "psql", "--", "-Atc", "SELECT url FROM bigbrotr.relays")
     assert done.code == 0
     assert done.out.startswith("ws://127.0.0.1:")
 

@@ -19,9 +19,10 @@ import asyncpg
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from bigbrotr.config import Config, decode, read_toml
-from bigbrotr.core.cluster import Account, account_of, binary, make_reachable
-from bigbrotr.web.health import is_ours
+from bigbrotr.config.settings import Config
+from bigbrotr.config.toml import decode, read_toml
+from bigbrotr.embedded.cluster import Account, account_of, binary, make_reachable
+from bigbrotr.serve.app import is_ours
 from tests.processes import Place, until
 from tests.relays.real import free_port
 

@@ -10,7 +10,7 @@ import tomli
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bigbrotr.config import (
+from bigbrotr.config.settings import (
     Config,
     Database,
     Link,
@@ -18,11 +18,10 @@ from bigbrotr.config import (
     Profile,
     Section,
     SourceSettings,
-    load,
     name_server,
-    shipped,
-    show,
 )
+from bigbrotr.config.shipped import shipped
+from bigbrotr.config.toml import load, show
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.filter import Filter
 from bigbrotr.models.relay import Network
@@ -59,7 +58,7 @@ MISTAKES = [
     ('[monitor.dns]\nnameservers = ["ns.example"]', r"\[monitor\] dns: nameservers: 'ns\.example'"),
     ("[monitor.publish]\nenabled = true", r"\[monitor\] publish: enabled with nowhere to publish"),
     ('[monitor.publish]\nrelays = ["x"]', r"\[monitor\] publish: relays: 'x': a relay URL starts"),
-    ('[monitor.publish]\ngeohash = "a"', r"\[monitor\] publish: geohash: 'a' is none"),
+    ('[monitor.publish]\ngeohash = "a"', r"\[monitor\] publish: geohash: 'a': expected 1 to 12"),
     ("[networks.tor]\nwidht = 3", r"\[networks\.tor\] widht: unknown key; did you mean \"width\""),
     (
         "[synchroniser]\nworkers = 3",
@@ -82,12 +81,18 @@ MISTAKES = [
     ("[synchronizer]\nsettle_s = 99999999999", r"\[synchronizer\] settle_s: .* is wrong"),
     ('[web]\nlisten = "nowhere"', r"\[web\]: listen is"),
     ('[web]\nlisten = "h:99999"', r"\[web\]: listen is"),
-    ('[manners]\nopt_out = ["a.example", "b c"]', r"\[manners\].*opt_out: \"b c\": a blank"),
-    ('[manners]\nopt_out = ["wss://a.example"]', r"\[manners\].*opt_out.*more than one address"),
-    ('[manners]\nopt_out = ["a.example/path"]', r"\[manners\].*neither a host nor a network"),
-    ('[manners]\nopt_out = ["10.0.0.0/33"]', r"\[manners\].*opt_out"),
-    ('[manners]\ncontact = "me\\r\\nX-Evil: 1"', r"\[manners\].*contact is printable ASCII"),
-    ("[manners]\nper_address = 0", r"\[manners\] per_address: 0 is wrong: expected at least 1"),
+    ('[politeness]\nopt_out = ["a.example", "b c"]', r"\[politeness\].*opt_out: \"b c\": a blank"),
+    (
+        '[politeness]\nopt_out = ["wss://a.example"]',
+        r"\[politeness\].*opt_out.*more than one address",
+    ),
+    ('[politeness]\nopt_out = ["a.example/path"]', r"\[politeness\].*neither a host nor a network"),
+    ('[politeness]\nopt_out = ["10.0.0.0/33"]', r"\[politeness\].*opt_out"),
+    ('[politeness]\ncontact = "me\\r\\nX-Evil: 1"', r"\[politeness\].*contact is printable ASCII"),
+    (
+        "[politeness]\nper_address = 0",
+        r"\[politeness\] per_address: 0 is wrong: expected at least 1",
+    ),
     ("[networks.loki]\nenabled = true", r"\[networks\]: loki: enabled without a proxy"),
     ('[networks.tor]\nproxy = "http://h:1"', r"\[networks\] tor: proxy is socks5h://host:port"),
     ('[networks.tor]\nproxy = "socks5://h"', r"\[networks\] tor: proxy is socks5h://host:port"),
@@ -96,7 +101,7 @@ MISTAKES = [
     ('[database]\nurl = "postgresql://[h/d"', r"\[database\]: url is"),
     ('[database]\nhost = "me@h"', r"\[database\]: host is a name"),
     ('[web]\nlisten = "http://h:80"', r"\[web\]: listen is"),
-    ('[web]\nhosts = ["h:80"]', r"\[web\]: hosts: 'h:80' is no name of a host"),
+    ('[web]\nhosts = ["h:80"]', r"\[web\]: hosts: 'h:80' is not a host name"),
     ('[database]\nurl = "postgresql://h/d"\nhost = "h"', r"\[database\]: give either"),
     ("[synchronizer.filter]\nkind = [1]", r"\[synchronizer\.filter\] kind: .*mean \"kinds\""),
     ("[synchronizer.filter]\nkinds = []", r"\[synchronizer\.filter\] kinds: \[\] is wrong"),
@@ -214,8 +219,8 @@ PASSWORD, NSEC = "correct/horse:st@ple", "nsec1" + 58 * "q"
         "[monitor.publish]\nrelays = ['http://me:{}@h.com/']",
         "[monitor.publish]\ngeohash = '{}'",
         "[monitor.dns]\nnameservers = ['https://me:{}@h/']",
-        "[manners]\nopt_out = ['wss://me:{}@h.com/']",
-        "[manners]\nper_address = 'https://me:{}@h.com/'",
+        "[politeness]\nopt_out = ['wss://me:{}@h.com/']",
+        "[politeness]\nper_address = 'https://me:{}@h.com/'",
         "'{}' = 1",
     ],
 )
@@ -284,15 +289,15 @@ def test_terms_of_each_relay(path: Path) -> None:
     both = synchronizer.filter
     assert both.to_request() == {"kinds": [1, 7], "#t": ["nostr"]}
     assert both.until == both.newest == 10
-    assert synchronizer.terms("wss://other.example.com") == (5, both, 500, True, True)
-    assert synchronizer.terms("wss://one.example.com") == (5, both, 100, True, True)
-    since, own, page_limit, live, reconcile = terms = synchronizer.terms("wss://two.example.com")
+    assert synchronizer.policy("wss://other.example.com") == (5, both, 500, True, True)
+    assert synchronizer.policy("wss://one.example.com") == (5, both, 100, True, True)
+    since, own, page_limit, live, reconcile = policy = synchronizer.policy("wss://two.example.com")
     assert (since, page_limit, live, reconcile) == (3, 500, False, True)
     assert own.to_request() == {
         "authors": ["3bf0c63fcb93463407af97a5e5ee64fa883d107ef9e558472c4eb9aaaefa459d"]
     }
-    assert terms.until(8) == 8
-    assert [synchronizer.terms("").until(settled) for settled in (8, 11, 99)] == [8, 11, 11]
+    assert policy.until(8) == 8
+    assert [synchronizer.policy("").until(settled) for settled in (8, 11, 99)] == [8, 11, 11]
     assert read(path, show(read(path, RELAYS))) == read(path, RELAYS)
 
 

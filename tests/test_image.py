@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bigbrotr.config import Config, Database, decode, read_toml
+from bigbrotr.config.settings import Config, Database
+from bigbrotr.config.toml import decode, read_toml
 from bigbrotr.errors import ConfigError
 from tests.processes import call
 

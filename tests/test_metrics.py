@@ -14,22 +14,23 @@ from typing import get_args
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from bigbrotr.config import shipped
+from bigbrotr.config.shipped import shipped
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.figures import FIGURES, PREFIX, Sample
+from bigbrotr.core.metrics import METRICS, PREFIX, Sample
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.nostr.contact import UNANSWERED
+from bigbrotr.net.connect import Failure
+from bigbrotr.net.http import Fault
 from bigbrotr.nostr.delivery import Outcome
-from bigbrotr.nostr.examination import Verdict
-from bigbrotr.nostr.fetch import Fault
 from bigbrotr.nostr.questions import GapReason
-from bigbrotr.nostr.reach import Failure
-from bigbrotr.services.call import Ending
+from bigbrotr.runner import State
+from bigbrotr.serve import metrics
 from bigbrotr.services.finder import OK, SOURCES, Remark
-from bigbrotr.services.intake import REASONS
+from bigbrotr.services.monitor.probe import UNANSWERED
+from bigbrotr.services.monitor.verdict import Verdict
+from bigbrotr.services.sync.ingest import REASONS
+from bigbrotr.services.sync.visit import Ending
 from bigbrotr.services.validator import Answer
-from bigbrotr.supervisor import SERVICES, State
-from bigbrotr.web import metrics
+from bigbrotr.supervisor import SERVICES
 from tests.processes import Place, call, until
 from tests.relays.events import make_event
 from tests.relays.real import free_port
@@ -127,7 +128,7 @@ async def test_what_a_running_archive_tells(archive: tuple[Place, str]) -> None:
         assert value("database_seconds_total", process=process) > 0
         assert value("database_wait_seconds_total", process=process) >= 0
         for reason in ("pace", "address"):
-            assert value("manners_waits_total", process=process, reason=reason) == 0  # local
+            assert value("politeness_waits_total", process=process, reason=reason) == 0  # local
     assert value("loop_lag_seconds") < 10
     assert value("service_last_success_timestamp_seconds", service="validator") > 1.7e9
     assert value("backlog", queue="mentions") >= 0
@@ -174,7 +175,7 @@ async def test_figures_of_the_archive(brotr: Brotr) -> None:
     assert after["relays", ("clearnet", "waiting")] == after["backlog", ("visits",)] == 2
     assert after["candidates", ("clearnet", "new")] == after["backlog", ("candidates",)] == 1
     for name, labels in after:
-        assert len(labels) == len(FIGURES[name].labels), name
+        assert len(labels) == len(METRICS[name].labels), name
     # Their network is switched off: they are there, but do not wait for a turn.
     off = {(name, labels): value for name, value, labels in await brotr.metrics([Network.TOR])}
     assert off["relays", ("clearnet", "waiting")] == 2
@@ -189,7 +190,7 @@ def test_page_is_openmetrics() -> None:
     assert page["bigbrotr_gaps", frozenset({("reason", 'a "reason"\n')})] == 3
     assert page["bigbrotr_pages_total", frozenset()] == 7
     assert text.endswith("# EOF\n")
-    for name, figure in FIGURES.items():
+    for name, figure in METRICS.items():
         assert f"# TYPE {PREFIX}{name} {figure.kind}\n" in text
         assert not name.endswith("_total")
     with pytest.raises(KeyError):
@@ -205,7 +206,7 @@ def test_who_watches_asks_for_what_is_served(path: Path) -> None:
         assert len(panels) == len({panel["id"] for panel in panels})
     served = {
         PREFIX + name + ("_total" if figure.kind == "counter" else "")
-        for name, figure in FIGURES.items()
+        for name, figure in METRICS.items()
     }
     asked = set(re.findall(r"\bbigbrotr_[a-z_]+", text))
     assert len(asked) > 5
@@ -220,7 +221,7 @@ def check_labels(text: str) -> None:
         for label, operator, wanted in re.findall(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"', inside):
             if label == "instance":
                 continue
-            assert label in FIGURES[bare].labels, (name, label)
+            assert label in METRICS[bare].labels, (name, label)
             for each in wanted.split("|") if "~" in operator else [re.escape(wanted)]:
                 can_be = [value for value in values(bare, label) if re.fullmatch(each, value)]
                 assert can_be, f"{name}: no {label} is ever {wanted}"
@@ -235,8 +236,8 @@ def values(name: str, label: str) -> set[str]:
         ("events_rejected", "reason"): REASONS,
         ("finder_requests", "outcome"): (OK, *get_args(Remark), *Failure, *Fault, *GapReason),
         ("gaps", "reason"): GapReason,
-        ("manners_waits", "reason"): ("pace", "address"),
-        ("manners_wait_seconds", "reason"): ("pace", "address"),
+        ("politeness_waits", "reason"): ("pace", "address"),
+        ("politeness_wait_seconds", "reason"): ("pace", "address"),
         ("pool_connections", "state"): ("used", "idle"),
         ("relays_checked", "state"): ("unknown", "up", "down"),
         ("service_state", "state"): State,

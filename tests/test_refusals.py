@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from bigbrotr.cli import main
-from bigbrotr.config import Profile
+from bigbrotr.config.settings import Profile
 from bigbrotr.core.defects import refusal
 from bigbrotr.errors import DatabaseError
 from tests.conftest import LOGIN, Databases

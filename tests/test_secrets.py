@@ -13,7 +13,7 @@ import asyncpg
 import nostr_sdk
 import pytest
 
-from bigbrotr.config import Profile
+from bigbrotr.config.settings import Profile
 from bigbrotr.errors import ConfigError
 from bigbrotr.secret import read_secret, without_secrets
 from tests.conftest import LOGIN, Databases

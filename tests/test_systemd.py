@@ -16,10 +16,10 @@ import anyio.to_thread
 import pytest
 
 from bigbrotr import supervisor as supervisors
-from bigbrotr.config import Config, Database, Profile, ServiceSection
+from bigbrotr.config.settings import Config, Database, Profile, ServiceSection
 from bigbrotr.core.base_service import BaseService
-from bigbrotr.core.notify import Notifier
 from bigbrotr.supervisor import Supervisor
+from bigbrotr.systemd import Notifier
 from tests.processes import Place, until
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ import pytest
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import json_line
 from bigbrotr.models.relay import Relay
-from bigbrotr.view import in_json, print_status, print_whereabouts, state, whereabouts
+from bigbrotr.view import in_json, print_status, print_where, state, where
 
 # C0, DEL, C1 (with CSI as one byte), what turns the direction of text, what has no width, what ends
 # a line for some, and what is no character.
@@ -30,7 +30,7 @@ async def test_what_strangers_wrote(brotr: Brotr, capsys: pytest.CaptureFixture[
         "UPDATE bigbrotr.visits SET visited_at = 1, outcome = 'closed', detail = $1", HOSTILE
     )
     await print_status(brotr, f"a database in {HOSTILE}", 3600.0)
-    await print_whereabouts(brotr, bytes(32))
+    await print_where(brotr, bytes(32))
     shown = capsys.readouterr().out
     assert_harmless(shown)
     assert "by source: list" in shown.replace("\n", " ")
@@ -40,9 +40,7 @@ async def test_what_strangers_wrote(brotr: Brotr, capsys: pytest.CaptureFixture[
     found = json.loads(text)
     assert found["progress"][0]["detail"] == HOSTILE
     assert f"list {HOSTILE}" in found["candidate_sources"]
-    assert json.loads(in_json(await whereabouts(brotr, bytes(32))))["unknown"] == [
-        {"relay": relay.url}
-    ]
+    assert json.loads(in_json(await where(brotr, bytes(32))))["unknown"] == [{"relay": relay.url}]
 
 
 def test_a_line_of_the_log() -> None:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import asyncpg
 from websockets.asyncio.server import ServerConnection, serve
 
-from tests.nostr.test_dial import onion
+from tests.net.test_dial import onion
 from tests.processes import environment, until
 from tests.relays.certificates import Authority, handshakes
 from tests.relays.events import make_event
@@ -78,13 +78,13 @@ class Town:
         self.authority = Authority(folder)
         self.is_on_loopback = is_on_loopback
         self.zone: dict[str, list[str] | int | Callable[[], list[str]]] = {}
-        self.places: dict[str, str] = {}
+        self.geoip: dict[str, str] = {}
         self.asked: list[str] = []  # of the name server
         self.houses: list[House] = []
         self.opted_out: list[str] = []
         self._count = 0
 
-    # Places
+    # GeoIp
 
     def place(self, name: str) -> tuple[str, str]:
         """The name by which a new house is called, and the address where it is."""
@@ -93,10 +93,10 @@ class Town:
         if self.is_on_loopback:
             address = f"127.1.{number}"
             return address, address
-        # Each in a network of its own, so that manners keep nobody waiting.
+        # Each in a network of its own, so that politeness keep nobody waiting.
         address = f"45.{number}.1"
         full = f"{name}{self._count}.town.example"
-        self.zone[full], self.places[full] = [address], address
+        self.zone[full], self.geoip[full] = [address], address
         return full, address
 
     def add(self, url: str, fate: str, outcome: str = "") -> None:
@@ -401,7 +401,7 @@ async def build_internet(town: Town) -> dict[str, Callable[[], Any]]:
     for dead in ("2600:dead::1", f"{SILENT}.1.1"):
         relay = await town.relay("twofold")
         name = relay.called.partition("//")[2]
-        town.zone[name] = [dead, town.places[name]]
+        town.zone[name] = [dead, town.geoip[name]]
         town.add(relay.called, "relay")
     six = ScriptedRelay(EVENTS, host=SIX, port=80)
     await town.stack.enter_async_context(six)
@@ -411,7 +411,7 @@ async def build_internet(town: Town) -> dict[str, Callable[[], Any]]:
     # A name that leads elsewhere each time: whatever is judged is what is connected to.
     turning = await town.relay("turning")
     name = turning.called.partition("//")[2]
-    outside, turns = town.places[name], 0
+    outside, turns = town.geoip[name], 0
 
     def turn() -> list[str]:
         nonlocal turns
@@ -427,7 +427,7 @@ async def build_internet(town: Town) -> dict[str, Callable[[], Any]]:
     block = await town.stack.enter_async_context(
         ScriptedRelay(EVENTS, vices, host="0.0.0.0", port=8080)
     )
-    crowded = [town.places[crowd.called.partition("//")[2]]]
+    crowded = [town.geoip[crowd.called.partition("//")[2]]]
     for number in range(12):
         town.zone[f"crowd{number}.example"] = crowded
         town.add(f"ws://crowd{number}.example", "relay")
@@ -469,7 +469,7 @@ local = {{ enabled = {is_loopback}, width = 40, quick_s = {quick_s}, timeout_s =
 tor = {{ enabled = {is_internet}, quick_s = 2, timeout_s = 5 }}
 i2p = {{ enabled = {is_internet}, timeout_s = 5, proxy = "socks5h://127.0.0.1:9050" }}
 loki = {{ enabled = {is_internet}, timeout_s = 5, proxy = "socks5h://127.0.0.1:9050" }}
-[manners]
+[politeness]
 contact = "town@example.com"
 per_address = {per_address}
 per_subnet = {per_subnet}
@@ -512,11 +512,11 @@ async def visit(town: Town, folder: Path, dsn: str) -> str:
 
 
 async def follow(town: Town, folder: Path, dsn: str) -> dict[str, int]:
-    """Lets a synchronizer follow more relays at one address than manners allow, until each has had
-    its turn; how many it talked to at once."""
+    """Lets a synchronizer follow more relays at one address than politeness allows, until each
+    has had its turn; how many it talked to at once."""
     crowd = await town.relay("crowd")
     for number in range(CROWD):
-        town.zone[f"crowd{number}.example"] = [town.places[crowd.called.partition("//")[2]]]
+        town.zone[f"crowd{number}.example"] = [town.geoip[crowd.called.partition("//")[2]]]
     config, log = folder / "follow.toml", folder / "follow.log"
     config.write_text(FOLLOW.format(dsn=dsn, per_address=2 * PER_ADDRESS))
     with log.open("wb") as err:
@@ -551,7 +551,7 @@ FOLLOW = """
 url = "{dsn}"
 [networks]
 clearnet = {{ timeout_s = 1 }}
-[manners]
+[politeness]
 per_address = {per_address}
 starts_per_s = 200
 [synchronizer]

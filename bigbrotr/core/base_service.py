@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import asyncpg
 from msgspec import Struct, field
 
-from bigbrotr.config import MAX_CONSECUTIVE_FAILURES, Config, Profile, ServiceSection, decode, load
+from bigbrotr.config.settings import MAX_CONSECUTIVE_FAILURES, Config, Profile, ServiceSection
+from bigbrotr.config.toml import decode, load
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.figures import Sample
 from bigbrotr.core.logger import Logger
+from bigbrotr.core.metrics import Sample
 from bigbrotr.errors import BigBrotrError, leaves
 
 C = TypeVar("C", bound=ServiceSection)
@@ -29,7 +30,7 @@ OUTSIDE = (
 FIRST_RETRY_S = 1.0  # after a failed cycle; doubles up to the interval
 
 
-class Surroundings(Struct, frozen=True):
+class Context(Struct, frozen=True):
     """What a service finds around it."""
 
     config: Config = field(default_factory=Config)
@@ -49,11 +50,11 @@ class BaseService(ABC, Generic[C]):
     MAX_CONSECUTIVE_FAILURES: ClassVar[int] = MAX_CONSECUTIVE_FAILURES
 
     def __init__(
-        self, brotr: Brotr, settings: C | None = None, around: Surroundings | None = None
+        self, brotr: Brotr, settings: C | None = None, context: Context | None = None
     ) -> None:
         self.brotr = brotr
-        self.around = around or Surroundings()
-        self.settings: C = settings or getattr(self.around.config, self.SERVICE_NAME)
+        self.context = context or Context()
+        self.settings: C = settings or getattr(self.context.config, self.SERVICE_NAME)
         self.log = Logger(self.SERVICE_NAME)
         self.failures = 0  # cycles in a row
         self.cycles = 0  # that ended well
@@ -71,12 +72,12 @@ class BaseService(ABC, Generic[C]):
     @classmethod
     def from_toml(cls, path: str | Path, *, brotr: Brotr) -> Self:
         """A service from a configuration file: its own section, and what it needs of the others."""
-        return cls(brotr, around=Surroundings(load(Path(path), Profile.LITE)))
+        return cls(brotr, context=Context(load(Path(path), Profile.LITE)))
 
     @property
     def owner(self) -> str:
         """The name under which this service holds leases."""
-        return f"{self.around.name}/{self.SERVICE_NAME}"
+        return f"{self.context.name}/{self.SERVICE_NAME}"
 
     @abstractmethod
     async def run(self) -> None:
@@ -116,8 +117,8 @@ class BaseService(ABC, Generic[C]):
             due += interval * max(1, late // interval + 1) if interval > 0 else late
             await self.wait(due - time.monotonic())
 
-    def figures(self) -> Iterable[Sample]:
-        """What this service counts, for whoever watches: see `FIGURES`."""
+    def metrics(self) -> Iterable[Sample]:
+        """What this service counts, for whoever watches: see `METRICS`."""
         return ()
 
     def _report(self, error: Exception, delay: float) -> None:

@@ -11,17 +11,11 @@ import anyio
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from bigbrotr.config import (
-    Config,
-    Database,
-    PoolSettings,
-    Section,
-    decode,
-    read_toml,
-)
+from bigbrotr.config.settings import Config, Database, PoolSettings, Section
+from bigbrotr.config.toml import decode, read_toml
 from bigbrotr.core.codes import SEARCH_PATH
-from bigbrotr.core.embedded import BY_ITSELF, EmbeddedPostgres, default_data_dir
 from bigbrotr.core.logger import Logger
+from bigbrotr.embedded.server import BY_ITSELF, EmbeddedPostgres, default_data_dir
 from bigbrotr.errors import ConfigError, DatabaseError
 from bigbrotr.secret import read_secret
 

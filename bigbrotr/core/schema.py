@@ -17,7 +17,8 @@ from asyncpg.pool import PoolConnectionProxy
 from msgspec import Struct
 
 from bigbrotr import __version__
-from bigbrotr.config import Profile, shipped
+from bigbrotr.config.settings import Profile
+from bigbrotr.config.shipped import shipped
 from bigbrotr.core.codes import SEARCH_PATH
 from bigbrotr.errors import DatabaseError, SchemaError
 

@@ -5,20 +5,20 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
-from bigbrotr.config import Link
+from bigbrotr.config.settings import Link
 from bigbrotr.models.relay import Relay
+from bigbrotr.net.connect import Unreached
+from bigbrotr.net.dial import dial
+from bigbrotr.net.politeness import Politeness
 from bigbrotr.nostr.auth import Signer
-from bigbrotr.nostr.contact import FRAME_BYTES, prefix_of
-from bigbrotr.nostr.dial import dial
-from bigbrotr.nostr.manners import Manners
-from bigbrotr.nostr.message import Ok
+from bigbrotr.nostr.message import Ok, prefix_of
 from bigbrotr.nostr.questions import End
-from bigbrotr.nostr.reach import Unreached
 from bigbrotr.nostr.session import GRACE_S, Bounds, Session, Verdicts
 
 WINDOW = 20  # events on the way without an answer
 ANSWER_BYTES = 4 << 20  # that may come until a question is answered
 # The prefixes of OK (NIP-01); of others there could be any number.
+FRAME_BYTES = 1 << 20
 PREFIXES = frozenset(
     {
         *("duplicate", "pow", "blocked", "rate-limited", "invalid", "restricted", "mute"),
@@ -48,12 +48,12 @@ async def deliver(
     signer: Signer,
     *,
     allow_local: bool,
-    manners: Manners,
+    politeness: Politeness,
 ) -> dict[str, Delivery]:
     """Offers events, JSON by id, to a relay; what became of each. A relay that wants to know who
     we are is shown the signer's key. Each answer may take `link.timeout_s`."""
     stream = await dial(
-        relay, link, max_frame_bytes=FRAME_BYTES, allow_local=allow_local, manners=manners
+        relay, link, max_frame_bytes=FRAME_BYTES, allow_local=allow_local, politeness=politeness
     )
     if isinstance(stream, Unreached):
         failed = Delivery("failed", stream.failure.value, stream.detail)

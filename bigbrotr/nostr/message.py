@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bigbrotr.models.event import Event, WireEvent, decode_loosely
-from bigbrotr.nostr.websocket import Oversized
+from bigbrotr.net.frames import Oversized
 
 HINTS = frozenset({"finish", "more"})  # of EOSE (NIP-67)
 
@@ -223,3 +223,10 @@ def _decode_slowly(frame: bytes) -> Message:
             return Other(kind, rest)
         case _:
             return Malformed("malformed: not a message", looks_like_event)
+
+
+def prefix_of(reason: str, otherwise: str) -> str:
+    """The machine-readable prefix of an OK or CLOSED (NIP-01), `otherwise` without one."""
+    prefix, colon, _ = reason.partition(":")
+    is_one = colon and prefix.isascii() and prefix.replace("-", "").isalpha() and len(prefix) < 30
+    return prefix.lower() if is_one else otherwise

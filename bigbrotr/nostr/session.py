@@ -13,6 +13,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bigbrotr.models.event import Event, WireEvent
+from bigbrotr.net.frames import FRAME_COST
+from bigbrotr.net.websocket import DisconnectedError, Stream
 from bigbrotr.nostr import message
 from bigbrotr.nostr.auth import MAX_CHALLENGE, Signer, prove
 from bigbrotr.nostr.message import (
@@ -28,8 +30,6 @@ from bigbrotr.nostr.message import (
     TooLarge,
 )
 from bigbrotr.nostr.questions import End
-from bigbrotr.nostr.stream import DisconnectedError, Stream
-from bigbrotr.nostr.websocket import FRAME_COST
 
 # In a NOTICE, the words of relays that cannot do what they were asked for, in many ways ...
 REFUSING = re.compile(

@@ -13,21 +13,21 @@ import anyio.to_thread
 import msgspec
 from msgspec import Struct
 
-from bigbrotr.config import FinderSettings, SourceSettings
-from bigbrotr.core.base_service import BaseService, Surroundings
+from bigbrotr.config.settings import FinderSettings, SourceSettings
+from bigbrotr.core.base_service import BaseService, Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.candidates import Archived, Mention, Walk
 from bigbrotr.core.defects import Defects
-from bigbrotr.core.figures import Sample
+from bigbrotr.core.metrics import Sample
 from bigbrotr.models.coverage import Span
 from bigbrotr.models.mentions import mentioned
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.nostr.dial import dial
-from bigbrotr.nostr.fetch import Fault, Unfetched, fetch
-from bigbrotr.nostr.manners import Manners, manners_of
+from bigbrotr.net.connect import Failure, Unreached
+from bigbrotr.net.dial import dial
+from bigbrotr.net.http import Fault, Unfetched, fetch
+from bigbrotr.net.politeness import Politeness, politeness_of
 from bigbrotr.nostr.monitors import MonitorReading
 from bigbrotr.nostr.questions import GapReason
-from bigbrotr.nostr.reach import Failure, Unreached
 from bigbrotr.nostr.session import Bounds, Session
 
 SOURCES = ("events", "list", "monitors")  # who names relays
@@ -88,14 +88,14 @@ class Finder(BaseService[FinderSettings]):
         self,
         brotr: Brotr,
         settings: FinderSettings | None = None,
-        around: Surroundings | None = None,
+        context: Context | None = None,
     ) -> None:
-        super().__init__(brotr, settings, around)
+        super().__init__(brotr, settings, context)
         self.asked: Counter[tuple[str, str]] = Counter()  # by whom, and the trouble or OK
         self.found: Counter[str] = Counter()  # new candidates, by who named them
         self.defects = Defects(self.log)
 
-    def figures(self) -> Iterator[Sample]:
+    def metrics(self) -> Iterator[Sample]:
         """Whom it asked, how that ended, and how much came of it."""
         for (source, outcome), times in self.asked.items():
             yield Sample("finder_requests", times, (source, outcome))
@@ -106,13 +106,13 @@ class Finder(BaseService[FinderSettings]):
     def networks(self) -> list[Network]:
         """Whose relays become candidates. Those of disabled networks wait until they are enabled;
         local ones, which any event could name, are left out unless they are wanted."""
-        allows_local = self.around.config.networks.local.enabled
+        allows_local = self.context.config.networks.local.enabled
         return [each for each in Network if each is not Network.LOCAL or allows_local]
 
     @property
-    def manners(self) -> Manners:
+    def politeness(self) -> Politeness:
         """This process's."""
-        return manners_of(self.around.config.manners)
+        return politeness_of(self.context.config.politeness)
 
     async def run(self) -> None:
         """Looks wherever there may be something new, and gives up candidates without hope."""
@@ -126,7 +126,7 @@ class Finder(BaseService[FinderSettings]):
                 for url in monitors.relays:
                     group.start_soon(self._ask_about_monitors, Relay(url))
         given_up = await self.brotr.delete_failed_candidates(
-            self.around.config.validator.max_attempts, self.settings.tombstone_s
+            self.context.config.validator.max_attempts, self.settings.tombstone_s
         )
         if given_up:
             self.log.info("gave up candidates", count=given_up)
@@ -173,11 +173,11 @@ class Finder(BaseService[FinderSettings]):
         async def ask(_: Memory) -> News:
             answer = await fetch(
                 source.url,
-                self.around.config.networks,
+                self.context.config.networks,
                 max_bytes=source.max_bytes,
                 timeout_s=source.timeout_s,
                 accept="application/json",
-                manners=self.manners,
+                politeness=self.politeness,
             )
             if isinstance(answer, Unfetched):
                 return News(trouble=answer.reason, detail=answer.detail)
@@ -195,7 +195,7 @@ class Finder(BaseService[FinderSettings]):
         await self._run_errand(errand, ask)
 
     async def _ask_about_monitors(self, relay: Relay) -> None:
-        config, monitors = self.around.config, self.settings.monitors
+        config, monitors = self.context.config, self.settings.monitors
         link = config.networks.link(relay.network)
         if not link.enabled:
             return
@@ -206,7 +206,7 @@ class Finder(BaseService[FinderSettings]):
                 link,
                 max_frame_bytes=FRAME_BYTES,
                 allow_local=config.networks.local.enabled,
-                manners=self.manners,
+                politeness=self.politeness,
             )
             if isinstance(stream, Unreached):
                 return News(trouble=stream.failure, detail=stream.detail)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import anyio
 
-from bigbrotr.config import Networks, SeederSettings, shipped
+from bigbrotr.config.settings import Networks, SeederSettings
+from bigbrotr.config.shipped import shipped
 from bigbrotr.core.base_service import BaseService
 from bigbrotr.core.schema import Schema, read_ledger
 from bigbrotr.errors import ConfigError, SchemaError
@@ -28,7 +29,7 @@ class Seeder(BaseService[SeederSettings]):
         await self._bring_schema_up_to_date()
         path = Path(self.settings.file) if self.settings.file else shipped("configs") / "seeds.txt"
         relays, junk = await read_seeds(path)
-        usable = usable_relays(relays, self.around.config.networks)
+        usable = usable_relays(relays, self.context.config.networks)
         added = await self.brotr.insert_candidates(usable, "seed")
         if added or junk != self._junk or not self.cycles:  # not the same again each hour
             for line, reason in junk[:SHOWN]:

@@ -9,18 +9,14 @@ from typing import Final, Literal, NamedTuple, Self, TypeAlias
 
 import anyio
 
-from bigbrotr.config import Link, Networks, ValidatorSettings
-from bigbrotr.core.base_service import BaseService, Surroundings
+from bigbrotr.config.settings import Link, Networks, ValidatorSettings
+from bigbrotr.core.base_service import BaseService, Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.candidates import Resolution
 from bigbrotr.core.defects import Defects, one_by_one
-from bigbrotr.core.figures import Sample
+from bigbrotr.core.metrics import Sample
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.nostr.dial import dial
-from bigbrotr.nostr.likeness import Ask, Look, is_alike, newest
-from bigbrotr.nostr.manners import Manners, manners_of
-from bigbrotr.nostr.questions import End
-from bigbrotr.nostr.reach import (
+from bigbrotr.net.connect import (
     OFFLINE_SAMPLE,
     OURS,
     PERHAPS_OURS,
@@ -29,6 +25,10 @@ from bigbrotr.nostr.reach import (
     Unreached,
     is_offline,
 )
+from bigbrotr.net.dial import dial
+from bigbrotr.net.politeness import Politeness, politeness_of
+from bigbrotr.nostr.likeness import Ask, Look, is_alike, newest
+from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.session import Bounds, Page, Session
 
 FRAME_BYTES = 1 << 20
@@ -76,13 +76,13 @@ class Validator(BaseService[ValidatorSettings]):
         self,
         brotr: Brotr,
         settings: ValidatorSettings | None = None,
-        around: Surroundings | None = None,
+        context: Context | None = None,
     ) -> None:
-        super().__init__(brotr, settings, around)
+        super().__init__(brotr, settings, context)
         self.greeted: Counter[tuple[str, str]] = Counter()  # by network and outcome
         self.defects = Defects(self.log)
 
-    def figures(self) -> Iterator[Sample]:
+    def metrics(self) -> Iterator[Sample]:
         """How conversations with candidates ended."""
         for (network, outcome), times in self.greeted.items():
             yield Sample("connections", times, (self.SERVICE_NAME, network, outcome))
@@ -90,12 +90,12 @@ class Validator(BaseService[ValidatorSettings]):
     @property
     def networks(self) -> Networks:
         """How relays are reached."""
-        return self.around.config.networks
+        return self.context.config.networks
 
     @property
-    def manners(self) -> Manners:
+    def politeness(self) -> Politeness:
         """What this process allows itself."""
-        return manners_of(self.around.config.manners)
+        return politeness_of(self.context.config.politeness)
 
     async def __aenter__(self) -> Self:
         await self.brotr.release_leases(self.owner)
@@ -179,7 +179,7 @@ class Validator(BaseService[ValidatorSettings]):
             turn.callback(timer.cancel)
             try:
                 return await greet(
-                    relay, link, allow_local=self.networks.local.enabled, manners=self.manners
+                    relay, link, allow_local=self.networks.local.enabled, politeness=self.politeness
                 )
             except Exception as error:  # this candidate's, and nobody else's
                 words = self.defects.note(error, relay=relay.url)
@@ -257,7 +257,7 @@ class Validator(BaseService[ValidatorSettings]):
             link,
             max_frame_bytes=FRAME_BYTES,
             allow_local=self.networks.local.enabled,
-            manners=self.manners,
+            politeness=self.politeness,
         )
         if isinstance(connection, Unreached):
             return None
@@ -312,11 +312,11 @@ def by_endpoint(relays: Iterable[Relay]) -> dict[tuple[str, str, int], list[Rela
 
 
 async def greet(
-    relay: Relay, link: Link, *, allow_local: bool, manners: Manners | None = None
+    relay: Relay, link: Link, *, allow_local: bool, politeness: Politeness | None = None
 ) -> Greeting:
     """Asks a candidate for one event; only an answer in protocol makes it a relay."""
     connection = await dial(
-        relay, link, max_frame_bytes=FRAME_BYTES, allow_local=allow_local, manners=manners
+        relay, link, max_frame_bytes=FRAME_BYTES, allow_local=allow_local, politeness=politeness
     )
     if isinstance(connection, Unreached):
         greeting = judge_failure(relay, connection)
@@ -327,8 +327,8 @@ async def greet(
             greeting = judge(
                 relay, page, is_challenged=session.challenge is not None, notice=session.notice
             )
-    if manners is not None and greeting.outcome == Failure.RATE_LIMITED:
-        manners.let_rest(relay.host, relay.port, REST_S)
+    if politeness is not None and greeting.outcome == Failure.RATE_LIMITED:
+        politeness.cool_down(relay.host, relay.port, REST_S)
     return greeting
 
 

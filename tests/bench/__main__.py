@@ -16,7 +16,7 @@ from pathlib import Path
 import asyncpg
 import uvloop
 
-from bigbrotr.config import Profile
+from bigbrotr.config.settings import Profile
 from bigbrotr.core.calls.candidates import WALK, Walk
 from bigbrotr.models.event import Event
 from bigbrotr.models.mentions import mentioned
@@ -239,7 +239,7 @@ async def finder(on: Stage, events: int) -> None:
             naive = await baseline.find_relays(brotr.pool.address)
             ordinary = time.perf_counter() - started
             started = time.perf_counter()
-            await Finder(brotr, around=archive.synchronizer.around).run()
+            await Finder(brotr, context=archive.synchronizer.context).run()
             seconds = time.perf_counter() - started
         rows = await brotr.pool.fetch("SELECT url, named FROM bigbrotr.candidates")
         found = {row["url"]: row["named"] for row in rows}

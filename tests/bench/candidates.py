@@ -4,8 +4,8 @@ import socket
 import time
 from contextlib import AsyncExitStack
 
-from bigbrotr.config import Config, Link, Networks, PoolSettings, Profile
-from bigbrotr.core.base_service import Surroundings
+from bigbrotr.config.settings import Config, Link, Networks, PoolSettings, Profile
+from bigbrotr.core.base_service import Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
@@ -42,7 +42,7 @@ async def measure(on: Stage, quick_s: float) -> float:
         await brotr.pool.execute(
             "UPDATE bigbrotr.candidates SET due_at = due_at - (hashtext(url) & 4095)"
         )
-        async with Validator(brotr, around=Surroundings(config, address, "bench")) as validator:
+        async with Validator(brotr, context=Context(config, address, "bench")) as validator:
             started = time.perf_counter()
             await validator.run()
             seconds = time.perf_counter() - started

@@ -15,13 +15,13 @@ from typing import TypeVar
 import msgspec
 import uvloop
 
-from bigbrotr.config import PoolSettings
+from bigbrotr.config.settings import PoolSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.pool import Pool
 from bigbrotr.models.event import Event, WireEvent, is_signed, wire_id
 from bigbrotr.models.relay import Network, Relay
+from bigbrotr.net.frames import FrameReader
 from bigbrotr.nostr import message
-from bigbrotr.nostr.websocket import FrameReader
 from tests.bench.relay import header
 from tests.bench.stage import Stage
 

@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 
 import nostr_sdk
 
-from bigbrotr.config import SynchronizerSettings
+from bigbrotr.config.settings import SynchronizerSettings
 from bigbrotr.models.event import Event, WireEvent
+from bigbrotr.net.frames import Oversized
 from bigbrotr.nostr import message
 from bigbrotr.nostr.message import EventMessage, Malformed, TooLarge
 from bigbrotr.nostr.questions import Ask, End
 from bigbrotr.nostr.session import Page
-from bigbrotr.nostr.websocket import Oversized
-from bigbrotr.services.intake import sift
+from bigbrotr.services.sync.ingest import sift
 from tests.bench import corpus
 from tests.relays.events import is_valid, make_event
 
@@ -31,9 +31,9 @@ EVENTS = 500  # in the corpus
 PAGE = 50  # frames
 MOST_BYTES = 20_000  # of a frame: longer ones say nothing new, and slow it down
 SAMPLES = 5  # of what went wrong are shown
-TERMS = SynchronizerSettings().terms("")
+POLICY = SynchronizerSettings().policy("")
 
-Wire = dict[str, Any]
+TimedSocket = dict[str, Any]
 
 
 class Findings(NamedTuple):
@@ -50,7 +50,7 @@ class Corpus:
     """Real frames, and what was signed."""
 
     def __init__(self, chance: random.Random) -> None:
-        self.events: list[Wire] = [json.loads(data) for _, data in corpus.build(EVENTS, 7)]
+        self.events: list[TimedSocket] = [json.loads(data) for _, data in corpus.build(EVENTS, 7)]
         self.events += [make_event(**odd) for odd in ODD]
         self.signed = {each["id"]: each for each in self.events}
         self.frames = [event_frame(each) for each in self.events]
@@ -98,7 +98,7 @@ _number = re.compile(rb"(?<=[:,\[])\d+(?=[,\]}])")
 _hex = re.compile(rb'"[0-9a-f]{64,128}"')
 
 
-def event_frame(event: Wire, **how: Any) -> bytes:
+def event_frame(event: TimedSocket, **how: Any) -> bytes:
     """An EVENT frame, written as `how` says."""
     how = {"ensure_ascii": False, "separators": (",", ":"), **how}
     return json.dumps(["EVENT", "sub", event], **how).encode("utf-8", "surrogatepass")
@@ -167,7 +167,7 @@ def _replace(chance: random.Random, what: re.Pattern[bytes], frame: bytes, new: 
 # ... and of an event (and another one), in well-formed JSON.
 
 
-def change_field(chance: random.Random, event: Wire, other: Wire) -> bytes:
+def change_field(chance: random.Random, event: TimedSocket, other: TimedSocket) -> bytes:
     changed = dict(event)
     name = chance.choice(list(event))
     values = [other[name], None, 7, -1, 2**64, 0.5, "", "x", [], {}, [[]], [["e", 7]], True]
@@ -175,12 +175,12 @@ def change_field(chance: random.Random, event: Wire, other: Wire) -> bytes:
     return event_frame(changed)
 
 
-def swap(chance: random.Random, event: Wire, other: Wire) -> bytes:
+def swap(chance: random.Random, event: TimedSocket, other: TimedSocket) -> bytes:
     names = chance.choice((("id",), ("sig",), ("id", "sig"), ("pubkey",), ("pubkey", "sig")))
     return event_frame(event | {name: other[name] for name in names})
 
 
-def edit(chance: random.Random, event: Wire, _: Wire) -> bytes:
+def edit(chance: random.Random, event: TimedSocket, _: TimedSocket) -> bytes:
     """One character of one string."""
     changed = json.loads(json.dumps(event))
     content = changed["content"]
@@ -190,13 +190,13 @@ def edit(chance: random.Random, event: Wire, _: Wire) -> bytes:
     return event_frame(changed)
 
 
-def leave_out(chance: random.Random, event: Wire, _: Wire) -> bytes:
+def leave_out(chance: random.Random, event: TimedSocket, _: TimedSocket) -> bytes:
     changed = dict(event)
     del changed[chance.choice(list(event))]
     return event_frame(changed)
 
 
-def add_field(chance: random.Random, event: Wire, other: Wire) -> bytes:
+def add_field(chance: random.Random, event: TimedSocket, other: TimedSocket) -> bytes:
     """A field that nobody knows, or one of its own once more, before or after the right one."""
     more = json.dumps(other if chance.random() < 0.5 else {"more": other})[1:-1].encode()
     frame = event_frame(event)
@@ -205,7 +205,7 @@ def add_field(chance: random.Random, event: Wire, other: Wire) -> bytes:
     return frame.replace(b'"sub",{', b'"sub",{' + more + b",", 1)
 
 
-def rewrite(chance: random.Random, event: Wire, _: Wire) -> bytes:
+def rewrite(chance: random.Random, event: TimedSocket, _: TimedSocket) -> bytes:
     """The same event in other bytes."""
     shuffled = dict(chance.sample(list(event.items()), len(event)))
     return event_frame(
@@ -219,7 +219,7 @@ def rewrite(chance: random.Random, event: Wire, _: Wire) -> bytes:
 DAMAGE: list[Callable[[random.Random, bytes, bytes], bytes]] = [
     *(flip, cut, repeat, splice, insert, renumber, rehex, uppercase, nest)
 ]
-CHANGES: list[Callable[[random.Random, Wire, Wire], bytes]] = [
+CHANGES: list[Callable[[random.Random, TimedSocket, TimedSocket], bytes]] = [
     *(change_field, swap, edit, leave_out, add_field, rewrite)
 ]
 
@@ -288,7 +288,7 @@ def pass_through(batch: Sequence[bytes], outcomes: Counter[str], wrong: list[str
             wrong.append(f"{error!r} from {bytes(frame[:300])!r}")
     received = len(page.events)
     try:
-        answer_, haul = sift(page, Ask(0, None, 500), TERMS)
+        answer_, haul = sift(page, Ask(0, None, 500), POLICY)
         haul.verify()
     except Exception as error:
         wrong.append(f"{error!r} from a page with {bytes(batch[0][:300])!r}")
@@ -298,7 +298,7 @@ def pass_through(batch: Sequence[bytes], outcomes: Counter[str], wrong: list[str
     outcomes["accepted"] += len(haul.fresh)
     outcomes["off filter, or twice"] += answer_.off_filter + answer_.repeats
     lost = {event.id for event in accepted} - {event.id for event in haul.fresh}
-    late = {event.id for event in accepted if event.created_at > TERMS.filter.newest}
+    late = {event.id for event in accepted if event.created_at > POLICY.filter.newest}
     if lost - late:
         wrong.append(f"good, and not taken from a page of {received}: {min(lost - late).hex()}")
     return accepted + haul.fresh

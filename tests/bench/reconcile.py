@@ -19,12 +19,12 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from bigbrotr.config import Config, Link, Networks, SynchronizerSettings
+from bigbrotr.config.settings import Config, Link, Networks, SynchronizerSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.services.intake import Report
-from bigbrotr.services.worker import Order, Worker
+from bigbrotr.services.sync.ingest import Report
+from bigbrotr.services.sync.worker import Order, Worker
 from tests.bench import corpus
 from tests.bench.stage import Stage
 from tests.relays.real import fill, local_relay

@@ -13,15 +13,22 @@ from pathlib import Path
 
 import asyncpg
 
-from bigbrotr.config import Config, Link, Networks, PoolSettings, Profile, SynchronizerSettings
-from bigbrotr.core.base_service import Surroundings
+from bigbrotr.config.settings import (
+    Config,
+    Link,
+    Networks,
+    PoolSettings,
+    Profile,
+    SynchronizerSettings,
+)
+from bigbrotr.core.base_service import Context
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.embedded import EmbeddedPostgres
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
+from bigbrotr.embedded.server import EmbeddedPostgres
 from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.relay import Relay
-from bigbrotr.services.synchronizer import Synchronizer
+from bigbrotr.services.sync.service import Synchronizer
 from tests.bench import corpus
 from tests.processes import children
 
@@ -158,8 +165,8 @@ class Stage:
         async with Brotr(Pool(settings=config.pool, dsn=address)) as brotr:
             async with brotr.pool.acquire() as connection:
                 await Schema().migrate(connection, profile, int(time.time()))
-            around = Surroundings(config, address, "bench")
-            async with Synchronizer(brotr, around=around) as synchronizer:
+            context = Context(config, address, "bench")
+            async with Synchronizer(brotr, context=context) as synchronizer:
                 async with self.relays(
                     corpus.build(WARM_UP, seed=99), synchronizer.workers
                 ) as urls:

@@ -3,7 +3,7 @@
 import pytest
 
 from bigbrotr.models import event
-from bigbrotr.services import intake
+from bigbrotr.services.sync import ingest
 from tests.bench import fuzz
 
 FRAMES = 1_500
@@ -28,5 +28,5 @@ def test_what_is_wrong_is_found(
         patched.setattr(event, "is_signed", lambda *_: True)
         assert fuzz.measure(FRAMES, 1) == 1
         assert "accepted, and not signed" in capsys.readouterr().out
-    monkeypatch.setattr(intake, "claimed_time", lambda _: 1 // 0)
+    monkeypatch.setattr(ingest, "claimed_time", lambda _: 1 // 0)
     assert any("ZeroDivisionError" in words for words in fuzz.run(FRAMES).wrong)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bigbrotr.config import Config, ServiceSection, ValidatorSettings
-from bigbrotr.core.base_service import BaseService, Surroundings
+from bigbrotr.config.settings import Config, ServiceSection, ValidatorSettings
+from bigbrotr.core.base_service import BaseService, Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.pool import Pool
 from bigbrotr.errors import ConfigError, DatabaseError
@@ -29,9 +29,9 @@ class Probe(BaseService[ServiceSection]):
         self,
         brotr: Brotr,
         settings: ServiceSection | None = None,
-        around: Surroundings | None = None,
+        context: Context | None = None,
     ) -> None:
-        super().__init__(brotr, settings, around)
+        super().__init__(brotr, settings, context)
         self.began: list[float] = []
         self.cycle: Callable[[int], Awaitable[None]] | None = None
 
@@ -237,7 +237,7 @@ async def test_made_from_a_mapping_and_from_a_file(unused: Brotr, tmp_path: Path
     path.write_text("[validator]\nmax_attempts = 9\n[networks.tor]\nenabled = true\n")
     service = Probe.from_toml(path, brotr=unused)
     assert service.settings == ValidatorSettings(max_attempts=9)
-    assert service.around.config.networks.tor.enabled
+    assert service.context.config.networks.tor.enabled
     assert Probe(unused).settings == Config().validator
     assert Probe(unused).owner == "bigbrotr/validator"
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bigbrotr.config import Limits, PoolSettings, Profile
+from bigbrotr.config.settings import Limits, PoolSettings, Profile
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.candidates import Resolution
 from bigbrotr.core.calls.events import Rejected

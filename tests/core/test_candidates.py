@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bigbrotr.config import PoolSettings, Profile, ServerSettings
+from bigbrotr.config.settings import PoolSettings, Profile, ServerSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.base import value_of
 from bigbrotr.core.calls.candidates import WALK, Archived, Mention, Resolution, Walk

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import asyncpg
 import pytest
 
-from bigbrotr.config import PoolSettings, Timeouts
+from bigbrotr.config.settings import PoolSettings, Timeouts
 from bigbrotr.core import defects
 from bigbrotr.core.defects import Defects, is_outside, one_by_one
 from bigbrotr.core.logger import Logger, configure

@@ -17,10 +17,10 @@ from urllib.parse import parse_qs, urlsplit
 import anyio
 import pytest
 
-from bigbrotr.config import Database, Limits, PoolSettings
+from bigbrotr.config.settings import Database, Limits, PoolSettings
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.cluster import Account
 from bigbrotr.core.pool import Pool
+from bigbrotr.embedded.cluster import Account
 from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.relay import Network, Relay
 from tests.conftest import Databases

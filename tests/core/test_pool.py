@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
-from bigbrotr.config import Database, Limits, PoolSettings, Retry, ServerSettings, Timeouts
+from bigbrotr.config.settings import Database, Limits, PoolSettings, Retry, ServerSettings, Timeouts
 from bigbrotr.core import pool as pools
 from bigbrotr.core.pool import Pool
 from bigbrotr.errors import ConfigError, DatabaseError

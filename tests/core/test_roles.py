@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from bigbrotr.config import PoolSettings, Profile
+from bigbrotr.config.settings import PoolSettings, Profile
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.pool import Connection as Pooled
 from bigbrotr.core.pool import Pool
@@ -236,7 +236,7 @@ async def test_what_is_planted_in_public_is_never_called(dsn: str) -> None:
         await connection.execute("SET search_path = pg_catalog")
         await connection.execute(TRAPS.replace("{names}", names))
         await connection.execute("SET search_path = public")  # "$user" would be our own schema
-        planted = "SELECT count(*) FROM {} WHERE {} = 'public'::regnamespace"
+        planted = "SELECT count(*) FROM {} WHERE {} = 'bigbrotr'::regnamespace"
         assert await connection.fetchval(planted.format("pg_proc", "pronamespace")) > 100
         assert await connection.fetchval(planted.format("pg_operator", "oprnamespace")) > 50
         for trap in ("SELECT cardinality('{}'::bytea[])", "SELECT int8range(1, 2) && '[1,2)'"):
@@ -258,7 +258,7 @@ async def test_what_is_planted_in_public_is_never_called(dsn: str) -> None:
         assert await brotr.insert_events(pairs) == (1, 1)
         assert await brotr.insert_events(pairs) == (0, 2)
         assert await brotr.insert_candidates([Relay("wss://new.example")], "seed") == 1
-        assert len(await brotr.where_is(EVENT.id)) == 2
+        assert len(await brotr.where(EVENT.id)) == 2
         await brotr.cleanup_orphans()
 
 

@@ -10,7 +10,8 @@ from typing import TypeAlias
 import asyncpg
 import pytest
 
-from bigbrotr.config import Profile, shipped
+from bigbrotr.config.settings import Profile
+from bigbrotr.config.shipped import shipped
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.schema import DISTRIBUTED, Schema, read_ledger
 from bigbrotr.errors import DatabaseError, SchemaError

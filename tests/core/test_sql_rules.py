@@ -11,7 +11,8 @@ import pglast
 import pytest
 from pglast import ast, enums
 
-from bigbrotr.config import Profile, shipped
+from bigbrotr.config.settings import Profile
+from bigbrotr.config.shipped import shipped
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.codes import SCHEMA, SEARCH_PATH, Code, LockTable
 from bigbrotr.core.schema import DISTRIBUTED, Schema

@@ -11,14 +11,14 @@ import nostr_sdk
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from bigbrotr.config import Link
+from bigbrotr.config.settings import Link
 from bigbrotr.models.event import Event
 from bigbrotr.models.keys import Keys
 from bigbrotr.models.relay import Relay
+from bigbrotr.net.connect import Unreached
+from bigbrotr.net.dial import dial
 from bigbrotr.nostr.auth import MAX_CHALLENGE, Signer, Throwaway, prove
-from bigbrotr.nostr.dial import dial
 from bigbrotr.nostr.questions import End
-from bigbrotr.nostr.reach import Unreached
 from bigbrotr.nostr.session import Bounds, Session
 from tests.relays.events import make_event
 from tests.relays.model import Vices

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from bigbrotr.config import Link
+from bigbrotr.config.settings import Link
 from bigbrotr.models.keys import Keys
 from bigbrotr.models.relay import Relay
+from bigbrotr.net.politeness import Politeness
 from bigbrotr.nostr.auth import Signer
 from bigbrotr.nostr.delivery import WINDOW, Delivery, deliver
-from bigbrotr.nostr.manners import Manners
 from tests.relays.events import make_event
 from tests.relays.model import Vices
 from tests.relays.real import free_port, local_relay
@@ -35,7 +35,7 @@ async def hand_over(
         offered,
         signer,
         allow_local=True,
-        manners=Manners(),
+        politeness=Politeness(),
     )
     assert list(found) == list(offered)
     return list(found.values())

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigbrotr.models.event import Event, WireEvent
+from bigbrotr.net.frames import Oversized
 from bigbrotr.nostr import message
 from bigbrotr.nostr.message import (
     Auth,
@@ -22,7 +23,6 @@ from bigbrotr.nostr.message import (
     Other,
     TooLarge,
 )
-from bigbrotr.nostr.websocket import Oversized
 from tests.relays.events import make_event, wire
 
 EVENT = make_event(content="hello", tags=[["t", "x"], ["e", "ab" * 32, "wss://relay.example"]])

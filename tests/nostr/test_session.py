@@ -14,11 +14,11 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from bigbrotr.config import Link
+from bigbrotr.config.settings import Link
 from bigbrotr.models.relay import Relay
-from bigbrotr.nostr.dial import dial
+from bigbrotr.net.connect import Unreached
+from bigbrotr.net.dial import dial
 from bigbrotr.nostr.questions import End
-from bigbrotr.nostr.reach import Unreached
 from bigbrotr.nostr.session import SAMPLE_BYTES, Bounds, Page, Session, is_objection
 from tests.relays.events import make_event
 from tests.relays.model import Vices

@@ -12,7 +12,7 @@ from websockets.frames import Frame
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from bigbrotr.nostr.wire import SO_TIMESTAMPNS, STAMP, keep_stamps
+from bigbrotr.net.timed_socket import SO_TIMESTAMPNS, STAMP, keep_stamps
 
 Truth = list[tuple[str, float]]  # what was asked, and how long the answer took
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from bigbrotr.config import (
+from bigbrotr.config.settings import (
     Config,
     FinderSettings,
     Link,
@@ -22,7 +22,7 @@ from bigbrotr.config import (
     SourceSettings,
     ValidatorSettings,
 )
-from bigbrotr.core.base_service import Surroundings
+from bigbrotr.core.base_service import Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.candidates import WALK, Walk
 from bigbrotr.core.logger import configure
@@ -31,7 +31,7 @@ from bigbrotr.models.event import EventRelay
 from bigbrotr.models.relay import Relay
 from bigbrotr.services.finder import MAX_LISTED, Finder, read_list
 from tests import events as signed
-from tests.nostr.test_fetch import give, http, raw
+from tests.net.test_http import give, http, raw
 from tests.processes import until
 from tests.relays.events import make_event, pubkey
 from tests.relays.model import Vices
@@ -51,7 +51,7 @@ def finder(brotr: Brotr, networks: Networks = LOCAL, **settings: Any) -> Finder:
         finder=FinderSettings(**settings),
         validator=ValidatorSettings(max_attempts=3),
     )
-    return Finder(brotr, around=Surroundings(config, None, "test"))
+    return Finder(brotr, context=Context(config, None, "test"))
 
 
 async def run(
@@ -61,7 +61,7 @@ async def run(
     async with finder(brotr, networks, **settings) as service:
         async with asyncio.timeout(30):
             await service.run()
-    return {(name, *labels): value for name, value, labels in service.figures()}
+    return {(name, *labels): value for name, value, labels in service.metrics()}
 
 
 async def found(brotr: Brotr) -> dict[str, tuple[str, int]]:

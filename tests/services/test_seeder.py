@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bigbrotr.config import Config, Link, Networks, SeederSettings, shipped
-from bigbrotr.core.base_service import Surroundings
+from bigbrotr.config.settings import Config, Link, Networks, SeederSettings
+from bigbrotr.config.shipped import shipped
+from bigbrotr.core.base_service import Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import configure
 from bigbrotr.errors import ConfigError
@@ -68,7 +69,7 @@ async def test_repeating_changes_nothing(
     path = tmp_path / "seeds.txt"
     path.write_text(f"{A}\n{B}\nws://localhost:1\n" + "junk\n" * 5)
     settings = SeederSettings(file=str(path))
-    async with Seeder(brotr, settings, Surroundings(Config())) as seeder:
+    async with Seeder(brotr, settings, Context(Config())) as seeder:
         await seeder.run()
         before = await brotr.pool.fetch("SELECT * FROM bigbrotr.candidates ORDER BY url")
         assert [row["url"] for row in before] == [A, B]

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from bigbrotr.config import Config, Link, Networks, SynchronizerSettings
-from bigbrotr.core.base_service import Surroundings
+from bigbrotr.config.settings import Config, Link, Networks, SynchronizerSettings
+from bigbrotr.core.base_service import Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.services.monitor import Monitor
+from bigbrotr.services.monitor.service import Monitor
+from bigbrotr.services.sync.worker import Order, Worker
 from bigbrotr.services.validator import Validator, greet
-from bigbrotr.services.worker import Order, Worker
-from tests.nostr.test_dial import onion
+from tests.net.test_dial import onion
 from tests.relays import tor
 from tests.relays.events import make_event
 from tests.relays.scripted import ScriptedRelay
@@ -74,7 +74,7 @@ async def look_through(network: tor.Tor, brotr: Brotr) -> None:
         synchronizer=SynchronizerSettings(settle_s=0),
     )
     await brotr.insert_candidates([hidden, nobody], "test")
-    async with Validator(brotr, around=Surroundings(config)) as validator:
+    async with Validator(brotr, context=Context(config)) as validator:
         for _ in range(TRIES):
             await brotr.pool.execute(
                 "UPDATE bigbrotr.candidates SET due_at = 0 WHERE url = $1", hidden.url
@@ -92,7 +92,7 @@ async def look_through(network: tor.Tor, brotr: Brotr) -> None:
         if outcomes == "complete":
             break
     assert (new, outcomes) == (len(EVENTS), "complete")
-    async with Monitor(brotr, around=Surroundings(config)) as monitor:
+    async with Monitor(brotr, context=Context(config)) as monitor:
         for _ in range(TRIES):
             await brotr.pool.execute("UPDATE bigbrotr.checks SET due_at = 0")
             await monitor.run()

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from bigbrotr.config import Config, Link, MannersSettings, Networks, ValidatorSettings
-from bigbrotr.core.base_service import Surroundings
+from bigbrotr.config.settings import Config, Link, Networks, PolitenessSettings, ValidatorSettings
+from bigbrotr.core.base_service import Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import configure
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.nostr import names
+from bigbrotr.net import lookup
 from bigbrotr.nostr.session import Page
+from bigbrotr.services.sync.worker import Order, Worker
 from bigbrotr.services.validator import (
     OFFLINE_CROWD,
     Greeting,
@@ -28,7 +29,6 @@ from bigbrotr.services.validator import (
     greet,
     judge,
 )
-from bigbrotr.services.worker import Order, Worker
 from tests.relays.events import make_event
 from tests.relays.model import Vices
 from tests.relays.real import free_port
@@ -38,9 +38,9 @@ LINK = Link(timeout_s=1.0, width=20)
 EVENT = make_event()
 
 
-def around(**networks: Link) -> Surroundings:
+def context(**networks: Link) -> Context:
     local = Networks(clearnet=Link(enabled=False), local=LINK)
-    return Surroundings(Config(networks=Networks(**networks) if networks else local), None, "test")
+    return Context(Config(networks=Networks(**networks) if networks else local), None, "test")
 
 
 @asynccontextmanager
@@ -120,8 +120,8 @@ async def candidates(brotr: Brotr) -> dict[str, dict[str, Any]]:
     return {row["url"]: dict(row) for row in rows}
 
 
-async def run(brotr: Brotr, surroundings: Surroundings | None = None) -> None:
-    async with Validator(brotr, ValidatorSettings(max_attempts=3), surroundings or around()) as it:
+async def run(brotr: Brotr, surroundings: Context | None = None) -> None:
+    async with Validator(brotr, ValidatorSettings(max_attempts=3), surroundings or context()) as it:
         await it.run()
 
 
@@ -166,7 +166,7 @@ async def test_networks_that_are_not_enabled_are_left_alone(brotr: Brotr) -> Non
     relays = [Relay(url) for url in urls if _is_relay(url)]
     await brotr.insert_candidates(relays, "test")
     before = await candidates(brotr)
-    await run(brotr, around(clearnet=Link(enabled=False)))
+    await run(brotr, context(clearnet=Link(enabled=False)))
     assert await candidates(brotr) == before
 
 
@@ -194,7 +194,7 @@ async def test_offline_blames_nobody(
     configure("INFO")
     relays = [Relay(f"wss://relay{n}.example") for n in range(6)]
     await brotr.insert_candidates(relays, "test")
-    await run(brotr, around(clearnet=LINK))
+    await run(brotr, context(clearnet=LINK))
     for row in (await candidates(brotr)).values():
         assert (row["attempts"], row["outcome"]) == (0, "offline")
         assert row["due_at"] - row["tried_at"] == 60
@@ -216,7 +216,7 @@ async def test_many_names_that_nobody_knows_at_a_first_start(
     monkeypatch.setattr(socket, "getaddrinfo", nowhere)
     configure("INFO")
     await brotr.insert_candidates([Relay(f"wss://no{n}.example") for n in range(count)], "test")
-    await run(brotr, around(clearnet=LINK))
+    await run(brotr, context(clearnet=LINK))
     is_offline = count == OFFLINE_CROWD
     attempts = {row["attempts"] for row in (await candidates(brotr)).values()}
     assert attempts == {0 if is_offline else 1}
@@ -232,7 +232,7 @@ async def test_unresolvable_names(
     monkeypatch.setattr(socket, "getaddrinfo", nowhere)
     configure("INFO")
     await brotr.insert_candidates([Relay("wss://no.example")], "test")
-    await run(brotr, around(clearnet=LINK))
+    await run(brotr, context(clearnet=LINK))
     (row,) = (await candidates(brotr)).values()
     assert (row["attempts"], row["outcome"]) == (1, "no-such-name")  # one alone proves nothing
     assert "offline" not in capsys.readouterr().err
@@ -252,7 +252,7 @@ async def test_candidate_of_a_crashed_validator_comes_back(brotr: Brotr) -> None
 async def test_shutdown_ends_a_long_sweep(brotr: Brotr) -> None:
     relays = [Relay(f"ws://127.0.0.1:{port}") for port in range(1, 30)]
     await brotr.insert_candidates(relays, "test")
-    validator = Validator(brotr, None, around())
+    validator = Validator(brotr, None, context())
     async with validator, asyncio.timeout(30), asyncio.TaskGroup() as group:
         group.create_task(validator.run_forever(0.1))
         await asyncio.sleep(0)
@@ -312,7 +312,7 @@ async def test_addresses_are_dialled_as_they_are_written(brotr: Brotr) -> None:
         await brotr.insert_candidates([Relay(url) for url in urls], "seed")
         await run(brotr)
         assert await relays(brotr) == sorted(urls)
-        await Worker(around().config, brotr).work(Order("test", 60.0, {Network.LOCAL: 10}))
+        await Worker(context().config, brotr).work(Order("test", 60.0, {Network.LOCAL: 10}))
         rows = await brotr.pool.fetch(
             "SELECT relay_url, count(*) FROM bigbrotr.events_relays GROUP BY 1"
         )
@@ -399,7 +399,7 @@ async def test_the_slow_do_not_hold_up_the_others(brotr: Brotr) -> None:
             await brotr.insert_candidates([Relay(relay.url)], "test")
             await brotr.pool.execute("UPDATE bigbrotr.candidates SET due_at = due_at - 60")
         began = time.monotonic()
-        await run(brotr, around(clearnet=Link(enabled=False), local=link))
+        await run(brotr, context(clearnet=Link(enabled=False), local=link))
         assert time.monotonic() - began < 4.5  # one after the other: 3 + 1 + ...
         assert await relays(brotr) == sorted([good.url, patient.url])
         assert (await candidates(brotr))[silent.url]["outcome"] == "slow"
@@ -429,11 +429,11 @@ async def test_slow_names_are_nobody_else_s_time(
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    monkeypatch.setattr(names, "AT_ONCE", 4)
-    monkeypatch.setattr(names, "MOST_SLOW", most_slow)
-    monkeypatch.setattr(names, "SLOW_S", 0.02)
+    monkeypatch.setattr(lookup, "AT_ONCE", 4)
+    monkeypatch.setattr(lookup, "MOST_SLOW", most_slow)
+    monkeypatch.setattr(lookup, "SLOW_S", 0.02)
     link = Link(timeout_s=1.0, quick_s=0.1, width=20)
-    place = around(clearnet=link, local=link)
+    place = context(clearnet=link, local=link)
     try:
         async with ScriptedRelay([EVENT]) as relay:
             slow = [Relay(f"ws://slow{n}.example:{relay.port}") for n in range(30)]
@@ -467,9 +467,9 @@ async def test_slow_names_are_nobody_else_s_time(
 
 
 async def test_opted_out_hosts_and_networks_are_never_dialled(brotr: Brotr) -> None:
-    settings = MannersSettings(opt_out=("127.0.0.0/8",))
-    surroundings = Surroundings(
-        Config(networks=Networks(clearnet=Link(enabled=False), local=LINK), manners=settings)
+    settings = PolitenessSettings(opt_out=("127.0.0.0/8",))
+    surroundings = Context(
+        Config(networks=Networks(clearnet=Link(enabled=False), local=LINK), politeness=settings)
     )
     async with ScriptedRelay([EVENT]) as relay:
         await brotr.insert_candidates([Relay(relay.url)], "test")
@@ -506,7 +506,7 @@ async def test_relay_that_rests_is_tried_again_and_is_the_same(brotr: Brotr) -> 
 async def test_relay_that_rests_is_no_hot_loop(brotr: Brotr) -> None:
     """Gaps that are due must not call a relay that is to be left alone again and again."""
     events = many(60)
-    config = around().config
+    config = context().config
     order = Order("test", 2.0, {Network.LOCAL: 10})
     async with ScriptedRelay(events, Vices(clamp=20, rate_limited_after=2)) as relay:
         await brotr.insert_relays([Relay(relay.url)])

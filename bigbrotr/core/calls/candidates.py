@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from bigbrotr.config import TOMBSTONE_S
+from bigbrotr.config.settings import TOMBSTONE_S
 from bigbrotr.core.calls.base import (
     UPKEEP_S,
     by_column,

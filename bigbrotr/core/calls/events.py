@@ -136,7 +136,7 @@ class EventCalls(Calls):
         assert row is not None
         return row["authors"] or [], row["ids"] or []
 
-    async def where_is(self, event_id: bytes) -> list[asyncpg.Record]:
+    async def where(self, event_id: bytes) -> list[asyncpg.Record]:
         """What is known of each relay and an event: the rows of `where_is` in sql/."""
         return await self._rows("where_is", p_id=event_id)
 

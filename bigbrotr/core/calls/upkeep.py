@@ -7,7 +7,7 @@ from typing import NamedTuple
 import asyncpg
 
 from bigbrotr.core.calls.base import UPKEEP_S, Calls
-from bigbrotr.core.figures import Sample
+from bigbrotr.core.metrics import Sample
 from bigbrotr.errors import DatabaseError
 from bigbrotr.models.relay import Network
 
@@ -36,7 +36,7 @@ class UpkeepCalls(Calls):
         return Totals(*row)
 
     async def metrics(self, networks: Iterable[Network] = Network) -> list[Sample]:
-        """The state of the archive in numbers: see `FIGURES`; as backlog count those that wait for
+        """The state of the archive in numbers: see `METRICS`; as backlog count those that wait for
         their turn in the given networks."""
         rows = await self._rows(
             "metrics", p_now=int(time.time()), p_networks=[network.value for network in networks]

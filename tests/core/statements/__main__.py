@@ -7,9 +7,9 @@ from tempfile import TemporaryDirectory
 
 import asyncpg
 
-from bigbrotr.config import Profile
-from bigbrotr.core.embedded import EmbeddedPostgres
+from bigbrotr.config.settings import Profile
 from bigbrotr.core.schema import Schema
+from bigbrotr.embedded.server import EmbeddedPostgres
 from tests.core.statements import path_of, record
 
 

@@ -1,0 +1,1 @@
+"""The monitor: checks relays, judges what it found, and words the announcements."""

@@ -1,0 +1,1 @@
+"""The synchronizer: copies every event of every relay, from the service down to the page."""

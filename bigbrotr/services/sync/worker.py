@@ -1,0 +1,378 @@
+"""The synchronizer's worker: a process that copies relays for a while and reports in plain values.
+
+Memory is arithmetic: each of at most `width` calls holds one page that is on its way or waits for
+its turn, and PAGES_AT_WORK pages are being verified or stored: so (width + PAGES_AT_WORK) x
+max_page_bytes of frames, and about as much again in decoded events; and each call what its stream
+holds unread, a MiB and one read, and at most max_page_bytes of what comes late. A live call holds
+at most max_page_bytes of arrivals, for a second. WINDOWS_AT_WORK windows are reconciled,
+10 MB each. Nothing queues: a stalled database stops the sockets.
+"""
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection as Pipe
+
+import anyio
+import asyncpg
+import msgspec
+import uvloop
+from msgspec import Struct
+
+from bigbrotr.config.settings import Config
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.visits import Visit, Wanted
+from bigbrotr.core.defects import Defects, is_outside
+from bigbrotr.core.logger import Logger, configure, open_up
+from bigbrotr.core.pool import Pool
+from bigbrotr.errors import ConfigError, DatabaseError, LeaseLostError, leaves
+from bigbrotr.models.relay import Network, Relay
+from bigbrotr.net.connect import OFFLINE_SAMPLE, OURS, UNTRIED, Failure, is_offline
+from bigbrotr.net.politeness import politeness_of
+from bigbrotr.nostr.auth import Signer, Throwaway
+from bigbrotr.services.sync.ingest import Crowd, Report
+from bigbrotr.services.sync.visit import Call, Result, lease_s, patience
+
+CLAIM = 2  # relays at a time ...
+PACE_S = 0.05  # ... and the time until the next are claimed
+IDLE_S = 0.5  # between looks for due relays while others are under way
+CONNECTIONS = 2  # to the database, of one worker: more get into each other's way
+PAGES_AT_WORK = 8  # in one worker: verified, or waiting for the database
+WINDOWS_AT_WORK = 4  # in one worker: reconciled
+THROTTLED_S = (450, 750)  # how long a relay that calls us too fast is left alone
+
+
+class Order(Struct, frozen=True):
+    """One slice of work: how long, and how many conversations at once in each network."""
+
+    owner: str
+    seconds: float
+    widths: dict[Network, int]
+    live_calls: int = 0  # relays to stay subscribed to
+
+
+class Worker:
+    """Copies relays: claims those that are due, visits them side by side, and records."""
+
+    def __init__(self, config: Config, brotr: Brotr, *, log: Logger | None = None) -> None:
+        self.config = config
+        self.brotr = brotr
+        self.log = log or Logger("worker")
+        self.defects = Defects(self.log)
+        self.stop = asyncio.Event()
+        self.signer = signer_of(config.synchronizer.auth)
+        self.politeness = politeness_of(config.politeness, config.synchronizer.processes)
+        self._calls: dict[asyncio.Task[None], Call] = {}
+        self._crowd = Crowd()
+        self._gate = asyncio.Semaphore(PAGES_AT_WORK)
+        self._window_gate = asyncio.Semaphore(WINDOWS_AT_WORK)
+        self._reached: deque[Failure | None] = deque(maxlen=2 * OFFLINE_SAMPLE)
+        self._report = Report()
+        self._used = self._use()  # as last reported
+        self._deadline = 0.0  # of the slice under way, in monotonic seconds
+
+    async def work(self, order: Order) -> Report:
+        """Visits due relays until the slice is over, or nothing is due and no call is live.
+
+        Live calls go on between slices.
+        """
+        self._deadline = time.monotonic() + order.seconds
+        async with anyio.create_task_group() as group:
+            for network, width in order.widths.items():
+                group.start_soon(self._work_off, network, width, order)
+        report, self._report = self._report, Report()
+        before, self._used = self._used, self._use()
+        report.add(self._used.since(before))
+        report.live = sum(call.is_live for call in self._calls.values())
+        return report
+
+    def _use(self) -> Report:
+        """How the process's pool and politeness were used since the start."""
+        use, paced, crowded = self.brotr.pool.use, self.politeness.paced, self.politeness.crowded
+        return Report(
+            database_uses=use.times,
+            database_s=use.seconds,
+            database_wait_s=use.waited_s,
+            paced=paced.times,
+            paced_s=paced.seconds,
+            crowded=crowded.times,
+            crowded_s=crowded.seconds,
+        )
+
+    async def _work_off(self, network: Network, width: int, order: Order) -> None:
+        """Keeps up to `width` calls of one network going, beside the live ones."""
+        settings = self.config.synchronizer
+        timeout_s = self.config.networks.link(network).timeout_s
+        try:
+            while not self._is_over():
+                width_left = width - sum(not call.is_live for call in self._of(network).values())
+                visits: list[Visit] = []
+                if width_left > 0:
+                    # A few at a time, so that the workers share what is due, and nobody meets a
+                    # burst of new connections.
+                    visits = await self.brotr.claim_visits(
+                        [network],
+                        limit=min(width_left, CLAIM),
+                        owner=order.owner,
+                        lease_s=lease_s(order.seconds, settings.revisit_s, timeout_s),
+                        **self._wanted()._asdict(),
+                        apart={url: self._wanted(url) for url in settings.relays},
+                        refused=settings.refused,
+                        patience=patience(settings),
+                    )
+                    for visit in visits:
+                        await self._start(visit, network, order)
+                if not self._of(network):
+                    return
+                await self._wait(network, PACE_S if visits else IDLE_S)
+            # A call under way ends with its page; a live one stays, unless all is to stop.
+            while any(
+                self.stop.is_set() or not call.is_live for call in self._of(network).values()
+            ):
+                await self._wait(network, IDLE_S)
+        except BaseException:
+            tasks = list(self._of(network))
+            for task in tasks:
+                del self._calls[task]
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+
+    def _is_over(self) -> bool:
+        return self.stop.is_set() or time.monotonic() > self._deadline
+
+    def _wanted(self, url: str = "") -> Wanted:
+        """What is wanted of the relay at `url` at this moment, or of any that is not set apart."""
+        settings = self.config.synchronizer
+        policy = settings.policy(url)
+        until = policy.until(int(time.time()) - settings.settle_s)
+        return Wanted(policy.since, until, policy.filter.key, policy.by_ids)
+
+    def _of(self, network: Network) -> dict[asyncio.Task[None], Call]:
+        return {task: call for task, call in self._calls.items() if call.network is network}
+
+    async def _wait(self, network: Network, seconds: float) -> None:
+        """Waits until a call of the network ends, up to `seconds`; raises what it raised."""
+        done, _ = await asyncio.wait(
+            self._of(network), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in done:
+            del self._calls[task]
+        raise_first(done)
+
+    async def _start(self, visit: Visit, network: Network, order: Order) -> None:
+        try:
+            Relay(visit.url)
+        except ValueError as error:  # written by hand, or by a release with other rules
+            await self.brotr.finish_visit(
+                visit, "failed", next_at=0, outcome="invalid-url", detail=str(error)
+            )
+            return
+
+        def is_live_wanted() -> bool:
+            return sum(call.is_live for call in self._calls.values()) < order.live_calls
+
+        call = Call(
+            visit,
+            network,
+            self._add,
+            brotr=self.brotr,
+            config=self.config,
+            stop=self.stop,
+            deadline=self._deadline,
+            gate=self._gate,
+            window_gate=self._window_gate,
+            crowd=self._crowd,
+            is_our_fault=partial(self._is_our_fault, network),
+            is_live_wanted=is_live_wanted,
+            signer=self.signer,
+            politeness=self.politeness,
+        )
+        self._calls[asyncio.create_task(self._visit(call))] = call
+
+    def _is_our_fault(self, network: Network, failure: Failure | None) -> bool:
+        """Whether a failure to reach a relay is our own, given how other calls fare."""
+        if failure in UNTRIED:
+            return True
+        if network is not Network.CLEARNET:
+            return failure in OURS
+        self._reached.append(failure)
+        # Relays that are followed are not dialled: without a look at them, those that are left,
+        # the dead ones, would speak for all.
+        is_online = any(call.is_live for call in self._of(network).values())
+        return failure in OURS or (not is_online and is_offline(self._reached))
+
+    def _add(self, report: Report) -> None:
+        """Adds what a call has done to the report of the slice that is under way."""
+        self._report.add(report)
+
+    async def _visit(self, call: Call) -> None:
+        try:
+            verdict, outcome, detail = await call.run()
+        except LeaseLostError as error:
+            self.log.warning("lease lost", relay=call.relay.url, error=str(error))
+            return
+        except asyncio.CancelledError:
+            # Shutdown or a crash elsewhere: what was stored stays, the rest comes at once.
+            with suppress(Exception):
+                async with asyncio.timeout(2):
+                    await self.brotr.finish_visit(
+                        call.visit, "unfinished", next_at=0, outcome="interrupted"
+                    )
+            raise
+        except Exception as error:
+            if is_outside(error):
+                raise
+            # This relay's, and nobody else's: what was stored stays, and it waits ever longer.
+            words = self.defects.note(error, relay=call.relay.url)
+            verdict, outcome, detail = Result("failed", Failure.DEFECT, words)
+        ended = (str(call.network), str(outcome))
+        self._add(Report(visits=1, outcomes={str(outcome): 1}, visited={ended: 1}))
+        pause_s = self.config.synchronizer.revisit_s
+        if outcome == "rate-limited" and verdict == "throttled":
+            pause_s = max(pause_s, random.uniform(*THROTTLED_S))
+            self.politeness.cool_down(call.relay.host, call.relay.port, pause_s)
+        await self.brotr.finish_visit(
+            call.visit,
+            verdict,
+            next_at=int(time.time() + pause_s),
+            outcome=outcome,
+            detail=detail,
+            dialect=msgspec.json.encode(call.dialect).decode(),
+        )
+        self.log.debug(
+            "visited", relay=call.relay.url, outcome=outcome, detail=detail, new=call.intake.new
+        )
+
+
+def pool_of(config: Config, dsn: str | None) -> Pool:
+    """A worker's pool: few connections, and as much patience for one as a statement may take. Who
+    waits has stopped his socket; two statements that are held up are no failure of the others."""
+    limits, timeouts = config.pool.limits, config.pool.timeouts
+    limits = msgspec.structs.replace(limits, min_size=1, max_size=min(limits.max_size, CONNECTIONS))
+    return Pool(
+        config.database,
+        msgspec.structs.replace(config.pool, limits=limits),
+        dsn=dsn,
+        # The archive may lose its last moments in a crash of the server, and coverage with them:
+        # both are fetched again.
+        session={"synchronous_commit": "off"},
+        patience_s=max(timeouts.acquisition, timeouts.command),
+    )
+
+
+def signer_of(auth: str) -> Signer | None:
+    """The key with which relays may know us, by the setting `auth`.
+
+    Raises:
+        ConfigError: PRIVATE_KEY is to be used, and is not there or no key.
+    """
+    if auth == "never":
+        return None
+    if auth == "throwaway":
+        return Throwaway()
+    from bigbrotr.models.keys import Keys  # slow to import, and most need it not
+
+    keys = Keys.from_env("PRIVATE_KEY")
+    if keys is None:
+        raise ConfigError('[synchronizer] auth = "configured", but PRIVATE_KEY is not set')
+    return keys
+
+
+def raise_first(done: set[asyncio.Task[None]]) -> None:
+    """The error of a task that failed; those of others are taken note of, or asyncio complains."""
+    for error in [task.exception() for task in done]:
+        if error is not None:
+            raise error
+
+
+# The process
+
+_worker: "Process | None" = None
+
+
+class Process:
+    """What a worker process keeps from slice to slice: its loop, connections and lifeline."""
+
+    def __init__(self, config: Config, dsn: str | None, lifeline: Pipe, parent: int) -> None:
+        self.config = config
+        self.lifeline = lifeline
+        self.parent = parent  # told, not looked up: it may have gone while this one started
+        # Runs all the time, so that live calls go on between slices.
+        self.loop = uvloop.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True, name="loop").start()
+        self.brotr = Brotr(pool_of(config, dsn), notes_mentions=config.finder.enabled)
+        self.worker = Worker(config, self.brotr)
+        threading.Thread(target=self._watch, daemon=True, name="lifeline").start()
+
+    def _watch(self) -> None:
+        """Waits for the supervisor to let go of the lifeline: by closing it, or by dying."""
+        with suppress(EOFError, OSError):
+            self.lifeline.recv()
+        with suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self.worker.stop.set)
+        while os.getppid() == self.parent:
+            time.sleep(0.2)
+        os._exit(1)  # nobody is left to report to
+
+    def run(self, order: Order) -> Report:
+        """One slice, in this process's loop."""
+        return asyncio.run_coroutine_threadsafe(self._slice(order), self.loop).result()
+
+    async def _slice(self, order: Order) -> Report:
+        await self.brotr.pool.connect()
+        return await self.worker.work(order)
+
+
+# To stop is the supervisor's business, also where a signal goes to all processes of a group.
+NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def holding_signals() -> Iterator[None]:
+    """Processes that are started meanwhile hold back these signals until they ignore them."""
+    resource_tracker.ensure_running()  # it would let them pass again when it is started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_WORKERS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_process(config: Config, dsn: str | None, lifeline: Pipe, parent: int) -> None:
+    """Makes this process a worker of `parent`: called once in it, before its first slice."""
+    global _worker  # the process is the object
+    for number in NOT_FOR_WORKERS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, NOT_FOR_WORKERS)
+    open_up(sys.stderr)
+    configure(config.log.level, config.log.json, sys.stderr)
+    _worker = Process(config, dsn, lifeline, parent)
+
+
+def run_slice(order: Order) -> Report:
+    """Works for one slice in this process.
+
+    Raises:
+        DatabaseError: the database went away; it comes back as the supervisor's own.
+    """
+    assert _worker is not None
+    try:
+        return _worker.run(order)
+    except* (
+        OSError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+    ) as group:
+        lost = leaves(group)[0]
+    raise DatabaseError(f"worker: {lost}") from lost

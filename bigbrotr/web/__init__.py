@@ -1,1 +1,0 @@
-"""What bigbrotr tells over HTTP."""
