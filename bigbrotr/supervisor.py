@@ -14,6 +14,7 @@ from anyio.abc import TaskStatus
 from bigbrotr.config.settings import Config, Profile
 from bigbrotr.core.base_service import BaseService, Context
 from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.identity import note_profile
 from bigbrotr.core.logger import Logger
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
@@ -128,6 +129,8 @@ class Supervisor:
             async with pool.acquire() as connection:
                 if await Schema().migrate(connection, self.profile, int(time.time())):
                     self.log.info("the schema is current", profile=self.profile)
+            if dsn is not None:
+                note_profile(self.data_dir, self.profile)
             name = self.config.supervisor.name or socket.gethostname()
             self._context = Context(self.config, dsn, name)
             self.log.info(
@@ -196,7 +199,7 @@ def choose(config: Config, only: Sequence[str] | None) -> list[str]:
     """The services to run: those named, or all that are enabled.
 
     Raises:
-        ConfigError: a name that is none, or nothing is left.
+        ConfigError: a name is unknown, or nothing is left.
     """
     for name in only or ():
         if name not in SERVICES:

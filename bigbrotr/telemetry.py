@@ -13,6 +13,7 @@ import asyncpg
 from bigbrotr import __version__
 from bigbrotr.config.settings import Config, Profile
 from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.identity import identity
 from bigbrotr.core.logger import Logger
 from bigbrotr.core.metrics import Sample, memory_of
 from bigbrotr.core.schema import Schema
@@ -31,7 +32,7 @@ STUCK_S = 10.0  # a loop that is so late does nothing in time any more
 
 
 class Telemetry:
-    """Knows what the supervisor does, and tells it to whoever asks or listens."""
+    """Knows what the supervisor does, and tells it to those who ask or listen."""
 
     def __init__(
         self,
@@ -114,7 +115,7 @@ class Telemetry:
     @asynccontextmanager
     async def served(self) -> AsyncIterator[None]:
         """Answers over HTTP, from before there is a database until after it has stopped."""
-        if self._config.web.listen is None:
+        if not self._config.web.listen:
             yield
             return
         host, _ = self._config.web.address()
@@ -123,8 +124,10 @@ class Telemetry:
             is_alive=self.what_is_stuck,
             is_ready=self.what_is_wrong,
             metrics=self.metrics,
+            identity=identity(self._config.database, self._data_dir),
         ) as port:
-            self._log.info("serving health and metrics", address=f"http://{host}:{port}/healthz")
+            address = f"http://{app.at(host, port)}/healthz"
+            self._log.info("serving health and metrics", address=address)
             yield
 
     async def what_is_stuck(self) -> str | None:

@@ -1,4 +1,4 @@
--- The ledger: which revision and profile this database is of, and the few rules that every family uses.
+-- Ledger: the revision and profile of this database, and the rule for waiting that every family uses.
 
 CREATE TABLE IF NOT EXISTS bigbrotr.ledger (
     revision    integer NOT NULL PRIMARY KEY,

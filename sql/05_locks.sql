@@ -1,6 +1,6 @@
--- Locks. A table lock on an empty table writes nothing, ends with its transaction, and needs a privilege that readers lack:
--- SELECT allows no mode that blocks one of these, while an advisory lock by number is open to everybody. pg_dump and
--- autovacuum of other tables are not in the way.
+-- Locks: empty tables whose table locks are the locks of bigbrotr. Such a lock writes nothing, ends with its transaction,
+-- and needs a privilege that readers lack: SELECT allows no mode that blocks one of these. An advisory lock is open to
+-- everybody who knows its number. pg_dump does not block these locks.
 
 CREATE TABLE IF NOT EXISTS bigbrotr.schema_lock ();
 COMMENT ON TABLE bigbrotr.schema_lock IS 'Always empty. A process locks it while it changes the schema.';
@@ -12,13 +12,13 @@ COMMENT ON TABLE bigbrotr.ingest_lock IS
 CREATE TABLE IF NOT EXISTS bigbrotr.candidates_lock ();
 COMMENT ON TABLE bigbrotr.candidates_lock IS 'Always empty. A process locks it while it adds candidates.';
 
--- ROW EXCLUSIVE for those who write presence in the order of its key, EXCLUSIVE for those who cannot.
+-- Taken ROW EXCLUSIVE to write presence in the order of its key, EXCLUSIVE to write it in any order.
 CREATE TABLE IF NOT EXISTS bigbrotr.presence_lock ();
 COMMENT ON TABLE bigbrotr.presence_lock IS
-    'Always empty. Whoever writes presence in the order of its key shares a lock on it; whoever cannot keep that '
-    'order holds it alone.';
+    'Always empty. A process that writes presence in the order of its key shares a lock on it; one that cannot keep that '
+    'order holds the lock alone.';
 
--- The lock saves work, and nothing depends on it: the process that holds it may be stopped, so nobody waits for long.
+-- The lock only saves work. The process that holds it may be stopped, so the wait has an end.
 CREATE OR REPLACE FUNCTION bigbrotr.take_ingest_lock(p_wait_ms integer) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = 0 AS $$
 BEGIN

@@ -1,4 +1,4 @@
--- Relays: the servers that have proven to speak Nostr. Small numbers inside, URLs outside.
+-- Relays: servers that speak Nostr. Inside they are small numbers, outside they are URLs.
 
 CREATE TABLE IF NOT EXISTS bigbrotr.relays (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY
@@ -24,7 +24,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     added integer;
 BEGIN
-    -- The anti-join comes before ON CONFLICT so that repetitions don't burn numbers of the identity.
+    -- The anti-join comes before ON CONFLICT: otherwise each repetition would use up a number of the identity.
     WITH wanted AS (
         SELECT DISTINCT ON (u.url) u.url, u.network, u.discovered_at
         FROM unnest(p_urls, p_networks, p_discovered_ats) AS u (url, network, discovered_at)
@@ -37,7 +37,7 @@ BEGIN
         RETURNING id, discovered_at
     ), scheduled AS (
         INSERT INTO bigbrotr.visits (relay_id, due_at)
-        -- Who was discovered first comes first, but nobody waits for a discovery in the future.
+        -- The relay that was discovered first comes first. A discovery in the future counts as now.
         SELECT id, least(discovered_at, floor(extract(epoch FROM now()))::bigint) FROM new_relays
         ON CONFLICT (relay_id) DO NOTHING
     ), tallied AS (

@@ -1,4 +1,4 @@
--- Candidates: URLs that may be relays, waiting for their next try.
+-- Candidates: URLs that may be relays and wait for their next try, and those that were given up.
 
 CREATE TABLE IF NOT EXISTS bigbrotr.candidates (
     url           text    NOT NULL PRIMARY KEY,
@@ -37,7 +37,6 @@ COMMENT ON COLUMN bigbrotr.candidates.alias_of IS
 CREATE INDEX IF NOT EXISTS candidates_due_at_idx ON bigbrotr.candidates (due_at);
 CREATE INDEX IF NOT EXISTS candidates_host_idx ON bigbrotr.candidates (bigbrotr.host_of(url));
 
--- Tombstones: URLs that were tried in vain and given up. Until one expires, only a person makes it a candidate again.
 CREATE TABLE IF NOT EXISTS bigbrotr.tombstones (
     url        text   NOT NULL PRIMARY KEY,
     buried_at  bigint NOT NULL,
@@ -141,7 +140,7 @@ COMMENT ON FUNCTION bigbrotr.insert_candidates IS
     'URL a candidate. p_max_per_host: most addresses of one host with a path or a port of their own; NULL for any '
     'number. p_is_typed: a person has typed them, so tombstones are removed. Returns how many are new.';
 
--- Retired relays are tried for ever: they have no last attempt.
+-- p_max_attempts does not count for retired relays.
 CREATE OR REPLACE FUNCTION bigbrotr.claim_candidates(
     p_networks text[], p_limit integer, p_max_attempts integer, p_owner text, p_lease_s bigint, p_now bigint
 ) RETURNS TABLE (url text, attempts integer)

@@ -1,6 +1,7 @@
--- Sightings: relay URLs that new events name, on their way to the candidates. A queue: a row a page, written together
--- with its events and deleted when it was taken. Whatever commits late is still there; no cursor could pass it by.
--- While no finder runs it grows, by some 10 bytes an event; where none is enabled nothing is noted.
+-- Mentions: a queue of relay URLs that new events name, on their way to the candidates. A page of events writes one row,
+-- in its own transaction; the finder deletes it when it takes it. So a page that commits late is not lost, as it would be
+-- with a cursor. While no finder runs, the queue grows by about 10 bytes an event. If the finder is disabled, nothing is
+-- written.
 
 CREATE TABLE IF NOT EXISTS bigbrotr.mentions (
     id      bigint    GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

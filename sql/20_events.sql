@@ -1,7 +1,7 @@
--- Events: each one once, its id and signature verified before it comes here. Partitioned by time (see partitions).
--- What a profile keeps of an event is said in profiles/, nowhere else.
+-- Events: each one once, partitioned by time. Ids and signatures are verified before events come here. Only the files in
+-- profiles/ say what a profile keeps of an event.
 
--- The key starts with the time: whoever copies a relay walks through time, so inserts and look-ups touch neighbouring
+-- The key starts with the time: copying a relay walks through time, so inserts and look-ups touch neighbouring
 -- pages; and an id fixes its created_at (it is hashed), so (created_at, id) is as unique as id.
 CREATE TABLE IF NOT EXISTS bigbrotr.events (
     created_at bigint  NOT NULL,
@@ -47,8 +47,6 @@ BEGIN
     END IF;
 END $$;
 
--- The exact bytes of the rare events that the columns cannot reproduce (U+0000, lone surrogates, control characters
--- that were hashed unescaped): `tags` and `content` then hold the nearest text.
 CREATE TABLE IF NOT EXISTS bigbrotr.events_raw (
     event_id   bytea  NOT NULL PRIMARY KEY,
     created_at bigint NOT NULL,
@@ -73,8 +71,8 @@ BEGIN
     LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
     -- Presence first: its row is the lock by which an event is neither deleted as an orphan nor left without one.
     BEGIN
-        -- Whoever brings a page has looked for its events just now, and nearly always all are new: to insert them as
-        -- such costs a fifth less than to look again for each, twice.
+        -- The caller has just looked for these events, so nearly always all are new. Inserting them as new costs a fifth
+        -- less than looking for each of them again, twice.
         INSERT INTO bigbrotr.presence (created_at, event_id, relay_ids, seen_ats)
         SELECT u.created_at, u.id, ARRAY[p_relay_id], ARRAY[bigbrotr.pack_seen(u.seen_at)]
         FROM unnest(p_created_ats, p_ids, p_seen_ats) AS u (created_at, id, seen_at);
@@ -237,7 +235,7 @@ DECLARE
     gone integer := 0;
 BEGIN
     LOOP
-        -- An event that its last relay has dropped is what an archive is for.
+        -- An event stays if its last relay has dropped it: that is what an archive is for.
         SELECT array_agg(h.created_at), array_agg(h.event_id) INTO times, ids
         FROM (
             SELECT p.created_at, p.event_id FROM bigbrotr.presence p

@@ -1,5 +1,5 @@
--- Presence: which relays hold an event, and since when we know. One row an event, two arrays that grow together.
--- The row of an event and its presence are written in one transaction: one exists exactly when the other does.
+-- Presence: which relays hold an event, and since when we know. An event and its presence are written in one transaction:
+-- one exists exactly when the other does.
 
 CREATE TABLE IF NOT EXISTS bigbrotr.presence (
     created_at bigint    NOT NULL,
@@ -72,8 +72,8 @@ BEGIN
         RETURN '{}';
     END IF;
 
-    -- Known is an event *with this relay*, noted just now or before. One that another writer has committed since the
-    -- statement above began exists as well, but its pair with this relay does not: it has to be inserted.
+    -- An event is known if its pair with this relay exists. Another writer may have committed the event since the statement
+    -- above began; then its pair with this relay is missing, and has to be inserted.
     SELECT array_agg(u.position) INTO known
     FROM unnest(p_created_ats, p_ids) WITH ORDINALITY AS u (created_at, id, position)
     JOIN bigbrotr.presence p ON p.created_at = u.created_at AND p.event_id = u.id
@@ -159,8 +159,7 @@ COMMENT ON FUNCTION bigbrotr.read_held_ids IS
     'p_tags keeps only events with a tag of each letter that has one of its values, e.g. {"t": ["nostr"]}; where tags '
     'are not kept, no id is returned.';
 
--- Dropped: events that a relay held once, and was proven not to hold later. They stay archived; the pair is no longer
--- one. A relay that holds the event again gets a pair again, and what is noted here remains.
+-- The row stays when the relay holds the event again.
 CREATE TABLE IF NOT EXISTS bigbrotr.dropped (
     created_at bigint NOT NULL,
     event_id   bytea  NOT NULL,
@@ -195,7 +194,7 @@ DECLARE
     now_at   integer := bigbrotr.pack_seen(p_now);
 BEGIN
     LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
-    -- When the relay was first seen to hold an event is changed by nobody else meanwhile: this is its lease's holder.
+    -- No other process changes when this relay was first seen to hold an event: only the holder of its lease does.
     INSERT INTO bigbrotr.dropped AS d (created_at, event_id, relay_id, seen_at, dropped_at)
     SELECT p.created_at, p.event_id, p_relay_id,
            bigbrotr.unpack_seen(p.seen_ats[array_position(p.relay_ids, p_relay_id)]), p_now

@@ -1,4 +1,4 @@
--- Visits: when the synchronizer calls at each relay next, and who holds the lease now. A work table: ordinary, small.
+-- Visits: when the synchronizer visits each relay next, and which process holds the lease now.
 
 CREATE TABLE IF NOT EXISTS bigbrotr.visits (
     relay_id   bigint  NOT NULL PRIMARY KEY REFERENCES bigbrotr.relays (id) ON DELETE CASCADE,
@@ -194,7 +194,7 @@ COMMENT ON FUNCTION bigbrotr.finish_visit IS
     'p_next_at), unfinished (come back at once). p_dialect is kept for the next visit unless it is NULL. Returns '
     'false if another process has claimed the relay.';
 
--- A crash costs no waiting: who takes up the name of a process gives back what that held.
+-- So a crash costs no waiting: the process that is started again under the same name gives back what the old one held.
 CREATE OR REPLACE FUNCTION bigbrotr.release_leases(p_owner text, p_now bigint) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -1,7 +1,6 @@
--- Coverage: for each relay the seconds of the past that are proven complete, and the gaps with their reasons.
--- What is missing is one subtraction. Spans are half-open, [since, until), in Unix seconds.
--- `filter` says for which events: a filter's canonical conditions, '' for all of them. What is proven for all events is
--- proven for any filter; nothing else follows from one filter for another.
+-- Coverage: the seconds of the past that are proven complete, by relay, and the gaps with their reasons. What is missing
+-- is one subtraction. What is proven for all events (filter '') is proven for any filter; nothing else follows from one
+-- filter for another.
 
 -- Each proven second stands in one row of its filter, the one of its newest proof. A row gathers what was proven within an
 -- hour in one way; its time is that of the first, so that "as of" is never said of a later moment than is true.
@@ -129,7 +128,7 @@ COMMENT ON FUNCTION bigbrotr.take_back IS
     'Refused (BB001) if another process has claimed the relay. Idempotent.';
 
 -- A gap that is met again, without progress, waits longer. One that adjoins another for the same reason becomes one with
--- it, so that a relay that always says no has one gap and not one a visit.
+-- it: a relay that refuses every time has one gap, and not one for each visit.
 CREATE OR REPLACE FUNCTION bigbrotr.record_coverage(
     p_relay_id bigint, p_epoch bigint, p_spans int8range[], p_hows text[],
     p_gap_spans int8range[], p_gap_reasons text[], p_gap_details text[], p_identity bytea, p_now bigint

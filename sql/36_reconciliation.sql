@@ -1,6 +1,6 @@
--- Reconciliation (NIP-77): which relays really speak it, what they were found to hold, and what they do not hand over.
+-- Reconciliation: which relays can compare ids (NIP-77), what they were found to hold, and what they do not hand over.
 
--- What came of trying, by relay: believed for a while, whatever the relay says of itself.
+-- The result of our own try counts, not what the relay says of itself.
 CREATE TABLE IF NOT EXISTS bigbrotr.reconciliation (
     relay_id   bigint NOT NULL PRIMARY KEY REFERENCES bigbrotr.relays (id) ON DELETE CASCADE,
     outcome    text   NOT NULL CHECK (outcome IN ('works', 'refused', 'silent', 'broken', 'lies')),
@@ -39,9 +39,6 @@ COMMENT ON FUNCTION bigbrotr.note_reconciliation IS
     'Notes what came of comparing ids (NIP-77) with a relay. Refused (BB001) if another process has claimed the '
     'relay. Idempotent.';
 
--- What a relay was found to hold in a window: the number of ids and their sum (32 bytes, little-endian). While its
--- fingerprint is that of this sum, nothing has changed there, and nothing needs to be read. A hint, no proof: another one
--- costs a reconciliation.
 CREATE TABLE IF NOT EXISTS bigbrotr.digests (
     relay_id bigint    NOT NULL REFERENCES bigbrotr.relays (id) ON DELETE CASCADE,
     filter   text      NOT NULL DEFAULT '',
@@ -72,7 +69,6 @@ END $$;
 COMMENT ON FUNCTION bigbrotr.keep_digest IS
     'Keeps what a relay was found to hold in a window, in place of all that overlaps it. Idempotent.';
 
--- Withheld: events that a relay says it holds and does not hand over. Asked for again, each time later.
 CREATE TABLE IF NOT EXISTS bigbrotr.withheld (
     relay_id bigint    NOT NULL REFERENCES bigbrotr.relays (id) ON DELETE CASCADE,
     event_id bytea     NOT NULL,
@@ -95,8 +91,8 @@ COMMENT ON COLUMN bigbrotr.withheld.noted_at IS 'When it was first noted, in Uni
 COMMENT ON COLUMN bigbrotr.withheld.due_at IS 'When to ask again, in Unix seconds.';
 CREATE INDEX IF NOT EXISTS withheld_event_id_idx ON bigbrotr.withheld USING hash (event_id);
 
--- Where fewer are noted than were given, the relay names en masse what it does not hand over: that counts as not
--- holding.
+-- If fewer are noted than were given, the relay names masses of events that it does not hand over. Then it counts as not
+-- holding them.
 CREATE OR REPLACE FUNCTION bigbrotr.note_withheld(
     p_relay_id bigint, p_epoch bigint, p_ids bytea[], p_reasons text[], p_span int8range, p_is_final boolean,
     p_most bigint, p_forget_before bigint, p_now bigint

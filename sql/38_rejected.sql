@@ -1,4 +1,4 @@
--- Rejected: what relays sent that is no valid event, counted by relay and reason, with a few samples.
+-- Rejected: invalid events, counted by relay and reason, with a few samples.
 
 CREATE TABLE IF NOT EXISTS bigbrotr.rejected (
     relay_id bigint  NOT NULL REFERENCES bigbrotr.relays (id) ON DELETE CASCADE,

@@ -1,4 +1,4 @@
--- Metadata: what relays say of themselves and what was measured, content-addressed, as a time series of snapshots.
+-- Metadata: documents of relays, what they say of themselves and what was measured, as a time series.
 
 CREATE TABLE IF NOT EXISTS bigbrotr.metadata (
     id   bytea NOT NULL PRIMARY KEY,
@@ -25,7 +25,7 @@ COMMENT ON COLUMN bigbrotr.snapshots.snapshot_at IS 'When it was fetched or meas
 COMMENT ON COLUMN bigbrotr.snapshots.metadata_id IS 'Id of the document in metadata.';
 CREATE INDEX IF NOT EXISTS snapshots_metadata_id_idx ON bigbrotr.snapshots (metadata_id);
 
--- The newest snapshot per relay and type: kept current by insert_relay_metadata.
+-- Kept current by insert_relay_metadata.
 CREATE TABLE IF NOT EXISTS bigbrotr.snapshots_latest (
     relay_id    bigint NOT NULL REFERENCES bigbrotr.relays (id) ON DELETE CASCADE,
     type        text   NOT NULL,

@@ -1,6 +1,5 @@
--- Monitoring: when each relay is checked next, whether it is up, and what its checks measured, as a time series.
+-- Monitoring: when each relay is checked next, whether it is up, and what its checks measured.
 
--- A work table, ordinary and small: a row a relay.
 CREATE TABLE IF NOT EXISTS bigbrotr.checks (
     relay_id         bigint  NOT NULL PRIMARY KEY REFERENCES bigbrotr.relays (id) ON DELETE CASCADE,
     due_at           bigint  NOT NULL,
@@ -44,7 +43,6 @@ COMMENT ON COLUMN bigbrotr.checks.published_at IS
 COMMENT ON COLUMN bigbrotr.checks.published_digest IS 'SHA-256 of that announcement without its round-trip times.';
 CREATE INDEX IF NOT EXISTS checks_due_at_idx ON bigbrotr.checks (due_at);
 
--- A row a verdict; round-trip times in milliseconds.
 CREATE TABLE IF NOT EXISTS bigbrotr.rtts (
     relay_id   integer NOT NULL REFERENCES bigbrotr.relays (id) ON DELETE CASCADE,
     holds_s    integer NOT NULL,
@@ -259,7 +257,7 @@ COMMENT ON FUNCTION bigbrotr.record_checks IS
     'p_digests: not NULL where an announcement (kind 30166) was made. Returns the relays that were recorded: those '
     'that no other process has claimed. Idempotent.';
 
--- Looks at the newest verdict of each relay, and at no other.
+-- Reads only the newest verdict of each relay.
 CREATE OR REPLACE FUNCTION bigbrotr.monitoring(p_since bigint)
 RETURNS TABLE (
     relays bigint, up bigint, down bigint, checked bigint, open bigint, readable bigint, writable bigint,
@@ -357,7 +355,7 @@ COMMENT ON FUNCTION bigbrotr.relay_uptime IS
     'nothing is known. incidents: from a first verdict down to the next up (until: null if it goes on), oldest first, '
     'times in Unix seconds.';
 
--- Some large documents say something else each time: of those of more than 4 kB a hundred of a relay and type are kept.
+-- Some large documents differ each time: a hundred of a relay and type are kept of those of more than 4 kB.
 CREATE OR REPLACE FUNCTION bigbrotr.delete_old_measurements(p_before bigint) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -394,7 +392,6 @@ COMMENT ON FUNCTION bigbrotr.delete_old_measurements IS
     'Deletes round-trip times and snapshots from before p_before (Unix seconds), except the newest of each relay and '
     'type, and large documents beyond the newest hundred of a relay and type. Returns how many rows. Idempotent.';
 
--- Documents as they came, byte for byte, of those of which the bytes say more than the data: the first that came.
 CREATE TABLE IF NOT EXISTS bigbrotr.metadata_raw (
     metadata_id bytea NOT NULL PRIMARY KEY REFERENCES bigbrotr.metadata (id) ON DELETE CASCADE,
     raw         bytea NOT NULL

@@ -1,4 +1,4 @@
--- Service data: what a service remembers between its cycles, by name, type and key.
+-- Service data: what services remember between their cycles.
 
 CREATE TABLE IF NOT EXISTS bigbrotr.service_data (
     service_name text   NOT NULL,

@@ -1,4 +1,4 @@
--- The outbox: events of our own on their way to relays. A work table: ordinary, a row an event and target.
+-- Outbox: events of our own on their way to relays, and what became of them.
 
 CREATE TABLE IF NOT EXISTS bigbrotr.outbox (
     id        bigint  GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -29,7 +29,6 @@ COMMENT ON COLUMN bigbrotr.outbox.attempts IS 'Failed tries in a row.';
 COMMENT ON COLUMN bigbrotr.outbox.owner IS 'Process that holds the lease; NULL if nobody does.';
 CREATE INDEX IF NOT EXISTS outbox_due_at_idx ON bigbrotr.outbox (due_at);
 
--- What became of what was sent, in numbers: 'accepted'; 'refused', with the prefix of its reason; 'failed', and why.
 CREATE TABLE IF NOT EXISTS bigbrotr.deliveries (
     target  text   NOT NULL,
     outcome text   NOT NULL CHECK (outcome IN ('accepted', 'refused', 'failed')),
@@ -61,7 +60,7 @@ BEGIN
         FROM unnest(p_targets, p_kinds, p_ds, p_events) WITH ORDINALITY AS u (target, kind, d, event, position)
         ORDER BY u.target, u.kind, u.d, u.position DESC
         ON CONFLICT (target, kind, d) DO UPDATE SET
-            -- Not due any sooner: a target that fails is not pressed by what is newer.
+            -- due_at stays: a target that fails is not tried sooner because of a newer event.
             event = EXCLUDED.event, version = o.version + 1, posted_at = EXCLUDED.posted_at
         WHERE o.event <> EXCLUDED.event
         RETURNING 1
@@ -97,9 +96,9 @@ COMMENT ON FUNCTION bigbrotr.claim_outbox IS
     'Claims up to p_limit outbox entries that are due, of at most p_targets targets. Nobody else gets them for '
     'p_lease_s seconds.';
 
--- What failed beside others of the same target that were accepted, as where a relay takes some and wants a pause, is kept
--- for later, and was no attempt. Reasons and details are the relay's words: they are cut, and of each target and outcome
--- 20 reasons are counted, the further ones as 'other'.
+-- A relay may accept some entries and then want a pause: what fails beside accepted entries of the same target is kept for
+-- later and does not count as an attempt. Reasons and details are the relay's words, so they are cut; of each target and
+-- outcome 20 reasons are counted, the others as 'other'.
 CREATE OR REPLACE FUNCTION bigbrotr.settle_outbox(
     p_ids bigint[], p_versions bigint[], p_targets text[], p_outcomes text[], p_reasons text[], p_details text[],
     p_max_attempts integer, p_now bigint

@@ -1,4 +1,5 @@
--- Totals: exact counts without counting. Each relay's row is written only by the holder of its lease.
+-- Totals: exact numbers without counting rows, and how far each relay is. Only the holder of its lease writes a relay's
+-- row.
 
 CREATE TABLE IF NOT EXISTS bigbrotr.tallies (
     relay_id bigint NOT NULL PRIMARY KEY,
@@ -16,7 +17,7 @@ COMMENT ON COLUMN bigbrotr.tallies.touched IS
     'Seconds in which the relay may hold or have held archived events, in Unix seconds. Elsewhere it never did.';
 INSERT INTO bigbrotr.tallies (relay_id) VALUES (0) ON CONFLICT (relay_id) DO NOTHING;
 
--- A multirange of a hundred spans becomes one that covers them all: it says where there may be something.
+-- A hundred spans become one that covers them all: the result only says where there may be something.
 CREATE OR REPLACE FUNCTION bigbrotr.add_span(p_spans int8multirange, p_span int8range) RETURNS int8multirange
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
@@ -39,8 +40,7 @@ END $$;
 COMMENT ON FUNCTION bigbrotr.count_pairs IS
     'Adds new pairs to the tally of a relay, of events created from p_since to p_last, both included (Unix seconds).';
 
--- The row of a deleted relay stays: the events that were first met there are still archived. Its pairs no longer count.
--- (No trigger hands them over: there can be none on a table that every machine has a copy of.)
+-- The tally of a deleted relay stays: the events that were first met there are still archived. Its pairs no longer count.
 
 CREATE OR REPLACE FUNCTION bigbrotr.totals()
 RETURNS TABLE (relays bigint, candidates bigint, events bigint, pairs bigint, gaps bigint, rejected bigint)
@@ -57,7 +57,18 @@ END $$;
 COMMENT ON FUNCTION bigbrotr.totals IS
     'What is in the archive: relays, candidates, events, pairs of event and relay, gaps, and rejected events.';
 
--- How far each relay is with what is wanted of it now: a row a relay.
+-- The same words as in the metric `relays`.
+CREATE OR REPLACE FUNCTION bigbrotr.stage_of(p_visit bigbrotr.visits) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN (p_visit).retired_at IS NOT NULL THEN 'retired'
+            WHEN (p_visit).owner IS NOT NULL AND (p_visit).outcome = 'live' THEN 'live'
+            WHEN (p_visit).owner IS NOT NULL THEN 'copying'
+            WHEN (p_visit).failures > 0 THEN 'failing'
+            ELSE 'waiting' END;
+COMMENT ON FUNCTION bigbrotr.stage_of IS
+    'What a relay is up to: retired (it failed for long and is tried as a candidate again), live (followed), copying, '
+    'failing, or waiting (for its next visit).';
+
 CREATE OR REPLACE VIEW bigbrotr.relay_progress AS
 SELECT r.url, r.network, r.discovered_at, t.events, t.pairs,
        v.due_at, v.owner IS NOT NULL AS in_progress, v.failures, v.visited_at, v.outcome, v.detail,
@@ -74,7 +85,8 @@ SELECT r.url, r.network, r.discovered_at, t.events, t.pairs,
               FROM bigbrotr.coverage c
               WHERE c.relay_id = r.id AND c.filter IN ('', v.filter) GROUP BY c.how) AS x) AS how,
        n.outcome AS reconciliation, n.tried_at AS reconciliation_tried_at,
-       (SELECT count(*) FROM bigbrotr.withheld w WHERE w.relay_id = r.id) AS withheld
+       (SELECT count(*) FROM bigbrotr.withheld w WHERE w.relay_id = r.id) AS withheld,
+       bigbrotr.stage_of(v) AS stage
 FROM bigbrotr.relays r
 JOIN bigbrotr.visits v ON v.relay_id = r.id
 JOIN bigbrotr.tallies t ON t.relay_id = r.id
@@ -107,3 +119,50 @@ COMMENT ON COLUMN bigbrotr.relay_progress.reconciliation IS
     'What came of comparing ids (NIP-77); NULL if it was never tried.';
 COMMENT ON COLUMN bigbrotr.relay_progress.reconciliation_tried_at IS 'When that was last tried, in Unix seconds.';
 COMMENT ON COLUMN bigbrotr.relay_progress.withheld IS 'Number of events that it says it holds and does not hand over.';
+COMMENT ON COLUMN bigbrotr.relay_progress.stage IS
+    'What the relay is up to: retired, live, copying, failing or waiting, see stage_of.';
+
+-- What is left is estimated by the events for each second that is proven; what fails is not counted.
+CREATE OR REPLACE FUNCTION bigbrotr.progress_counts(p_networks text[], p_beginning bigint, p_now bigint)
+RETURNS TABLE (relays bigint, complete bigint, live bigint, copying bigint, failing bigint, events_left bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+    WITH each AS (
+        SELECT t.pairs, v.until > v.since AS is_visited, m.missing, bigbrotr.stage_of(v) AS stage,
+               greatest(v.until - greatest(v.since, p_beginning), 1) AS wanted_s,
+               (SELECT coalesce(sum(upper(s) - lower(s)), 0)
+                FROM unnest(m.missing * int8multirange(int8range(p_beginning, NULL))) AS s) AS missing_s
+        FROM bigbrotr.visits v
+        JOIN bigbrotr.relays r ON r.id = v.relay_id
+        JOIN bigbrotr.tallies t ON t.relay_id = r.id,
+        LATERAL bigbrotr.missing_spans(
+            p_relay_id => v.relay_id, p_since => v.since, p_until => v.until, p_filter => v.filter, p_now => p_now
+        ) AS m (missing)
+        WHERE v.retired_at IS NULL AND r.network = ANY (p_networks)
+    )
+    SELECT count(*), count(*) FILTER (WHERE e.is_visited AND isempty(e.missing)),
+           count(*) FILTER (WHERE e.stage = 'live'), count(*) FILTER (WHERE e.stage = 'copying'),
+           count(*) FILTER (WHERE e.stage = 'failing'),
+           coalesce(sum(e.pairs * e.missing_s / greatest(e.wanted_s - e.missing_s, 1))
+                    FILTER (WHERE e.stage <> 'failing'), 0)::bigint
+    FROM each e;
+END $$;
+COMMENT ON FUNCTION bigbrotr.progress_counts IS
+    'How far all relays of some networks together are: how many are visited, complete (all that is wanted is proven, or '
+    'a gap that waits), live, copying and failing, and about how many events are left to copy. Nothing before '
+    'p_beginning (Unix seconds) counts as left.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.next_due(p_networks text[])
+RETURNS TABLE (candidates bigint, visits bigint, checks bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY SELECT
+        (SELECT min(c.due_at) FROM bigbrotr.candidates c WHERE c.network = ANY (p_networks)),
+        (SELECT min(v.due_at) FROM bigbrotr.visits v JOIN bigbrotr.relays r ON r.id = v.relay_id
+         WHERE v.retired_at IS NULL AND r.network = ANY (p_networks)),
+        (SELECT min(k.due_at) FROM bigbrotr.checks k JOIN bigbrotr.relays r ON r.id = k.relay_id
+         WHERE r.network = ANY (p_networks));
+END $$;
+COMMENT ON FUNCTION bigbrotr.next_due IS
+    'When the next candidate, visit and check in some networks are due, in Unix seconds; NULL if there is none.';

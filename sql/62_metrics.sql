@@ -1,6 +1,6 @@
--- Figures: the state of the archive in numbers, for whoever watches it. Read-only.
+-- Metrics: the state of the archive in numbers.
 
--- Looks at each relay, gap and candidate once, at what is due of the outbox, and at no event.
+-- Reads each relay, gap and candidate once, the due entries of the outbox, and no event.
 CREATE OR REPLACE FUNCTION bigbrotr.metrics(p_now bigint, p_networks text[])
 RETURNS TABLE (name text, labels text[], value double precision)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -13,11 +13,7 @@ BEGIN
     UNION ALL
     SELECT 'relays', ARRAY[r.network, s.state], count(*)::double precision
     FROM bigbrotr.visits v JOIN bigbrotr.relays r ON r.id = v.relay_id,
-    LATERAL (SELECT CASE WHEN v.retired_at IS NOT NULL THEN 'retired'
-                         WHEN v.owner IS NOT NULL AND v.outcome = 'live' THEN 'live'
-                         WHEN v.owner IS NOT NULL THEN 'copying'
-                         WHEN v.failures > 0 THEN 'failing'
-                         ELSE 'waiting' END) AS s (state)
+    LATERAL (SELECT bigbrotr.stage_of(v)) AS s (state)  -- retired, live, copying, failing or waiting
     GROUP BY r.network, s.state
     UNION ALL
     SELECT 'relays_complete', ARRAY[r.network], count(*)::double precision

@@ -1,4 +1,4 @@
--- Whereabouts: which relays hold an event, which are proven not to, and of which nothing is known.
+-- Where: which relays hold an event, which are proven not to, and of which nothing is known.
 
 -- A relay that says it holds the event and does not hand it over is believed until its pages have shown, for all events,
 -- that it does not: in the second of the event or, where that is not known, in all of the window in which it was named.

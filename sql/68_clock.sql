@@ -1,6 +1,6 @@
--- The clock: what was written while a clock was ahead.
+-- Clock: puts right what was written while a clock was ahead.
 
--- Proofs may be of seconds that had not been yet.
+-- A proof from a clock that was ahead may be of seconds that had not been yet.
 CREATE OR REPLACE FUNCTION bigbrotr.forget_the_future(p_now bigint) RETURNS TABLE (relays integer, rows_due integer)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -11,7 +11,7 @@ BEGIN
     )
     SELECT count(DISTINCT g.relay_id) INTO relays FROM gone g;
     WITH visits_due AS (
-        -- Who was found then and not tried yet bears no other time than that.
+        -- A relay that was found then and not visited yet has no other time than due_at.
         UPDATE bigbrotr.visits v SET
             due_at = p_now, visited_at = CASE WHEN v.visited_at > ahead THEN p_now END,
             failing_since = CASE WHEN v.failing_since > p_now THEN p_now ELSE v.failing_since END

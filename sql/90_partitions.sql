@@ -1,7 +1,7 @@
--- Partitions: events and presence by quarters of created_at, and a default one for the absurd past and future.
+-- Partitions: events and presence by quarters of created_at, and a default one for times before 2021 and far ahead.
 
--- Storage settings stand on each leaf: PostgreSQL ignores those of the partitioned table. Nobody waits for long: while a
--- reader keeps this waiting for its lock, all who store wait behind it.
+-- Storage settings stand on each leaf: PostgreSQL ignores those of the partitioned table. The wait for a lock is short:
+-- while a reader keeps this function waiting, all writers wait behind it.
 CREATE OR REPLACE FUNCTION bigbrotr.ensure_partitions(p_now bigint) RETURNS integer
 LANGUAGE plpgsql
 SECURITY DEFINER

@@ -1,4 +1,4 @@
--- Roles: what others than the owner may do. The owner, who made the database, is the one who migrates it.
+-- Roles: what others than the owner may do. The owner of the schema is the one who migrates it.
 --   bigbrotr_reader  looks: SELECT, and functions that change nothing. For analysts and dashboards.
 --   bigbrotr_writer  runs bigbrotr: reads and writes rows, has partitions made; changes no definition.
 --   bigbrotr_admin   looks after the data: what the writer may, empties tables, sees what all sessions do and ends them,

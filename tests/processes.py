@@ -44,6 +44,12 @@ restart_delay_s = 0.1
 shutdown_timeout_s = 15
 {more}
 """
+# The profile listens, and asks for lists on the web: nothing of that, where a test does not say.
+QUIET = {
+    "[web]": 'listen = ""',
+    "[finder.sources.nostr-watch]": "enabled = false",
+    "[finder.monitors]": "pubkeys = []\nrelays = []",
+}
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,9 @@ class Place:
         self._starts = 0
         folder.mkdir(parents=True, exist_ok=True)
         self.seeds.write_text("".join(f"{url}\n" for url in seeds))
+        for table, settings in QUIET.items():
+            if table not in more:
+                more += f"\n{table}\n{settings}\n"
         self.config.write_text(
             CONFIG.format(
                 seeds=self.seeds,

@@ -312,7 +312,7 @@ async def test_mistake_in_the_configuration(text: str, words: list[str], tmp_pat
     [
         ("run --config /nowhere/a.toml", 2, "/nowhere/a.toml: No such file"),
         ("run --config /", 2, "/: Is a directory"),
-        ("run --profile medium", 2, "it is full or lite"),
+        ("run --profile medium", 2, "a profile is full or lite"),
         ("run --only seeder,finda", 2, "no service is called 'finda'"),
         ("run --log-level LOUD", 2, "unknown log level 'LOUD'"),
         ("seed notaurl", 2, "notaurl: No such file"),
@@ -374,7 +374,15 @@ async def test_unreachable_database(tmp_path: Path) -> None:
         assert "after 2 attempts" in done.sentence
         assert SECRET not in done.out + done.err
     done = await place.call("db", "url", DB_PASSWORD=SECRET)
-    assert (done.code, done.out) == (0, f"{url}\n")
+    assert (done.code, done.out) == (0, f"{url}?options=-csearch_path%3Dbigbrotr%2Cpublic\n")
+    place = Place(
+        tmp_path / "other",
+        more=f"{more}[pool]\npgbouncer = true\n".replace(
+            "[pool.retry]\nmax_attempts = 2\ninitial_delay = 0.01\n", ""
+        ),
+    )
+    done = await place.call("db", "url", DB_PASSWORD=SECRET)
+    assert (done.code, done.out) == (0, f"{url}\n")  # it would be refused with options
 
 
 @pytest.fixture
@@ -475,7 +483,7 @@ async def test_database_of_an_older_revision(tmp_path: Path) -> None:
         done = await place.call(*words.split())
         assert done.code == 4
         assert f"of revision {current - 1}, this release needs {current}" in done.sentence
-        assert "`bigbrotr db migrate`" in done.sentence
+        assert re.search(r"`\S*python\S* -m bigbrotr db migrate --profile full", done.sentence)
     # What comes before an upgrade is done as before.
     file = tmp_path / "archive.dump"
     assert (await place.call("db", "backup", str(file))).code == 0
@@ -613,31 +621,51 @@ async def test_status_of_a_running_archive(archive: Place) -> None:
     status = json.loads(done.out)
     assert status.keys() == {
         *("relays", "candidates", "events", "pairs", "gaps", "rejected", "progress"),
-        *("candidate_sources", "monitoring"),
+        *("candidate_sources", "measured", "profile", "revision"),
     }
     assert (status["relays"], status["events"], status["pairs"]) == (1, 40, 40)
-    assert status["monitoring"]["relays"] == 0
+    assert status["measured"]["relays"] == 0
+    assert (status["profile"], status["revision"]) == ("full", REVISION)
     (progress,) = status["progress"]
-    assert progress.keys() >= {"url", "network", "pairs", "gaps", "rejected", "outcome", "proven"}
+    assert progress.keys() >= {"url", "network", "holds", "gaps", "rejected", "outcome", "proven"}
+    assert (progress["holds"], progress["brought"]) == (40, 40)
     assert progress["proven"][0][0] == 0
     done = await archive.call("status")
     assert done.code == 0
     assert "monitored" not in done.out  # nobody monitors here
 
 
+PATH_OF_USERS = "bigbrotr, public"
+
+
 async def test_url_for_psql_while_running(archive: Place) -> None:
+    """Its relations are found by bare names: by psql, and by others that take the address."""
     done = await archive.call("db", "url")
     assert (done.code, done.err) == (0, "")
     psql = subprocess.run(  # noqa: ASYNC221 -- for a moment
-        [binary("psql"), done.out.strip(), "-Atc", "SELECT count(*) FROM bigbrotr.events"],
+        [
+            *(binary("psql"), done.out.strip(), "-Atc", "SELECT count(*) FROM events"),
+            *("-c", "SHOW search_path"),
+        ],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert psql.stdout == "40\n"
-    done = await archive.call("db", "psql", "--", "-Atc", "SELECT url FROM bigbrotr.relays")
+    assert psql.stdout == f"40\n{PATH_OF_USERS}\n"
+    connection = await asyncpg.connect(done.out.strip())
+    assert await connection.fetchval("SHOW search_path") == PATH_OF_USERS
+    assert await connection.fetchval("SELECT count(*) FROM events") == 40
+    await connection.close()
+
+
+async def test_psql_finds_bare_names(archive: Place) -> None:
+    done = await archive.call(
+        *("db", "psql", "--", "-Atc", "SELECT url FROM relays", "-c", "SHOW search_path")
+    )
     assert done.code == 0
-    assert done.out.startswith("ws://127.0.0.1:")
+    url, path = done.out.splitlines()
+    assert url.startswith("ws://127.0.0.1:")
+    assert path == PATH_OF_USERS
 
 
 async def test_url_while_not_running(tmp_path: Path) -> None:
@@ -758,12 +786,13 @@ async def test_live_status_on_a_terminal(
 ) -> None:
     place = Place(tmp_path / "place", [relay.url])
     run = terminal("run", *place.options, cwd=tmp_path)
-    for words in ("seeder running", "synchronizer running", "events 40", relay.url, "relays 1"):
+    for words in ("running    seeder", "events 40", relay.url, "relays 1", "complete 1 of 1"):
         await until(lambda words=words: words in run.read(), words)
     assert b"\x1b[" in run.raw
     assert "Traceback" not in run.read()
     run.process.send_signal(signal.SIGINT)
     assert await run.ends() == 0
+    assert re.search(r"In \d+ .*1 of 1 relays are complete, 40 events are archived", run.read())
     # The cursor is shown again at the end.
     assert run.raw.rfind(b"\x1b[?25h") > run.raw.rfind(b"\x1b[?25l")
 

@@ -35,11 +35,13 @@ ALLOWED: dict[str, set[str]] = {
     "runner": FOUNDATION | {"core"},
     "telemetry": FOUNDATION | {"core", "net", "runner", "serve", "systemd"},
     "supervisor": FOUNDATION | {"core", "embedded", "runner", "services", "telemetry"},
-    "view": FOUNDATION | {"core", "runner", "supervisor"},
-    "demo": FOUNDATION | {"core", "embedded", "net", "nostr", "supervisor", "view"},
+    "reads": FOUNDATION | {"core"},
+    "view": FOUNDATION | {"core", "reads", "runner", "supervisor"},
+    "demo": FOUNDATION | {"core", "embedded", "net", "nostr", "reads", "supervisor", "view"},
     # The command line reads seed files as the seeder does.
     "cli": FOUNDATION
-    | {"core", "embedded", "supervisor", "view", "demo", "serve", "services.seeder"},
+    | {"core", "embedded", "net", "reads", "supervisor", "view", "demo", "serve"}
+    | {"services.seeder"},
     "__main__": {"cli"},
 }
 # Within the synchronizer, from the service down to what a relay hands over.

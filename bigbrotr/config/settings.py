@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 import msgspec
 from msgspec import Meta, Struct, field
 
-from bigbrotr.models.filter import Filter, public_key
+from bigbrotr.models.filter import MOMENT, Filter, public_key
 from bigbrotr.models.relay import Network, Relay
 
 EMBEDDED = "embedded"
@@ -609,7 +609,7 @@ def name_server(text: str) -> tuple[str, int]:
     return str(ip_address(host.strip("[]"))), int(port)
 
 
-Seconds = Annotated[int, Meta(ge=0, le=2**53)]
+Seconds = Annotated[int, Meta(ge=0, le=2**53, extra={MOMENT: True})]
 PageLimit = Annotated[int, Meta(ge=2, le=5000)]  # one alone says nothing of what follows
 
 
@@ -654,7 +654,10 @@ class SynchronizerSettings(ServiceSection, frozen=True):
     slice_s: Annotated[
         float, Meta(ge=1, le=600, description="how long a worker copies before it reports")
     ] = 30.0
-    since: Annotated[Seconds, Meta(description="older events are not copied; Unix seconds")] = 0
+    since: Annotated[
+        Seconds,
+        Meta(description="older events are not copied; a date (of UTC) or Unix seconds"),
+    ] = 0
     revisit_s: Annotated[
         float, Meta(ge=1, le=YEAR_S, description="from one visit of a complete relay to the next")
     ] = 120.0
@@ -798,11 +801,9 @@ class WebSettings(Section, frozen=True):
     """What is served over HTTP."""
 
     listen: Annotated[
-        str | None,
-        Meta(
-            description="address:port for /healthz, /readyz, /metrics; default: nothing is served"
-        ),
-    ] = None
+        str,
+        Meta(description='address:port for /healthz, /readyz, /metrics; "": nothing is served'),
+    ] = ""
 
     hosts: Annotated[
         tuple[str, ...],
@@ -813,7 +814,7 @@ class WebSettings(Section, frozen=True):
     ] = ()
 
     def __post_init__(self) -> None:
-        if self.listen is not None:
+        if self.listen:
             self.address()
         for name in self.hosts:
             if not re.fullmatch(r"[\w.-]{1,253}", name):
@@ -821,7 +822,7 @@ class WebSettings(Section, frozen=True):
 
     def address(self) -> tuple[str, int]:
         """Host and port to listen on."""
-        host, colon, port = (self.listen or "").rpartition(":")
+        host, colon, port = self.listen.rpartition(":")
         is_port = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535
         if not colon or not is_port or not re.fullmatch(r"[\w.%-]*|\[?[0-9a-fA-F:.]+\]?", host):
             raise ValueError('listen is "address:port"')

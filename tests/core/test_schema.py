@@ -49,8 +49,8 @@ CATALOG = {
 
 
 @asynccontextmanager
-async def connected(dsn: str) -> AsyncIterator[Connection]:
-    connection = await asyncpg.connect(dsn)
+async def connected(dsn: str, password: str | None = None) -> AsyncIterator[Connection]:
+    connection = await asyncpg.connect(dsn, password=password)
     try:
         yield connection
     finally:

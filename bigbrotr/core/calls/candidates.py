@@ -304,11 +304,3 @@ class CandidateCalls(ServiceDataCalls):
             p_now=int(time.time()),
         )
         return given_up
-
-    async def candidate_sources(self) -> dict[str, int]:
-        """How many candidates were first seen where, the most frequent first."""
-        rows = await self.pool.fetch(
-            "SELECT source, pg_catalog.count(*) AS found FROM bigbrotr.candidates"
-            " GROUP BY source ORDER BY found DESC, source"
-        )
-        return {row["source"]: row["found"] for row in rows}

@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from itertools import groupby
 from typing import Any, NamedTuple
 
-import asyncpg
 import msgspec
 
 from bigbrotr.core.calls.base import UPKEEP_S, Calls, by_column, relay_ids, value_of
@@ -135,14 +134,6 @@ class EventCalls(Calls):
         row = await self._row("some_known", p_url=url, p_most=most, p_now=now)
         assert row is not None
         return row["authors"] or [], row["ids"] or []
-
-    async def where(self, event_id: bytes) -> list[asyncpg.Record]:
-        """What is known of each relay and an event: the rows of `where_is` in sql/."""
-        return await self._rows("where_is", p_id=event_id)
-
-    async def event(self, event_id: bytes) -> asyncpg.Record | None:
-        """An archived event by its id, as the columns of `events` have it."""
-        return await self.pool.fetchrow("SELECT * FROM bigbrotr.events WHERE id = $1", event_id)
 
     async def delete_orphan_events(self) -> int:
         """Deletes the events that no relay of ours holds; returns how many."""

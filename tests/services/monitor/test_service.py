@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import nostr_sdk
 import pytest
 from websockets.asyncio.client import connect
@@ -41,12 +42,13 @@ from bigbrotr.net.certificate import observing_context
 from bigbrotr.net.connect import Failure, Unreached, tls_context
 from bigbrotr.nostr.delivery import Delivery
 from bigbrotr.nostr.delivery import deliver as really_deliver
+from bigbrotr.reads import status as reads
 from bigbrotr.services.monitor.checks import read_document
 from bigbrotr.services.monitor.probe import Opening
 from bigbrotr.services.monitor.service import Monitor
 from bigbrotr.services.monitor.verdict import Findings, Verdict, failures, judge, milliseconds
 from bigbrotr.services.publisher import Publisher
-from bigbrotr.view import print_status, state
+from bigbrotr.view.archive import print_status
 from tests.net.test_dial import server
 from tests.net.test_dns import answer, nameserver
 from tests.relays.certificates import Authority, handshakes
@@ -723,11 +725,19 @@ async def test_what_it_counts(
         monkeypatch.setenv("PRIVATE_KEY", SECRET)
         told = await look(brotr, publish=publish(target.url, gone))
     assert told["announcements",] == 1
-    known = (await state(brotr, 3600.0))["monitoring"]
+    status = await reads.status(brotr, 3600.0)
+    known = msgspec.structs.asdict(status.measured)
     assert (known["relays"], known["up"], known["down"], known["undelivered"]) == (2, 1, 1, 4)
-    assert (known["checked"], known["open"], known["readable"], known["writable"]) == (2, 1, 1, 0)
-    await print_status(brotr, "a database", 3600.0)
-    assert "monitored 2   up 1   down 1   newest check " in capsys.readouterr().out
+    assert (known["checked"], known["open"], known["readable"], known["writable"]) == (
+        2,
+        1,
+        1,
+        None,
+    )
+    print_status(status, "a database", 3600.0)
+    said = capsys.readouterr().out
+    assert "monitored 2   up 1   down 1   newest check " in said
+    assert "writable not tried" in said
     found = {labels[0]: value for (name, *labels), value in told.items() if name == "deliveries"}
     assert found == {"accepted": 4, "failed": 4, "refused": 0}
     figures = {(name, *labels): value for name, value, labels in await brotr.metrics()}
