@@ -139,7 +139,7 @@ class Intake:
         haul.events = [haul.events[position] for position in unknown]
 
     async def _store_in_turn(self, haul: "Haul", progress: Progress) -> int:
-        async with self.brotr.turn() as has_waited:
+        async with self.brotr.ingest_lock() as has_waited:
             if has_waited:
                 await self._leave_unknown(haul)
             haul.verify()
