@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskStatus
 
+from bigbrotr.config import files
 from bigbrotr.config.settings import Config, Profile
 from bigbrotr.core.base_service import BaseService, Context
 from bigbrotr.core.brotr import Brotr
@@ -209,14 +210,7 @@ def choose(config: Config, only: Sequence[str] | None) -> list[str]:
     ]
     if not chosen:
         raise ConfigError("no service is enabled")
-    file = config.seeder.file
-    if Seeder.SERVICE_NAME in chosen and file is not None:
-        try:
-            with Path(file).open("rb"):
-                pass
-        except (OSError, ValueError) as error:  # ValueError: no path, or none in this locale
-            reason = getattr(error, "strerror", None) or error
-            raise ConfigError(f"[seeder] file: cannot read {file}: {reason}") from None
+    files.check(config, chosen)
     if Synchronizer.SERVICE_NAME in chosen:
         signer_of(config.synchronizer.auth)  # now, not in each worker
     if Monitor.SERVICE_NAME in chosen:

@@ -162,6 +162,16 @@ async def test_health_of_nothing(tmp_path: Path) -> None:
     assert (await call("health", "--help")).code == 0
 
 
+async def test_health_of_another_archive(archive: tuple[Place, str], tmp_path: Path) -> None:
+    """Whoever answers at the port has to be this archive's."""
+    _, url = archive
+    place = Place(tmp_path / "place", more=f'[web]\nlisten = "{url.removeprefix("http://")}"\n')
+    for words in (["health"], ["health", "--alive"]):
+        done = await place.call(*words)
+        assert done.code == 1
+        assert "runs another archive: this one is not running" in done.out
+
+
 async def test_figures_of_the_archive(brotr: Brotr) -> None:
     """Relays wait from the start, an empty archive has no age, and everything is declared."""
     before = {(name, labels): value for name, value, labels in await brotr.metrics()}

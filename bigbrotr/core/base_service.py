@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import asyncpg
 from msgspec import Struct, field
 
-from bigbrotr.config.settings import MAX_CONSECUTIVE_FAILURES, Config, ServiceSection
+from bigbrotr.config.settings import MAX_CONSECUTIVE_FAILURES, Config, Profile, ServiceSection
 from bigbrotr.config.toml import decode, load
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import Logger
@@ -73,7 +73,7 @@ class BaseService(ABC, Generic[C]):
     @classmethod
     def from_toml(cls, path: str | Path, *, brotr: Brotr) -> Self:
         """A service from a configuration file: its own section, and what it needs of the others."""
-        return cls(brotr, context=Context(load(Path(path), None)))
+        return cls(brotr, context=Context(load(Path(path), Profile.LITE)))
 
     @property
     def owner(self) -> str:
