@@ -200,7 +200,7 @@ def choose(config: Config, only: Sequence[str] | None) -> list[str]:
     """The services to run: those named, or all that are enabled.
 
     Raises:
-        ConfigError: a name that is none, or nothing is left.
+        ConfigError: a name is unknown, or nothing is left.
     """
     for name in only or ():
         if name not in SERVICES:

@@ -32,7 +32,7 @@ STUCK_S = 10.0  # a loop that is so late does nothing in time any more
 
 
 class Telemetry:
-    """Knows what the supervisor does, and tells it to whoever asks or listens."""
+    """Knows what the supervisor does, and tells it to those who ask or listen."""
 
     def __init__(
         self,

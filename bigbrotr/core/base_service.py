@@ -120,7 +120,7 @@ class BaseService(ABC, Generic[C]):
             await self.wait(due - time.monotonic())
 
     def metrics(self) -> Iterable[Sample]:
-        """What this service counts, for whoever watches: see `METRICS`."""
+        """What this service counts: see `METRICS`."""
         return ()
 
     def _report(self, error: Exception, delay: float) -> None:

@@ -60,7 +60,7 @@ class Filter(Struct, frozen=True, forbid_unknown_fields=True):
         """Whether an event fulfils the conditions, whatever its time.
 
         Raises:
-            ValueError: its tags are none.
+            ValueError: its tags are malformed.
         """
         if self.kinds is not None and event.kind not in self.kinds:
             return False
@@ -134,7 +134,7 @@ def tags_of(event: WireEvent | Event) -> tuple[tuple[str, ...], ...]:
     """The tags of an event, decoded.
 
     Raises:
-        ValueError: they are none.
+        ValueError: they are malformed.
     """
     if isinstance(event, Event):
         return event.tags

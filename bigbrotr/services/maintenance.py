@@ -12,7 +12,7 @@ MIN_FAILURES_LOGGED = 3  # visits in a row
 class Maintenance(BaseService[MaintenanceSettings]):
     """Makes the partitions of coming quarters, renews statistics, and logs what needs a look.
 
-    Supervisors that share a database take turns: whoever finds it due does it for all.
+    Of the supervisors that share a database, the first that finds it due does it for all.
     """
 
     SERVICE_NAME = "maintenance"

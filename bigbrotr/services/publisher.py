@@ -1,4 +1,4 @@
-"""The publisher: delivers the events of our own that wait in the outbox, whoever posted them."""
+"""The publisher: delivers the events of our own that wait in the outbox."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -46,7 +46,7 @@ class Seeder(BaseService[SeederSettings]):
 
 
 async def read_seeds(path: Path) -> tuple[list[Relay], list[tuple[int, str]]]:
-    """The relays in a file of one URL a line, `#` comments; and the lines that are none.
+    """Reads a file of one URL a line with `#` comments: its relays, and its lines without one.
 
     Raises:
         ConfigError: the file cannot be read.

@@ -4,7 +4,7 @@ import ssl
 
 import pytest
 
-from bigbrotr.net.connect import Failure, Unreached, judge
+from bigbrotr.net.connect import Failure, Unreached, failure_of
 
 NAMELESS = "[SSL] legacy sigalg disallowed or unsupported (_ssl.c:992)"
 
@@ -23,7 +23,7 @@ NAMELESS = "[SSL] legacy sigalg disallowed or unsupported (_ssl.c:992)"
 def test_tls_that_is_no_longer_spoken(reason: str | None, words: str, expected: Failure) -> None:
     error = ssl.SSLError(1, words)
     error.reason = reason  # type: ignore[assignment]
-    found = judge(error)
+    found = failure_of(error)
     assert isinstance(found, Unreached)
     assert found.failure is expected
     assert found.detail
