@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ from bigbrotr.services.validator import (
     decide,
     greet,
 )
+from tests.processes import until
 from tests.relays.events import make_event
 from tests.relays.model import Vices
 from tests.relays.real import free_port
@@ -258,6 +260,55 @@ async def test_shutdown_ends_a_long_sweep(brotr: Brotr) -> None:
         await asyncio.sleep(0)
         validator.request_shutdown()
     assert not validator.is_running
+
+
+async def test_a_relay_appears_as_soon_as_it_is_known(
+    brotr: Brotr, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """While another one still keeps everybody waiting; and the log names who fails, and why."""
+    link = Link(timeout_s=60.0, width=20)
+    configure("INFO", stream=sys.stderr)
+    dead = f"ws://127.0.0.1:{free_port()}"
+    there = context(clearnet=Link(enabled=False), local=link)
+    async with (
+        ScriptedRelay([EVENT]) as quick,
+        Validator(brotr, None, there) as validator,
+        asyncio.TaskGroup() as group,
+        ScriptedRelay(vices=Vices(silent=True)) as slow,
+    ):
+        urls = (quick.url, slow.url, dead)
+        await brotr.insert_candidates([Relay(url) for url in urls], "test")
+        running = group.create_task(validator.run())
+
+        async def is_there() -> bool:
+            return await relays(brotr) == [quick.url]
+
+        await until(is_there, "the quick one")
+        assert not running.done()
+    said = capfd.readouterr().err
+    assert "tried=3 new_relays=1" in said
+    assert f"refused: {dead}" in said
+
+
+async def test_seeds_are_looked_at_at_once(brotr: Brotr) -> None:
+    """They come a moment after the validator's first look, and its next one is far."""
+    async with ScriptedRelay([EVENT]) as relay:
+        validator = Validator(brotr, ValidatorSettings(interval_s=3600.0), context())
+        async with validator, asyncio.TaskGroup() as group:
+            group.create_task(validator.run_forever())
+
+            async def has_looked() -> bool:
+                return validator.cycles > 0
+
+            await until(has_looked, "its first look")
+            await brotr.insert_candidates([Relay(relay.url)], "seed")
+
+            async def is_there() -> bool:
+                return await relays(brotr) == [relay.url]
+
+            await until(is_there, "the seed")
+            validator.request_shutdown()
+        assert validator.hurry_s() is None
 
 
 # One host, many paths
