@@ -27,7 +27,9 @@ from bigbrotr.nostr.message import (
     NegMsg,
     Notice,
     Ok,
+    Refusal,
     TooLarge,
+    refusal_of,
 )
 from bigbrotr.nostr.questions import End
 
@@ -70,7 +72,6 @@ class Page(Struct):
 
     events: list[WireEvent | Event]
     end: End
-    received: int = 0  # how many events there were, once they have been sorted out
     reason: str = ""  # CLOSED's text, or how the connection ended
     hints: tuple[str, ...] = ()  # NIP-67
     size: int = 0  # of its events, in bytes
@@ -88,6 +89,11 @@ class Page(Struct):
     late_dropped: set[int] = set()
     oversized: list[bytes] = []  # samples of frames that were too large, in answer to this question
     is_guess: bool = False  # CLOSED was not said: a NOTICE or a challenge came, and nothing else
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """What the relay refuses us for, if its words say so."""
+        return refusal_of(self.reason)
 
 
 def is_refusal(notice: str) -> bool:
@@ -110,6 +116,11 @@ class Talk(Struct):
     answers: int = 0  # that came
     sent: int = 0  # bytes of frames
     received: int = 0
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """What the relay refuses us for, if its words say so."""
+        return refusal_of(self.reason)
 
 
 UNANSWERED = "auth-required: it wants to know who asks, and says nothing else"
