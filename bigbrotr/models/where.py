@@ -53,8 +53,8 @@ class Where(NamedTuple):
     unknown: list[str]
 
 
-class Proof(Struct):
-    """When the second of the event was proven complete, for the events of a filter."""
+class ProvenSecond(Struct):
+    """When, and how, the second of the event was proven complete, for the events of a filter."""
 
     filter: str
     how: str
@@ -104,7 +104,7 @@ def locate(event: WireEvent | None, rows: Iterable[Mapping[str, Any]]) -> Where:
         seen = [at for at in (row["seen_at"], row["withheld_at"]) if at is not None]
         proof = None
         if event is not None and not seen:
-            proofs = msgspec.json.decode(row["proofs"], type=list[Proof])
+            proofs = msgspec.json.decode(row["proofs"], type=list[ProvenSecond])
             proof = newest_about(event, proofs)
         dropped_at = row["dropped_at"]
         if seen:
@@ -122,7 +122,7 @@ def locate(event: WireEvent | None, rows: Iterable[Mapping[str, Any]]) -> Where:
     return found
 
 
-def newest_about(event: WireEvent, proofs: Sequence[Proof]) -> Proof | None:
+def newest_about(event: WireEvent, proofs: Sequence[ProvenSecond]) -> ProvenSecond | None:
     """The newest proof that is about events like this one."""
     about = [proof for proof in proofs if is_about(event, proof.filter)]
     return max(about, key=lambda proof: proof.proven_at, default=None)
