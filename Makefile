@@ -14,7 +14,7 @@ BINDIR ?= /usr/local/bin
 SYSUSERS ?= systemd-sysusers
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check format lint types bench lock wheel install clean
+.PHONY: help run demo test check format lint types bench docs lock wheel install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ types: $(VENV)/.dev
 
 bench: $(VENV)/.dev ## run the benchmarks; ARGS="ingest" …
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+docs: $(VENV)/.dev ## write what the documentation takes from the code, and build it as a site in dist/site
+	@$(BIN)/python -m docs.generate
+	@$(BIN)/zensical build --strict
 
 wheel: $(VENV)/.dev ## build the wheel into dist/
 	@$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shlex
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -12,7 +13,6 @@ import anyio
 import nostr_sdk
 from rich.console import Console
 
-from bigbrotr import view
 from bigbrotr.config.settings import Config, Link, LogSettings, Networks, Profile, SeederSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.pool import Pool
@@ -24,7 +24,9 @@ from bigbrotr.models.relay import Relay
 from bigbrotr.net.connect import Unreached
 from bigbrotr.net.dial import dial
 from bigbrotr.nostr import message
+from bigbrotr.reads import status
 from bigbrotr.supervisor import Supervisor
+from bigbrotr.view import archive
 
 RELAYS = 4
 AUTHORS = 40
@@ -40,10 +42,10 @@ UNLIMITED = 1_000_000
 Supervise = Callable[..., Awaitable[int]]
 
 
-async def run(data_dir: Path, supervise: Supervise, log: LogSettings) -> int:
+async def run(data_dir: Path, supervise: Supervise, log: LogSettings, program: str) -> int:
     """Archives the demo's network into `data_dir`, which is made anew, and says what came of it.
 
-    `supervise` runs a supervisor as `bigbrotr run` does.
+    `supervise` runs a supervisor as `bigbrotr run` does. `program` is what is typed to start us.
 
     Raises:
         ConfigError: `data_dir` holds something else.
@@ -63,7 +65,7 @@ async def run(data_dir: Path, supervise: Supervise, log: LogSettings) -> int:
             log=log,
         )
         await supervise(Supervisor(config, Profile.FULL, data_dir), config, is_once=True)
-    await report(data_dir, config, console, time.monotonic() - started)
+    await report(data_dir, config, console, time.monotonic() - started, program)
     return 0
 
 
@@ -174,23 +176,26 @@ async def fill(url: str, events: Sequence[Event]) -> int:
 # What came of it
 
 
-async def report(data_dir: Path, config: Config, console: Console, elapsed_s: float) -> None:
+async def report(
+    data_dir: Path, config: Config, console: Console, elapsed_s: float, program: str
+) -> None:
     """Says what was archived, and how to look at it."""
     server = EmbeddedPostgres(data_dir)
     async with server, Brotr(Pool(config.database, config.pool, dsn=server.url)) as brotr:
-        totals = await brotr.totals()
+        every_s = config.monitor.check_every_s
+        found = await status.status(brotr, every_s)
         console.print()
         words = f"Archived in {elapsed_s:.0f} s into {data_dir}"
-        await view.print_status(brotr, words, config.monitor.check_every_s)
-        shared = totals.pairs / max(totals.events, 1)
+        archive.print_status(found, words, status.ROUND * every_s)
+        shared = found.pairs / max(found.events, 1)
         console.print(
             f"Each event is kept once; it was found on {shared:.1f} relays on average, and each "
             "of these pairs is known.\nHave a look:",
             highlight=False,
         )
         for command in (
-            f"bigbrotr status --data-dir {data_dir}",
-            f"bigbrotr db psql --data-dir {data_dir}",
+            f"{program} status --data-dir {shlex.quote(str(data_dir))}",
+            f"{program} db psql --data-dir {shlex.quote(str(data_dir))}",
             "    SELECT kind, count(*) FROM events GROUP BY kind ORDER BY 2 DESC;",
             "    SELECT relay_url, count(*) FROM events_relays GROUP BY 1;",
         ):

@@ -28,7 +28,7 @@ def without_secrets(text: str) -> str:
 
 
 def read_secret(name: str, environ: Mapping[str, str] | None = None) -> str | None:
-    """A secret by the name of its environment variable; None if there is none.
+    """A secret by the name of its environment variable; None if it is not set.
 
     Looked for in this order: the variable `NAME`; the file that the variable `NAME_FILE` names;
     the file `NAME` or `name` in systemd's `$CREDENTIALS_DIRECTORY`. A blank variable counts as

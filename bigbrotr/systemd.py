@@ -1,4 +1,4 @@
-"""What systemd is told: that we are ready, alive, busy or stopping. Where nobody listens, nothing.
+"""Tells systemd that we are ready, alive, busy or stopping; nothing where it does not listen.
 
 The protocol of sd_notify(3): one datagram of `NAME=value` lines to the socket in $NOTIFY_SOCKET.
 """
@@ -12,7 +12,7 @@ EXTENSION_S = 60.0  # how much longer a start or stop may take, each time that w
 
 
 class Notifier:
-    """Tells the service manager that started us; does nothing where there is none."""
+    """Tells the service manager that started us; does nothing without one."""
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         env = os.environ if environ is None else environ

@@ -310,7 +310,7 @@ async def test_mistake_in_the_configuration(text: str, words: list[str], tmp_pat
     [
         ("run --config /nowhere/a.toml", 2, "/nowhere/a.toml: No such file"),
         ("run --config /", 2, "/: Is a directory"),
-        ("run --profile medium", 2, "it is full or lite"),
+        ("run --profile medium", 2, "a profile is full or lite"),
         ("run --only seeder,finda", 2, "no service is called 'finda'"),
         ("run --log-level LOUD", 2, "unknown log level 'LOUD'"),
         ("seed notaurl", 2, "notaurl: No such file"),
@@ -469,7 +469,7 @@ async def test_database_of_an_older_revision(tmp_path: Path) -> None:
         done = await place.call(*words.split())
         assert done.code == 4
         assert f"of revision {current - 1}, this release needs {current}" in done.sentence
-        assert "`bigbrotr db migrate`" in done.sentence
+        assert re.search(r"`\S*python\S* -m bigbrotr db migrate --profile full", done.sentence)
     # What comes before an upgrade is done as before.
     file = tmp_path / "archive.dump"
     assert (await place.call("db", "backup", str(file))).code == 0
@@ -607,12 +607,14 @@ async def test_status_of_a_running_archive(archive: Place) -> None:
     status = json.loads(done.out)
     assert status.keys() == {
         *("relays", "candidates", "events", "pairs", "gaps", "rejected", "progress"),
-        *("candidate_sources", "monitoring"),
+        *("candidate_sources", "measured", "profile", "revision"),
     }
     assert (status["relays"], status["events"], status["pairs"]) == (1, 40, 40)
-    assert status["monitoring"]["relays"] == 0
+    assert status["measured"]["relays"] == 0
+    assert (status["profile"], status["revision"]) == ("full", REVISION)
     (progress,) = status["progress"]
-    assert progress.keys() >= {"url", "network", "pairs", "gaps", "rejected", "outcome", "proven"}
+    assert progress.keys() >= {"url", "network", "holds", "gaps", "rejected", "outcome", "proven"}
+    assert (progress["holds"], progress["brought"]) == (40, 40)
     assert progress["proven"][0][0] == 0
     done = await archive.call("status")
     assert done.code == 0
@@ -750,12 +752,13 @@ async def test_live_status_on_a_terminal(
 ) -> None:
     place = Place(tmp_path / "place", [relay.url])
     run = terminal("run", *place.options, cwd=tmp_path)
-    for words in ("seeder running", "synchronizer running", "events 40", relay.url, "relays 1"):
+    for words in ("running    seeder", "events 40", relay.url, "relays 1", "complete 1 of 1"):
         await until(lambda words=words: words in run.read(), words)
     assert b"\x1b[" in run.raw
     assert "Traceback" not in run.read()
     run.process.send_signal(signal.SIGINT)
     assert await run.ends() == 0
+    assert re.search(r"In \d+ .*1 of 1 relays are complete, 40 events are archived", run.read())
     # The cursor is shown again at the end.
     assert run.raw.rfind(b"\x1b[?25h") > run.raw.rfind(b"\x1b[?25l")
 

@@ -21,7 +21,7 @@ from bigbrotr.config.settings import (
     name_server,
 )
 from bigbrotr.config.shipped import shipped
-from bigbrotr.config.toml import load, show
+from bigbrotr.config.toml import lines_of, load, show
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.filter import Filter
 from bigbrotr.models.relay import Network
@@ -36,6 +36,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def read(path: Path, text: str) -> Config:
+    """What is in force when a file says this over the profile full."""
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     return load(path, Profile.FULL)
 
@@ -47,8 +48,104 @@ def test_shipped_files_load(profile: Profile) -> None:
     assert shipped("sql").is_dir()
 
 
-def test_an_empty_file_is_all_defaults(path: Path) -> None:
-    assert read(path, "") == Config()
+@pytest.mark.parametrize("profile", list(Profile))
+def test_a_file_lies_over_the_profile(path: Path, profile: Profile) -> None:
+    """What it does not say stays as the profile has it."""
+    path.write_text("")
+    assert load(path, profile) == load(None, profile)
+    assert load(path, None) == load(None, None) == Config()
+    path.write_text('[networks.tor]\nenabled = true\nproxy = "socks5h://127.0.0.1:9050"\n')
+    config = load(path, profile)
+    assert config.networks.tor.enabled
+    assert msgspec.structs.replace(config, networks=Networks()) == load(None, profile)
+
+
+def test_named_tables_are_added_and_single_values_replaced(path: Path) -> None:
+    config = read(
+        path,
+        "[finder.sources.nostr-watch]\nenabled = false\n[finder.sources.mine]\nurl = 'https://h.com'",
+    )
+    assert not config.finder.sources["nostr-watch"].enabled
+    assert config.finder.sources["nostr-watch"].url.startswith("https://api.nostr.watch/")
+    assert config.finder.sources["mine"].url == "https://h.com"
+    assert config.finder.monitors == load(None, Profile.FULL).finder.monitors
+    monitors = read(path, "[finder.monitors]\nrelays = []").finder.monitors
+    assert (monitors.relays, len(monitors.pubkeys)) == ((), 2)
+    assert load(None, Profile.FULL).web.listen == "127.0.0.1:9464"
+    assert read(path, '[web]\nlisten = ""').web.listen == ""
+    assert 'listen = ""' in show(read(path, '[web]\nlisten = ""'))
+
+
+MANY = """\
+[log]
+level = "LOUD"
+
+[synchronizer.filter]
+kinds = [
+    1,
+    70000,
+]
+until = 2026-13
+"""
+
+
+def test_all_mistakes_at_once_with_their_lines(path: Path) -> None:
+    text = MANY.replace("until = 2026-13", 'untill = 2026-01-31\n[networks.tor]\nwidth = "x"')
+    path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load(path, Profile.FULL)
+    first, second, third, fourth = str(raised.value).splitlines()
+    assert first == (
+        f"{path}:2: [log] level: 'LOUD' is wrong: expected one of DEBUG, INFO, WARNING, ERROR, "
+        "CRITICAL"
+    )
+    assert second.startswith(f"{path}:5: [synchronizer.filter] kinds: [1, 70000] is wrong")
+    assert third == f'{path}:9: [synchronizer.filter] untill: unknown key; did you mean "until"?'
+    assert fourth.startswith(f"{path}:11: [networks.tor] width: 'x' is wrong: expected int")
+    path.write_text(MANY)
+    with pytest.raises(ConfigError, match=rf"^{re.escape(str(path))}:9: "):
+        load(path, Profile.FULL)
+
+
+def test_lines_of_a_file() -> None:
+    text = (
+        'a.b = 1\n\n[x."y.z"] # c\nk = [\n 1,\n]\n"q r" = { s = 2 }\n'
+        '[[t]]\nu = """\n[no]\n"""\nv = 1'
+    )
+    lines = lines_of(text)
+    assert lines["a", "b"] == 1
+    assert lines["x", "y.z"] == 3
+    assert lines["x", "y.z", "k"] == 4
+    assert lines["x", "y.z", "q r", "s"] == 7
+    assert lines["t", "v"] == 12
+    assert ("no",) not in lines
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2026-01-31", 1_769_817_600),
+        ("2026-01-31T12:00:00", 1_769_860_800),
+        ("2026-01-31 12:00:00Z", 1_769_860_800),
+        ("2026-01-31T12:00:00+01:00", 1_769_857_200),
+        ("1769817600", 1_769_817_600),
+    ],
+)
+def test_dates_where_moments_are_expected(path: Path, text: str, seconds: int) -> None:
+    config = read(path, f"[synchronizer]\nsince = {text}\nfilter = {{ until = {text} }}")
+    assert config.synchronizer.since == config.synchronizer.filter.until == seconds
+    relay = f'[synchronizer.relays."wss://h.com"]\nsince = {text}\nfilter.until = {text}'
+    own = read(path, relay).synchronizer.policy("wss://h.com")
+    assert (own.since, own.filter.until) == (seconds, seconds)
+
+
+def test_dates_elsewhere_are_refused(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r":2: \[log\] level: 2026-01-31 is wrong: expected one"):
+        read(path, "[log]\nlevel = 2026-01-31")
+    with pytest.raises(
+        ConfigError, match=r"\[synchronizer\] since: -86400 is wrong: expected at least 0"
+    ):
+        read(path, "[synchronizer]\nsince = 1969-12-31")
 
 
 MISTAKES = [
@@ -58,7 +155,7 @@ MISTAKES = [
     ('[monitor.dns]\nnameservers = ["ns.example"]', r"\[monitor\] dns: nameservers: 'ns\.example'"),
     ("[monitor.publish]\nenabled = true", r"\[monitor\] publish: enabled with nowhere to publish"),
     ('[monitor.publish]\nrelays = ["x"]', r"\[monitor\] publish: relays: 'x': a relay URL starts"),
-    ('[monitor.publish]\ngeohash = "a"', r"\[monitor\] publish: geohash: 'a' is none"),
+    ('[monitor.publish]\ngeohash = "a"', r"\[monitor\] publish: geohash: 'a': expected 1 to 12"),
     ("[networks.tor]\nwidht = 3", r"\[networks\.tor\] widht: unknown key; did you mean \"width\""),
     (
         "[synchroniser]\nworkers = 3",
@@ -101,7 +198,7 @@ MISTAKES = [
     ('[database]\nurl = "postgresql://[h/d"', r"\[database\]: url is"),
     ('[database]\nhost = "me@h"', r"\[database\]: host is a name"),
     ('[web]\nlisten = "http://h:80"', r"\[web\]: listen is"),
-    ('[web]\nhosts = ["h:80"]', r"\[web\]: hosts: 'h:80' is no name of a host"),
+    ('[web]\nhosts = ["h:80"]', r"\[web\]: hosts: 'h:80' is not a host name"),
     ('[database]\nurl = "postgresql://h/d"\nhost = "h"', r"\[database\]: give either"),
     ("[synchronizer.filter]\nkind = [1]", r"\[synchronizer\.filter\] kind: .*mean \"kinds\""),
     ("[synchronizer.filter]\nkinds = []", r"\[synchronizer\.filter\] kinds: \[\] is wrong"),
@@ -175,7 +272,7 @@ MISTAKES = [
 def test_mistakes_are_named(path: Path, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as raised:
         read(path, text)
-    assert str(raised.value).startswith(f"{path}: ")
+    assert re.match(rf"{re.escape(str(path))}:(\d+:)? ", str(raised.value))
 
 
 def test_a_mark_at_the_beginning(path: Path) -> None:
@@ -316,7 +413,7 @@ relays = ["WSS://One.example.com:443/"]
 
 def test_where_the_finder_looks(path: Path) -> None:
     finder = read(path, FINDER).finder
-    assert list(finder.sources) == ["a", "b.c"]
+    assert list(finder.sources) == ["nostr-watch", "a", "b.c"]
     assert (finder.sources["a"].path, finder.sources["b.c"].enabled) == ("$[*]", False)
     assert finder.monitors.relays == ("wss://one.example.com",)
     assert finder.monitors.pubkeys == (
@@ -438,7 +535,7 @@ def test_anything_that_is_read_is_shown_and_read_again(
     except msgspec.ValidationError:
         assume(False)
     path.write_text(show(config))
-    again = load(path, Profile.LITE)
+    again = load(path, None)
     # A file cannot say that a default proxy is none: tables that were given bare lack one.
     keep = {
         name: msgspec.structs.replace(getattr(again.networks, name), proxy=None)
@@ -450,7 +547,7 @@ def test_anything_that_is_read_is_shown_and_read_again(
     }
     assert keep == bare
     assert msgspec.structs.replace(again, networks=config.networks) == config
-    assert show(load(path, Profile.LITE)) == show(again)
+    assert show(load(path, None)) == show(again)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from bigbrotr.net.connect import Failure
 from bigbrotr.net.http import Fault
 from bigbrotr.nostr.delivery import Outcome
 from bigbrotr.nostr.questions import GapReason
+from bigbrotr.runner import State
 from bigbrotr.serve import metrics
 from bigbrotr.services.finder import OK, SOURCES, Remark
 from bigbrotr.services.monitor.probe import UNANSWERED
@@ -29,7 +30,7 @@ from bigbrotr.services.monitor.verdict import Verdict
 from bigbrotr.services.sync.context import Ending
 from bigbrotr.services.sync.report import REASONS
 from bigbrotr.services.validator import Answer
-from bigbrotr.supervisor import SERVICES, State
+from bigbrotr.supervisor import SERVICES
 from tests.processes import Place, call, until
 from tests.relays.events import make_event
 from tests.relays.real import free_port

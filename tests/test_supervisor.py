@@ -1,13 +1,13 @@
 """The supervisor: a service that crashes is restarted, later each time, and harms no other."""
 # ruff: noqa: ASYNC110 -- these poll states, which no event announces
 
-import sys
 import time
 from pathlib import Path
 
 import anyio
 import pytest
 
+from bigbrotr import runner as runners
 from bigbrotr import supervisor as supervisors
 from bigbrotr.config.settings import (
     Config,
@@ -20,11 +20,10 @@ from bigbrotr.config.settings import (
     SynchronizerSettings,
 )
 from bigbrotr.core.base_service import BaseService
-from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.logger import configure
+from bigbrotr.core.pool import Pool
 from bigbrotr.errors import ConfigError, ServiceFailedError
-from bigbrotr.models.relay import Relay
-from bigbrotr.supervisor import State, Supervisor, choose
+from bigbrotr.runner import State
+from bigbrotr.supervisor import Supervisor, choose
 
 SETTINGS = SupervisorSettings(
     restart_delay_s=0.01, max_restart_delay_s=0.05, max_crashes=4, shutdown_timeout_s=5
@@ -86,7 +85,7 @@ def config(dsn: str, **settings: object) -> Config:
 
 async def test_crashing_service_is_restarted_then_fails_alone(dsn: str, tmp_path: Path) -> None:
     supervisor = Supervisor(config(dsn), Profile.FULL, tmp_path)
-    crashing, steady = supervisor.keepers
+    crashing, steady = supervisor.runners
     errors: list[ServiceFailedError] = []
 
     async def run() -> None:
@@ -106,7 +105,7 @@ async def test_crashing_service_is_restarted_then_fails_alone(dsn: str, tmp_path
             while Steady.ran < ran + 3:  # the other goes on
                 await anyio.sleep(0.01)
             assert steady.state is State.RUNNING
-            assert await supervisor._what_is_wrong() == "failed: finder"
+            assert await supervisor.telemetry.what_is_wrong() == "failed: finder"
             supervisor.request_shutdown()
     assert len(Crashing.starts) == SETTINGS.max_crashes
     assert crashing.error == "a defect of ours"
@@ -131,18 +130,18 @@ async def test_once_fails_with_the_failed_and_runs_the_others(dsn: str, tmp_path
     with anyio.fail_after(60), pytest.raises(ServiceFailedError, match="finder"):
         await supervisor.run(is_once=True)
     assert (len(Crashing.starts), Steady.ran) == (1, 1)
-    assert [keeper.state for keeper in supervisor.keepers] == [State.FAILED, State.STOPPED]
+    assert [runner.state for runner in supervisor.runners] == [State.FAILED, State.STOPPED]
 
 
 async def test_database_away_is_nobodys_crash(dsn: str, tmp_path: Path) -> None:
     supervisor = Supervisor(config(dsn), Profile.FULL, tmp_path, only=["finder"])
-    (keeper,) = supervisor.keepers
+    (runner,) = supervisor.runners
 
-    async def away() -> bool:
+    async def away(_: Pool) -> bool:
         return not supervisor._stopping.is_set() and len(Crashing.starts) < 10
 
-    supervisor._is_database_away = away  # type: ignore[method-assign]
-    supervisors_check, supervisors.DATABASE_CHECK_S = supervisors.DATABASE_CHECK_S, 0.01
+    runner._is_database_away = away  # type: ignore[method-assign, assignment]
+    usual, runners.DATABASE_CHECK_S = runners.DATABASE_CHECK_S, 0.01
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(supervisor.run)
@@ -151,11 +150,11 @@ async def test_database_away_is_nobodys_crash(dsn: str, tmp_path: Path) -> None:
                     await anyio.sleep(0.01)
                 await anyio.sleep(0.1)
                 assert len(Crashing.starts) == 1  # it waits
-                assert keeper.state is State.RESTARTING
-                assert not keeper.crashes
+                assert runner.state is State.RESTARTING
+                assert not runner.crashes
                 supervisor.request_shutdown()
     finally:
-        supervisors.DATABASE_CHECK_S = supervisors_check
+        runners.DATABASE_CHECK_S = usual
 
 
 async def test_service_that_does_not_stop_is_cancelled(
@@ -173,33 +172,17 @@ async def test_service_that_does_not_stop_is_cancelled(
 
 async def test_it_says_why_it_is_not_ready(dsn: str, tmp_path: Path) -> None:
     supervisor = Supervisor(config(dsn), Profile.FULL, tmp_path)
-    supervisor._tell_progress("PostgreSQL is recovering (5 s so far)")
-    assert await supervisor._what_is_wrong() == "starting: PostgreSQL is recovering (5 s so far)"
-    assert await supervisor._what_is_stuck() is None
-    assert b"bigbrotr_database_up 0.0\n" in (await supervisor._metrics())[0]
-    supervisor._beat_at -= 60
-    assert await supervisor._what_is_stuck() == "the event loop is late by 59 s"
-    supervisor.request_shutdown()
-    assert await supervisor._what_is_wrong() == supervisor.status() == "stopping"
-
-
-async def test_upkeep_says_what_it_did(
-    brotr: Brotr, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    supervisor = Supervisor(config("embedded"), Profile.FULL, tmp_path)
-    supervisor.brotr = brotr
-    await brotr.insert_relays([Relay(f"wss://relay{n}.example") for n in range(4)])
-    await brotr.pool.execute(
-        "UPDATE visits SET failures = relay_id + 2, outcome = 'timeout' WHERE relay_id < 4"
+    supervisor.telemetry.tell_progress("PostgreSQL is recovering (5 s so far)")
+    assert (
+        await supervisor.telemetry.what_is_wrong()
+        == "starting: PostgreSQL is recovering (5 s so far)"
     )
-    configure("INFO", stream=sys.stderr)
-    await supervisor.keep_up()
-    said = capfd.readouterr().err
-    assert "looked after the database partitions_made=0 took_s=" in said
-    assert "relays fail outcome=timeout relays=3 most=wss://relay2.example failures=5" in said
-    await brotr.pool.execute("ALTER TABLE visits RENAME TO elsewhere")
-    await supervisor.keep_up()
-    assert "the database was not looked after" in capfd.readouterr().err
+    assert await supervisor.telemetry.what_is_stuck() is None
+    assert b"bigbrotr_database_up 0.0\n" in (await supervisor.telemetry.metrics())[0]
+    supervisor.telemetry._beat_at -= 60
+    assert await supervisor.telemetry.what_is_stuck() == "the event loop is late by 59 s"
+    supervisor.request_shutdown()
+    assert await supervisor.telemetry.what_is_wrong() == supervisor.telemetry.status() == "stopping"
 
 
 def test_choice_of_services(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 import msgspec
 from msgspec import Meta, Struct, field
 
-from bigbrotr.models.filter import Filter, public_key
+from bigbrotr.models.filter import MOMENT, Filter, public_key
 from bigbrotr.models.relay import Network, Relay
 
 EMBEDDED = "embedded"
@@ -39,8 +39,7 @@ class Section(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _split(url: str) -> SplitResult | None:
-    """A URL in parts, None if it is none: Python's own reasons repeat parts of it, and so perhaps
-    of a password."""
+    """Splits a URL; None if it is not one: Python's own reasons could repeat a password."""
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 -- the property checks
@@ -55,14 +54,17 @@ class Database(Section, frozen=True):
     url: Annotated[
         str,
         Meta(
-            description='"embedded", or postgresql://user@host:port/name (15 or newer), or '
-            '"$DATABASE_URL": what that variable says, embedded when it is not set'
+            description='"embedded": a PostgreSQL of our own; postgresql://user@host/name: yours '
+            '(15 or newer); "$DATABASE_URL": what that variable says, embedded when it is unset'
         ),
     ] = EMBEDDED
-    host: Annotated[str | None, Meta(description="instead of the URL, in parts")] = None
-    port: Annotated[int, Meta(ge=1, le=65535)] = 5432
-    database: Annotated[str, Meta(min_length=1)] = "bigbrotr"
-    user: Annotated[str, Meta(min_length=1)] = "bigbrotr"
+    host: Annotated[
+        str | None,
+        Meta(description="name, address or socket directory of the server; instead of url"),
+    ] = None
+    port: Annotated[int, Meta(ge=1, le=65535, description="with host")] = 5432
+    database: Annotated[str, Meta(min_length=1, description="with host")] = "bigbrotr"
+    user: Annotated[str, Meta(min_length=1, description="with host")] = "bigbrotr"
 
     def __post_init__(self) -> None:
         if self.url == "$DATABASE_URL":
@@ -115,10 +117,14 @@ class Database(Section, frozen=True):
 class Limits(Section, frozen=True):
     """How many connections the pool keeps."""
 
-    min_size: Annotated[int, Meta(ge=1, le=100, description="connections kept open")] = 1
-    max_size: Annotated[int, Meta(ge=1, le=200, description="connections at most")] = 8
-    max_queries: Annotated[int, Meta(ge=100, description="then a connection is renewed")] = 50_000
-    max_inactive_connection_lifetime: Annotated[float, Meta(ge=0, description="seconds")] = 300.0
+    min_size: Annotated[int, Meta(ge=1, le=100, description="connections that stay open")] = 1
+    max_size: Annotated[int, Meta(ge=1, le=200, description="most connections at once")] = 8
+    max_queries: Annotated[
+        int, Meta(ge=100, description="statements after which a connection is renewed")
+    ] = 50_000
+    max_inactive_connection_lifetime: Annotated[
+        float, Meta(ge=0, description="seconds after which an idle connection is closed")
+    ] = 300.0
 
     def __post_init__(self) -> None:
         if self.min_size > self.max_size:
@@ -128,9 +134,15 @@ class Limits(Section, frozen=True):
 class Timeouts(Section, frozen=True):
     """How long the pool waits, in seconds."""
 
-    acquisition: Annotated[float, Meta(ge=0.1, description="seconds for a free connection")] = 30.0
-    command: Annotated[float, Meta(ge=1, description="seconds for any other statement")] = 300.0
-    health_check: Annotated[float, Meta(ge=0.1, description="seconds for SELECT 1")] = 3.0
+    acquisition: Annotated[
+        float, Meta(ge=0.1, description="longest wait for a free connection, in seconds")
+    ] = 30.0
+    command: Annotated[float, Meta(ge=1, description="longest run of a statement, in seconds")] = (
+        300.0
+    )
+    health_check: Annotated[
+        float, Meta(ge=0.1, description="longest wait for SELECT 1, in seconds")
+    ] = 3.0
 
 
 class Retry(Section, frozen=True):
@@ -138,15 +150,17 @@ class Retry(Section, frozen=True):
 
     max_attempts: Annotated[int, Meta(ge=1, le=10, description="tries to connect")] = 3
     initial_delay: Annotated[float, Meta(ge=0, description="seconds before the second try")] = 0.5
-    max_delay: Annotated[float, Meta(ge=0, description="seconds between tries at most")] = 10.0
-    exponential_backoff: Annotated[bool, Meta(description="double the delay each time")] = True
+    max_delay: Annotated[
+        float, Meta(ge=0, description="longest wait between tries, in seconds")
+    ] = 10.0
+    exponential_backoff: Annotated[bool, Meta(description="doubles the wait after each try")] = True
 
 
 class ServerSettings(Section, frozen=True):
     """What each session tells the server."""
 
-    application_name: str = "bigbrotr"
-    timezone: str = "UTC"
+    application_name: Annotated[str, Meta(description="as in pg_stat_activity")] = "bigbrotr"
+    timezone: Annotated[str, Meta(description="of the sessions")] = "UTC"
 
 
 class PoolSettings(Section, frozen=True):
@@ -157,26 +171,34 @@ class PoolSettings(Section, frozen=True):
     retry: Retry = field(default_factory=Retry)
     server_settings: ServerSettings = field(default_factory=ServerSettings)
     pgbouncer: Annotated[
-        bool, Meta(description="behind PgBouncer in transaction mode: keep no session state")
+        bool, Meta(description="set behind PgBouncer in transaction mode: no session state is kept")
     ] = False
-    max_batch_size: Annotated[int, Meta(ge=1, le=100_000, description="rows a call")] = 5_000
+    max_batch_size: Annotated[
+        int, Meta(ge=1, le=100_000, description="most rows in one call of a stored function")
+    ] = 5_000
 
 
 class Link(Section, frozen=True):
     """How one network is reached; shared by every service."""
 
-    enabled: bool = True
-    width: Annotated[int, Meta(ge=1, le=1000, description="conversations at once")] = 50
-    timeout_s: Annotated[float, Meta(gt=0, le=600, description="to connect, and per reply")] = 10.0
+    enabled: Annotated[bool, Meta(description="relays of this network are contacted")] = True
+    width: Annotated[int, Meta(ge=1, le=1000, description="most conversations at once")] = 50
+    timeout_s: Annotated[
+        float, Meta(gt=0, le=600, description="longest wait to connect, and for each reply")
+    ] = 10.0
     quick_s: Annotated[
         float,
-        Meta(gt=0, le=600, description="a candidate that takes longer lets others pass meanwhile"),
+        Meta(
+            gt=0,
+            le=600,
+            description="a candidate that takes longer waits aside while others are tried",
+        ),
     ] = 4.0
     proxy: Annotated[
         str | None,
         Meta(
-            description="socks5h://host:port resolves names; socks5://host:port is for clearnet: "
-            "names are resolved, and judged, here"
+            description="socks5h://host:port resolves names itself; with socks5://host:port "
+            "(clearnet only) they are resolved and checked here"
         ),
     ] = None
 
@@ -231,20 +253,25 @@ class PolitenessSettings(Section, frozen=True):
     """What we spare those who did not ask for our visit; addresses of `networks.local` apart."""
 
     contact: Annotated[
-        str | None, Meta(description="where complaints go: a part of the User-Agent")
+        str | None, Meta(description="an address for complaints, sent in the User-Agent")
     ] = None
     per_address: Annotated[
-        int, Meta(ge=1, le=1000, description="conversations at once with one IP address")
+        int, Meta(ge=1, le=1000, description="most conversations at once with one IP address")
     ] = 4
     per_subnet: Annotated[
-        int, Meta(ge=1, le=10_000, description="conversations at once with one /24, or /48 of IPv6")
+        int,
+        Meta(
+            ge=1, le=10_000, description="most conversations at once with one /24, or /48 of IPv6"
+        ),
     ] = 16
-    starts_per_s: Annotated[float, Meta(gt=0, le=1000, description="new connections a second")] = (
-        20.0
-    )
+    starts_per_s: Annotated[
+        float, Meta(gt=0, le=1000, description="most new connections a second")
+    ] = 20.0
     opt_out: Annotated[
         tuple[str, ...],
-        Meta(description="never dialled: hosts with their subdomains, addresses, networks (CIDR)"),
+        Meta(
+            description="never contacted: hosts with their subdomains, addresses, networks (CIDR)"
+        ),
     ] = ()
 
     def __post_init__(self) -> None:
@@ -276,19 +303,21 @@ def opted_out(text: str) -> OptedOut:
 class ServiceSection(Section, frozen=True):
     """What every service has."""
 
-    enabled: bool = True
+    enabled: Annotated[bool, Meta(description="the service runs")] = True
     interval_s: Annotated[float, Meta(ge=0.1, description="from one cycle to the next")] = 60.0
-    max_consecutive_failures: Annotated[int, Meta(ge=0, description="0: no limit")] = (
-        MAX_CONSECUTIVE_FAILURES
-    )
+    max_consecutive_failures: Annotated[
+        int, Meta(ge=0, description="failed cycles in a row that count as a crash; 0: never")
+    ] = MAX_CONSECUTIVE_FAILURES
 
 
 class SeederSettings(ServiceSection, frozen=True):
     """Where the first candidates come from."""
 
-    interval_s: Annotated[float, Meta(ge=0.1, description="the file is read again")] = 3600.0
+    interval_s: Annotated[
+        float, Meta(ge=0.1, description="from one reading of the file to the next")
+    ] = 3600.0
     file: Annotated[
-        str | None, Meta(description="one relay URL a line; none: the shipped list")
+        str | None, Meta(description="a file with one relay URL a line; default: the shipped list")
     ] = None
 
 
@@ -297,15 +326,19 @@ class SourceSettings(Section, frozen=True):
 
     url: Annotated[str, Meta(description="http:// or https://, without a password")]
     path: Annotated[
-        str, Meta(description="JSONPath of the URLs in the answer; `~` selects keys: $.relays.~")
+        str,
+        Meta(description="JSONPath of the URLs in the answer; `~` takes keys, as in $.relays.~"),
     ] = "$[*]"
-    enabled: bool = True
-    interval_s: Annotated[float, Meta(ge=60, le=YEAR_S, description="until it is asked again")] = (
-        86_400.0
-    )
-    timeout_s: Annotated[float, Meta(gt=0, le=600, description="for the whole answer")] = 30.0
+    enabled: Annotated[bool, Meta(description="this list is fetched")] = True
+    interval_s: Annotated[
+        float, Meta(ge=60, le=YEAR_S, description="from one fetch to the next")
+    ] = 86_400.0
+    timeout_s: Annotated[
+        float, Meta(gt=0, le=600, description="longest wait for the whole answer")
+    ] = 30.0
     max_bytes: Annotated[
-        int, Meta(ge=1024, le=64 << 20, description="a longer answer is refused, unpacked or not")
+        int,
+        Meta(ge=1024, le=64 << 20, description="a longer answer is refused, packed or unpacked"),
     ] = 4 << 20
 
     def __post_init__(self) -> None:
@@ -326,15 +359,16 @@ class SourceSettings(Section, frozen=True):
 
 
 class MonitorsSettings(Section, frozen=True):
-    """Monitors whose announcements of relays (NIP-66) are asked for; without any, none are."""
+    """Monitors whose announcements of relays (NIP-66) are fetched."""
 
-    enabled: bool = True
+    enabled: Annotated[bool, Meta(description="announcements are fetched")] = True
     pubkeys: Annotated[
-        tuple[str, ...], Meta(description="64 hex digits or npub; nobody else is believed")
+        tuple[str, ...],
+        Meta(description="whose announcements: 64 hex digits or npub; others are ignored"),
     ] = ()
-    relays: Annotated[tuple[str, ...], Meta(description="URLs of relays to ask")] = ()
+    relays: Annotated[tuple[str, ...], Meta(description="URLs of the relays that are asked")] = ()
     interval_s: Annotated[
-        float, Meta(ge=60, le=YEAR_S, description="until they are asked again")
+        float, Meta(ge=60, le=YEAR_S, description="from one fetch to the next")
     ] = 3600.0
 
     def __post_init__(self) -> None:
@@ -362,16 +396,20 @@ class FinderSettings(ServiceSection, frozen=True):
         Meta(
             ge=0,
             le=100_000,
-            description="addresses of one host with a path or port of their own that don't fail",
+            description="most candidates and relays on one host beside its plain address",
         ),
     ] = 16
     tombstone_s: Annotated[
         float,
-        Meta(ge=0, le=100 * YEAR_S, description="until a URL that was given up may come again"),
+        Meta(
+            ge=0,
+            le=100 * YEAR_S,
+            description="how long a candidate that was given up is remembered and refused",
+        ),
     ] = TOMBSTONE_S
     sources: Annotated[
         dict[str, SourceSettings],
-        Meta(description="[finder.sources.NAME] is a list of relays on the web"),
+        Meta(description="[finder.sources.NAME]: lists of relays on the web"),
     ] = {}
     monitors: MonitorsSettings = MonitorsSettings()
 
@@ -381,25 +419,30 @@ class ValidatorSettings(ServiceSection, frozen=True):
 
     interval_s: Annotated[float, Meta(ge=0.1, description="from one cycle to the next")] = 10.0
     max_attempts: Annotated[
-        int, Meta(ge=1, le=1000, description="failures in a row before a candidate rests for good")
+        int,
+        Meta(ge=1, le=1000, description="failures in a row after which a candidate is given up"),
     ] = 20
     retire_after_s: Annotated[
         float,
-        Meta(ge=1, le=YEAR_S, description="a relay that only fails for so long: a candidate again"),
+        Meta(
+            ge=1,
+            le=YEAR_S,
+            description="a relay that only failed for so long becomes a candidate again",
+        ),
     ] = 14 * 86_400.0
 
 
 # How long a relay may take to answer; a network's own bound is the default.
 Limit: TypeAlias = Annotated[
     Annotated[float, Meta(gt=0, le=600)] | None,
-    Meta(description="seconds; none: as the network has it"),
+    Meta(description="longest wait; default: the network's timeout_s"),
 ]
 
 
 class Nip11Settings(Section, frozen=True):
     """What a relay says of itself (NIP-11)."""
 
-    enabled: bool = True
+    enabled: Annotated[bool, Meta(description="the document is fetched")] = True
     timeout_s: Limit = None
     max_bytes: Annotated[
         int, Meta(ge=1024, le=4 << 20, description="a longer document is refused")
@@ -409,7 +452,7 @@ class Nip11Settings(Section, frozen=True):
 class ReadSettings(Section, frozen=True):
     """How long a relay takes to answer a question."""
 
-    enabled: bool = True
+    enabled: Annotated[bool, Meta(description="the time to read is measured")] = True
     timeout_s: Limit = None
 
 
@@ -417,27 +460,35 @@ class WriteSettings(Section, frozen=True):
     """How long a relay takes to accept an event: an ephemeral one, by PRIVATE_KEY or, without one,
     a new key."""
 
-    enabled: Annotated[bool, Meta(description="writes something to every relay")] = False
+    enabled: Annotated[bool, Meta(description="an ephemeral event is written to each relay")] = (
+        False
+    )
     timeout_s: Limit = None
     max_pow_bits: Annotated[
-        int, Meta(ge=0, le=24, description="work that is done where a relay asks for it (NIP-13)")
+        int,
+        Meta(ge=0, le=24, description="most proof of work done where a relay asks for it (NIP-13)"),
     ] = 16
 
 
 class ClaimsSettings(Section, frozen=True):
     """Whether relays do what they say: a few cheap questions."""
 
-    enabled: bool = True
-    timeout_s: Annotated[float, Meta(gt=0, le=600, description="for each question")] = 3.0
+    enabled: Annotated[bool, Meta(description="claims are tested")] = True
+    timeout_s: Annotated[float, Meta(gt=0, le=600, description="longest wait for each answer")] = (
+        3.0
+    )
 
 
 class DnsSettings(Section, frozen=True):
     """What the domain name system holds about a relay's host."""
 
-    enabled: bool = True
-    timeout_s: Annotated[float, Meta(gt=0, le=600, description="for all records")] = 5.0
+    enabled: Annotated[bool, Meta(description="DNS records are looked up")] = True
+    timeout_s: Annotated[float, Meta(gt=0, le=600, description="longest wait for all records")] = (
+        5.0
+    )
     nameservers: Annotated[
-        tuple[str, ...], Meta(description="address or address:port; none: the system's")
+        tuple[str, ...],
+        Meta(description="address or address:port of servers to ask; default: the system's"),
     ] = ()
 
     def __post_init__(self) -> None:
@@ -451,36 +502,41 @@ class DnsSettings(Section, frozen=True):
 class GeoSettings(Section, frozen=True):
     """Databases in MaxMind's format (MMDB); without one, the check is not made."""
 
-    city_db: Annotated[str | None, Meta(description="file of places, of countries or cities")] = (
+    city_db: Annotated[str | None, Meta(description="MMDB file of countries or cities")] = None
+    asn_db: Annotated[str | None, Meta(description="MMDB file of networks (ASN) and operators")] = (
         None
     )
-    asn_db: Annotated[str | None, Meta(description="file of networks and their operators")] = None
 
 
 class ProfileSettings(Section, frozen=True):
-    """How the monitor introduces itself (kind 0); what is not said is left out."""
+    """How the monitor introduces itself (kind 0)."""
 
-    name: str = "bigbrotr"
-    about: str = "measures relays"
-    picture: str | None = None
-    website: str | None = None
-    nip05: str | None = None
+    name: Annotated[str, Meta(description="of the monitor")] = "bigbrotr"
+    about: Annotated[str, Meta(description="what it does")] = "measures relays"
+    picture: Annotated[str | None, Meta(description="URL of an image")] = None
+    website: Annotated[str | None, Meta(description="URL")] = None
+    nip05: Annotated[str | None, Meta(description="name@domain (NIP-05)")] = None
 
 
 class PublishSettings(Section, frozen=True):
-    """What is measured as events of NIP-66, signed with PRIVATE_KEY."""
+    """Announcements of relays (NIP-66), signed with PRIVATE_KEY."""
 
-    enabled: bool = False
-    relays: Annotated[tuple[str, ...], Meta(description="URLs of relays that get all of it")] = ()
-    to_monitored: Annotated[
-        bool, Meta(description="each relay gets what is said of it, besides")
-    ] = False
+    enabled: Annotated[bool, Meta(description="relays that are up are announced")] = False
+    relays: Annotated[
+        tuple[str, ...], Meta(description="URLs of relays that get every announcement")
+    ] = ()
+    to_monitored: Annotated[bool, Meta(description="each relay also gets its own announcement")] = (
+        False
+    )
     refresh_s: Annotated[
         float,
-        Meta(ge=60, le=YEAR_S, description="until a relay that did not change is told again"),
+        Meta(
+            ge=60, le=YEAR_S, description="from one announcement of an unchanged relay to the next"
+        ),
     ] = 3600.0
-    max_attempts: Annotated[int, Meta(ge=1, le=1000, description="to deliver an event")] = 5
-    geohash: Annotated[str | None, Meta(description="where the monitor is")] = None
+    geohash: Annotated[str | None, Meta(description="where the monitor is: 1 to 12 characters")] = (
+        None
+    )
     profile: ProfileSettings = ProfileSettings()
 
     def __post_init__(self) -> None:
@@ -492,7 +548,9 @@ class PublishSettings(Section, frozen=True):
                 raise ValueError(f"relays: {raw!r}: {error}") from None
         msgspec.structs.force_setattr(self, "relays", tuple(dict.fromkeys(urls)))
         if self.geohash is not None and not re.fullmatch("[0-9b-hjkmnp-z]{1,12}", self.geohash):
-            raise ValueError(f"geohash: {self.geohash!r} is none")
+            raise ValueError(
+                f"geohash: {self.geohash!r}: expected 1 to 12 of 0-9 and b-z without i, l, o"
+            )
         if self.enabled and not urls and not self.to_monitored:
             raise ValueError("enabled with nowhere to publish: relays, or to_monitored")
 
@@ -502,13 +560,18 @@ class MonitorSettings(ServiceSection, frozen=True):
 
     interval_s: Annotated[float, Meta(ge=0.1, description="from one cycle to the next")] = 10.0
     check_every_s: Annotated[
-        float, Meta(ge=1, le=YEAR_S, description="until a relay that is up is checked again")
+        float, Meta(ge=1, le=YEAR_S, description="from one check of a relay that is up to the next")
     ] = 3600.0
     retention_days: Annotated[
-        int, Meta(ge=1, le=36_500, description="older measurements go, but for the newest")
+        int,
+        Meta(
+            ge=1,
+            le=36_500,
+            description="older measurements are deleted, except the newest of each kind",
+        ),
     ] = 90
-    tls: Annotated[bool, Meta(description="note certificates")] = True
-    http: Annotated[bool, Meta(description="note what servers say they are")] = True
+    tls: Annotated[bool, Meta(description="certificates are recorded")] = True
+    http: Annotated[bool, Meta(description="the server's own headers are recorded")] = True
     nip11: Nip11Settings = Nip11Settings()
     read: ReadSettings = ReadSettings()
     write: WriteSettings = WriteSettings()
@@ -518,17 +581,35 @@ class MonitorSettings(ServiceSection, frozen=True):
     publish: PublishSettings = PublishSettings()
 
 
+class PublisherSettings(ServiceSection, frozen=True):
+    """How the events of our own in the outbox are delivered."""
+
+    interval_s: Annotated[float, Meta(ge=0.1, description="from one cycle to the next")] = 5.0
+    max_attempts: Annotated[int, Meta(ge=1, le=1000, description="tries to deliver an event")] = 5
+
+
+class MaintenanceSettings(ServiceSection, frozen=True):
+    """How often the database is looked after: partitions, statistics, what needs a look."""
+
+    interval_s: Annotated[
+        float, Meta(ge=0.1, description="from one look whether it is time to the next")
+    ] = 900.0
+    every_s: Annotated[
+        float, Meta(ge=60, le=YEAR_S, description="from one look after the database to the next")
+    ] = 43_200.0
+
+
 def name_server(text: str) -> tuple[str, int]:
     """Address and port of "address", "address:port" or "[address]:port"; ValueError otherwise."""
     host, colon, port = text.rpartition(":")
     if not colon or (":" in host and not text.startswith("[")):
         host, port = text, "53"
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise ValueError("the port is none")
+        raise ValueError("the port is a number from 1 to 65535")
     return str(ip_address(host.strip("[]"))), int(port)
 
 
-Seconds = Annotated[int, Meta(ge=0, le=2**53)]
+Seconds = Annotated[int, Meta(ge=0, le=2**53, extra={MOMENT: True})]
 PageLimit = Annotated[int, Meta(ge=2, le=5000)]  # one alone says nothing of what follows
 
 
@@ -536,13 +617,13 @@ class RelaySettings(Section, frozen=True):
     """What differs for one relay; what is not said is as for all of them."""
 
     enabled: Annotated[bool, Meta(description="false: it is not asked for events")] = True
-    since: Seconds | None = None
-    filter: Annotated[Filter | None, Meta(description="instead of the other one, as a whole")] = (
-        None
-    )
-    page_limit: PageLimit | None = None
-    live: bool | None = None
-    reconcile: bool | None = None
+    since: Annotated[Seconds | None, Meta(description="instead of that for all")] = None
+    filter: Annotated[
+        Filter | None, Meta(description="instead of the whole filter for all relays")
+    ] = None
+    page_limit: Annotated[PageLimit | None, Meta(description="instead of that for all")] = None
+    live: Annotated[bool | None, Meta(description="instead of that for all")] = None
+    reconcile: Annotated[bool | None, Meta(description="instead of that for all")] = None
 
 
 class SyncPolicy(NamedTuple):
@@ -569,52 +650,69 @@ class SynchronizerSettings(ServiceSection, frozen=True):
     """Which events are copied, how often and how many at once."""
 
     interval_s: Annotated[float, Meta(ge=0.1, description="between looks for due relays")] = 1.0
-    workers: Annotated[int, Meta(ge=0, le=256, description="processes; 0: one a core")] = 0
+    workers: Annotated[int, Meta(ge=0, le=256, description="worker processes; 0: one a core")] = 0
     slice_s: Annotated[
-        float, Meta(ge=1, le=600, description="how long a worker is busy before it reports")
+        float, Meta(ge=1, le=600, description="how long a worker copies before it reports")
     ] = 30.0
-    since: Annotated[Seconds, Meta(description="Unix seconds; older events are not wanted")] = 0
+    since: Annotated[
+        Seconds,
+        Meta(description="older events are not copied; a date (of UTC) or Unix seconds"),
+    ] = 0
     revisit_s: Annotated[
-        float, Meta(ge=1, le=YEAR_S, description="until a relay that is complete is asked again")
+        float, Meta(ge=1, le=YEAR_S, description="from one visit of a complete relay to the next")
     ] = 120.0
     live: Annotated[bool, Meta(description="stay subscribed to relays that are complete")] = True
     live_relays: Annotated[
-        int, Meta(ge=0, le=10_000, description="subscribed to at once; the others are revisited")
+        int,
+        Meta(
+            ge=0,
+            le=10_000,
+            description="most relays subscribed to at once; the others are revisited",
+        ),
     ] = 200
     settle_s: Annotated[
         int,
-        Meta(ge=0, le=YEAR_S, description="the newest seconds, in which events still arrive late"),
+        Meta(
+            ge=0,
+            le=YEAR_S,
+            description="events may arrive so late: younger seconds are not proven",
+        ),
     ] = 900
     reconcile: Annotated[
-        bool, Meta(description="compare ids (NIP-77) with relays that really can, instead of pages")
+        bool, Meta(description="compare ids (NIP-77) where a relay can, instead of reading pages")
     ] = True
     audit_s: Annotated[
         int,
-        Meta(ge=7200, le=YEAR_S, description="until what is proven is looked at again, by ids"),
+        Meta(ge=7200, le=YEAR_S, description="until what is proven is compared again by ids"),
     ] = 86_400
     lookback_s: Annotated[
         int,
         Meta(
             ge=0,
             le=YEAR_S,
-            description="... or this much of it, where only pages can tell; 0: none",
+            description="where only pages can tell, this much of the past is read again; 0: none",
         ),
     ] = 2 * 86_400
     rewalk_s: Annotated[
-        int, Meta(ge=0, le=10 * YEAR_S, description="... and all of it, page by page; 0: never")
+        int,
+        Meta(
+            ge=0,
+            le=10 * YEAR_S,
+            description="until all of the past is read again page by page; 0: never",
+        ),
     ] = 90 * 86_400
     page_limit: Annotated[PageLimit, Meta(description="events asked for at once")] = 500
     max_event_bytes: Annotated[
         int, Meta(ge=1024, le=64 << 20, description="larger messages are skipped")
     ] = 1 << 20
     max_page_bytes: Annotated[
-        int, Meta(ge=1 << 16, le=256 << 20, description="a page is cut off here")
+        int, Meta(ge=1 << 16, le=256 << 20, description="a page is cut off at this size")
     ] = 4 << 20
     auth: Annotated[
         Literal["throwaway", "configured", "never"],
-        Meta(description="the key shown to relays that insist on one: PRIVATE_KEY if configured"),
+        Meta(description="for relays that require a key (NIP-42): a new one, PRIVATE_KEY, or none"),
     ] = "throwaway"
-    filter: Annotated[Filter, Meta(description="which events are wanted; none: all")] = Filter()
+    filter: Annotated[Filter, Meta(description="which events are copied; default: all")] = Filter()
     relays: Annotated[
         dict[str, RelaySettings],
         Meta(description='[synchronizer.relays."wss://…"] says what differs for one relay'),
@@ -670,19 +768,32 @@ class SupervisorSettings(Section, frozen=True):
     """How services are started, watched and stopped."""
 
     name: Annotated[
-        str | None, Meta(description="who holds leases; none: the host's name. One a supervisor")
+        str | None,
+        Meta(description="holds the leases, unique for each supervisor; default: the host's name"),
     ] = None
-    shutdown_timeout_s: Annotated[float, Meta(ge=0.1, le=600)] = 20.0
-    restart_delay_s: Annotated[float, Meta(ge=0, description="after a first crash")] = 1.0
-    max_restart_delay_s: Annotated[float, Meta(ge=0, description="it doubles up to this")] = 60.0
-    max_crashes: Annotated[int, Meta(ge=1, description="within crash_window_s: failed")] = 8
-    crash_window_s: Annotated[float, Meta(gt=0)] = 600.0
+    shutdown_timeout_s: Annotated[
+        float, Meta(ge=0.1, le=600, description="longest wait for services to stop")
+    ] = 20.0
+    restart_delay_s: Annotated[
+        float, Meta(ge=0, description="from a first crash to the restart; it doubles each time")
+    ] = 1.0
+    max_restart_delay_s: Annotated[
+        float, Meta(ge=0, description="longest wait before a restart")
+    ] = 60.0
+    max_crashes: Annotated[
+        int,
+        Meta(ge=1, description="crashes within crash_window_s after which a service has failed"),
+    ] = 8
+    crash_window_s: Annotated[float, Meta(gt=0, description="see max_crashes")] = 600.0
 
 
 class LogSettings(Section, frozen=True):
     """What is logged, and how."""
 
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
+        Meta(description="lines below it are left out"),
+    ] = "INFO"
     json: Annotated[bool, Meta(description="one JSON object a line")] = False
 
 
@@ -690,28 +801,28 @@ class WebSettings(Section, frozen=True):
     """What is served over HTTP."""
 
     listen: Annotated[
-        str | None,
-        Meta(description='"127.0.0.1:9464" serves /healthz, /readyz, /metrics; none: nothing'),
-    ] = None
+        str,
+        Meta(description='address:port for /healthz, /readyz, /metrics; "": nothing is served'),
+    ] = ""
 
     hosts: Annotated[
         tuple[str, ...],
         Meta(
-            description="names by which it may be asked, besides addresses, localhost, this "
-            "machine's name and that of `listen`: a container's, say"
+            description="further host names by which it may be asked, besides addresses, localhost "
+            "and this machine's name"
         ),
     ] = ()
 
     def __post_init__(self) -> None:
-        if self.listen is not None:
+        if self.listen:
             self.address()
         for name in self.hosts:
             if not re.fullmatch(r"[\w.-]{1,253}", name):
-                raise ValueError(f"hosts: {name!r} is no name of a host (without a port)")
+                raise ValueError(f"hosts: {name!r} is not a host name (without a port)")
 
     def address(self) -> tuple[str, int]:
         """Host and port to listen on."""
-        host, colon, port = (self.listen or "").rpartition(":")
+        host, colon, port = self.listen.rpartition(":")
         is_port = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535
         if not colon or not is_port or not re.fullmatch(r"[\w.%-]*|\[?[0-9a-fA-F:.]+\]?", host):
             raise ValueError('listen is "address:port"')
@@ -729,7 +840,9 @@ class Config(Section, frozen=True):
     finder: FinderSettings = field(default_factory=FinderSettings)
     validator: ValidatorSettings = field(default_factory=ValidatorSettings)
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
+    publisher: PublisherSettings = field(default_factory=PublisherSettings)
     synchronizer: SynchronizerSettings = field(default_factory=SynchronizerSettings)
+    maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
     supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)
     log: LogSettings = field(default_factory=LogSettings)
     web: WebSettings = field(default_factory=WebSettings)

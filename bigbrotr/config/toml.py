@@ -3,11 +3,16 @@
 import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import (
     Annotated,
     Any,
+    Literal,
+    NamedTuple,
+    TypeAlias,
     TypeVar,
     get_args,
     get_origin,
@@ -16,64 +21,219 @@ from typing import (
 
 import msgspec
 import tomli
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from bigbrotr.config.settings import Config, Profile, Section
 from bigbrotr.config.shipped import shipped
 from bigbrotr.errors import ConfigError
+from bigbrotr.models.filter import MOMENT
 from bigbrotr.secret import without_secrets
 
 S = TypeVar("S", bound=Section)
 
+Keys: TypeAlias = tuple[str, ...]
 
-def load(path: Path | None, profile: Profile) -> Config:
-    """The configuration in `path`; without one, the file shipped for the profile.
+
+class Mistake(NamedTuple):
+    """What is wrong with a setting."""
+
+    keys: Keys
+    words: str
+
+
+def load(path: Path | None, profile: Profile | None) -> Config:
+    """The settings in `path` over those of the shipped profile; None: those of the profile alone.
+
+    Tables are laid over each other key by key, also those that have names of their own, like
+    [finder.sources.NAME]; any other value takes the place of the profile's. Without a profile, the
+    file lies over the defaults.
 
     Raises:
-        ConfigError: naming the file, the key, the reason and the nearest known key.
+        ConfigError: a line for each mistake, naming the file, the line, the key, the reason, and
+            what is known or allowed there.
     """
-    path = path or shipped("configs") / f"{profile}.toml"
-    return decode(read_toml(path), Config, source=str(path))
+    base: dict[str, Any] = {}
+    if profile is not None:
+        under = shipped("configs") / f"{profile}.toml"
+        base = read_toml(under)
+        if path is None:
+            return decode(base, Config, source=str(under))
+    if path is None:
+        return Config()
+    values = read_toml(path)
+    lines = lines_of(_text(path))
+    return decode(_tables_apart(base, values), Config, source=str(path), lines=lines)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file."""
     try:
-        return tomli.loads(path.read_bytes().decode("utf-8-sig"))
+        return tomli.loads(_text(path))
+    except tomli.TOMLDecodeError as error:
+        line = re.search(r"at line (\d+)", str(error))
+        place = f"{path}:{line[1]}" if line else f"{path}"
+        raise ConfigError(f"{place}: {without_secrets(str(error))}") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not UTF-8") from None
-    except tomli.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: {without_secrets(str(error))}") from None
+    except ValueError as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise ConfigError(f"{path}: not UTF-8") from None
+        raise ConfigError(f"{str(path)!r} is not a path: {error}") from None
 
 
-def decode(values: Mapping[str, Any], section: type[S], *, source: str) -> S:
-    """`values` as settings; `source` names them in errors.
+def lines_of(text: str) -> dict[Keys, int]:
+    """In which line of a TOML file each table and key stands, from 1 on."""
+    found: dict[Keys, int] = {}
+    table: Keys = ()
+    lines = text.split("\n")
+    at = 0
+    while at < len(lines):
+        # A statement is as many lines as it takes until they can be read.
+        for end in range(at + 1, len(lines) + 1):
+            with suppress(tomli.TOMLDecodeError):
+                said = tomli.loads("\n".join(lines[at:end]))
+                break
+        else:
+            return found
+        is_table = lines[at].lstrip().startswith("[")
+        for keys in _paths(said):
+            whole = keys if is_table else (*table, *keys)
+            found.setdefault(whole, at + 1)
+            if is_table:
+                table = keys
+        at = end
+    return found
+
+
+def _paths(values: Mapping[str, Any], above: Keys = ()) -> Iterator[Keys]:
+    for key, value in values.items():
+        yield (*above, key)
+        if isinstance(value, list) and len(value) == 1:  # [[…]]
+            value = value[0]
+        if isinstance(value, Mapping):
+            yield from _paths(value, (*above, key))
+
+
+def decode(
+    values: Mapping[str, Any],
+    section: type[S],
+    *,
+    source: str,
+    lines: Mapping[Keys, int] | None = None,
+) -> S:
+    """`values` as settings; `source` names them in errors, `lines` says where they stand in it.
 
     Raises:
-        ConfigError: naming the source, the key, the reason and the nearest known key.
+        ConfigError: a line for each mistake, naming the source, the key, the reason, and what is
+            known or allowed there.
     """
     # A table that is absent keeps the defaults of its parent, and so do the keys that are absent
     # in one that is there: [networks.tor] enabled = true leaves its proxy as declared.
-    if keys := _not_finite(values):
-        where = without_secrets(_where(keys))
-        raise ConfigError(f"{source}: {where}: expected a finite number")
-    try:
-        return msgspec.convert(_over_defaults(values, section), section)
-    except msgspec.ValidationError as error:
-        words = _explain(str(error), values, section)
-        raise ConfigError(f"{source}: {without_secrets(words)}") from None
+    whole = _over_defaults(_in_seconds(values, section), section)
+    mistakes = [*_mistakes(whole, section, ())]
+    if not mistakes:
+        return msgspec.convert(whole, section)
+    said = [(_line(keys, lines or {}), words) for keys, words in mistakes]
+    raise ConfigError(
+        "\n".join(
+            f"{source}:{line}: {without_secrets(words)}"
+            if line
+            else f"{source}: {without_secrets(words)}"
+            for line, words in sorted(said, key=lambda each: each[0] or 0)
+        )
+    )
 
 
-def _not_finite(values: Mapping[str, Any]) -> list[str]:
-    """Where an infinite number stands, or one that is none: TOML has them, ranges let them pass."""
+def _line(keys: Keys, lines: Mapping[Keys, int]) -> int | None:
+    """The line of a key, or of the table that it belongs to."""
+    for length in range(len(keys), 0, -1):
+        if (line := lines.get(keys[:length])) is not None:
+            return line
+    return None
+
+
+def _mistakes(values: Mapping[str, Any], table: type[Struct], keys: Keys) -> Iterator[Mistake]:
+    """All that is wrong in a table and those below; what concerns it as a whole, if nothing else
+    is."""
+    hints = get_type_hints(table, include_extras=True)
+    is_right = True
     for key, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            return [key]
-        if isinstance(value, Mapping) and (below := _not_finite(value)):
-            return [key, *below]
-    return []
+        here = (*keys, key)
+        if key not in hints:
+            found: Iterable[Mistake] = [Mistake(here, _unknown(here, table))]
+        else:
+            found = _mistakes_in(value, hints[key], here)
+        for mistake in found:
+            is_right = False
+            yield mistake
+    if is_right:
+        try:
+            msgspec.convert(values, table)
+        except msgspec.ValidationError as error:
+            reason = str(error).partition(" - at `$")[0]
+            yield Mistake(keys, f"{_where(keys)}: {_plain(reason)}")
+
+
+def _mistakes_in(value: Any, hint: Any, keys: Keys) -> Iterator[Mistake]:
+    kind = _bare(hint)
+    if isinstance(kind, type) and issubclass(kind, Struct) and isinstance(value, Mapping):
+        yield from _mistakes(value, kind, keys)
+        return
+    if get_origin(kind) is dict and isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _mistakes_in(each, get_args(kind)[1], (*keys, key))
+        return
+    if isinstance(value, float) and not math.isfinite(value):
+        # TOML has infinite numbers, and those that are none; ranges let them pass.
+        yield Mistake(keys, f"{_where(keys)}: expected a finite number")
+        return
+    try:
+        msgspec.convert(value, hint)
+    except msgspec.ValidationError as error:
+        reason = str(error).partition(" - at `$")[0]
+        if get_origin(kind) is Literal:
+            reason = f"expected one of {', '.join(map(str, get_args(kind)))}"
+        yield Mistake(keys, f"{_where(keys)}: {_value(value, keys)}{_plain(reason)}")
+
+
+def _unknown(keys: Keys, table: type[Struct]) -> str:
+    known = [known.name for known in msgspec.structs.fields(table)]
+    near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
+    hint = f'; did you mean "{near[0]}"?' if near else f"; known here: {', '.join(known)}"
+    return f"{_where(keys)}: unknown key{hint}"
+
+
+def _in_seconds(values: Mapping[str, Any], table: type[Struct]) -> dict[str, Any]:
+    """The values with dates, where moments are expected, as Unix seconds; those without a time zone
+    are of UTC."""
+    hints = get_type_hints(table, include_extras=True)
+    return {key: _moment(value, hints.get(key)) for key, value in values.items()}
+
+
+def _moment(value: Any, hint: Any) -> Any:
+    kind = _bare(hint)
+    if isinstance(value, Mapping):
+        if isinstance(kind, type) and issubclass(kind, Struct):
+            return _in_seconds(value, kind)
+        if get_origin(kind) is dict:
+            return {key: _moment(each, get_args(kind)[1]) for key, each in value.items()}
+    if isinstance(value, date) and _is_moment(hint):
+        if not isinstance(value, datetime):
+            value = datetime(value.year, value.month, value.day)
+        return int((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp())
+    return value
+
+
+def _is_moment(hint: Any) -> bool:
+    metas = (each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Meta))
+    if any((meta.extra or {}).get(MOMENT) for meta in metas):
+        return True
+    return any(_is_moment(inner) for inner in get_args(hint))
 
 
 def _over_defaults(values: Mapping[str, Any], section: type[Section]) -> dict[str, Any]:
@@ -105,39 +265,6 @@ def _tables_apart(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str
     return overlaid
 
 
-def _explain(message: str, values: Mapping[str, Any], section: type[Section]) -> str:
-    """msgspec's message in the words of a TOML file."""
-    reason, _, path = message.partition(" - at `$")
-    keys, kind = _follow(path, values, section)
-    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", reason)
-    if not unknown:
-        return f"{_where(keys)}: {_value(values, keys)}{_plain(reason)}"
-    known = [known.name for known in msgspec.structs.fields(kind)]
-    near = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.5)
-    hint = f'; did you mean "{near[0]}"?' if near else f"; known here: {', '.join(known)}"
-    return f"{_where([*keys, unknown[1]])}: unknown key{hint}"
-
-
-def _follow(path: str, found: Any, kind: Any) -> tuple[list[str], Any]:
-    """The keys on msgspec's path, and the type that was expected at its end.
-
-    It does not say which key of a table it means where any is allowed: the first that is wrong.
-    """
-    keys: list[str] = []
-    for key, any_key in re.findall(r"\.([A-Za-z0-9_-]+)|(\[\.\.\.\])", path):
-        if not any_key:
-            kind, name = _bare(get_type_hints(kind, include_extras=True)[key]), key
-        elif isinstance(found, Mapping):
-            each = get_args(kind)[1]
-            name = next(name for name, value in found.items() if not _is_right(value, each))
-            kind = _bare(each)
-        else:
-            break  # inside a list
-        keys.append(name)
-        found = found[name]
-    return keys, kind
-
-
 def _bare(kind: Any) -> Any:
     """A type without what surrounds it: its range and words, and None."""
     if get_origin(kind) is Annotated or type(None) in get_args(kind):
@@ -145,31 +272,19 @@ def _bare(kind: Any) -> Any:
     return kind
 
 
-def _is_right(value: Any, kind: Any) -> bool:
-    try:
-        msgspec.convert(value, kind)
-    except msgspec.ValidationError:
-        return False
-    return True
-
-
-def _where(keys: list[str]) -> str:
+def _where(keys: Keys) -> str:
     if not keys:
         return "the file"
-    keys = [_toml_key(key) for key in keys]
-    table, key = ".".join(keys[:-1]), keys[-1]
+    names = [_toml_key(key) for key in keys]
+    table, key = ".".join(names[:-1]), names[-1]
     return f"[{table}] {key}" if table else f"[{key}]"
 
 
-def _value(values: Mapping[str, Any], keys: list[str]) -> str:
-    found: Any = values
-    for key in keys:
-        if not isinstance(found, Mapping) or key not in found:
-            return ""
-        found = found[key]
-    if isinstance(found, Mapping) or keys[0] == "database":
+def _value(value: Any, keys: Keys) -> str:
+    if isinstance(value, Mapping) or keys[0] == "database":
         return ""
-    return f"{found!r} is wrong: "
+    said = value.isoformat() if isinstance(value, date) else repr(value)
+    return f"{said} is wrong: "
 
 
 def _plain(reason: str) -> str:

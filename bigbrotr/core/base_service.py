@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import asyncpg
 from msgspec import Struct, field
 
-from bigbrotr.config.settings import MAX_CONSECUTIVE_FAILURES, Config, Profile, ServiceSection
+from bigbrotr.config.settings import MAX_CONSECUTIVE_FAILURES, Config, ServiceSection
 from bigbrotr.config.toml import decode, load
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import Logger
@@ -59,6 +59,7 @@ class BaseService(ABC, Generic[C]):
         self.failures = 0  # cycles in a row
         self.cycles = 0  # that ended well
         self.last_success_at: float | None = None  # Unix seconds
+        self.trouble = ""  # what keeps it from its work now, in words
         self._stop = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_running = False
@@ -72,7 +73,7 @@ class BaseService(ABC, Generic[C]):
     @classmethod
     def from_toml(cls, path: str | Path, *, brotr: Brotr) -> Self:
         """A service from a configuration file: its own section, and what it needs of the others."""
-        return cls(brotr, context=Context(load(Path(path), Profile.LITE)))
+        return cls(brotr, context=Context(load(Path(path), None)))
 
     @property
     def owner(self) -> str:
@@ -109,7 +110,8 @@ class BaseService(ABC, Generic[C]):
                 self._report(error, delay)
                 await self.wait(delay)
                 continue
-            self.failures = 0
+            if self.failures:
+                self.failures, self.trouble = 0, ""
             self.cycles += 1
             self.last_success_at = time.time()
             # Timers may fire a moment early: at least one step, or the same cycle would run twice.
@@ -118,12 +120,13 @@ class BaseService(ABC, Generic[C]):
             await self.wait(due - time.monotonic())
 
     def metrics(self) -> Iterable[Sample]:
-        """What this service counts, for whoever watches: see `METRICS`."""
+        """What this service counts: see `METRICS`."""
         return ()
 
     def _report(self, error: Exception, delay: float) -> None:
         fields = {"failures": self.failures, "again_in_s": round(delay, 1)}
         causes = leaves(error)
+        self.trouble = str(causes[0]) or type(causes[0]).__name__
         if all(isinstance(cause, OUTSIDE) for cause in causes):
             self.log.warning("cycle failed", error=str(causes[0]), **fields)
         else:

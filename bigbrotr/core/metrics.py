@@ -1,4 +1,4 @@
-"""Every figure that is told to whoever watches, declared once: its kind, labels and words.
+"""Declares every metric once: its kind, labels and meaning.
 
 Base units (seconds, bytes), one prefix, and no label whose values a relay could choose: there are
 tens of thousands of relays, and one series each would bury everything else.
@@ -13,7 +13,7 @@ PREFIX = "bigbrotr_"
 
 
 class Metric(NamedTuple):
-    """What a figure is."""
+    """What a metric is."""
 
     kind: Literal["counter", "gauge"]
     words: str
@@ -21,7 +21,7 @@ class Metric(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A figure's value now, for values of its labels."""
+    """The value of a metric now, for values of its labels."""
 
     name: str
     value: float

@@ -53,6 +53,24 @@ def readers() -> str:
     return "`bigbrotr db restore`, into PostgreSQL 15 or newer, or pg_restore of 17 or newer"
 
 
+def check_file(file: Path) -> None:
+    """Looks at a backup that is to be restored.
+
+    Raises:
+        ConfigError: there is no such file, or it cannot be read.
+    """
+    try:
+        if not file.is_file():
+            words = "it is a directory" if file.is_dir() else "there is no such file"
+            raise ConfigError(f"cannot restore {file}: {words}")
+        with file.open("rb"):
+            pass
+    except (OSError, ValueError) as error:  # ValueError: no path
+        raise ConfigError(
+            f"cannot restore {file}: {getattr(error, 'strerror', None) or error}"
+        ) from None
+
+
 def restore(address: str, file: Path, environment: Mapping[str, str]) -> None:
     """Fills an empty database, of any version from 15 on, from a backup, whole or not at all.
 
@@ -60,8 +78,7 @@ def restore(address: str, file: Path, environment: Mapping[str, str]) -> None:
         ConfigError: there is no such file.
         DatabaseError: in pg_restore's or psql's words.
     """
-    if not file.is_file():
-        raise ConfigError(f"{file} is no file")
+    check_file(file)
     with TemporaryFile() as reasons, TemporaryFile() as answers:
         with (
             _reader(file, reasons, environment) as reader,

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from bigbrotr.models.event import MAX_CREATED_AT, MAX_KIND, Event, WireEvent
 
+MOMENT = "moment"  # in the `extra` of a type: Unix seconds, which a file may give as a date
 MAX_KEY = 1000  # characters; PostgreSQL's index rows end at 2,704 bytes
 
 _tags_decoder = msgspec.json.Decoder(tuple[tuple[str, ...], ...])
@@ -35,8 +36,8 @@ class Filter(Struct, frozen=True, forbid_unknown_fields=True):
         dict[str, Texts], Meta(description='by single letter, e.g. { t = ["nostr"] }')
     ] = {}
     until: Annotated[
-        Annotated[int, Meta(ge=0, le=2**53)] | None,
-        Meta(description="Unix seconds; newer events are not wanted"),
+        Annotated[int, Meta(ge=0, le=2**53, extra={MOMENT: True})] | None,
+        Meta(description="a date (of UTC) or Unix seconds; newer events are not wanted"),
     ] = None
 
     def __post_init__(self) -> None:
@@ -59,7 +60,7 @@ class Filter(Struct, frozen=True, forbid_unknown_fields=True):
         """Whether an event fulfils the conditions, whatever its time.
 
         Raises:
-            ValueError: its tags are none.
+            ValueError: its tags are malformed.
         """
         if self.kinds is not None and event.kind not in self.kinds:
             return False
@@ -133,7 +134,7 @@ def tags_of(event: WireEvent | Event) -> tuple[tuple[str, ...], ...]:
     """The tags of an event, decoded.
 
     Raises:
-        ValueError: they are none.
+        ValueError: they are malformed.
     """
     if isinstance(event, Event):
         return event.tags

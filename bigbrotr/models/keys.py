@@ -39,7 +39,7 @@ class Keys:
 
     @classmethod
     def from_env(cls, name: str, environ: Mapping[str, str] | None = None) -> Self | None:
-        """The key that `read_secret(name)` finds; None if there is none, ConfigError if bad."""
+        """The key that `read_secret(name)` finds; None if unset, ConfigError if malformed."""
         secret = read_secret(name, environ)
         if secret is None:
             return None

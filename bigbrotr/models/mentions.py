@@ -63,7 +63,7 @@ def mentioned(kind: int, tags: Sequence[Sequence[str]], content: str) -> list[st
 
 @lru_cache(maxsize=8192)  # of at most MAX_URL characters; the same few are named all the time
 def _normal(text: str) -> str | None:
-    """A relay's URL as it is written here, None if it is none."""
+    """Normalises the URL of a relay; None if the text names no relay."""
     if "\ufffd" in text:  # it stands for what was lost
         return None
     try:
@@ -109,7 +109,7 @@ def _checksum(values: Iterable[int], state: int = 1) -> int:
 
 
 def decode_bech32(text: str) -> bytes:
-    """The bytes in a bech32 text in lower case (BIP-173), empty if it is none."""
+    """The bytes in a bech32 text in lower case (BIP-173), empty if it is something else."""
     prefix, _, letters = text.partition("1")
     values = letters.encode().translate(_TO_VALUES)
     spread = [ord(each) >> 5 for each in prefix] + [0] + [ord(each) & 31 for each in prefix]

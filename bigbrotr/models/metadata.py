@@ -62,7 +62,7 @@ class Metadata:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """The document in a JSON text from anywhere (UTF-8); ValueError if it is none.
+        """The document in a JSON text from anywhere (UTF-8); ValueError if it is something else.
 
         Numbers that Python cannot hold (1e400) are kept as strings, as they were written.
         """

@@ -157,7 +157,7 @@ def _switch(value: Any) -> bool | None:
 
 
 def _words(value: Any) -> tuple[str, ...] | None:
-    """A list of short texts; what is none is left out, a single one is a list."""
+    """A list of short texts: anything else in it is left out, and a single text is a list."""
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list):

@@ -90,7 +90,7 @@ class Address(NamedTuple):
 
 
 def parse(raw: str) -> Address:
-    """The parts of the relay address `raw`; ValueError with the reason if it is none."""
+    """The parts of the relay address `raw`; ValueError with the reason if it is something else."""
     if len(raw) > MAX_RAW:
         raise ValueError(f"a relay URL of {len(raw)} characters is too long")
     text = raw.strip(INVISIBLE)

@@ -1,8 +1,8 @@
 """Where an event is: the relays that hold it, those that are proven not to, and the rest."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -27,7 +27,18 @@ OTHERS = {  # of NIP-19 (and NIP-49)
 }
 
 
-class Present(NamedTuple):
+class Known(Struct, frozen=True):
+    """What is known of a relay and an event. Times are Unix seconds; None: it never was."""
+
+    url: str
+    seen_at: int | None  # the relay showed it
+    dropped_seen_at: int | None  # it had shown it, ...
+    dropped_at: int | None  # ... and was found to hold it no longer
+    withheld_at: int | None  # it named it, and did not hand it over
+    proofs: str  # of the event's second, as JSON: see `Proof`
+
+
+class Present(Struct, frozen=True):
     """A relay that holds the event."""
 
     relay: str
@@ -35,7 +46,7 @@ class Present(NamedTuple):
     is_withheld: bool  # it says that it holds it, and has not handed it over
 
 
-class Absent(NamedTuple):
+class Absent(Struct, frozen=True):
     """A relay that was proven not to hold the event."""
 
     relay: str
@@ -96,29 +107,29 @@ def parse_event_id(text: str) -> bytes:
     return ids[0]
 
 
-def locate(event: WireEvent | None, rows: Iterable[Mapping[str, Any]]) -> Where:
-    """Sorts the relays by what is known of each (the rows of `where` in sql/) and an event;
-    None: it is not archived. `tags` are null where the archive does not keep them."""
+def locate(event: WireEvent | None, relays: Iterable[Known]) -> Where:
+    """Sorts the relays by what is known of each and an event; None: it is not archived. `tags` are
+    null where the archive does not keep them."""
     found = Where([], [], [])
-    for row in rows:
-        seen = [at for at in (row["seen_at"], row["withheld_at"]) if at is not None]
+    for known in relays:
+        seen = [at for at in (known.seen_at, known.withheld_at) if at is not None]
         proof = None
         if event is not None and not seen:
-            proofs = msgspec.json.decode(row["proofs"], type=list[ProvenSecond])
+            proofs = msgspec.json.decode(known.proofs, type=list[ProvenSecond])
             proof = newest_about(event, proofs)
-        dropped_at = row["dropped_at"]
+        dropped_at = known.dropped_at
         if seen:
-            first_seen = min([*seen, row["dropped_seen_at"] or seen[0]])
-            found.present.append(Present(row["url"], first_seen, row["seen_at"] is None))
+            first_seen = min([*seen, known.dropped_seen_at or seen[0]])
+            found.present.append(Present(known.url, first_seen, known.seen_at is None))
         elif proof is not None or dropped_at is not None:
             # Of a second that was proven before it had come nothing can be said: the event's own
             # time is the earliest that the proof can be of.
             times = [] if proof is None or event is None else [proof.proven_at, event.created_at]
             as_of = max([*times, dropped_at or 0])
             how = "reconciliation" if proof is None else proof.how
-            found.absent.append(Absent(row["url"], as_of, how, row["dropped_seen_at"], dropped_at))
+            found.absent.append(Absent(known.url, as_of, how, known.dropped_seen_at, dropped_at))
         else:
-            found.unknown.append(row["url"])
+            found.unknown.append(known.url)
     return found
 
 

@@ -121,17 +121,17 @@ async def open_socket(
     politeness: Politeness,
     is_tls: bool = False,
 ) -> Opened:
-    """A socket to `host`, within `link.timeout_s`; waiting for a slot, or for a look-up to begin,
-    is not counted.
+    """Opens a socket to `host` within `link.timeout_s`, not counting the wait for a slot or for a
+    look-up to begin.
 
     Names of overlay networks go to the proxy as they are, and all names to one that is `socks5h`.
     Others are resolved once, and the socket is connected, through a proxy too, to an address that
-    was judged: without `allow_local`, one of the open internet. Where a proxy leads to by a name
-    nobody can judge: then TLS has to follow (`is_tls`), since nobody inside has a certificate for
-    a name of the open internet.
+    was checked: without `allow_local` it is one of the open internet. Nobody can check where a
+    proxy leads by name: then TLS has to follow (`is_tls`), for no host inside has a certificate
+    for a name of the open internet.
 
     Raises:
-        UnreachedError: there is none.
+        UnreachedError: no socket could be opened.
     """
     if politeness.refuses(host):
         raise UnreachedError(Failure.OPTED_OUT, "its operator wants none of us")
@@ -171,7 +171,7 @@ async def open_socket(
             detail = f"no connection within {link.timeout_s:g} s"
             raise UnreachedError(Failure.TIMEOUT, detail) from None
         if isinstance(error, FAULTS):
-            raise UnreachedError(*judge(error)) from None
+            raise UnreachedError(*failure_of(error)) from None
         raise
     connected_s = time.monotonic() - began
     is_named = bool(targets) and _literal(host) is None
@@ -208,7 +208,7 @@ async def resolve(
     (RFC 8305), and how long the look-up took. Names of overlay networks are never asked for.
 
     Raises:
-        UnreachedError: there is none.
+        UnreachedError: no socket could be opened.
     """
     if host.rpartition(".")[2] in HIDDEN:
         raise UnreachedError(Failure.PROXY, f"no proxy is set for {host}")
@@ -250,7 +250,7 @@ async def _look_up(host: str, port: int, timeout_s: float) -> tuple[list[Target]
             raise UnreachedError(Failure.OFFLINE, "no name server answers") from None
         raise UnreachedError(Failure.NO_NAME, error.strerror or str(error)) from None
     except OSError as error:
-        raise UnreachedError(*judge(error)) from None
+        raise UnreachedError(*failure_of(error)) from None
     except UnicodeError as error:
         raise UnreachedError(Failure.NO_NAME, str(error)) from None
     families: dict[int, list[Target]] = {socket.AF_INET6: [], socket.AF_INET: []}
@@ -330,8 +330,8 @@ def tls_context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def judge(error: Exception) -> Unreached:
-    """What one of FAULTS means."""
+def failure_of(error: Exception) -> Unreached:
+    """Names what one of FAULTS means."""
     if isinstance(error, ssl.SSLError):
         return _judge_tls(error)
     if isinstance(error, OSError) and not isinstance(error, ProxyConnectionError):
@@ -371,17 +371,29 @@ CERTIFICATES = {
     62: Failure.TLS_WRONG_NAME,
     64: Failure.TLS_WRONG_NAME,  # an address instead of a name
 }
+# OpenSSL's names of what is no longer spoken: a version, a signature, a key, a way to renegotiate.
 OLD_TLS = frozenset(
-    {"UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "VERSION_TOO_LOW", "WRONG_SSL_VERSION"}
+    {
+        "UNSUPPORTED_PROTOCOL",
+        "TLSV1_ALERT_PROTOCOL_VERSION",
+        "VERSION_TOO_LOW",
+        "WRONG_SSL_VERSION",
+        "LEGACY_SIGALG_DISALLOWED_OR_UNSUPPORTED",
+        "DH_KEY_TOO_SMALL",
+        "UNSAFE_LEGACY_RENEGOTIATION_DISABLED",
+    }
 )
+NAMELESS = re.compile(r"\[SSL\] (.+?) \(_ssl")  # a reason that is newer than Python's own list
 
 
 def _judge_tls(error: ssl.SSLError) -> Unreached:
     if isinstance(error, ssl.SSLCertVerificationError):
         failure = CERTIFICATES.get(error.verify_code, Failure.TLS)
         return Unreached(failure, error.verify_message)
-    words = error.reason or str(error)
-    return Unreached(Failure.TLS_OLD if error.reason in OLD_TLS else Failure.TLS, words)
+    reason: str | None = getattr(error, "reason", None)  # typed as if it always had one
+    if reason is None and (nameless := NAMELESS.search(str(error))):
+        reason = nameless[1].upper().replace(" ", "_")
+    return Unreached(Failure.TLS_OLD if reason in OLD_TLS else Failure.TLS, reason or str(error))
 
 
 # Codes of a proxy that works, and says that the relay does not. Any other is the proxy's own: a

@@ -10,7 +10,7 @@ from bigbrotr.net.connect import (
     Opened,
     Unreached,
     UnreachedError,
-    judge,
+    failure_of,
     open_socket,
     tls_context,
 )
@@ -35,11 +35,11 @@ async def dial(
     allow_local: bool,
     politeness: Politeness | None = None,
 ) -> Stream | Unreached:
-    """Opens a WebSocket to `relay` within `link.timeout_s`, as `politeness` allow it (none: nothing
-    else is dialled in this process).
+    """Opens a WebSocket to `relay` within `link.timeout_s`, as `politeness` allows (default:
+    limits of its own, for a process that dials nothing else).
 
     Names of overlay networks go to the proxy as they are; no resolver is ever asked. Without
-    `allow_local`, an address that is not of the open internet is not connected to (`open_socket`).
+    `allow_local`, no address outside the open internet is connected to (`open_socket`).
     """
     politeness = politeness or Politeness()
     try:
@@ -63,7 +63,7 @@ async def dial(
     except DisconnectedError as error:
         return Unreached(Failure.NOT_WEBSOCKET, str(error))
     except FAULTS as error:
-        return judge(error)
+        return failure_of(error)
 
 
 async def _open(relay: Relay, opened: Opened, max_frame_bytes: int, user_agent: str) -> Stream:

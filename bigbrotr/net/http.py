@@ -19,7 +19,7 @@ from bigbrotr.net.connect import (
     FAULTS,
     Failure,
     UnreachedError,
-    judge,
+    failure_of,
     open_socket,
     tls_context,
 )
@@ -97,16 +97,16 @@ async def fetch(
             raise _FaultError(Fault.REDIRECT, f"more than {MAX_REDIRECTS} redirects")
     except TimeoutError as error:
         if error.errno is not None:  # the kernel's
-            return Unfetched(*judge(error))
+            return Unfetched(*failure_of(error))
         return Unfetched(Failure.SLOW, f"not whole within {timeout_s:g} s")
     except (UnreachedError, _FaultError) as error:
         return Unfetched(*error.value)
     except FAULTS as error:
-        return Unfetched(*judge(error))
+        return Unfetched(*failure_of(error))
 
 
 class _Clock:
-    """Counts time down, but for what is spent on opening sockets beyond their own time."""
+    """Counts time down; waiting for a slot or a look-up to begin stops it."""
 
     def __init__(self, seconds: float) -> None:
         self.limit = asyncio.timeout(seconds)
@@ -159,7 +159,7 @@ async def _get(
     """One request and its answer.
 
     Raises:
-        UnreachedError, _FaultError, OSError: there is none.
+        UnreachedError, _FaultError, OSError: no answer came.
     """
     place = _place(url)
     link = networks.link(place.origin.network)

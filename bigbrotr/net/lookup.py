@@ -44,7 +44,7 @@ class Lookups:
 
         Raises:
             NoTurnError: that was not within `wait_s`.
-            TimeoutError, OSError, UnicodeError: there are none.
+            TimeoutError, OSError, UnicodeError: no address was found.
         """
         await self._take(wait_s)
         began = time.monotonic()
@@ -54,7 +54,7 @@ class Lookups:
         return Answer(found, time.monotonic() - began)
 
     def _ask(self, host: str, port: int) -> "asyncio.Future[Sequence[tuple[Any, ...]]]":
-        """Begins a look-up, which goes on to its end whoever still waits for it."""
+        """Begins a look-up; it runs to its end even when nobody waits for it any more."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Sequence[tuple[Any, ...]]] = loop.create_future()
         is_slow = has_ended = False

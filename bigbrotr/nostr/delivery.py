@@ -176,7 +176,7 @@ class _Counter:
 
     def _may_know_us(self) -> bool:
         """Whether the relay wants to know who we are, and some of what is under way was offered by
-        nobody whom it knows."""
+        nobody that it knows."""
         return self._session.is_challenged and not self._again.issuperset(self._under_way)
 
     async def _prove(self) -> bool:

@@ -29,7 +29,7 @@ class Look(NamedTuple):
     """The proven events before a moment, newest first as far as they go."""
 
     ids: frozenset[bytes]
-    oldest: int  # of them; the moment itself, when there are none
+    oldest: int  # of them; the moment itself, without any
 
 
 async def look(ask: Ask, until: int) -> Look | None:

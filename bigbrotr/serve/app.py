@@ -15,16 +15,24 @@ from bigbrotr.errors import BusyError
 ASK_S = 15.0  # longer than any of these answers takes
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- where one asks who listens on all
 
+IDENTITY = "Bigbrotr-Archive"  # a header of the answers about health
+
 Check = Callable[[], Awaitable[str | None]]  # what is wrong, in words; None: nothing
 Metrics = Callable[[], Awaitable[tuple[bytes, str]]]  # the page and its content type
 
 
 @asynccontextmanager
 async def serve(
-    settings: WebSettings, *, is_alive: Check, is_ready: Check, metrics: Metrics
+    settings: WebSettings,
+    *,
+    is_alive: Check,
+    is_ready: Check,
+    metrics: Metrics,
+    identity: str = "",
 ) -> AsyncIterator[int]:
     """Serves all for the length of the block, on the settings' address and to those who name one of
-    its hosts; yields the port, which is chosen when theirs is 0.
+    its hosts; yields the port, which is chosen when theirs is 0. Health is told with the `identity`
+    of the archive that it is the health of.
 
     Raises:
         BusyError: the address cannot be listened on.
@@ -33,7 +41,11 @@ async def serve(
     def answer_to(check: Check) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def answer(_: web.Request) -> web.Response:
             wrong = await check()
-            return web.Response(text=f"{wrong or 'ok'}\n", status=503 if wrong else 200)
+            return web.Response(
+                text=f"{wrong or 'ok'}\n",
+                status=503 if wrong else 200,
+                headers={IDENTITY: identity},
+            )
 
         return answer
 
@@ -67,7 +79,8 @@ async def serve(
             await web.TCPSite(runner, host, port, shutdown_timeout=1).start()
         except OSError as error:
             raise BusyError(
-                f"cannot listen on {host}:{port} ([web] listen): {error.strerror}"
+                f"cannot listen on {at(host, port)} ([web] listen): {error.strerror}; choose "
+                "another port, or stop who has it"
             ) from None
         yield runner.addresses[0][1]
     finally:
@@ -92,16 +105,35 @@ def is_ours(host: str, settings: WebSettings) -> bool:
     return bool(name) and name in {each.lower().rstrip(".") for each in ours}
 
 
-def ask(host: str, port: int, path: str) -> tuple[bool, str]:
-    """Asks one that serves; whether it is well, and what it says. Blocks, up to `ASK_S`."""
+def ask(host: str, port: int, path: str, *, identity: str = "") -> tuple[bool, str]:
+    """Asks one that serves; whether it is well, and what it says. Blocks, up to `ASK_S`.
+
+    With an `identity`, whoever tells another one is not the archive that is asked for.
+    """
+    place = at(host, port)
     connection = http.client.HTTPConnection(LOOPBACK.get(host, host), port, timeout=ASK_S)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
-        return answer.status == 200, answer.read(4096).decode(errors="replace").strip()
+        words = answer.read(4096).decode(errors="replace").strip()
+        told = answer.headers.get(IDENTITY)
     except TimeoutError:
-        return False, f"no answer from {host}:{port} within {ASK_S:.0f} s: its loop is stuck"
+        return False, f"no answer from {place} within {ASK_S:.0f} s: its loop is stuck"
     except (OSError, http.client.HTTPException) as error:
-        return False, f"nobody answers at {host}:{port}: {error}"
+        reason = getattr(error, "strerror", None) or error
+        return False, f"nobody answers at {place} ({reason}): is `bigbrotr run` running?"
     finally:
         connection.close()
+    if identity and told is None:
+        return False, f"something else than bigbrotr answers at {place}: see [web] listen"
+    if identity and told != identity:
+        return False, (
+            f"the bigbrotr at {place} runs another archive: this one is not running, or listens "
+            "elsewhere; give each its own port in [web] listen"
+        )
+    return answer.status == 200, words
+
+
+def at(host: str, port: int) -> str:
+    """Host and port as people write them: IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

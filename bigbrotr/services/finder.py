@@ -79,7 +79,7 @@ class News(NamedTuple):
 
 
 class Finder(BaseService[FinderSettings]):
-    """Finds relays, and believes in none: whatever is named becomes a candidate, to be tried."""
+    """Finds URLs of relays. Nothing is believed: each becomes a candidate, to be tried."""
 
     SERVICE_NAME = "finder"
     CONFIG_CLASS = FinderSettings
@@ -241,7 +241,7 @@ class Finder(BaseService[FinderSettings]):
             return
         try:
             news = await ask(memory)
-        except Exception as error:  # of whoever is asked, and nobody else's
+        except Exception as error:  # the fault of the one that is asked, and of no other
             words = self.defects.note(error, **{errand.what: errand.key})
             news = News(trouble=Failure.DEFECT, detail=words)
         # Named 0 times: who repeats himself each day names a relay once.

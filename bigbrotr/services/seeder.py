@@ -46,7 +46,7 @@ class Seeder(BaseService[SeederSettings]):
 
 
 async def read_seeds(path: Path) -> tuple[list[Relay], list[tuple[int, str]]]:
-    """The relays in a file of one URL a line, `#` comments; and the lines that are none.
+    """Reads a file of one URL a line with `#` comments: its relays, and its lines without one.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -56,6 +56,11 @@ async def read_seeds(path: Path) -> tuple[list[Relay], list[tuple[int, str]]]:
     except (OSError, ValueError) as error:  # ValueError: no path, or none in this locale
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"seed file {path}: {reason}") from None
+    return read_seeds_of(data)
+
+
+def read_seeds_of(data: bytes) -> tuple[list[Relay], list[tuple[int, str]]]:
+    """The relays in what a seed file holds, and the lines that are none, with their numbers."""
     relays: dict[str, Relay] = {}
     junk: list[tuple[int, str]] = []
     for number, line in enumerate(data.decode("utf-8-sig", "replace").split("\n"), start=1):

@@ -45,7 +45,7 @@ SPEAKS: Final = "speaks-nostr"
 Answer: TypeAlias = Literal["speaks-nostr", "needs-auth", "alias", "not-nostr", "no-answer"]
 
 
-class Verdict(StrEnum):
+class Decision(StrEnum):
     """What becomes of a candidate; the words are those of `resolve_candidates` in sql/."""
 
     RELAY = "relay"
@@ -58,7 +58,7 @@ class Greeting(NamedTuple):
     """What a candidate did when it was asked for one event."""
 
     relay: Relay
-    verdict: Verdict
+    decision: Decision
     outcome: Answer | Failure
     detail: str = ""
     failure: Failure | None = None
@@ -123,7 +123,9 @@ class Validator(BaseService[ValidatorSettings]):
                 return
             greetings = await self._sweep(candidates, link)
             if network is Network.CLEARNET and await self._is_offline(greetings, link):
-                greetings = [greeting._replace(verdict=Verdict.POSTPONED) for greeting in greetings]
+                greetings = [
+                    greeting._replace(decision=Decision.POSTPONED) for greeting in greetings
+                ]
                 self.log.warning(
                     "this machine seems to be offline: no candidate could be reached, none is "
                     "blamed, and all are tried again in a minute",
@@ -183,7 +185,7 @@ class Validator(BaseService[ValidatorSettings]):
                 )
             except Exception as error:  # this candidate's, and nobody else's
                 words = self.defects.note(error, relay=relay.url)
-                return judge_failure(relay, Unreached(Failure.DEFECT, words))
+                return decide_unreached(relay, Unreached(Failure.DEFECT, words))
 
     # Aliases
 
@@ -227,7 +229,7 @@ class Validator(BaseService[ValidatorSettings]):
                 group.start_soon(compare, [r for r in known.get(key, []) if r not in new], new)
         return [
             greeting._replace(
-                verdict=Verdict.ALIAS,
+                decision=Decision.ALIAS,
                 outcome="alias",
                 detail=f"answers like {target.url}",
                 wait_s=RECHECK_S,
@@ -273,7 +275,7 @@ class Validator(BaseService[ValidatorSettings]):
             new += await self.brotr.resolve_candidates(
                 [
                     Resolution(
-                        g.relay.url, g.verdict.value, g.outcome, g.detail, g.wait_s, g.target
+                        g.relay.url, g.decision.value, g.outcome, g.detail, g.wait_s, g.target
                     )
                     for g in some
                 ]
@@ -283,7 +285,7 @@ class Validator(BaseService[ValidatorSettings]):
             if greeting.failure is Failure.DEFECT:
                 return None
             words = self.defects.note(error, relay=greeting.relay.url)
-            return judge_failure(greeting.relay, Unreached(Failure.DEFECT, words))
+            return decide_unreached(greeting.relay, Unreached(Failure.DEFECT, words))
 
         await one_by_one(greetings, record, instead)
         outcomes = Counter(str(greeting.outcome) for greeting in greetings)
@@ -319,12 +321,12 @@ async def greet(
         relay, link, max_frame_bytes=FRAME_BYTES, allow_local=allow_local, politeness=politeness
     )
     if isinstance(connection, Unreached):
-        greeting = judge_failure(relay, connection)
+        greeting = decide_unreached(relay, connection)
     else:
         bounds = Bounds(link.timeout_s, 2 * link.timeout_s, ANSWER_BYTES)
         async with Session(connection) as session:
             page = await session.fetch({"limit": 1}, bounds)
-            greeting = judge(
+            greeting = decide(
                 relay, page, is_challenged=session.challenge is not None, notice=session.notice
             )
     if politeness is not None and greeting.outcome == Failure.RATE_LIMITED:
@@ -346,14 +348,14 @@ def inherit(last: Greeting | None, relay: Relay) -> Greeting | None:
     if last is None:
         return None
     if last.outcome == Failure.SLOW:  # one wait a host is enough: this one's turn comes
-        return last._replace(relay=relay, verdict=Verdict.POSTPONED)
+        return last._replace(relay=relay, decision=Decision.POSTPONED)
     return last._replace(relay=relay) if last.failure in PATHLESS else None
 
 
-def judge_failure(relay: Relay, unreached: Unreached) -> Greeting:
+def decide_unreached(relay: Relay, unreached: Unreached) -> Greeting:
     """What it means for a candidate that there was no conversation."""
     failure, detail = unreached
-    verdict = Verdict.POSTPONED if failure in OURS else Verdict.FAILED
+    decision = Decision.POSTPONED if failure in OURS else Decision.FAILED
     waits = {
         Failure.OPTED_OUT: DAY_S,
         Failure.UNJUDGED: DAY_S,
@@ -361,24 +363,24 @@ def judge_failure(relay: Relay, unreached: Unreached) -> Greeting:
         Failure.RESTING: REST_S,
         Failure.RATE_LIMITED: REST_S,
     }
-    return Greeting(relay, verdict, failure, detail, failure, waits.get(failure, 0.0))
+    return Greeting(relay, decision, failure, detail, failure, waits.get(failure, 0.0))
 
 
-def judge(relay: Relay, page: Page, *, is_challenged: bool, notice: str = "") -> Greeting:
+def decide(relay: Relay, page: Page, *, is_challenged: bool, notice: str = "") -> Greeting:
     """What an answer makes of a candidate: a CLOSED or AUTH is Nostr as well as an EVENT."""
     if page.end is End.EOSE or page.events:
-        return Greeting(relay, Verdict.RELAY, SPEAKS)
+        return Greeting(relay, Decision.RELAY, SPEAKS)
     is_closed = page.end is End.CLOSED and not page.is_guess
     prefix = page.reason.partition(":")[0] if is_closed else ""
     if prefix == "rate-limited":
-        return Greeting(relay, Verdict.RELAY, Failure.RATE_LIMITED, page.reason, wait_s=REST_S)
+        return Greeting(relay, Decision.RELAY, Failure.RATE_LIMITED, page.reason, wait_s=REST_S)
     if prefix == "auth-required" or (is_challenged and not is_closed):
-        return Greeting(relay, Verdict.RELAY, "needs-auth", page.reason)
+        return Greeting(relay, Decision.RELAY, "needs-auth", page.reason)
     if is_closed:
-        return Greeting(relay, Verdict.RELAY, Failure.REFUSES_US, page.reason)
+        return Greeting(relay, Decision.RELAY, Failure.REFUSES_US, page.reason)
     detail = page.reason or notice
     if page.malformed:
-        return Greeting(relay, Verdict.FAILED, "not-nostr", detail)
+        return Greeting(relay, Decision.FAILED, "not-nostr", detail)
     if page.end is End.TIMEOUT and not page.strays:
-        return Greeting(relay, Verdict.FAILED, Failure.SLOW, detail)
-    return Greeting(relay, Verdict.FAILED, "no-answer", detail)
+        return Greeting(relay, Decision.FAILED, Failure.SLOW, detail)
+    return Greeting(relay, Decision.FAILED, "no-answer", detail)

@@ -26,6 +26,8 @@ from bigbrotr.models.event import Event, EventRelay, preimage, tag_values
 from bigbrotr.models.filter import Filter
 from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
 from bigbrotr.models.relay import Network, Relay
+from bigbrotr.reads import relays
+from bigbrotr.reads.where import where
 from tests.events import NOW, make_event, serialise
 from tests.processes import until
 
@@ -975,14 +977,14 @@ async def test_what_is_missing_for_a_filter_agrees_with_counting_seconds(
             rest = set(range(60)) - proven[""] - proven[other]
             rest -= set() if is_overdue else waiting[other]
             assert {s for span in missing for s in range(*span)} == rest
-            (row,) = await brotr.progress()
+            (row,) = await relays.progress(brotr.pool)
             counted = await brotr.pool.fetchval(
                 "SELECT range_agg(span) FROM gaps WHERE filter = $1", other
             )
             held = {s for span in counted or () for s in range(span.lower, span.upper)}
             assert held == waiting[other]
-            assert row["filter"] == other
-            assert (await brotr.totals()).gaps == row["gaps"]
+            assert row.filter == other
+            assert (await brotr.totals()).gaps == row.gaps
 
 
 async def test_gaps_in_what_is_no_longer_wanted_set_no_visit(brotr: Brotr) -> None:
@@ -1052,8 +1054,8 @@ async def test_identity_of_the_newest_proof(brotr: Brotr) -> None:
         (None, proofs, None),
     ]:
         await brotr.store_page(visit, [], proofs=said, identity=identity, now=NOW)
-        (row,) = await brotr.progress()
-        assert row["identity"] == shown
+        (row,) = await relays.progress(brotr.pool)
+        assert row.identity == shown
 
 
 # --- visits ---------------------------------------------------------------------------------------
@@ -1271,8 +1273,9 @@ async def test_relay_that_fails_for_long_is_a_candidate_again(brotr: Brotr) -> N
     await brotr.pool.execute("UPDATE visits SET due_at = 0")
     assert await claim(brotr) == []
     assert await brotr.next_visit_at(CLEARNET) is None
-    (progress,) = await brotr.progress()
-    assert (progress["pairs"], progress["rests_since"] is not None) == (1, True)
+    (progress,) = await relays.progress(brotr.pool)
+    assert (progress.holds, progress.stage) == (1, relays.Stage.RETIRED)
+    assert progress.retired_at is not None
     # Who names it, or brings its events, does not wake it.
     assert await brotr.insert_candidates([A], "finder") == 0
     assert await brotr.insert_relays([A]) == 0
@@ -1645,7 +1648,7 @@ async def test_an_orphan_that_finds_a_relay_in_time_stays(crowd: Brotr, way: str
     assert await writing == ([] if way == "noted" else (0, 2))
     assert await deleting == 1
     assert await held(crowd) == {(event.id, visit.url) for event in found}
-    assert await crowd.event(lost.id) is None
+    assert not (await where(crowd.pool, lost.id)).is_archived
     await check_totals(crowd)
 
 

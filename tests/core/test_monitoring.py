@@ -13,7 +13,6 @@ from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.monitoring import CheckResult, DueCheck, Monitoring, Post, Rtts
 from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.view import monitored
 
 RELAYS = [Relay(f"wss://r{n}.example.com") for n in range(5)]
 EVERY_S = 3600.0
@@ -104,7 +103,6 @@ async def test_a_deleted_relay_takes_everything_along(brotr: Brotr) -> None:
 
 async def test_what_is_known_in_numbers(brotr: Brotr) -> None:
     assert await brotr.monitoring(0) == Monitoring(0, 0, 0, 0, 0, 0, 0, None, None, 0)
-    assert monitored(await brotr.monitoring(0), 60.0) == []
     await brotr.insert_relays(RELAYS)
     dues = await claim(brotr)
     rtts = [
@@ -131,12 +129,6 @@ async def test_what_is_known_in_numbers(brotr: Brotr) -> None:
     assert found.undelivered == 1
     later = await brotr.monitoring(now + 60)
     assert later == Monitoring(5, 3, 1, 0, 0, 0, 0, None, found.newest_at, 1)
-    first, second = monitored(found._replace(newest_at=now - 7200), 4320.0)
-    assert first.startswith("monitored 5   up 3   down 1   newest check 2 h")
-    assert first.endswith(" ago   undelivered 1")
-    words = "checked within 1 h 12 min 4   open 3 in 35 ms (median)   readable 2   writable 1"
-    assert second == words
-    assert monitored(later, 60.0)[1].startswith("checked within 1 min 0   open 0   readable 0")
 
 
 # Verdicts

@@ -1,7 +1,6 @@
 """Where an event is: what follows from presence, coverage, drops and refusals; and event ids."""
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -10,7 +9,7 @@ import pytest
 
 from bigbrotr.models.event import WireEvent
 from bigbrotr.models.filter import Filter
-from bigbrotr.models.where import Absent, Present, locate, parse_event_id
+from bigbrotr.models.where import Absent, Known, Present, locate, parse_event_id
 
 ID = "5c83da77af1dec6d7289834998ad7aafbd9e2191396d75ec3cc27f5a77226f36"
 AUTHOR = "f7234bd4c1394dda46d09f35bd384dd30cc552ad5541990f98844fb06676e9ca"
@@ -42,10 +41,12 @@ def bech32(prefix: str, data: bytes) -> str:
     return f"{prefix}1{''.join(letters[value] for value in values)}"
 
 
-def row(*proofs: tuple[str, str, int], **known: int) -> Mapping[str, Any]:
-    unknown = dict.fromkeys(["seen_at", "dropped_seen_at", "dropped_at", "withheld_at"])
+def row(*proofs: tuple[str, str, int], **known: int) -> Known:
+    columns: dict[str, Any] = dict.fromkeys(
+        ["seen_at", "dropped_seen_at", "dropped_at", "withheld_at"]
+    )
     told = [{"filter": key, "how": how, "proven_at": at} for key, how, at in proofs]
-    return {"url": URL, "proofs": json.dumps(told)} | unknown | known
+    return Known(**(columns | {"url": URL, "proofs": json.dumps(told)} | known))
 
 
 def test_present() -> None:

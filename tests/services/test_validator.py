@@ -23,11 +23,11 @@ from bigbrotr.nostr.session import Page
 from bigbrotr.services.sync.worker import Slice, Worker
 from bigbrotr.services.validator import (
     OFFLINE_CROWD,
+    Decision,
     Greeting,
     Validator,
-    Verdict,
+    decide,
     greet,
-    judge,
 )
 from tests.relays.events import make_event
 from tests.relays.model import Vices
@@ -62,7 +62,7 @@ async def meet(url: str) -> Greeting:
 
 
 @pytest.mark.parametrize(
-    ("vices", "verdict", "outcome"),
+    ("vices", "decision", "outcome"),
     [
         (Vices(), "relay", "speaks-nostr"),
         (Vices(refuses="restricted: members only"), "relay", "refuses-us"),
@@ -78,10 +78,10 @@ async def meet(url: str) -> Greeting:
         (Vices(garbage=frozenset({"endless"})), "failed", "no-answer"),
     ],
 )
-async def test_verdict_on_a_server(vices: Vices, verdict: str, outcome: str) -> None:
+async def test_decision_on_a_server(vices: Vices, decision: str, outcome: str) -> None:
     async with ScriptedRelay([EVENT], vices) as relay:
         greeting = await meet(relay.url)
-    assert (greeting.verdict, greeting.outcome) == (verdict, outcome)
+    assert (greeting.decision, greeting.outcome) == (decision, outcome)
 
 
 @pytest.mark.parametrize(
@@ -96,12 +96,12 @@ async def test_verdict_on_a_server(vices: Vices, verdict: str, outcome: str) -> 
 async def test_any_websocket_server_is_no_relay(frames: list[str], outcome: str) -> None:
     async with echo(*frames) as url:
         greeting = await meet(url)
-    assert (greeting.verdict, greeting.outcome) == (Verdict.FAILED, outcome)
+    assert (greeting.decision, greeting.outcome) == (Decision.FAILED, outcome)
 
 
 async def test_nobody_listens() -> None:
     greeting = await meet(f"ws://127.0.0.1:{free_port()}")
-    assert (greeting.verdict, greeting.outcome) == (Verdict.FAILED, "refused")
+    assert (greeting.decision, greeting.outcome) == (Decision.FAILED, "refused")
 
 
 async def test_server_that_accepts_and_says_nothing() -> None:
@@ -109,7 +109,7 @@ async def test_server_that_accepts_and_says_nothing() -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         greeting = await meet(f"ws://127.0.0.1:{silent.getsockname()[1]}")
-    assert (greeting.verdict, greeting.outcome) == (Verdict.FAILED, "slow")
+    assert (greeting.decision, greeting.outcome) == (Decision.FAILED, "slow")
 
 
 # With the database
@@ -518,12 +518,12 @@ async def test_what_one_candidate_makes_our_code_raise_is_its_alone(
 ) -> None:
     configure("INFO")
 
-    def judge_or_not(relay: Relay, page: Page, **more: Any) -> Greeting:
+    def decide_or_not(relay: Relay, page: Page, **more: Any) -> Greeting:
         if not page.events:
             raise ZeroDivisionError("nobody thought of nothing")
-        return judge(relay, page, **more)
+        return decide(relay, page, **more)
 
-    monkeypatch.setattr("bigbrotr.services.validator.judge", judge_or_not)
+    monkeypatch.setattr("bigbrotr.services.validator.decide", decide_or_not)
     async with ScriptedRelay([EVENT]) as good, ScriptedRelay() as bad, ScriptedRelay() as worse:
         urls = (good.url, bad.url, worse.url)
         await brotr.insert_candidates([Relay(url) for url in urls], "test")

@@ -283,11 +283,3 @@ class CandidateCalls(ServiceDataCalls):
             int(tombstone_s),
             int(time.time()),
         )
-
-    async def candidate_sources(self) -> dict[str, int]:
-        """How many candidates were first seen where, the most frequent first."""
-        rows = await self.pool.fetch(
-            "SELECT source, count(*) AS found FROM public.candidates"
-            " GROUP BY source ORDER BY found DESC, source"
-        )
-        return {row["source"]: row["found"] for row in rows}

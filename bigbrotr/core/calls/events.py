@@ -146,14 +146,6 @@ class EventCalls(Calls):
         assert row is not None
         return row["authors"] or [], row["ids"] or []
 
-    async def where(self, event_id: bytes) -> list[asyncpg.Record]:
-        """What is known of each relay and an event: the rows of `whereabouts` in sql/."""
-        return await self.pool.fetch("SELECT * FROM public.whereabouts($1)", event_id)
-
-    async def event(self, event_id: bytes) -> asyncpg.Record | None:
-        """An archived event by its id, as the columns of `events` have it."""
-        return await self.pool.fetchrow("SELECT * FROM public.events WHERE id = $1", event_id)
-
     async def delete_orphan_events(self) -> int:
         """Deletes the events that no relay of ours holds; returns how many."""
         return await self._count("SELECT public.delete_orphan_events()", timeout=UPKEEP_S)

@@ -44,12 +44,6 @@ class UpkeepCalls(Calls):
         )
         return [Sample(row["name"], row["value"], tuple(row["labels"])) for row in rows]
 
-    async def progress(self, limit: int | None = None) -> list[asyncpg.Record]:
-        """How far each relay is: the rows of `relay_progress`, the largest first."""
-        return await self.pool.fetch(
-            "SELECT * FROM public.relay_progress ORDER BY pairs DESC, url LIMIT $1", limit
-        )
-
     async def failing_relays(self, failures: int) -> list[asyncpg.Record]:
         """The relays that failed so often in a row, summed up by `outcome`: how many `relays`, and
         of the one that has failed most the `url` and `failures`."""

@@ -46,7 +46,7 @@ async def compare(
         "50": await _searches(contact, timeout_s),
         "70": await _protects(contact, protected, wrote, timeout_s),
         "77": await _reconciles(contact, timeout_s),
-        "67": True if contact.has_hints else None,  # that there are none says nothing
+        "67": True if contact.has_hints else None,  # to give no hint says nothing
     }
     needs_auth = contact.refusal.startswith(("auth-required:", "restricted:"))
     seen["42"] = True if contact.challenge is not None or needs_auth else None

@@ -1,4 +1,4 @@
-"""Where addresses are, and whose: databases in MaxMind's format, whoever made them."""
+"""Looks up where addresses are and whose they are, in databases in MaxMind's format."""
 
 import asyncio
 import ipaddress
@@ -44,7 +44,7 @@ class GeoIp:
                 changed_at = Path(file).stat().st_mtime
                 if name in self._readers and self._readers[name][0] == changed_at:
                     continue
-                # Not mapped into memory: whoever overwrites a mapped file kills its readers.
+                # Not mapped into memory: overwriting a mapped file kills its readers.
                 reader = maxminddb.open_database(file, maxminddb.MODE_FILE)
             except BROKEN as error:
                 if name in self._readers:

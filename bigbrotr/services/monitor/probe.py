@@ -20,7 +20,7 @@ from bigbrotr.net.connect import (
     Opened,
     Unreached,
     UnreachedError,
-    judge,
+    failure_of,
     open_socket,
 )
 from bigbrotr.net.dial import STATUSES
@@ -271,7 +271,7 @@ async def open_probe(
     except TimeoutError as error:
         why = Unreached(Failure.SLOW, f"connected, but no answer within {link.timeout_s:g} s")
         if error.errno is not None:
-            why = judge(error)
+            why = failure_of(error)
     except _InsecureError as error:
         why, tls = error.why, error.tls
     except NotWebSocketError as error:
@@ -279,7 +279,7 @@ async def open_probe(
     except LostError as error:
         why = Unreached(Failure.NOT_WEBSOCKET, str(error))
     except FAULTS as error:
-        why = judge(error)
+        why = failure_of(error)
     except BaseException:
         wire.close()
         raise
@@ -313,7 +313,9 @@ async def _secure(wire: TimedSocket, host: str) -> Secured:
     try:
         await wire.encrypt(observing_context(), host)
     except (OSError, LostError) as error:
-        why = judge(error) if isinstance(error, OSError) else Unreached(Failure.TLS, str(error))
+        why = (
+            failure_of(error) if isinstance(error, OSError) else Unreached(Failure.TLS, str(error))
+        )
         certificate = certificate_of(connection)
         secured = None
         if isinstance(error, ssl.SSLCertVerificationError):

@@ -1,4 +1,4 @@
-"""The monitor: examines the relays that are due, keeps what it found, and announces them."""
+"""The monitor: checks the relays that are due, records what it found, and posts announcements."""
 
 import asyncio
 import time
@@ -24,6 +24,7 @@ from bigbrotr.net.connect import OFFLINE_SAMPLE, PERHAPS_OURS, UNTRIED, Failure,
 from bigbrotr.net.politeness import politeness_of
 from bigbrotr.net.timed_socket import keep_stamps
 from bigbrotr.nostr.auth import Throwaway
+from bigbrotr.services.monitor.announcements import Announcer
 from bigbrotr.services.monitor.checks import Checker
 from bigbrotr.services.monitor.probe import Missed
 from bigbrotr.services.monitor.verdict import (
@@ -35,14 +36,13 @@ from bigbrotr.services.monitor.verdict import (
     judge,
     milliseconds,
 )
-from bigbrotr.services.publisher import Herald
 
 ROUNDS = 2  # relays that are claimed at once, as multiples of what is examined at once
 CLEAN_UP_S = 6 * 3600.0  # between two looks for what is too old
 
 
 class Monitor(BaseService[MonitorSettings]):
-    """Examines the relays that are due, records what it found in one call, and publishes it.
+    """Checks the relays that are due, records what it found in one call, and posts announcements.
 
     Many that fail at once mean that our own network is down: nothing is recorded against them.
     """
@@ -60,9 +60,9 @@ class Monitor(BaseService[MonitorSettings]):
         politeness = politeness_of(self.context.config.politeness)
         keys = keys_of(self.settings)
         self.checker = Checker(self.settings, self.networks, politeness, keys or Throwaway())
-        self.herald: Herald | None = None
+        self.announcer: Announcer | None = None
         if self.settings.publish.enabled and keys is not None:
-            self.herald = Herald(brotr, self.settings, self.networks, politeness, keys, self.owner)
+            self.announcer = Announcer(brotr, self.settings, self.networks, keys)
         self.checked: Counter[tuple[str, str]] = Counter()  # by network and verdict
         self.met: Counter[tuple[str, str]] = Counter()  # by network and outcome
         self.announced = 0  # relays
@@ -71,15 +71,13 @@ class Monitor(BaseService[MonitorSettings]):
         self._cleaned_at: float | None = None
 
     def metrics(self) -> Iterator[Sample]:
-        """What was found of relays, and what became of what was told of them."""
+        """What was found of relays, and how many were announced."""
         for (network, outcome), times in self.met.items():
             yield Sample("connections", times, (self.SERVICE_NAME, network, outcome))
         for (network, verdict), times in self.checked.items():
             yield Sample("checks", times, (network, verdict))
-        if self.herald is not None:
+        if self.announcer is not None:
             yield Sample("announcements", self.announced)
-            for outcome, events in self.herald.offered.items():
-                yield Sample("deliveries", events, (outcome,))
 
     @property
     def networks(self) -> Networks:
@@ -98,18 +96,14 @@ class Monitor(BaseService[MonitorSettings]):
             self._stamps.close()
 
     async def run(self) -> None:
-        """Examines every relay that is due, and delivers what there is to say."""
+        """Examines every relay that is due, and posts what there is to announce."""
         await self.checker.geoip.refresh()
         await self._clean_up()
-        is_over = asyncio.Event()
-        async with anyio.create_task_group() as group:
-            if self.herald is not None:
-                await self.herald.introduce()
-                group.start_soon(self.herald.deliver, is_over, self._stop)
-            async with anyio.create_task_group() as sweeps:
-                for network, link in self.networks.enabled():
-                    sweeps.start_soon(self._work_off, network, link)
-            is_over.set()
+        if self.announcer is not None:
+            await self.announcer.introduce()
+        async with anyio.create_task_group() as sweeps:
+            for network, link in self.networks.enabled():
+                sweeps.start_soon(self._work_off, network, link)
 
     async def _clean_up(self) -> None:
         now = time.monotonic()
@@ -234,8 +228,8 @@ class Monitor(BaseService[MonitorSettings]):
         ttl_s = found.dns.value.ttl_s if isinstance(found.dns, Measured) else None
         digest: bytes | None = None
         posts: Sequence[Post] = ()
-        if judgement.verdict is Verdict.UP and self.herald is not None:
-            digest, posts = self.herald.word(due, found, now)
+        if judgement.verdict is Verdict.UP and self.announcer is not None:
+            digest, posts = self.announcer.announcement(due, found, now)
         return CheckResult(
             due,
             *judgement,

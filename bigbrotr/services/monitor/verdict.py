@@ -1,29 +1,12 @@
-"""What a look at a relay found, and what follows: a verdict, documents to keep, an announcement."""
+"""What the checks of a relay found, and what follows: a verdict, and documents to keep."""
 
-import hashlib
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-import msgspec
-
 from bigbrotr.models.check import Check, Failed, Measured, Unmeasured, value_of
 from bigbrotr.models.metadata import Metadata, MetadataType
 from bigbrotr.models.nip11 import Nip11
-from bigbrotr.models.nip66 import (
-    ASN,
-    CITY,
-    COUNTRY,
-    LANGUAGE,
-    MAX_CONTENT,
-    MAX_TAG,
-    OPERATOR,
-    REQUIREMENTS,
-    RTTS,
-    ZONE,
-    Nip66,
-)
-from bigbrotr.models.relay import Relay
 from bigbrotr.net.connect import PERHAPS_OURS, UNTRIED, Failure, Unreached
 from bigbrotr.net.dns import DnsRecords
 from bigbrotr.services.monitor.probe import UNANSWERED, Opening, Secured
@@ -32,12 +15,10 @@ OFF = Unmeasured("switched off")
 # A relay that takes this long, or breaks off, has to do so twice until it counts as down.
 DOUBTFUL = PERHAPS_OURS | {Failure.SLOW}
 SPARED = frozenset({Failure.OPTED_OUT, Failure.RATE_LIMITED, Failure.UNJUDGED})
-LANGUAGES_SHOWN = 20
-TOPICS_SHOWN = 20
 
 
 class Verdict(StrEnum):
-    """What an examination means; the words are those of `record_checks` in sql/."""
+    """What the findings mean; the words are those of `record_checks` in sql/."""
 
     UP = "up"
     DOWN = "down"
@@ -48,7 +29,7 @@ class Verdict(StrEnum):
 
 
 class Findings(NamedTuple):
-    """All that was looked at."""
+    """What each check found."""
 
     opened: Opening | Unreached
     is_challenged: bool = False  # NIP-42
@@ -77,7 +58,7 @@ class Judgement(NamedTuple):
 
 
 def judge(found: Findings, *, is_down: bool, is_suspect: bool) -> Judgement:
-    """What an examination means for a relay that was `is_down` before, or `is_suspect`, since the
+    """What the findings mean for a relay that was `is_down` before, or `is_suspect`, since the
     last one could not tell.
 
     A relay is up when it can be talked to: it answers a question, be it by a refusal, or wants to
@@ -157,84 +138,3 @@ def _secured(tls: Secured) -> dict[str, Any]:
     if tls.certificate is not None:
         document |= tls.certificate._asdict()
     return document
-
-
-def announce(relay: Relay, found: Findings) -> Nip66:
-    """What is told of a relay that is up. Where a claim was put to the test, what was seen counts;
-    where it was not, what the relay says."""
-    document = value_of(found.nip11)
-    claims = value_of(found.claims)
-    place, network = value_of(found.geo) or {}, value_of(found.net) or {}
-    times = milliseconds(found)
-    opened = found.opened
-    rtts = {"read": times["read_ms"], "write": times["write_ms"]}
-    if isinstance(opened, Opening):
-        rtts["open"] = 1000.0 * opened.open_s
-    tls = value_of(found.tls)
-    labels = [
-        (COUNTRY, place.get("country")),
-        (CITY, place.get("city")),
-        (ZONE, place.get("time_zone")),
-        (ASN, network.get("asn")),
-        (OPERATOR, network.get("operator")),
-        *((LANGUAGE, each) for each in _languages(document)),
-    ]
-    content = document.metadata.canonical if document else b""
-    return Nip66(
-        relay=relay,
-        rtts={name: round(rtt) for name in RTTS if (rtt := rtts.get(name)) is not None},
-        network=relay.network,
-        nips=_nips(document, claims),
-        requirements=_requirements(document, claims),
-        topics=_topics(document),
-        geohash=place.get("geohash"),
-        labels=tuple((space, str(value)[:MAX_TAG]) for space, value in labels if value),
-        software=document.texts.get("software", "")[:MAX_TAG] or None if document else None,
-        is_tls_valid=None if tls is None else tls.is_valid,
-        content=content.decode() if len(content) <= MAX_CONTENT else "",
-    )
-
-
-def _nips(document: Nip11 | None, claims: dict[str, Any] | None) -> tuple[int, ...]:
-    nips = set(document.nips or ()) if document else set()
-    for nip, claim in (claims or {}).get("nips", {}).items():
-        if claim["seen"] is True:
-            nips.add(int(nip))
-        elif claim["seen"] is False:
-            nips.discard(int(nip))
-    return tuple(sorted(nips))
-
-
-def _requirements(document: Nip11 | None, claims: dict[str, Any] | None) -> dict[str, bool]:
-    said: dict[str, bool | None] = {}
-    if document is not None:
-        bits = document.limit("min_pow_difficulty")
-        said = {
-            "auth": document.requires("auth_required"),
-            "writes": document.requires("restricted_writes"),
-            "pow": None if bits is None else bits > 0,
-            "payment": document.requires("payment_required"),
-        }
-    for name in ("auth", "payment"):
-        seen = (claims or {}).get(name, {}).get("seen")
-        said[name] = said.get(name) if seen is None else seen
-    return {name: yes for name in REQUIREMENTS if (yes := said.get(name)) is not None}
-
-
-def _languages(document: Nip11 | None) -> list[str]:
-    """Two letters each, as ISO 639-1 has them; the region goes."""
-    tags = document.words.get("language_tags", ()) if document else ()
-    codes = (tag.partition("-")[0].lower() for tag in tags)
-    return list(dict.fromkeys(c for c in codes if len(c) == 2 and c.isascii() and c.isalpha()))[
-        :LANGUAGES_SHOWN
-    ]
-
-
-def _topics(document: Nip11 | None) -> tuple[str, ...]:
-    return document.words.get("tags", ())[:TOPICS_SHOWN] if document else ()
-
-
-def digest_of(announcement: Nip66) -> bytes:
-    """Changes when an announcement does, but for its round-trip times."""
-    tags = [tag for tag in announcement.tags() if not tag[0].startswith("rtt-")]
-    return hashlib.sha256(msgspec.json.encode([tags, announcement.content])).digest()

@@ -116,7 +116,7 @@ def dialect_of(text: str) -> Dialect:
         return Dialect()
 
 
-def failure_of(gaps: Sequence[Gap]) -> GapReason | None:
+def common_reason(gaps: Sequence[Gap]) -> GapReason | None:
     """Returns why a walk that left nothing but these gaps has failed; None if not for one reason
     that another question may do away with."""
     reasons = {GapReason(gap.reason) for gap in gaps}

@@ -12,7 +12,7 @@ from bigbrotr.nostr.paging import Paging
 from bigbrotr.nostr.questions import GapReason, Habits, Progress
 from bigbrotr.services.sync.context import VisitContext, VisitState, is_over, most_at_once
 from bigbrotr.services.sync.conversation import Conversation
-from bigbrotr.services.sync.dialect import ABOUT_US, ASIDE, Dialect, Way, failure_of
+from bigbrotr.services.sync.dialect import ABOUT_US, ASIDE, Dialect, Way, common_reason
 from bigbrotr.services.sync.ingest import Ingest
 from bigbrotr.services.sync.pages import Aside, Pages
 
@@ -109,7 +109,7 @@ class Ways:
         is_right = is_first and self._state.dialect.way in ASIDE and self._conversation.answers > 0
         if is_right or self._state.taken > taken or walked.progress.proven:
             return walked, None
-        return walked, failure_of(walked.progress.gaps)
+        return walked, common_reason(walked.progress.gaps)
 
     async def _walk(self, span: Span, *, with_top: bool, may_stop: bool) -> Walked:
         if self._state.dialect.way is Way.DAYS:
@@ -138,7 +138,7 @@ class Ways:
             walk = await self._pages.walk(paging)
             if paging.ask() is not None:
                 return Walked(whole, is_interrupted=True)
-            reason = None if walk.proven else failure_of(walk.gaps)
+            reason = None if walk.proven else common_reason(walk.gaps)
             if reason is not None:
                 is_first = until == span.until and stretch_s == DAY_S
                 if is_first or reason is GapReason.CUT or is_about_us(walk.gaps[-1]):

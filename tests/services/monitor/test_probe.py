@@ -516,7 +516,7 @@ async def test_a_busy_loop_disturbs_no_figure() -> None:
 
 
 async def test_without_stamps_the_reading_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bigbrotr.nostr.wire.SO_TIMESTAMPNS", 9999)
+    monkeypatch.setattr("bigbrotr.net.timed_socket.SO_TIMESTAMPNS", 9999)
     with Punctual(0.02) as relay:
         async with await contact(relay.url) as met:
             check = await met.read(5.0)

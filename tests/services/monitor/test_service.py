@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import nostr_sdk
 import pytest
 from websockets.asyncio.client import connect
@@ -23,6 +24,7 @@ from bigbrotr.config.settings import (
     MonitorSettings,
     Networks,
     Nip11Settings,
+    PublisherSettings,
     PublishSettings,
     ReadSettings,
     WriteSettings,
@@ -30,6 +32,7 @@ from bigbrotr.config.settings import (
 from bigbrotr.core.base_service import Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import configure
+from bigbrotr.core.metrics import Sample
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.check import Failed, Measured, Unmeasured
 from bigbrotr.models.keys import Keys
@@ -39,11 +42,13 @@ from bigbrotr.net.certificate import observing_context
 from bigbrotr.net.connect import Failure, Unreached, tls_context
 from bigbrotr.nostr.delivery import Delivery
 from bigbrotr.nostr.delivery import deliver as really_deliver
+from bigbrotr.reads import status as reads
 from bigbrotr.services.monitor.checks import read_document
 from bigbrotr.services.monitor.probe import Opening
 from bigbrotr.services.monitor.service import Monitor
 from bigbrotr.services.monitor.verdict import Findings, Verdict, failures, judge, milliseconds
-from bigbrotr.view import print_status, state
+from bigbrotr.services.publisher import Publisher
+from bigbrotr.view.archive import print_status
 from tests.net.test_dial import server
 from tests.net.test_dns import answer, nameserver
 from tests.relays.certificates import Authority, handshakes
@@ -79,13 +84,23 @@ async def examine(brotr: Brotr, url: str, **settings: Any) -> Findings:
         return await service.checker.examine(Relay(url), LINK)
 
 
-async def look(brotr: Brotr, *urls: str, **settings: Any) -> dict[tuple[str, ...], float]:
-    """One cycle in which these relays are due; its figures by name and labels."""
+async def look(
+    brotr: Brotr, *urls: str, max_attempts: int = 5, **settings: Any
+) -> dict[tuple[str, ...], float]:
+    """One cycle in which these relays are due, and the delivery of what it announces; their metrics
+    by name and labels."""
     await brotr.insert_relays([Relay(url) for url in urls])
     await brotr.pool.execute("UPDATE checks SET due_at = 0")
+    found: list[Sample] = []
     async with monitor(brotr, **settings) as service:
         await service.run()
-    return {(name, *labels): value for name, value, labels in service.metrics()}
+        found += service.metrics()
+    if "publish" in settings:
+        sending = PublisherSettings(max_attempts=max_attempts)
+        async with Publisher(brotr, sending, context()) as publisher:
+            await publisher.run()
+            found += publisher.metrics()
+    return {(name, *labels): value for name, value, labels in found}
 
 
 async def states(brotr: Brotr) -> dict[str, tuple[str, str]]:
@@ -424,7 +439,7 @@ async def test_many_that_fail_at_once_mean_that_we_are_down(
             raise OSError(101, "Network is unreachable")
 
         with monkeypatch.context() as patch:
-            patch.setattr("bigbrotr.nostr.reach._connect_one", unplugged)
+            patch.setattr("bigbrotr.net.connect._connect_one", unplugged)
             for _ in range(3):
                 await look(brotr)
                 assert await states(brotr) == before
@@ -449,7 +464,7 @@ async def test_one_that_fails_alone_is_judged_by_the_others(
             raise OSError(101, "Network is unreachable")
 
         with monkeypatch.context() as patch:
-            patch.setattr("bigbrotr.nostr.reach._connect_one", unplugged)
+            patch.setattr("bigbrotr.net.connect._connect_one", unplugged)
             for _ in range(3):
                 await brotr.pool.execute(due, relay.url)
                 async with monitor(brotr) as service:
@@ -472,7 +487,7 @@ async def test_what_one_relay_makes_our_code_raise_is_its_alone(
             raise KeyError("nobody thought of this")
         return read_document(body)
 
-    monkeypatch.setattr("bigbrotr.services.checker.read_document", parse)
+    monkeypatch.setattr("bigbrotr.services.monitor.checks.read_document", parse)
     async with (
         ScriptedRelay([EVENT], nip11=DOCUMENT) as good,
         ScriptedRelay([EVENT], nip11=poison) as bad,
@@ -511,7 +526,7 @@ async def test_a_result_that_the_database_refuses_is_one_relay_s(
             times["read_ms"] = 1e300  # no real
         return times
 
-    monkeypatch.setattr("bigbrotr.services.monitor.milliseconds", round_trips)
+    monkeypatch.setattr("bigbrotr.services.monitor.service.milliseconds", round_trips)
     async with AsyncExitStack() as stack:
         documents = [{**DOCUMENT, "name": "poison" if n == 3 else "good"} for n in range(6)]
         relays = [
@@ -602,7 +617,10 @@ async def test_what_is_published_is_read_back_from_a_real_relay(brotr: Brotr) ->
 @pytest.mark.usefixtures("private_key")
 async def test_what_has_not_changed_is_told_again_on_schedule(brotr: Brotr) -> None:
     async with ScriptedRelay([EVENT], nip11=DOCUMENT) as relay, ScriptedRelay() as target:
-        settings = {"publish": publish(target.url, refresh_s=7200.0), "check_every_s": 3600.0}
+        settings: dict[str, Any] = {
+            "publish": publish(target.url, refresh_s=7200.0),
+            "check_every_s": 3600.0,
+        }
 
         async def told() -> int:
             await look(brotr, relay.url, **settings)
@@ -661,7 +679,7 @@ async def test_what_one_target_makes_our_code_raise_is_its_alone(
                 return {key: each._replace(outcome="lost") for key, each in found.items()}  # type: ignore[arg-type]
             return found
 
-        monkeypatch.setattr("bigbrotr.services.herald.deliver", deliver)
+        monkeypatch.setattr("bigbrotr.services.publisher.deliver", deliver)
         await look(brotr, relay.url, publish=publish(bad.url, odd, good.url))
         assert await states(brotr) == {relay.url: ("up", "up")}
         assert {event["kind"] for event in good.events} == {0, 10002, 10166, 30166}
@@ -679,9 +697,8 @@ async def test_what_one_target_makes_our_code_raise_is_its_alone(
 async def test_a_relay_that_wants_pauses_has_everything_in_the_end(brotr: Brotr) -> None:
     """More pauses than attempts: what was not taken beside what was is kept for later."""
     async with ScriptedRelay([EVENT]) as relay, ScriptedRelay(vices=Vices(takes=1)) as target:
-        settings = publish(target.url, max_attempts=2)
         for _ in range(4):
-            await look(brotr, relay.url, publish=settings)
+            await look(brotr, relay.url, publish=publish(target.url), max_attempts=2)
             await brotr.pool.execute("UPDATE outbox SET due_at = 0")
         assert {event["kind"] for event in target.events} == {0, 10002, 10166, 30166}
         assert await brotr.pool.fetchval("SELECT count(*) FROM outbox") == 0
@@ -701,11 +718,19 @@ async def test_what_it_counts(
         monkeypatch.setenv("PRIVATE_KEY", SECRET)
         told = await look(brotr, publish=publish(target.url, gone))
     assert told["announcements",] == 1
-    known = (await state(brotr, 3600.0))["monitoring"]
+    status = await reads.status(brotr, 3600.0)
+    known = msgspec.structs.asdict(status.measured)
     assert (known["relays"], known["up"], known["down"], known["undelivered"]) == (2, 1, 1, 4)
-    assert (known["checked"], known["open"], known["readable"], known["writable"]) == (2, 1, 1, 0)
-    await print_status(brotr, "a database", 3600.0)
-    assert "monitored 2   up 1   down 1   newest check " in capsys.readouterr().out
+    assert (known["checked"], known["open"], known["readable"], known["writable"]) == (
+        2,
+        1,
+        1,
+        None,
+    )
+    print_status(status, "a database", 3600.0)
+    said = capsys.readouterr().out
+    assert "monitored 2   up 1   down 1   newest check " in said
+    assert "writable not tried" in said
     found = {labels[0]: value for (name, *labels), value in told.items() if name == "deliveries"}
     assert found == {"accepted": 4, "failed": 4, "refused": 0}
     figures = {(name, *labels): value for name, value, labels in await brotr.metrics()}

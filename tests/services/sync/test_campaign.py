@@ -35,6 +35,7 @@ from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.models.where import locate
 from bigbrotr.net.politeness import politeness_of
+from bigbrotr.reads import where
 from bigbrotr.services.sync import conversation, holdings, pages, reconcile, visit
 from bigbrotr.services.sync.worker import Slice, Worker
 from tests.relays.events import make_event, wire
@@ -442,9 +443,9 @@ class Campaign:
             made = self.made[event_id]
             if is_large(made):
                 continue
-            rows = map(dict, await self.brotr.where(bytes.fromhex(event_id)))
+            known = await where.known(self.brotr.pool, bytes.fromhex(event_id))
             as_wire = Event.from_json(wire(made))
-            places = locate(as_wire, rows)  # type: ignore[arg-type]
+            places = locate(as_wire, known)  # type: ignore[arg-type]
             for each in places.absent:
                 for epoch in self.epochs:
                     if each.relay == self.url and epoch.at == each.as_of and epoch.is_noticeable:

@@ -27,6 +27,7 @@ from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Throwaway
 from bigbrotr.nostr.questions import Ask, End, Probe
 from bigbrotr.nostr.session import Page
+from bigbrotr.reads.relays import progress as progress_of
 from bigbrotr.services.sync.dialect import NARROW_KINDS, Known, request
 from bigbrotr.services.sync.ingest import sift
 from bigbrotr.services.sync.worker import Slice, Worker, signer_of
@@ -334,7 +335,7 @@ async def test_some_relays_apart(brotr: Brotr) -> None:
         assert relays[1].seen.connections == 0
         assert {filter_["limit"] for (filter_,) in relays[2].seen.filters} == {3}
         assert {filter_["limit"] for (filter_,) in relays[0].seen.filters} == {20}
-        progress = {row["url"]: row["filter"] for row in await brotr.progress()}
+        progress = {row.url: row.filter for row in await progress_of(brotr.pool)}
         assert progress == {url: '{"kinds":[1]}' if url != urls[2] else "" for url in urls} | {
             urls[1]: ""
         }
@@ -344,9 +345,8 @@ async def test_some_relays_apart(brotr: Brotr) -> None:
 
 
 async def identity(brotr: Brotr) -> str | None:
-    (row,) = await brotr.progress()
-    found: str | None = row["identity"]
-    return found
+    (row,) = await progress_of(brotr.pool)
+    return row.identity
 
 
 async def test_relay_that_insists_on_a_key(brotr: Brotr) -> None:

@@ -17,10 +17,11 @@ from bigbrotr.net.dial import dial
 from bigbrotr.net.politeness import politeness_of
 from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.session import Bounds, Page, Session
+from bigbrotr.reads.relays import RelayProgress, progress
 from bigbrotr.services.sync.ingest import sift as sorted_out
 from bigbrotr.services.sync.report import Report
 from bigbrotr.services.sync.worker import Slice, Worker
-from bigbrotr.view import relay_table
+from bigbrotr.view.archive import relay_lines
 from tests.net.test_frames import frame
 from tests.relays.events import make_event
 from tests.relays.model import Vices
@@ -187,20 +188,14 @@ async def test_words_of_a_relay_are_only_words(brotr: Brotr, words: str) -> None
     async with ScriptedRelay([], Vices(refuses=f"error: {words}")) as relay:
         await brotr.insert_relays([Relay(relay.url)])
         await visit(brotr)
-        shown = rendered(await brotr.progress())
+        shown = rendered(await progress(brotr.pool))
         assert "error:" in shown
         assert "\x1b]" not in shown
         assert "\x07" not in shown
 
 
-def rendered(rows: Sequence[object]) -> str:
-    from io import StringIO
-
-    from rich.console import Console
-
-    out = StringIO()
-    Console(file=out, width=300).print(relay_table(rows))  # type: ignore[arg-type]
-    return out.getvalue()
+def rendered(rows: Sequence[RelayProgress]) -> str:
+    return "\n".join(line.plain for line in relay_lines(rows, 300, ways=True))
 
 
 @pytest.mark.parametrize("is_ours", [True, False])

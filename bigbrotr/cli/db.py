@@ -1,0 +1,142 @@
+"""The commands `db …`: the database."""
+
+import argparse
+import asyncio
+from pathlib import Path
+
+import anyio.to_thread
+import asyncpg
+
+from bigbrotr.cli import parse
+from bigbrotr.cli.output import say
+from bigbrotr.cli.place import Place, database, find, loop, migrate, prepare, server
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.schema import Schema, check_server, read_ledger
+from bigbrotr.embedded import dump
+from bigbrotr.embedded import server as embedded
+from bigbrotr.embedded.server import EmbeddedPostgres
+from bigbrotr.errors import DatabaseError, SchemaError
+
+
+def add(commands: parse.Group, shared: parse.Shared) -> None:
+    """Adds the commands."""
+    group, place = parse.add_group(commands, "db", "the database"), shared.place
+    parse.add(group, "url", _url, "print the address of the database, for psql and others", place)
+    parse.add(group, "migrate", _migrate, "bring the schema to the current revision", place)
+    words = "spread the database over the workers of Citus"
+    parse.add(group, "distribute", _distribute, words, place)
+    parse.add(group, "roles", _roles, "make roles for readers, writers and admins", place)
+    backup = parse.add(group, "backup", _backup, "write the whole archive into a file", place)
+    backup.add_argument("file", type=Path, metavar="FILE", help="must not exist yet")
+    words = "fill an empty database from a backup"
+    restore = parse.add(group, "restore", _restore, words, place)
+    restore.add_argument("file", type=Path, metavar="FILE", help="what `db backup` wrote")
+    words = 'open psql on the archive, or run it: db psql -c "SELECT …"'
+    psql = parse.add(group, "psql", _psql, words, place)
+    psql.add_argument("words", nargs="*", metavar="WORD", help="options and words of psql")
+
+
+def _url(options: argparse.Namespace) -> int:
+    there = find(options, may_start=False)
+    if not there.config.database.is_embedded:
+        print(there.config.database.dsn)  # noqa: T201
+        return 0
+    postgres = EmbeddedPostgres(there.data_dir)
+    if embedded.running(postgres.data_dir) is None:
+        say("the server is not running: it runs as long as `bigbrotr run` does")
+    print(postgres.url)  # noqa: T201
+    return 0
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    there = find(options)
+
+    async def work() -> int:
+        async with server(there, is_new=True) as brotr:
+            words = "brought to" if await migrate(brotr, there) else "is of"
+        print(f"the database {words} revision {Schema().revision}, {there.profile}")  # noqa: T201
+        return 0
+
+    return loop(work())
+
+
+def _distribute(options: argparse.Namespace) -> int:
+    there = find(options)
+
+    async def work() -> int:
+        async with server(there) as brotr, brotr.pool.acquire() as connection:
+            done = await Schema().distribute(connection)
+        print("\n".join(done) or "all is distributed already")  # noqa: T201
+        return 0
+
+    return loop(work())
+
+
+def _roles(options: argparse.Namespace) -> int:
+    there = find(options)
+
+    async def work() -> int:
+        async with database(there) as brotr:
+            try:
+                made = await brotr.make_roles()
+            except asyncpg.InsufficientPrivilegeError as error:
+                raise DatabaseError(
+                    f"somebody who may create roles has to do it: {str(error).splitlines()[0]}"
+                ) from None
+        print(f"roles made: {made}; their rights are those of this release")  # noqa: T201
+        return 0
+
+    return loop(work())
+
+
+def _backup(options: argparse.Namespace) -> int:
+    there = find(options)
+
+    async def work() -> int:
+        async with database(there, may_be_old=True) as brotr:
+            size = await anyio.to_thread.run_sync(
+                dump.back_up, brotr.pool.address, options.file, _client_environment(brotr)
+            )
+        print(f"{options.file}: {size:,} bytes, for {dump.readers()}")  # noqa: T201
+        return 0
+
+    return loop(work())
+
+
+def _restore(options: argparse.Namespace) -> int:
+    dump.check_file(options.file)  # before anything is made
+    there = find(options)
+
+    async def work() -> int:
+        async with server(there, is_new=True) as brotr:
+            async with brotr.pool.acquire() as connection:
+                await check_server(connection)
+                if await read_ledger(connection) is not None:
+                    raise SchemaError("the database holds an archive: restore into an empty one")
+            await anyio.to_thread.run_sync(
+                dump.restore, brotr.pool.address, options.file, _client_environment(brotr)
+            )
+            await prepare(brotr, there, may_be_old=True)
+            await brotr.grant_roles()
+            await brotr.analyze()
+            events = (await brotr.totals()).events
+        print(f"restored {events:,} events")  # noqa: T201
+        return 0
+
+    return loop(work())
+
+
+def _client_environment(brotr: Brotr) -> dict[str, str]:
+    return embedded.client_environment(is_embedded=brotr.pool.database.is_embedded)
+
+
+def _psql(options: argparse.Namespace) -> int:
+    return loop(_run_psql(find(options), options.words))
+
+
+async def _run_psql(there: Place, words: list[str]) -> int:
+    async with database(there, may_be_old=True) as brotr:
+        process = await asyncio.create_subprocess_exec(
+            embedded.binary("psql"), brotr.pool.address, *words, env=_client_environment(brotr)
+        )
+        return await process.wait()

@@ -1,0 +1,341 @@
+"""Reads how far each relay is, and all that is known of one."""
+
+import time
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Any
+
+import asyncpg
+import msgspec
+from msgspec import Struct
+
+from bigbrotr.core.pool import Pool
+from bigbrotr.models.relay import Network
+
+# Events are hardly older than the protocol. What is missing before does not count as left to do.
+BEGINNING = 1_604_707_200  # 2020-11-07
+
+# Spans of time: [since, until) in Unix seconds; None: open to that side.
+Span = tuple[int | None, int | None]
+
+
+class Stage(StrEnum):
+    """What a relay is up to."""
+
+    RETIRED = "retired"  # it failed for long, and is tried as a candidate again
+    LIVE = "live"  # followed: its new events are stored as they come
+    COPYING = "copying"
+    FAILING = "failing"
+    WAITING = "waiting"  # until its next visit
+
+
+class Way(Struct, frozen=True):
+    """What was proven in one way (paging, finish, reconciliation)."""
+
+    proven: tuple[Span, ...]
+    oldest_at: int
+    newest_at: int
+
+    @property
+    def seconds(self) -> int:
+        """How much of the past it is."""
+        return sum((until or 0) - (since or 0) for since, until in self.proven)
+
+
+class RelayProgress(Struct, frozen=True, kw_only=True):
+    """How far one relay is with what is wanted of it now. Times are Unix seconds."""
+
+    url: str
+    network: str
+    stage: Stage
+    discovered_at: int
+    holds: int  # archived events that it holds
+    brought: int  # archived events that were first met there
+    gaps: int
+    rejected: int  # events of its that were not valid
+    withheld: int  # events that it says it holds and does not hand over
+    due_at: int
+    visited_at: int | None
+    outcome: str | None  # of the last visit
+    detail: str | None
+    failures: int  # visits in a row that brought no answer
+    retired_at: int | None
+    filter: str  # which events are wanted; "": all
+    identity: str | None  # the public key with which it was last copied
+    proven: tuple[Span, ...]
+    ways: dict[str, Way]
+    nip77: str | None  # what came of trying to compare ids
+    nip77_tried_at: int | None
+
+
+class Counts(Struct, frozen=True):
+    """How far all relays together are."""
+
+    relays: int  # that are visited: of networks that are enabled, and not retired
+    complete: int  # all that is wanted of them is proven, or a gap with a reason
+    live: int
+    copying: int
+    failing: int
+    left: int  # events that are still to be copied, estimated
+
+
+class Due(Struct, frozen=True):
+    """When something is to be done next, in Unix seconds; None: nothing is."""
+
+    candidates: int | None = None
+    visits: int | None = None
+    checks: int | None = None
+
+
+class Gap(Struct, frozen=True):
+    """A stretch of the past that is not proven, and why."""
+
+    span: Span
+    reason: str
+    detail: str
+    attempts: int
+    noted_at: int
+    due_at: int
+
+
+class Check(Struct, frozen=True):
+    """What the monitor found when it last looked."""
+
+    state: str  # unknown, up, down
+    since: int | None
+    checked_at: int | None
+    outcome: str | None
+    detail: str | None
+    failed: dict[str, str]  # checks that failed, and why
+    due_at: int
+
+
+class Incident(Struct, frozen=True):
+    """A time for which a relay was down."""
+
+    since: int
+    until: int | None
+    reason: str | None
+
+
+class Uptime(Struct, frozen=True):
+    """How much of the last `days` a relay was up."""
+
+    days: int
+    uptime: float | None  # of what is known; None: nothing is
+    up_s: int
+    down_s: int
+    unknown_s: int
+    checks: int
+    incidents: tuple[Incident, ...]
+
+
+class Document(Struct, frozen=True):
+    """The newest snapshot of one type."""
+
+    snapshot_at: int
+    data: Any
+
+
+class Candidate(Struct, frozen=True):
+    """A URL that may be a relay."""
+
+    url: str
+    network: str
+    source: str
+    discovered_at: int
+    attempts: int  # failures in a row
+    tried_at: int | None
+    outcome: str | None
+    detail: str | None
+    due_at: int
+    alias_of: str | None  # the relay that answers the same
+
+
+class RelayReport(Struct, frozen=True, kw_only=True):
+    """All that is known of one relay."""
+
+    progress: RelayProgress
+    missing: tuple[Span, ...]  # neither proven nor a gap that has to wait
+    gaps: tuple[Gap, ...]
+    rejected: dict[str, int]  # by reason
+    check: Check | None
+    uptime: Uptime
+    documents: dict[str, Document]
+
+
+_STAGE = """
+    CASE WHEN v.rests_since IS NOT NULL THEN 'retired'
+         WHEN v.owner IS NOT NULL AND v.outcome = 'live' THEN 'live'
+         WHEN v.owner IS NOT NULL THEN 'copying'
+         WHEN v.failures > 0 THEN 'failing'
+         ELSE 'waiting' END"""
+
+_PROGRESS = f"""
+    SELECT p.*, {_STAGE} AS stage
+    FROM public.relay_progress p
+    JOIN public.relays r ON r.url = p.url JOIN public.visits v ON v.relay_id = r.id"""  # noqa: S608
+
+_COUNTS = f"""
+    WITH each AS (
+        SELECT t.pairs, v.until > v.since AS is_visited, m.missing, {_STAGE} AS stage,
+               greatest(v.until - greatest(v.since, $3), 1) AS wanted_s,
+               (SELECT coalesce(sum(upper(s) - lower(s)), 0)
+                FROM unnest(m.missing * int8multirange(int8range($3, NULL))) AS s) AS missing_s
+        FROM public.visits v
+        JOIN public.relays r ON r.id = v.relay_id
+        JOIN public.tallies t ON t.relay_id = r.id,
+        LATERAL public.missing_spans(v.relay_id, v.since, v.until, $1, v.filter) AS m (missing)
+        WHERE v.rests_since IS NULL AND r.network = ANY ($2)
+    )
+    SELECT count(*) AS relays, count(*) FILTER (WHERE is_visited AND isempty(missing)) AS complete,
+           count(*) FILTER (WHERE stage = 'live') AS live,
+           count(*) FILTER (WHERE stage = 'copying') AS copying,
+           count(*) FILTER (WHERE stage = 'failing') AS failing,
+           coalesce(sum(pairs * missing_s / greatest(wanted_s - missing_s, 1))
+                    FILTER (WHERE stage <> 'failing'), 0)::bigint AS left
+    FROM each"""  # noqa: S608
+
+_DUE = """
+    SELECT (SELECT min(c.due_at) FROM public.candidates c WHERE c.network = ANY ($1)),
+           (SELECT min(v.due_at) FROM public.visits v JOIN public.relays r ON r.id = v.relay_id
+            WHERE v.rests_since IS NULL AND r.network = ANY ($1)),
+           (SELECT min(c.due_at) FROM public.checks c JOIN public.relays r ON r.id = c.relay_id
+            WHERE r.network = ANY ($1))"""
+
+
+async def progress(
+    pool: Pool, limit: int | None = None, *, is_active_first: bool = False
+) -> list[RelayProgress]:
+    """How far each relay is, those that hold most first; before them those that are being copied,
+    if `is_active_first`."""
+    rows = await pool.fetch(
+        f"{_PROGRESS} ORDER BY $2 AND v.owner IS NOT NULL AND v.outcome IS DISTINCT FROM 'live'"
+        " DESC, p.pairs DESC, p.url LIMIT $1",
+        limit,
+        is_active_first,
+    )
+    return [_progress(row) for row in rows]
+
+
+async def counts(pool: Pool, networks: Iterable[Network] = Network) -> Counts:
+    """How far all relays of the networks together are. Looks at each relay's coverage once."""
+    row = await pool.fetchrow(
+        _COUNTS, int(time.time()), [network.value for network in networks], BEGINNING
+    )
+    assert row is not None
+    return Counts(*row)
+
+
+async def due(pool: Pool, networks: Iterable[Network] = Network) -> Due:
+    """When the next candidate, relay and check in the networks are due."""
+    row = await pool.fetchrow(_DUE, [network.value for network in networks])
+    return Due(*row) if row else Due()
+
+
+async def candidate(pool: Pool, url: str) -> Candidate | None:
+    """A candidate by its normalised URL; None: there is no such."""
+    row = await pool.fetchrow(
+        "SELECT c.url, c.network, c.source, c.discovered_at, c.attempts, c.tried_at, c.outcome,"
+        " c.detail, c.due_at, r.url AS alias_of"
+        " FROM public.candidates c LEFT JOIN public.relays r ON r.id = c.alias_of WHERE c.url = $1",
+        url,
+    )
+    return None if row is None else Candidate(*row)
+
+
+async def report(pool: Pool, url: str, *, days: int = 30) -> RelayReport | None:
+    """All that is known of a relay by its normalised URL, its uptime of the last `days`; None: it
+    is no relay of this archive."""
+    row = await pool.fetchrow(f"{_PROGRESS} WHERE p.url = $1", url)
+    if row is None:
+        return None
+    now = int(time.time())
+    missing = await pool.fetchval(
+        "SELECT public.missing_spans(v.relay_id, v.since, v.until, $2, v.filter)"
+        " FROM public.visits v JOIN public.relays r ON r.id = v.relay_id WHERE r.url = $1",
+        url,
+        now,
+    )
+    gaps = await pool.fetch(
+        "SELECT g.span, g.reason, g.detail, g.attempts, g.noted_at, g.due_at FROM public.gaps g"
+        " JOIN public.visits v ON v.relay_id = g.relay_id AND v.filter = g.filter"
+        " JOIN public.relays r ON r.id = g.relay_id WHERE r.url = $1 ORDER BY g.span DESC",
+        url,
+    )
+    rejected = await pool.fetch(
+        "SELECT x.reason, x.count FROM public.rejected x JOIN public.relays r ON r.id = x.relay_id"
+        " WHERE r.url = $1 ORDER BY x.count DESC, x.reason",
+        url,
+    )
+    check = await pool.fetchrow(
+        "SELECT state, since, checked_at, outcome, detail, failed, due_at"
+        " FROM public.relay_states WHERE relay_url = $1",
+        url,
+    )
+    uptime = await pool.fetchrow(
+        "SELECT uptime, up_s, down_s, unknown_s, checks, incidents"
+        " FROM public.relay_uptime($1, $2, $3)",
+        url,
+        days,
+        now,
+    )
+    documents = await pool.fetch(
+        "SELECT type, snapshot_at, data FROM public.relay_metadata_latest WHERE relay_url = $1"
+        " ORDER BY type",
+        url,
+    )
+    return RelayReport(
+        progress=_progress(row),
+        missing=_spans(missing),
+        gaps=tuple(Gap((gap["span"].lower, gap["span"].upper), *list(gap)[1:]) for gap in gaps),
+        rejected={each["reason"]: each["count"] for each in rejected},
+        check=None if check is None else _check(check),
+        uptime=_uptime(uptime, days),
+        documents={
+            each["type"]: Document(each["snapshot_at"], msgspec.json.decode(each["data"] or "null"))
+            for each in documents
+        },
+    )
+
+
+def _progress(row: asyncpg.Record) -> RelayProgress:
+    return RelayProgress(
+        url=row["url"],
+        network=row["network"],
+        stage=Stage(row["stage"]),
+        discovered_at=row["discovered_at"],
+        holds=row["pairs"],
+        brought=row["events"],
+        gaps=row["gaps"],
+        rejected=row["rejected"],
+        withheld=row["withheld"],
+        due_at=row["due_at"],
+        visited_at=row["visited_at"],
+        outcome=row["outcome"],
+        detail=row["detail"],
+        failures=row["failures"],
+        retired_at=row["rests_since"],
+        filter=row["filter"],
+        identity=row["identity"],
+        proven=_spans(row["proven"]),
+        ways=msgspec.json.decode(row["how"] or "{}", type=dict[str, Way]),
+        nip77=row["reconciliation"],
+        nip77_tried_at=row["reconciliation_tried_at"],
+    )
+
+
+def _spans(ranges: "Iterable[asyncpg.Range[int]] | None") -> tuple[Span, ...]:
+    return tuple((each.lower, each.upper) for each in ranges or ())
+
+
+def _check(row: asyncpg.Record) -> Check:
+    failed = msgspec.json.decode(row["failed"] or "{}", type=dict[str, str])
+    return Check(**(dict(row) | {"failed": failed}))
+
+
+def _uptime(row: asyncpg.Record | None, days: int) -> Uptime:
+    if row is None:
+        return Uptime(days, None, 0, 0, 0, 0, ())
+    incidents = msgspec.json.decode(row["incidents"] or "[]", type=tuple[Incident, ...])
+    return Uptime(days, **(dict(row) | {"incidents": incidents}))

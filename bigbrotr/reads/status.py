@@ -1,0 +1,106 @@
+"""Reads what an archive holds, what was measured, and where its candidates come from."""
+
+import time
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.upkeep import Totals
+from bigbrotr.core.pool import Pool
+from bigbrotr.core.schema import read_ledger
+from bigbrotr.reads import relays
+from bigbrotr.reads.relays import RelayProgress
+
+ROUND = 1.2  # times the interval: by then each relay that is up was checked again, give or take
+
+
+class Measured(Struct, frozen=True, kw_only=True):
+    """What the monitor knows: relays by state, and what was measured since `since`."""
+
+    relays: int  # that are monitored
+    up: int
+    down: int
+    unchecked: int  # no verdict yet
+    newest_at: int | None  # the newest verdict, in Unix seconds; None: there was none
+    since: int
+    checked: int  # since then, by the newest verdict of each relay, as are the following
+    open: int
+    open_ms: float | None  # the median
+    readable: int  # answered a question
+    writable: int | None  # took an event; None: nobody tried
+    undelivered: int  # events of our own that wait for their relay
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """What is in an archive, and how far each relay is."""
+
+    profile: str | None
+    revision: int | None
+    relays: int
+    candidates: int
+    events: int
+    pairs: int  # of event and relay: the sum of what each relay holds
+    gaps: int
+    rejected: int
+    measured: Measured
+    candidate_sources: dict[str, int]
+    progress: tuple[RelayProgress, ...]
+
+
+async def status(brotr: Brotr, check_every_s: float, *, writes: bool = False) -> Status:
+    """The state of an archive.
+
+    `check_every_s`: how often relays are checked, which says what a round of checks is. `writes`:
+    whether relays are tried for writing.
+    """
+    async with brotr.pool.acquire() as connection:
+        ledger = await read_ledger(connection)
+    return Status(
+        profile=None if ledger is None else ledger.profile.value,
+        revision=None if ledger is None else ledger.revision,
+        **(await brotr.totals())._asdict(),
+        measured=await measured(brotr, check_every_s, writes=writes),
+        candidate_sources=await candidate_sources(brotr.pool),
+        progress=tuple(await relays.progress(brotr.pool)),
+    )
+
+
+async def totals(brotr: Brotr) -> Totals:
+    """What is in the archive, in numbers."""
+    return await brotr.totals()
+
+
+async def measured(brotr: Brotr, check_every_s: float, *, writes: bool = False) -> Measured:
+    """What the monitor has found, in the last round of checks."""
+    since = int(time.time() - ROUND * check_every_s)
+    found = await brotr.monitoring(since)
+    return Measured(
+        relays=found.relays,
+        up=found.up,
+        down=found.down,
+        unchecked=found.relays - found.up - found.down,
+        newest_at=found.newest_at,
+        since=since,
+        checked=found.checked,
+        open=found.open,
+        open_ms=found.open_ms,
+        readable=found.readable,
+        writable=found.writable if writes or found.writable else None,
+        undelivered=found.undelivered,
+    )
+
+
+async def candidate_sources(pool: Pool) -> dict[str, int]:
+    """How many candidates were first seen where, the most frequent first."""
+    rows = await pool.fetch(
+        "SELECT source, count(*) AS found FROM public.candidates"
+        " GROUP BY source ORDER BY found DESC, source"
+    )
+    return {row["source"]: row["found"] for row in rows}
+
+
+def with_progress(found: Status, progress: Sequence[RelayProgress]) -> Status:
+    """The same status, of some relays alone."""
+    return msgspec.structs.replace(found, progress=tuple(progress))

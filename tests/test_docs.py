@@ -1,0 +1,212 @@
+"""The documentation: what is generated is current, what can be run runs, links lead somewhere."""
+
+import asyncio
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import asyncpg
+import pytest
+import tomli
+
+from bigbrotr.cli import parser
+from bigbrotr.config.settings import Config, Profile
+from bigbrotr.config.toml import decode
+from bigbrotr.net.connect import Failure
+from bigbrotr.nostr.questions import GapReason
+from bigbrotr.services import validator
+from docs import generate
+from tests.processes import Done, environment
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EVENT_ID = "00" * 32
+# What stands for something of the reader's own.
+PLACEHOLDERS = {"note1…": EVENT_ID, "FILE|URL…": "wss://relay.example.com", "…": EVENT_ID}
+# Programs of the system, which change it: nothing of ours is in their lines but what is checked.
+SYSTEM = {"systemctl", "sudoedit", "git", "apt", "docker", "python3", "pip", "cd"}
+ENDLESS = {"run"}  # until they are stopped
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language and text, and where it stands."""
+
+    place: str
+    language: str
+    text: str
+
+
+def blocks(language: str) -> list[Block]:
+    found = [
+        Block(f"{path.name}: {fence[2].strip()[:40]}", language, fence[2])
+        for path in PAGES
+        for fence in re.finditer(r"(?ms)^```(\w+)\n(.*?)^```$", path.read_text("utf-8"))
+        if fence[1] == language
+    ]
+    assert found
+    return found
+
+
+def lines(block: Block) -> Iterator[list[str]]:
+    """The commands of a block, in words, without `sudo` and comments."""
+    for line in block.text.splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["sudo"]:
+            del words[0]
+        if words:
+            yield [PLACEHOLDERS.get(word, word) for word in words]
+
+
+COMMANDS = [words for block in blocks("sh") for words in lines(block)]
+OURS = sorted({shlex.join(words[1:]) for words in COMMANDS if words[0] == "bigbrotr"})
+
+
+def test_pages_are_as_generated() -> None:
+    made = generate.pages()
+    assert made
+    for path, text in made.items():
+        assert path.read_text("utf-8") == text, f"{path.name}: run `make docs`"
+
+
+def test_every_setting_has_a_meaning() -> None:
+    rows = re.findall(r"(?m)^\| `(\w+)` \|.* \| ([^|]*) \|$", generate.settings())
+    assert len(rows) > 100
+    assert [name for name, meaning in rows if not meaning.strip()] == []
+
+
+@pytest.mark.parametrize("block", blocks("toml"), ids=lambda block: block.place)
+def test_settings_are_accepted(block: Block) -> None:
+    decode(tomli.loads(block.text), Config, source=block.place)
+
+
+@pytest.mark.parametrize("block", blocks("sql"), ids=lambda block: block.place)
+@pytest.mark.parametrize("profile", [Profile.FULL])
+async def test_queries_run(block: Block, dsn: str) -> None:
+    connection = await asyncpg.connect(dsn, server_settings={"search_path": "bigbrotr"})
+    try:
+        for statement in re.sub("--.*", "", block.text).split(";"):
+            if query := statement.replace("…", EVENT_ID).strip():
+                await connection.fetch(query)
+    finally:
+        await connection.close()
+
+
+def test_every_command_is_known() -> None:
+    targets = set(re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text("utf-8")))
+    for words in COMMANDS:
+        if words[0] == "make":
+            assert words[1] in targets, words
+        elif words[0] == "bigbrotr":
+            parser().parse_args(words[1:])
+        elif words[0] == "psql":
+            assert words[1:] == ["$(bigbrotr db url)"]
+        else:
+            assert words[0] in SYSTEM, words
+
+
+@pytest.fixture(scope="module")
+async def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with an archive, and the files that the pages speak of."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "my.toml").write_text("[networks.clearnet]\nenabled = false\n")
+    (home / "bigbrotr.toml").write_text(
+        '[networks.clearnet]\nenabled = false\n[web]\nlisten = "127.0.0.1:0"\n'
+    )
+    done = await bigbrotr(home, "db migrate --profile full")
+    assert done.code == 0, done.err
+    return home
+
+
+async def bigbrotr(home: Path, command: str) -> Done:
+    """Runs it as its reader would; one that goes on is stopped as soon as it is ready."""
+    words = shlex.split(command)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bigbrotr", *words),
+        cwd=home,
+        env=environment(
+            HOME=str(home), XDG_DATA_HOME=str(home), BIGBROTR_CONFIG=str(home / "bigbrotr.toml")
+        ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    said = b""
+    if words[0] in ENDLESS and "--once" not in words:
+        while b" supervisor: ready " not in said:
+            line = await process.stderr.readline()
+            assert line, said.decode()
+            said += line
+        process.send_signal(signal.SIGTERM)
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return Done(process.returncode, out.decode(), (said + err).decode())
+
+
+# What may be said of an archive that holds nothing, or where nothing runs.
+CODES = {"health": {1, 2}, "doctor": {0, 1}}
+
+
+@pytest.mark.parametrize("command", OURS)
+async def test_commands_run(command: str, home: Path) -> None:
+    done = await bigbrotr(home, command)
+    assert done.code in CODES.get(command.split()[0], {0}), done.err
+    assert "Traceback" not in done.err
+
+
+def anchors(text: str) -> set[str]:
+    """As the site and code forges make them of headings."""
+    heads = re.findall(r"(?m)^#+ (.*)$", re.sub(r"(?ms)^```.*?^```$", "", text))
+    return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    text = re.sub(r"(?ms)^```.*?^```$", "", path.read_text("utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        linked = path.parent / file if file else path
+        assert linked.exists(), f"{path.name}: {target}"
+        if anchor:
+            assert anchor in anchors(linked.read_text("utf-8")), f"{path.name}: {target}"
+
+
+def test_troubleshooting_is_about_what_is_really_said() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    code = " ".join(
+        re.sub(r'"\s*f?"', "", path.read_text("utf-8"))
+        for path in (ROOT / "bigbrotr").rglob("*.py")
+    )
+    code = re.sub(r"\s+", " ", code)
+    for message in re.findall(r"(?m)^### (.*)$", text):
+        assert message in code or message == "No space left on device", message
+    named = set(re.findall("`([a-z-]+)`", text))
+    known = {*map(str, Failure), *map(str, GapReason), *get_args(validator.Answer)}
+    assert known - {validator.SPEAKS, "alias"} <= named
+
+
+def test_the_site_is_built(tmp_path: Path) -> None:
+    for name in ("docs", "mkdocs.yml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    done = subprocess.run(
+        [sys.executable, "-m", "zensical", "build", "--strict"],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        text=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.stem for path in (ROOT / "docs").glob("*.md")} <= {
+        path.stem for path in (tmp_path / "dist" / "site").glob("*.html")
+    }
