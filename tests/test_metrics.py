@@ -27,8 +27,8 @@ from bigbrotr.serve import metrics
 from bigbrotr.services.finder import OK, SOURCES, Remark
 from bigbrotr.services.monitor.probe import UNANSWERED
 from bigbrotr.services.monitor.verdict import Verdict
-from bigbrotr.services.sync.ingest import REASONS
-from bigbrotr.services.sync.visit import Ending
+from bigbrotr.services.sync.context import Ending
+from bigbrotr.services.sync.report import REASONS
 from bigbrotr.services.validator import Answer
 from bigbrotr.supervisor import SERVICES
 from tests.processes import Place, call, until

@@ -21,7 +21,7 @@ from bigbrotr.core.logger import configure
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.net import lookup
 from bigbrotr.nostr.session import Page
-from bigbrotr.services.sync.worker import Order, Worker
+from bigbrotr.services.sync.worker import Slice, Worker
 from bigbrotr.services.validator import (
     OFFLINE_CROWD,
     Decision,
@@ -363,7 +363,7 @@ async def test_addresses_are_dialled_as_they_are_written(brotr: Brotr) -> None:
         await brotr.insert_candidates([Relay(url) for url in urls], "seed")
         await run(brotr)
         assert await relays(brotr) == sorted(urls)
-        await Worker(context().config, brotr).work(Order("test", 60.0, {Network.LOCAL: 10}))
+        await Worker(context().config, brotr).work(Slice("test", 60.0, {Network.LOCAL: 10}))
         rows = await brotr.pool.fetch(
             "SELECT relay_url, count(*) FROM bigbrotr.events_relays GROUP BY 1"
         )
@@ -531,7 +531,7 @@ async def test_opted_out_hosts_and_networks_are_never_dialled(brotr: Brotr) -> N
         assert row["due_at"] - row["tried_at"] == 86_400
         # Nor by those who copy.
         await brotr.insert_relays([Relay(relay.url)])
-        order = Order("test", 60.0, {Network.LOCAL: 10})
+        order = Slice("test", 60.0, {Network.LOCAL: 10})
         await Worker(surroundings.config, brotr).work(order)
         assert relay.seen.headers == []
         assert await brotr.pool.fetchval("SELECT outcome FROM bigbrotr.visits") == "opted-out"
@@ -558,7 +558,7 @@ async def test_relay_that_rests_is_no_hot_loop(brotr: Brotr) -> None:
     """Gaps that are due must not call a relay that is to be left alone again and again."""
     events = many(60)
     config = context().config
-    order = Order("test", 2.0, {Network.LOCAL: 10})
+    order = Slice("test", 2.0, {Network.LOCAL: 10})
     async with ScriptedRelay(events, Vices(clamp=20, rate_limited_after=2)) as relay:
         await brotr.insert_relays([Relay(relay.url)])
         worker = Worker(config, brotr)
