@@ -1,13 +1,18 @@
 """Real `bigbrotr` processes for tests: started in a folder of their own, watched, killed."""
 
 import asyncio
+import atexit
 import os
+import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -149,8 +154,11 @@ class Place:
         slice_s: float = 5.0,
         monitor: str = "enabled = false",
         more: str = "",
+        is_prepared: bool = True,
     ) -> None:
         self.folder = folder
+        # A start finds an archive that holds nothing, and makes no cluster: seconds for each test.
+        self.is_prepared = is_prepared and "[database]" not in more
         self.profile = profile
         self.data_dir = folder / "data"
         self.seeds = folder / "seeds.txt"
@@ -192,6 +200,8 @@ class Place:
     @asynccontextmanager
     async def start(self, *words: str, **env: str) -> AsyncIterator[Running]:
         """`bigbrotr run` with the options of this place; nothing of it is left at the end."""
+        if self.is_prepared and not self.data_dir.exists():
+            copy_of_empty(self.profile, self.data_dir)
         self._starts += 1
         log = self.folder / f"err.{self._starts}"
         with log.open("wb") as err:
@@ -247,6 +257,26 @@ class Place:
         while more := {pid for pid in pids() if parent(pid) in found} - found:
             found |= more
         return sorted(found)
+
+
+@cache
+def empty_archive(profile: str) -> Path:
+    """A data directory of a profile that holds nothing: made once in each test process."""
+    folder = Path(tempfile.mkdtemp(prefix="bigbrotr-empty-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    options = ["--profile", profile, "--data-dir", str(folder / "data")]
+    subprocess.run(
+        [sys.executable, "-m", "bigbrotr", "db", "migrate", *options],
+        check=True,
+        env=environment(),
+        capture_output=True,
+    )
+    return folder / "data"
+
+
+def copy_of_empty(profile: str, data_dir: Path) -> None:
+    """Copies an archive that holds nothing, with its owners and rights."""
+    subprocess.run(["cp", "-a", empty_archive(profile), data_dir], check=True)
 
 
 async def call(*words: str, cwd: Path | None = None, **env: str) -> Done:

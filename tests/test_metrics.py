@@ -27,8 +27,8 @@ from bigbrotr.serve import metrics
 from bigbrotr.services.finder import OK, SOURCES, Remark
 from bigbrotr.services.monitor.probe import UNANSWERED
 from bigbrotr.services.monitor.verdict import Verdict
-from bigbrotr.services.sync.ingest import REASONS
-from bigbrotr.services.sync.visit import Ending
+from bigbrotr.services.sync.context import Ending
+from bigbrotr.services.sync.report import REASONS
 from bigbrotr.services.validator import Answer
 from bigbrotr.supervisor import SERVICES
 from tests.processes import Place, call, until
@@ -49,6 +49,8 @@ OUTCOMES = {
 }
 EVENTS = [make_event(1_600_000_000 + n, content=f"note {n}") for n in range(40)]
 
+OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+
 Page = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -62,8 +64,9 @@ def parse(text: str) -> Page:
 
 
 def read(url: str) -> Page:
-    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
-        assert answer.headers["Content-Type"] == metrics.CONTENT_TYPE
+    asked = urllib.request.Request(f"{url}/metrics", headers={"Accept": OPENMETRICS})
+    with urllib.request.urlopen(asked, timeout=30) as answer:
+        assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
         return parse(answer.read().decode())
 
 
@@ -164,6 +167,16 @@ async def test_health_of_nothing(tmp_path: Path) -> None:
     assert (await call("health", "--help")).code == 0
 
 
+async def test_health_of_another_archive(archive: tuple[Place, str], tmp_path: Path) -> None:
+    """Whoever answers at the port has to be this archive's."""
+    _, url = archive
+    place = Place(tmp_path / "place", more=f'[web]\nlisten = "{url.removeprefix("http://")}"\n')
+    for words in (["health"], ["health", "--alive"]):
+        done = await place.call(*words)
+        assert done.code == 1
+        assert "runs another archive: this one is not running" in done.out
+
+
 async def test_figures_of_the_archive(brotr: Brotr) -> None:
     """Relays wait from the start, an empty archive has no age, and everything is declared."""
     before = {(name, labels): value for name, value, labels in await brotr.metrics()}
@@ -185,7 +198,10 @@ async def test_figures_of_the_archive(brotr: Brotr) -> None:
 
 
 def test_page_is_openmetrics() -> None:
-    text = metrics.page([Sample("gaps", 3, ('a "reason"\n',)), Sample("pages", 7)]).decode()
+    samples = [Sample("gaps", 3, ('a "reason"\n',)), Sample("pages", 7)]
+    body, kind = metrics.page(samples, OPENMETRICS)
+    text = body.decode()
+    assert kind.startswith("application/openmetrics-text")
     page = parse(text)
     assert page["bigbrotr_gaps", frozenset({("reason", 'a "reason"\n')})] == 3
     assert page["bigbrotr_pages_total", frozenset()] == 7
@@ -195,6 +211,35 @@ def test_page_is_openmetrics() -> None:
         assert not name.endswith("_total")
     with pytest.raises(KeyError):
         metrics.page([Sample("undeclared", 1)])
+
+
+async def test_plain_text_where_nothing_else_is_asked_for(archive: tuple[Place, str]) -> None:
+    """As a person or an older program sees it; Prometheus itself finds no fault with it."""
+    _, url = archive
+
+    def plain() -> str:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            text: str = answer.read().decode()
+            return text
+
+    text = await asyncio.to_thread(plain)
+    assert "# EOF" not in text
+    assert "# TYPE bigbrotr_events_new_total counter\nbigbrotr_events_new_total 40.0\n" in text
+    for name in ("resident_memory_bytes", "open_fds", "cpu_seconds_total", "start_time_seconds"):
+        assert re.search(rf"(?m)^process_{name} [1-9]", text), name
+    run_promtool("check", "metrics", stdin=text)
+
+
+def test_no_ratio_divides_by_nothing() -> None:
+    """Where nothing was counted there is no quotient, rather than one that is no number."""
+    panels = json.loads((CONFIGS / "grafana" / "bigbrotr.json").read_text())["panels"]
+    found = [t["expr"] for panel in panels for t in panel.get("targets", ())]
+    ratios = [expr for expr in found if re.search(r"\)\s*/|\}\s*/", expr)]
+    assert len(ratios) >= 3
+    for expr in ratios:
+        divisor = expr.rpartition("/ ")[2]
+        assert re.fullmatch(r"\(.* > 0\)|clamp_min\(.*\)", divisor), expr
 
 
 @pytest.mark.parametrize("path", WATCHERS, ids=lambda path: path.name)
@@ -333,11 +378,11 @@ def test_rules_are_right() -> None:
     run_promtool("check", "config", str(RULES.with_name("prometheus.yml")))
 
 
-def run_promtool(*words: str) -> None:
+def run_promtool(*words: str, stdin: str | None = None) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("no promtool: Debian's package prometheus has it")
     done = subprocess.run(
-        [promtool, *words], capture_output=True, text=True, check=False, timeout=60
+        [promtool, *words], input=stdin, capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -70,7 +70,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 
 
 async def test_ready_watched_and_stopping(manager: Manager, tmp_path: Path) -> None:
-    place = Place(tmp_path / "place")
+    place = Place(tmp_path / "place", is_prepared=False)
     env = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "900000"}
     async with place.start(**env) as running:
         await until(lambda: bool(manager.times("READY=1")), "READY")

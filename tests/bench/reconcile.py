@@ -23,8 +23,8 @@ from bigbrotr.config.settings import Config, Link, Networks, SynchronizerSetting
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.services.sync.ingest import Report
-from bigbrotr.services.sync.worker import Order, Worker
+from bigbrotr.services.sync.report import Report
+from bigbrotr.services.sync.worker import Slice, Worker
 from tests.bench import corpus
 from tests.bench.stage import Stage
 from tests.relays.real import fill, local_relay
@@ -117,7 +117,7 @@ async def visit(
     )
     worker = Worker(config, brotr)
     before, started = await place.bytes(), time.perf_counter()
-    report = await worker.work(Order("bench", 600.0, {Network.LOCAL: 1}))
+    report = await worker.work(Slice("bench", 600.0, {Network.LOCAL: 1}))
     seconds = time.perf_counter() - started
     return Cost(seconds, await place.bytes() - before, report)
 

@@ -13,7 +13,7 @@ from bigbrotr.core.base_service import Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.services.monitor.service import Monitor
-from bigbrotr.services.sync.worker import Order, Worker
+from bigbrotr.services.sync.worker import Slice, Worker
 from bigbrotr.services.validator import Validator, greet
 from tests.net.test_dial import onion
 from tests.relays import tor
@@ -87,7 +87,7 @@ async def look_through(network: tor.Tor, brotr: Brotr) -> None:
     for _ in range(TRIES):
         await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
         await brotr.pool.execute("UPDATE bigbrotr.gaps SET due_at = 0")
-        report = await Worker(config, brotr).work(Order("test", 60.0, {Network.TOR: 2}))
+        report = await Worker(config, brotr).work(Slice("test", 60.0, {Network.TOR: 2}))
         new, outcomes = new + report.new, ",".join(report.outcomes)
         if outcomes == "complete":
             break

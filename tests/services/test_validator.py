@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -20,7 +21,7 @@ from bigbrotr.core.logger import configure
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.net import lookup
 from bigbrotr.nostr.session import Page
-from bigbrotr.services.sync.worker import Order, Worker
+from bigbrotr.services.sync.worker import Slice, Worker
 from bigbrotr.services.validator import (
     OFFLINE_CROWD,
     Decision,
@@ -29,6 +30,7 @@ from bigbrotr.services.validator import (
     decide,
     greet,
 )
+from tests.processes import until
 from tests.relays.events import make_event
 from tests.relays.model import Vices
 from tests.relays.real import free_port
@@ -260,6 +262,55 @@ async def test_shutdown_ends_a_long_sweep(brotr: Brotr) -> None:
     assert not validator.is_running
 
 
+async def test_a_relay_appears_as_soon_as_it_is_known(
+    brotr: Brotr, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """While another one still keeps everybody waiting; and the log names who fails, and why."""
+    link = Link(timeout_s=60.0, width=20)
+    configure("INFO", stream=sys.stderr)
+    dead = f"ws://127.0.0.1:{free_port()}"
+    there = context(clearnet=Link(enabled=False), local=link)
+    async with (
+        ScriptedRelay([EVENT]) as quick,
+        Validator(brotr, None, there) as validator,
+        asyncio.TaskGroup() as group,
+        ScriptedRelay(vices=Vices(silent=True)) as slow,
+    ):
+        urls = (quick.url, slow.url, dead)
+        await brotr.insert_candidates([Relay(url) for url in urls], "test")
+        running = group.create_task(validator.run())
+
+        async def is_there() -> bool:
+            return await relays(brotr) == [quick.url]
+
+        await until(is_there, "the quick one")
+        assert not running.done()
+    said = capfd.readouterr().err
+    assert "tried=3 new_relays=1" in said
+    assert f"refused: {dead}" in said
+
+
+async def test_seeds_are_looked_at_at_once(brotr: Brotr) -> None:
+    """They come a moment after the validator's first look, and its next one is far."""
+    async with ScriptedRelay([EVENT]) as relay:
+        validator = Validator(brotr, ValidatorSettings(interval_s=3600.0), context())
+        async with validator, asyncio.TaskGroup() as group:
+            group.create_task(validator.run_forever())
+
+            async def has_looked() -> bool:
+                return validator.cycles > 0
+
+            await until(has_looked, "its first look")
+            await brotr.insert_candidates([Relay(relay.url)], "seed")
+
+            async def is_there() -> bool:
+                return await relays(brotr) == [relay.url]
+
+            await until(is_there, "the seed")
+            validator.request_shutdown()
+        assert validator.hurry_s() is None
+
+
 # One host, many paths
 
 
@@ -312,7 +363,7 @@ async def test_addresses_are_dialled_as_they_are_written(brotr: Brotr) -> None:
         await brotr.insert_candidates([Relay(url) for url in urls], "seed")
         await run(brotr)
         assert await relays(brotr) == sorted(urls)
-        await Worker(context().config, brotr).work(Order("test", 60.0, {Network.LOCAL: 10}))
+        await Worker(context().config, brotr).work(Slice("test", 60.0, {Network.LOCAL: 10}))
         rows = await brotr.pool.fetch(
             "SELECT relay_url, count(*) FROM bigbrotr.events_relays GROUP BY 1"
         )
@@ -480,7 +531,7 @@ async def test_opted_out_hosts_and_networks_are_never_dialled(brotr: Brotr) -> N
         assert row["due_at"] - row["tried_at"] == 86_400
         # Nor by those who copy.
         await brotr.insert_relays([Relay(relay.url)])
-        order = Order("test", 60.0, {Network.LOCAL: 10})
+        order = Slice("test", 60.0, {Network.LOCAL: 10})
         await Worker(surroundings.config, brotr).work(order)
         assert relay.seen.headers == []
         assert await brotr.pool.fetchval("SELECT outcome FROM bigbrotr.visits") == "opted-out"
@@ -507,7 +558,7 @@ async def test_relay_that_rests_is_no_hot_loop(brotr: Brotr) -> None:
     """Gaps that are due must not call a relay that is to be left alone again and again."""
     events = many(60)
     config = context().config
-    order = Order("test", 2.0, {Network.LOCAL: 10})
+    order = Slice("test", 2.0, {Network.LOCAL: 10})
     async with ScriptedRelay(events, Vices(clamp=20, rate_limited_after=2)) as relay:
         await brotr.insert_relays([Relay(relay.url)])
         worker = Worker(config, brotr)

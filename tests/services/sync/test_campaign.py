@@ -36,9 +36,8 @@ from bigbrotr.models.relay import Network, Relay
 from bigbrotr.models.where import locate
 from bigbrotr.net.politeness import politeness_of
 from bigbrotr.reads import where
-from bigbrotr.services.sync import reconcile
-from bigbrotr.services.sync import visit as visits
-from bigbrotr.services.sync.worker import Order, Worker
+from bigbrotr.services.sync import conversation, holdings, pages, reconcile, visit
+from bigbrotr.services.sync.worker import Slice, Worker
 from tests.relays.events import make_event, wire
 from tests.relays.model import Vices
 from tests.relays.scripted import Held, ScriptedRelay
@@ -53,7 +52,7 @@ TOO_LARGE = 150_000
 MOST_BYTES = 100_000  # of an event that is taken
 OTHER = Relay("wss://other.example.com")
 HEALING = 6  # visits, at most
-ORDER = Order("campaign", 1.5, {Network.LOCAL: 4})
+ORDER = Slice("campaign", 1.5, {Network.LOCAL: 4})
 MALFORMED = wire({**make_event(BEGIN + SPAN_S // 2, content="malformed"), "kind": "7"})
 
 
@@ -520,13 +519,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Time stands still; small archives are worth what large ones are; nothing lingers."""
     clock = Clock()
     monkeypatch.setattr(time, "time", clock)
-    monkeypatch.setattr(visits, "LINGER_S", 0.1)
-    monkeypatch.setattr(visits, "MOST_RETURNS", 6)
+    monkeypatch.setattr(pages, "LINGER_S", 0.1)
+    monkeypatch.setattr(conversation, "MOST_RETURNS", 6)
     monkeypatch.setattr(reconcile, "WORTHWHILE", 20)
     monkeypatch.setattr(reconcile, "PROBE", 6)
     monkeypatch.setattr(reconcile, "FEWEST_ITEMS", 8)
-    monkeypatch.setattr(reconcile, "MARKED", 25)
-    monkeypatch.setattr(reconcile, "MERGED_ITEMS", 60)
+    monkeypatch.setattr(holdings, "MARKED", 25)
+    monkeypatch.setattr(holdings, "MERGED_ITEMS", 60)
     return clock
 
 
@@ -545,7 +544,7 @@ async def tell(
         await campaign.check_whereabouts()
         left = (await campaign.look()).gaps
         with monkeypatch.context() as patched:
-            patched.setattr(visits, "PLAIN_AGAIN", 1)
+            patched.setattr(visit, "PLAIN_AGAIN", 1)
             await campaign.heal()
     return left
 

@@ -14,16 +14,16 @@ from bigbrotr.models.filter import Filter
 from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.net.politeness import politeness_of
-from bigbrotr.services.sync import visit as visits
-from bigbrotr.services.sync.ingest import Report
-from bigbrotr.services.sync.worker import Order, Worker
+from bigbrotr.services.sync import conversation
+from bigbrotr.services.sync.report import Report
+from bigbrotr.services.sync.worker import Slice, Worker
 from tests.relays.events import make_event, wire
 from tests.relays.model import Vices
 from tests.relays.scripted import ScriptedRelay
 
 BEGIN = 1_600_000_000
 EVENTS = [make_event(BEGIN + 60 * n, content=f"{n}", key=n % 4) for n in range(300)]
-ORDER = Order("test", 60.0, {Network.LOCAL: 10})
+ORDER = Slice("test", 60.0, {Network.LOCAL: 10})
 OTHER = Relay("wss://other.example.com")
 ELSEWHERE = [make_event(BEGIN + 7 * n, content=f"elsewhere {n}", key=n % 4) for n in range(30)]
 
@@ -227,7 +227,7 @@ async def test_visits_together_get_on_although_each_is_cut_short(
     brotr: Brotr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One answer a connection, and one connection a visit."""
-    monkeypatch.setattr(visits, "MOST_RETURNS", 0)
+    monkeypatch.setattr(conversation, "MOST_RETURNS", 0)
     now = time.time()  # stands still: each new second would want a visit of its own
     monkeypatch.setattr(time, "time", lambda: now)
     async with ScriptedRelay(EVENTS, Vices(clamp=100, drop_after_pages=1)) as relay:
@@ -272,7 +272,7 @@ async def test_what_was_shown_within_a_filter_is_not_taken_up_for_another(
     async with ScriptedRelay([*EVENTS, *others], Vices(clamp=100, drop_after_pages=1)) as relay:
         await brotr.insert_relays([Relay(relay.url)])
         with monkeypatch.context() as hasty:
-            hasty.setattr(visits, "MOST_RETURNS", 0)
+            hasty.setattr(conversation, "MOST_RETURNS", 0)
             await visit(brotr, reconcile=False, filter=Filter(kinds=frozenset([1])))
         assert '"pending"' in await brotr.pool.fetchval("SELECT dialect FROM bigbrotr.visits")
         relay.vices = Vices()
@@ -308,7 +308,7 @@ async def test_what_was_shown_long_ago_is_not_taken_up(
     brotr: Brotr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many visits in vain there were since."""
-    monkeypatch.setattr(visits, "MOST_RETURNS", 0)
+    monkeypatch.setattr(conversation, "MOST_RETURNS", 0)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now)
     async with ScriptedRelay(EVENTS, Vices(clamp=100, drop_after_pages=1)) as relay:

@@ -30,7 +30,7 @@ from bigbrotr.nostr.session import Page
 from bigbrotr.reads.relays import progress as progress_of
 from bigbrotr.services.sync.dialect import NARROW_KINDS, Known, request
 from bigbrotr.services.sync.ingest import sift
-from bigbrotr.services.sync.worker import Order, Worker, signer_of
+from bigbrotr.services.sync.worker import Slice, Worker, signer_of
 from bigbrotr.supervisor import choose
 from tests.processes import Archive, Place, until
 from tests.relays.events import make_event, pubkey, wire
@@ -52,7 +52,7 @@ EVENTS = [
     for n in range(120)
 ]
 END = EVENTS[-1]["created_at"]
-ORDER = Order("test/synchronizer", 60.0, {Network.LOCAL: 10})
+ORDER = Slice("test/synchronizer", 60.0, {Network.LOCAL: 10})
 NOTES = Filter(kinds=frozenset([1]))
 
 

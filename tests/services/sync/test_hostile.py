@@ -18,16 +18,16 @@ from bigbrotr.net.politeness import politeness_of
 from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.session import Bounds, Page, Session
 from bigbrotr.reads.relays import RelayProgress, progress
-from bigbrotr.services.sync.ingest import Report
 from bigbrotr.services.sync.ingest import sift as sorted_out
-from bigbrotr.services.sync.worker import Order, Worker
+from bigbrotr.services.sync.report import Report
+from bigbrotr.services.sync.worker import Slice, Worker
 from bigbrotr.view.archive import relay_lines
 from tests.net.test_frames import frame
 from tests.relays.events import make_event
 from tests.relays.model import Vices
 from tests.relays.scripted import ScriptedRelay
 
-ORDER = Order("test", 60.0, {Network.LOCAL: 10})
+ORDER = Slice("test", 60.0, {Network.LOCAL: 10})
 
 
 async def visit(brotr: Brotr, *, times: int = 1, page_bytes: int = 1 << 22) -> Report:
@@ -218,7 +218,7 @@ async def test_what_one_relay_makes_our_code_raise_is_its_alone(
     async def refused(*_: Any, **__: Any) -> Any:
         raise asyncpg.ConnectionDoesNotExistError("the server has gone")
 
-    monkeypatch.setattr("bigbrotr.services.sync.visit.sift", sift)
+    monkeypatch.setattr("bigbrotr.services.sync.pages.sift", sift)
     if not is_ours:
         monkeypatch.setattr(brotr, "store_page", refused)
     async with ScriptedRelay([poison]) as bad, ScriptedRelay([make_event()]) as good:

@@ -11,8 +11,8 @@ import pytest
 from bigbrotr.config.settings import Config, Link, Networks, SynchronizerSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.services.sync import visit as visits
-from bigbrotr.services.sync.worker import Order, Worker
+from bigbrotr.services.sync import live
+from bigbrotr.services.sync.worker import Slice, Worker
 from tests.processes import Archive, Place, Running, until
 from tests.relays.events import make_event
 from tests.relays.real import fill, local_relay, nostr_relay
@@ -71,7 +71,7 @@ async def test_what_comes_in_live_is_counted_too(brotr: Brotr) -> None:
     async with ScriptedRelay(OLD) as relay:
         await brotr.insert_relays([Relay(relay.url)])
         worker = Worker(config, brotr)
-        order = Order("test", 60.0, {Network.LOCAL: 5}, live_calls=1)
+        order = Slice("test", 60.0, {Network.LOCAL: 5}, live_visits=1)
         work = asyncio.create_task(worker.work(order))
 
         def is_followed() -> bool:  # it has subscribed, and walked what came in meanwhile
@@ -115,7 +115,7 @@ async def test_after_a_good_stay_one_comes_back_at_once(
 ) -> None:
     """A relay that drops us again and again is not hammered."""
     if is_good:
-        monkeypatch.setattr(visits, "GOOD_STAY_S", 0.0)
+        monkeypatch.setattr(live, "GOOD_STAY_S", 0.0)
     config = Config(
         networks=Networks(clearnet=Link(enabled=False), local=Link(timeout_s=10.0)),
         synchronizer=SynchronizerSettings(settle_s=60, revisit_s=3600),
@@ -123,7 +123,7 @@ async def test_after_a_good_stay_one_comes_back_at_once(
     async with ScriptedRelay(OLD) as relay:
         await brotr.insert_relays([Relay(relay.url)])
         worker = Worker(config, brotr)
-        order = Order("test", 60.0, {Network.LOCAL: 5}, live_calls=1)
+        order = Slice("test", 60.0, {Network.LOCAL: 5}, live_visits=1)
         work = asyncio.create_task(worker.work(order))
 
         def is_followed() -> bool:  # it has subscribed, and walked what came in meanwhile

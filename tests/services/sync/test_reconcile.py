@@ -25,9 +25,9 @@ from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.net.politeness import politeness_of
 from bigbrotr.reads import where as reads
-from bigbrotr.services.sync import reconcile
-from bigbrotr.services.sync.ingest import Report
-from bigbrotr.services.sync.worker import Order, Worker
+from bigbrotr.services.sync import honesty, reconcile
+from bigbrotr.services.sync.report import Report
+from bigbrotr.services.sync.worker import Slice, Worker
 from tests.processes import until
 from tests.relays.events import make_event, pubkey, wire
 from tests.relays.model import Order as Order_
@@ -98,7 +98,7 @@ async def visit(brotr: Brotr, relay: ScriptedRelay | str, settings: Config | Non
     )
     worker = Worker(settings or config(), brotr)
     async with asyncio.timeout(60):
-        return await worker.work(Order("test", 30.0, {Network.LOCAL: 5}))
+        return await worker.work(Slice("test", 30.0, {Network.LOCAL: 5}))
 
 
 async def held(brotr: Brotr, relay: ScriptedRelay | str) -> set[str]:
@@ -163,7 +163,7 @@ async def test_a_relay_that_is_newly_met(brotr: Brotr) -> None:
         assert await is_proven(brotr, relay)
         assert (report.windows, report.dropped, report.withheld) == (1, 0, 0)
         # Of what is known only the few that it was tested with were sent.
-        tested = reconcile.PROBE + 2 * reconcile.TESTED
+        tested = reconcile.PROBE + 2 * honesty.TESTED
         assert report.received < len(OTHERS) + tested + 20
         assert await outcome(brotr) == "works"
         hows = await brotr.pool.fetch("SELECT how, proven FROM bigbrotr.coverage ORDER BY how DESC")
@@ -387,8 +387,8 @@ async def test_a_liar_is_asked_again_for_what_it_did_not_name(
         return next(places, 0) if most >= len(EVENTS) else most - 1
 
     monkeypatch.setattr(random, "randrange", chosen)
-    monkeypatch.setattr(reconcile, "TESTED", 8)
-    monkeypatch.setattr(reconcile, "HIDDEN", 1)
+    monkeypatch.setattr(honesty, "TESTED", 8)
+    monkeypatch.setattr(honesty, "HIDDEN", 1)
     await archive(brotr, [*EVENTS, *OTHERS])  # which it has not: few questions meet what it hides
     vices = Vices(reconciles="honestly", hides=frozenset(ids(EVENTS[-3:])))
     async with ScriptedRelay(EVENTS, vices) as relay:
@@ -402,7 +402,7 @@ async def test_what_a_liar_has_told_before_is_taken_back(
 ) -> None:
     """It is caught at a late window, after others in which its lie did not show."""
     monkeypatch.setattr(reconcile, "MOST_ITEMS", 250)
-    monkeypatch.setattr(reconcile, "TESTED", 8)
+    monkeypatch.setattr(honesty, "TESTED", 8)
     await archive(brotr, EVENTS)
     lacks = {*range(0, 250, 60), *range(300, 640)}
     theirs = [event for place, event in enumerate(EVENTS) if place not in lacks]

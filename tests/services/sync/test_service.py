@@ -18,15 +18,16 @@ from bigbrotr.core.logger import configure
 from bigbrotr.errors import WorkerLostError
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.net.websocket import HELD_BYTES
+from bigbrotr.services.sync.context import PAGES_AT_WORK
 from bigbrotr.services.sync.service import Synchronizer, share
-from bigbrotr.services.sync.worker import PAGES_AT_WORK, Order, Worker
+from bigbrotr.services.sync.worker import Slice, Worker
 from tests.processes import children, command, until
 from tests.relays.events import make_event
 from tests.relays.model import Vices
 from tests.relays.scripted import ScriptedRelay
 
 EVENTS = [make_event(1_600_000_000 + n, content=f"{n} " + "x" * 2000) for n in range(300)]
-ORDER = Order("test/synchronizer", 60.0, {Network.LOCAL: 10})
+ORDER = Slice("test/synchronizer", 60.0, {Network.LOCAL: 10})
 
 
 def config(page_limit: int = 20, workers: int = 1) -> Config:
@@ -239,7 +240,7 @@ async def test_relay_that_never_ends_an_answer_is_not_asked_for_ever(brotr: Brot
     async with ScriptedRelay(EVENTS[:100]) as relay:
         await brotr.insert_relays([Relay(relay.url)])
         relay.vices = Vices(no_eose=True)
-        order = Order("test/synchronizer", 1.0, {Network.LOCAL: 10})
+        order = Slice("test/synchronizer", 1.0, {Network.LOCAL: 10})
         visits = 0
         while (await brotr.next_visit_at([Network.LOCAL]) or 0) <= time.time():
             await worker.work(order)
