@@ -22,12 +22,13 @@ from bigbrotr.errors import SchemaError
 from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.relay import Network, Relay
 from tests.core.statements import FOLDER, broken, path_of, record, recorded
-from tests.core.test_schema import connected
+from tests.core.test_schema import Make, catalog, connected
 from tests.events import NOW, make_event
 from tests.processes import Place
 from tests.relays import events as scripted
 from tests.relays.scripted import ScriptedRelay
 
+REVISIONS = Path(__file__).parent / "revisions"  # of `sql/`, as they were released; none yet
 # What the next release changes: a column and an argument of the function that stores.
 MIGRATION = "ALTER TABLE bigbrotr.events ADD COLUMN source text;\n"
 NEW_ARGUMENT = "p_named text[], p_named_in integer[], p_source text"
@@ -62,7 +63,10 @@ def with_another_argument(schema: Schema) -> Schema:
     comment = before[end:].replace(
         "FUNCTION bigbrotr.insert_events IS", f"FUNCTION bigbrotr.insert_events({types}, text) IS"
     )
-    path.write_text(before[:start] + new + comment)
+    text = (before[:start] + new + comment).replace(
+        "    content    text,\n", "    content    text,\n    source     text,\n"
+    )
+    path.write_text(text + "COMMENT ON COLUMN bigbrotr.events.source IS 'Where it comes from.';\n")
     # The old one calls the new one.
     signature = old[: old.index("DECLARE")]
     names = (
@@ -152,6 +156,27 @@ async def test_two_revisions_ahead_is_refused(dsn: str, tmp_path: Path) -> None:
         words = rf"revision {number} and serves releases from revision {number - 1} on.*newer"
         with pytest.raises(SchemaError, match=words):
             await Schema().migrate(connection, Profile.FULL, NOW)
+
+
+@pytest.mark.parametrize("profile", list(Profile))
+async def test_migrations_end_where_a_fresh_database_begins(
+    make_database: Make, profile: Profile, tmp_path: Path
+) -> None:
+    """Both roads meet: for a synthetic revision, and from each released one."""
+    coming = with_another_argument(next_release(shipped("sql"), tmp_path / "next"))
+    released = sorted(REVISIONS.iterdir()) if REVISIONS.exists() else []
+    roads = [(Schema(), coming), *((Schema(folder), Schema()) for folder in released)]
+    for older, newer in roads:
+        async with (
+            connected(await make_database(None)) as upgraded,
+            connected(await make_database(None)) as fresh,
+        ):
+            await older.migrate(upgraded, profile, NOW)
+            assert await newer.migrate(upgraded, profile, NOW)
+            await newer.migrate(fresh, profile, NOW)
+            assert await catalog(upgraded) == await catalog(fresh)
+            revisions = await upgraded.fetch("SELECT revision FROM bigbrotr.ledger ORDER BY 1")
+            assert [row[0] for row in revisions] == [older.revision, newer.revision]
 
 
 async def test_a_supervisor_of_today_on_the_database_of_the_next_release(
