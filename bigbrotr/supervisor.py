@@ -11,8 +11,9 @@ from typing import Any
 import anyio
 from anyio.abc import TaskStatus
 
+from bigbrotr.config import files
 from bigbrotr.config.settings import Config, Profile
-from bigbrotr.core.base_service import BaseService, Context
+from bigbrotr.core.base_service import OUTSIDE, BaseService, Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.identity import note_profile
 from bigbrotr.core.logger import Logger
@@ -20,6 +21,7 @@ from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
 from bigbrotr.embedded.server import EmbeddedPostgres
 from bigbrotr.errors import ConfigError, DatabaseError, ServiceFailedError
+from bigbrotr.reads import relays
 from bigbrotr.runner import Runner, State
 from bigbrotr.services.finder import Finder
 from bigbrotr.services.maintenance import Maintenance
@@ -168,6 +170,23 @@ class Supervisor:
             if self._stopping.is_set():
                 return
             await runner.run_once(lambda name=runner.name: self._make(name))  # type: ignore[misc]
+        await self._log_what_is_due()
+
+    async def _log_what_is_due(self) -> None:
+        """Says when there is something to do again: a cycle that found nothing due did nothing."""
+        assert self.brotr is not None
+        networks = [network for network, _ in self.config.networks.enabled()]
+        try:
+            due = await relays.due(self.brotr.pool, networks)
+        except OUTSIDE:  # the services have said so
+            return
+        now = time.time()
+        told = {
+            f"next_{name}_in_s": max(0, round(at - now))
+            for name in due.__struct_fields__
+            if (at := getattr(due, name)) is not None
+        }
+        self.log.info("one cycle of each service is done", **told)
 
     async def _run_services(self) -> None:
         limit_s = self.config.supervisor.shutdown_timeout_s
@@ -209,14 +228,7 @@ def choose(config: Config, only: Sequence[str] | None) -> list[str]:
     ]
     if not chosen:
         raise ConfigError("no service is enabled")
-    file = config.seeder.file
-    if Seeder.SERVICE_NAME in chosen and file is not None:
-        try:
-            with Path(file).open("rb"):
-                pass
-        except (OSError, ValueError) as error:  # ValueError: no path, or none in this locale
-            reason = getattr(error, "strerror", None) or error
-            raise ConfigError(f"[seeder] file: cannot read {file}: {reason}") from None
+    files.check(config, chosen)
     if Synchronizer.SERVICE_NAME in chosen:
         signer_of(config.synchronizer.auth)  # now, not in each worker
     if Monitor.SERVICE_NAME in chosen:

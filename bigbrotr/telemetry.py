@@ -155,10 +155,10 @@ class Telemetry:
             return str(error)
         return None
 
-    async def metrics(self) -> tuple[bytes, str]:
-        """The page of all metrics, and its content type."""
+    async def metrics(self, accept: str = "") -> tuple[bytes, str]:
+        """The page of all metrics in the format that `accept` asks for, and its content type."""
         of_database = await self._of_database()
-        return metrics.page([*self._of_process(), *of_database]), metrics.CONTENT_TYPE
+        return metrics.page([*self._of_process(), *of_database], accept)
 
     def _of_process(self) -> Iterator[Sample]:
         """What this process knows by itself."""

@@ -23,7 +23,8 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 
-from bigbrotr.cli import main
+from bigbrotr.cli import main, parser
+from bigbrotr.cli.output import pasteable, remember
 from bigbrotr.config.settings import WebSettings
 from bigbrotr.core.schema import Schema
 from bigbrotr.embedded.server import EmbeddedPostgres, binary
@@ -46,6 +47,10 @@ COMMANDS = [
     "config",
     "config show",
     "config check",
+    "config init",
+    "doctor",
+    "completion",
+    "manual",
     "db",
     "db url",
     "db migrate",
@@ -80,7 +85,9 @@ async def archive(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pla
             async with place.look() as connection:
 
                 async def is_copied() -> bool:
-                    return bool(await connection.fetchval("SELECT events FROM totals()") == 40)
+                    return bool(
+                        await connection.fetchval("SELECT events FROM bigbrotr.totals()") == 40
+                    )
 
                 await until(is_copied, "the copy")
             yield place
@@ -314,6 +321,11 @@ async def test_mistake_in_the_configuration(text: str, words: list[str], tmp_pat
         ("run --only seeder,finda", 2, "no service is called 'finda'"),
         ("run --log-level LOUD", 2, "unknown log level 'LOUD'"),
         ("seed notaurl", 2, "notaurl: No such file"),
+        ("seed nofile.toml.d/x", 2, "nofile.toml.d"),
+        ("db restore /nowhere/a.dump", 2, "cannot restore /nowhere/a.dump: there is no such file"),
+        ("status --sort size", 2, "choose from 'holds'"),
+        ("status --limit 0", 2, "is not a number from 1 on"),
+        ("status --relay http://a.example", 2, "http://a.example is not a relay URL"),
         ("seed http://example.com", 2, "http://example.com is not a relay URL"),
         ("seed ws://127.0.0.1:7777", 2, "[networks.local]"),
         ("frobnicate", 2, "invalid choice"),
@@ -372,7 +384,15 @@ async def test_unreachable_database(tmp_path: Path) -> None:
         assert "after 2 attempts" in done.sentence
         assert SECRET not in done.out + done.err
     done = await place.call("db", "url", DB_PASSWORD=SECRET)
-    assert (done.code, done.out) == (0, f"{url}\n")
+    assert (done.code, done.out) == (0, f"{url}?options=-csearch_path%3Dbigbrotr%2Cpublic\n")
+    place = Place(
+        tmp_path / "other",
+        more=f"{more}[pool]\npgbouncer = true\n".replace(
+            "[pool.retry]\nmax_attempts = 2\ninitial_delay = 0.01\n", ""
+        ),
+    )
+    done = await place.call("db", "url", DB_PASSWORD=SECRET)
+    assert (done.code, done.out) == (0, f"{url}\n")  # it would be refused with options
 
 
 @pytest.fixture
@@ -452,7 +472,9 @@ async def test_database_of_another_profile_or_revision(tmp_path: Path) -> None:
     done = await call("status", *place.options, "--profile", "lite")
     assert done.code == 0  # it looks the same
     async with place.database() as connection:
-        await connection.execute("INSERT INTO ledger VALUES (99, 'full', 'x', 0)")
+        await connection.execute(
+            "INSERT INTO bigbrotr.ledger VALUES (99, 'full', 'x', 0, 98, '9.0.0')"
+        )
     for words in ("run --once", "status", "db migrate"):
         done = await place.call(*words.split())
         assert done.code == 4
@@ -464,7 +486,9 @@ async def test_database_of_an_older_revision(tmp_path: Path) -> None:
     assert (await place.call("db", "migrate")).code == 0
     current = Schema().revision
     async with place.database() as connection:
-        await connection.execute(f"UPDATE ledger SET revision = {current - 1}, digest = 'x'")
+        await connection.execute(
+            f"UPDATE bigbrotr.ledger SET revision = {current - 1}, digest = 'x'"
+        )
     for words in ("status", "where " + 64 * "0", "seed wss://a.example.com"):
         done = await place.call(*words.split())
         assert done.code == 4
@@ -621,19 +645,37 @@ async def test_status_of_a_running_archive(archive: Place) -> None:
     assert "monitored" not in done.out  # nobody monitors here
 
 
+PATH_OF_USERS = "bigbrotr, public"
+
+
 async def test_url_for_psql_while_running(archive: Place) -> None:
+    """Its relations are found by bare names: by psql, and by others that take the address."""
     done = await archive.call("db", "url")
     assert (done.code, done.err) == (0, "")
     psql = subprocess.run(  # noqa: ASYNC221 -- for a moment
-        [binary("psql"), done.out.strip(), "-Atc", "SELECT count(*) FROM events"],
+        [
+            *(binary("psql"), done.out.strip(), "-Atc", "SELECT count(*) FROM events"),
+            *("-c", "SHOW search_path"),
+        ],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert psql.stdout == "40\n"
-    done = await archive.call("db", "psql", "--", "-Atc", "SELECT url FROM relays")
+    assert psql.stdout == f"40\n{PATH_OF_USERS}\n"
+    connection = await asyncpg.connect(done.out.strip())
+    assert await connection.fetchval("SHOW search_path") == PATH_OF_USERS
+    assert await connection.fetchval("SELECT count(*) FROM events") == 40
+    await connection.close()
+
+
+async def test_psql_finds_bare_names(archive: Place) -> None:
+    done = await archive.call(
+        *("db", "psql", "--", "-Atc", "SELECT url FROM relays", "-c", "SHOW search_path")
+    )
     assert done.code == 0
-    assert done.out.startswith("ws://127.0.0.1:")
+    url, path = done.out.splitlines()
+    assert url.startswith("ws://127.0.0.1:")
+    assert path == PATH_OF_USERS
 
 
 async def test_url_while_not_running(tmp_path: Path) -> None:
@@ -660,6 +702,131 @@ async def test_distribute_without_citus(archive: Place) -> None:
         *(3, ""),
         "bigbrotr: the database has no extension citus: it cannot be distributed over machines\n",
     )
+
+
+async def test_psql_as_everybody_types_it(archive: Place) -> None:
+    done = await archive.call("db", "psql", "-c", "SELECT 6 * 7 AS answer")
+    assert (done.code, "answer" in done.out, "42" in done.out) == (0, True, True)
+    done = await archive.call("db", "psql", "-At", "-c", "SELECT count(*) FROM events")
+    assert (done.code, done.out) == (0, "40\n")
+
+
+async def test_all_about_one_relay(archive: Place) -> None:
+    (url,) = archive.seeds.read_text().split()
+    done = await archive.call("status", "--relay", url)
+    assert done.code == 0, done.err
+    for words in (url, "holds        40 archived events", "proven       the beginning to 20"):
+        assert words in done.out
+    assert "missing      nothing" in done.out
+    report = json.loads((await archive.call("status", "--relay", url, "--json")).out)
+    assert (report["progress"]["holds"], report["gaps"], report["missing"]) == (40, [], [])
+    assert (await archive.call("seed", "candidate.example")).code == 0
+    done = await archive.call("status", "--relay", "candidate.example")
+    assert (done.code, "a candidate" in done.out) == (0, True)
+    done = await archive.call("status", "--relay", "wss://unknown.example")
+    assert done.code == 1
+    assert re.search("is not known here: `.* seed wss://unknown.example .*` adds it", done.sentence)
+    done = await archive.call("status", "--failing", "--limit", "3", "--sort", "url")
+    assert (done.code, "0 of 1 relays" in done.out) == (0, True)
+    assert done.out.count("\n") < 8
+
+
+async def test_the_profile_is_the_archive_s(tmp_path: Path) -> None:
+    """For every command, also while no server runs; another one is refused if it is insisted on."""
+    place = Place(tmp_path / "place")
+    options = ["--data-dir", str(place.data_dir), "--config", str(place.config)]
+    assert (await place.call("db", "migrate")).code == 0
+    for note in ("noted", "forgotten"):
+        if note == "forgotten":
+            (place.data_dir / "profile").unlink()
+        done = await call("db", "migrate", *options)
+        assert (done.code, done.out) == (0, f"the database is of revision {REVISION}, full\n")
+    done = await call("run", "--once", "--only", "seeder", *options, BIGBROTR_PROFILE="lite")
+    assert done.code == 0, done.err
+    assert "ready profile=full" in done.err
+    assert "the archive is of the profile full, for good" in done.err
+    done = await call("run", "--once", "--only", "seeder", *options, "--profile", "lite")
+    assert done.code == 4
+    bare = ["--data-dir", str(place.data_dir)]
+    assert 'listen = "127.0.0.1:9464"' in (await call("config", "show", *bare)).out
+    assert 'listen = ""' in (await call("config", "show", *bare, "--profile", "lite")).out
+
+
+async def test_seeds_as_people_type_them(archive: Place) -> None:
+    done = await archive.call("seed", "typed.example", "typed.example:8080/path")
+    assert (done.code, done.out) == (0, "added 2, known before 0\n")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bigbrotr", "seed", "-", *archive.options),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    out, err = await process.communicate(b"wss://piped.example\nnonsense\n")
+    assert (process.returncode, out) == (0, b"added 1, known before 0\n")
+    assert b"left out: standard input, line 2" in err
+
+
+async def test_a_file_to_begin_with(tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    done = await call("config", "init", str(path))
+    assert done.code == 0
+    assert f"config check {path} --profile lite`" in done.sentence
+    assert (await call("config", "check", str(path))).out == f"{path}: ok\n"
+    shown = await call("config", "show", "--config", str(path), "--profile", "lite")
+    assert shown.out == (await call("config", "show", "--profile", "lite")).out
+    done = await call("config", "init", str(path))
+    assert (done.code, "exists: it is left alone" in done.sentence) == (2, True)
+    printed = await call("config", "init")
+    assert printed.out == path.read_text()
+
+
+async def test_files_that_settings_name(tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text('[seeder]\nfile = "/nowhere/a"\n[monitor.geo]\nasn_db = "/nowhere/b"\n')
+    done = await call("config", "check", str(path))
+    assert done.code == 2
+    reason = "No such file or directory"
+    assert done.err.splitlines() == [
+        f"bigbrotr: {path}:2: [seeder] file: cannot read /nowhere/a: {reason}",
+        f"bigbrotr: {path}:4: [monitor.geo] asn_db: cannot read /nowhere/b: {reason}",
+    ]
+    done = await call("run", "--config", str(path), "--data-dir", str(tmp_path / "data"))
+    assert (done.code, "[monitor.geo] asn_db" in done.err) == (2, True)
+    assert not (tmp_path / "data").exists()
+
+
+async def test_restore_of_nothing_makes_nothing(tmp_path: Path) -> None:
+    place = Place(tmp_path / "place")
+    for file in (tmp_path / "none", tmp_path):
+        done = await place.call("db", "restore", str(file))
+        assert done.code == 2
+        assert f"cannot restore {file}: " in done.sentence
+    assert not place.data_dir.exists()
+
+
+def test_hints_can_be_pasted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    program = tmp_path / ".venv" / "bin" / "bigbrotr"
+    program.touch(mode=0o755)
+    remember(parser().parse_args(["status"]))
+    for started, called in (
+        (program, ".venv/bin/bigbrotr"),
+        (Path(".venv/bin/bigbrotr"), ".venv/bin/bigbrotr"),
+        (Path("/opt/x/bigbrotr/__main__.py"), f"{sys.executable} -m bigbrotr"),
+        (Path("/elsewhere/pytest"), "bigbrotr"),
+    ):
+        monkeypatch.setattr("sys.argv", [str(started)])
+        assert pasteable("`bigbrotr run` makes one") == f"`{called} run` makes one"
+    monkeypatch.setenv("PATH", str(program.parent))
+    monkeypatch.setattr("sys.argv", [str(program)])
+    assert pasteable("say `bigbrotr run` or not") == "say `bigbrotr run` or not"
+    remember(parser().parse_args(["status", "--data-dir", "/a b"]))
+    assert pasteable("`bigbrotr db migrate`") == "`bigbrotr db migrate --data-dir '/a b'`"
+    assert pasteable("`bigbrotr run --x`") == "`bigbrotr run --x`"
+    remember(parser().parse_args(["demo"]))
 
 
 async def test_psql_passes_on_its_exit_code(archive: Place) -> None:
@@ -728,9 +895,11 @@ async def test_health(tmp_path: Path) -> None:
         done = await place.call("health")
         assert (done.code, done.out) == (0, "ok\n")
         async with place.look() as connection:
-            await connection.execute("INSERT INTO ledger VALUES (99, 'full', 'x', 0)")
+            await connection.execute(
+                "INSERT INTO bigbrotr.ledger VALUES (99, 'full', 'x', 0, 98, '9.0.0')"
+            )
             code, words = await asyncio.to_thread(ask, f"{url}/readyz")
-            await connection.execute("DELETE FROM ledger WHERE revision = 99")
+            await connection.execute("DELETE FROM bigbrotr.ledger WHERE revision = 99")
         assert code == 503
         assert "install a newer bigbrotr" in words
         assert await asyncio.to_thread(ask, f"{url}/readyz") == (200, "ok\n")

@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "services": FOUNDATION | {"net", "nostr", "core"},
     "runner": FOUNDATION | {"core"},
     "telemetry": FOUNDATION | {"core", "net", "runner", "serve", "systemd"},
-    "supervisor": FOUNDATION | {"core", "embedded", "runner", "services", "telemetry"},
+    "supervisor": FOUNDATION | {"core", "embedded", "reads", "runner", "services", "telemetry"},
     "reads": FOUNDATION | {"core"},
     "view": FOUNDATION | {"core", "reads", "runner", "supervisor"},
     "demo": FOUNDATION | {"core", "embedded", "net", "nostr", "reads", "supervisor", "view"},

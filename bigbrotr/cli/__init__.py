@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from bigbrotr import __version__
-from bigbrotr.cli import config, db, health, parse, run, seed, status
+from bigbrotr.cli import completion, config, db, doctor, health, parse, run, seed, status
 from bigbrotr.cli.output import NAME, remember, say
 from bigbrotr.core.defects import refusal
 from bigbrotr.core.logger import open_up
@@ -22,14 +22,14 @@ exit codes:
   5  a data directory or a port is in use
   6  a service failed too often
 """
-FAMILIES = (run, status, seed, health, config, db)
+FAMILIES = (run, status, seed, health, doctor, config, db)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     open_up(sys.stdout)
     open_up(sys.stderr)
-    options = parser().parse_args(parse.pass_on(sys.argv[1:] if arguments is None else arguments))
+    options = parser().parse_args(arguments)
     remember(options)
     try:
         code: int = options.command(options)
@@ -52,17 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> parse.Top:
     """All commands and their options."""
-    top = parse.Parser(
+    top = parse.Top(
         prog=NAME,
         description="An observatory and archive of the Nostr network.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"{NAME} {__version__}")
-    commands = top.add_subparsers(metavar="command", required=True)
+    commands = top.add_subparsers(metavar="command", required=True, parser_class=parse.Parser)
     shared = parse.shared()
     for family in FAMILIES:
         family.add(commands, shared)
+    completion.add(commands, parser, EXIT_CODES)
     return top

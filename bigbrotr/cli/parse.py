@@ -2,9 +2,10 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 from bigbrotr.cli.output import shown
 from bigbrotr.config.settings import Profile
@@ -20,6 +21,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Prints the usage and the mistake, and exits with code 2."""
         super().error(shown(message))
+
+
+class Top(Parser):
+    """The parser of a whole command line."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As its parent does, but for what `db psql` passes on: that is psql's, in its order."""
+        return super().parse_known_args(pass_on(sys.argv[1:] if args is None else args), namespace)
 
 
 Group: TypeAlias = "argparse._SubParsersAction[Parser]"  # noqa: SLF001 -- it has no public name

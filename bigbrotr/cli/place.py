@@ -76,8 +76,8 @@ def find(options: argparse.Namespace, *, may_start: bool = True) -> Place:
         raise ConfigError(f"BIGBROTR_PROFILE: a profile is {names}, not {by_default!r}")
     if profile is None:
         # Where the database is, no profile says.
-        bare = load(options.config, None)
-        profile = _profile_of(bare, folder, may_start=may_start)
+        config = load(options.config, Profile(by_default or Profile.LITE))
+        profile = _profile_of(config, folder, may_start=may_start)
         if profile is not None and by_default not in (None, profile):
             say(
                 f"the archive is of the profile {profile}, for good: BIGBROTR_PROFILE, which says "

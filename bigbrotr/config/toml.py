@@ -61,8 +61,12 @@ def load(path: Path | None, profile: Profile | None) -> Config:
     if path is None:
         return Config()
     values = read_toml(path)
-    lines = lines_of(_text(path))
-    return decode(_tables_apart(base, values), Config, source=str(path), lines=lines)
+    return decode(_tables_apart(base, values), Config, source=str(path), lines=lines_in(path))
+
+
+def lines_in(path: Path) -> dict[Keys, int]:
+    """In which line of a configuration file each table and key stands, from 1 on."""
+    return lines_of(_text(path))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -138,14 +142,14 @@ def decode(
     mistakes = [*_mistakes(whole, section, ())]
     if not mistakes:
         return msgspec.convert(whole, section)
-    said = [(_line(keys, lines or {}), words) for keys, words in mistakes]
-    raise ConfigError(
-        "\n".join(
-            f"{source}:{line}: {without_secrets(words)}"
-            if line
-            else f"{source}: {without_secrets(words)}"
-            for line, words in sorted(said, key=lambda each: each[0] or 0)
-        )
+    raise ConfigError(explain(mistakes, source, lines or {}))
+
+
+def explain(mistakes: Iterable[Mistake], source: str, lines: Mapping[Keys, int]) -> str:
+    """A line for each mistake: where it stands, and what is wrong."""
+    said = sorted((_line(keys, lines) or 0, without_secrets(words)) for keys, words in mistakes)
+    return "\n".join(
+        f"{source}:{line}: {words}" if line else f"{source}: {words}" for line, words in said
     )
 
 
@@ -176,7 +180,7 @@ def _mistakes(values: Mapping[str, Any], table: type[Struct], keys: Keys) -> Ite
             msgspec.convert(values, table)
         except msgspec.ValidationError as error:
             reason = str(error).partition(" - at `$")[0]
-            yield Mistake(keys, f"{_where(keys)}: {_plain(reason)}")
+            yield Mistake(keys, f"{where(keys)}: {_plain(reason)}")
 
 
 def _mistakes_in(value: Any, hint: Any, keys: Keys) -> Iterator[Mistake]:
@@ -190,7 +194,7 @@ def _mistakes_in(value: Any, hint: Any, keys: Keys) -> Iterator[Mistake]:
         return
     if isinstance(value, float) and not math.isfinite(value):
         # TOML has infinite numbers, and those that are none; ranges let them pass.
-        yield Mistake(keys, f"{_where(keys)}: expected a finite number")
+        yield Mistake(keys, f"{where(keys)}: expected a finite number")
         return
     try:
         msgspec.convert(value, hint)
@@ -198,14 +202,14 @@ def _mistakes_in(value: Any, hint: Any, keys: Keys) -> Iterator[Mistake]:
         reason = str(error).partition(" - at `$")[0]
         if get_origin(kind) is Literal:
             reason = f"expected one of {', '.join(map(str, get_args(kind)))}"
-        yield Mistake(keys, f"{_where(keys)}: {_value(value, keys)}{_plain(reason)}")
+        yield Mistake(keys, f"{where(keys)}: {_value(value, keys)}{_plain(reason)}")
 
 
 def _unknown(keys: Keys, table: type[Struct]) -> str:
     known = [known.name for known in msgspec.structs.fields(table)]
     near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
     hint = f'; did you mean "{near[0]}"?' if near else f"; known here: {', '.join(known)}"
-    return f"{_where(keys)}: unknown key{hint}"
+    return f"{where(keys)}: unknown key{hint}"
 
 
 def _in_seconds(values: Mapping[str, Any], table: type[Struct]) -> dict[str, Any]:
@@ -272,7 +276,8 @@ def _bare(kind: Any) -> Any:
     return kind
 
 
-def _where(keys: Keys) -> str:
+def where(keys: Keys) -> str:
+    """The place of a setting as a file has it: [table] key."""
     if not keys:
         return "the file"
     names = [_toml_key(key) for key in keys]
@@ -301,6 +306,24 @@ def _plain(reason: str) -> str:
 def show(config: Config) -> str:
     """The settings that are in force as a TOML file, each with its words."""
     return "\n".join(_tables(config, "")) + "\n"
+
+
+BEGINNING = """\
+# Settings of bigbrotr. This file lies over those of its profile, {profile}: what is not said here
+# stays as it is shipped. Take the # away from what you want to change, and look at the file with
+# `bigbrotr config check FILE`. No password and no key belongs here: they come from the environment
+# (DB_PASSWORD, PRIVATE_KEY), or from files that it names (DB_PASSWORD_FILE, PRIVATE_KEY_FILE).
+"""
+
+
+def begin(profile: Profile) -> str:
+    """A file to begin with: it says everything that can be set, and changes nothing."""
+    lines = [BEGINNING.format(profile=profile)]
+    for line in _tables(load(None, profile), ""):
+        is_own = re.fullmatch(r"\[(finder\.sources|synchronizer\.relays)\..*\]", line)
+        is_said = not line or (line.startswith("[") and not is_own) or line.startswith("# ")
+        lines.append(line if is_said else f"# {line}")
+    return "\n".join(lines) + "\n"
 
 
 def _tables(section: Struct, name: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import asyncpg
 from msgspec import Struct, field
 
-from bigbrotr.config.settings import MAX_CONSECUTIVE_FAILURES, Config, ServiceSection
+from bigbrotr.config.settings import MAX_CONSECUTIVE_FAILURES, Config, Profile, ServiceSection
 from bigbrotr.config.toml import decode, load
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import Logger
@@ -27,6 +27,7 @@ OUTSIDE = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # asyncpg's word for some connections that broke
 )
+OFFLINE = "this machine seems to be offline"
 FIRST_RETRY_S = 1.0  # after a failed cycle; doubles up to the interval
 
 
@@ -73,7 +74,7 @@ class BaseService(ABC, Generic[C]):
     @classmethod
     def from_toml(cls, path: str | Path, *, brotr: Brotr) -> Self:
         """A service from a configuration file: its own section, and what it needs of the others."""
-        return cls(brotr, context=Context(load(Path(path), None)))
+        return cls(brotr, context=Context(load(Path(path), Profile.LITE)))
 
     @property
     def owner(self) -> str:
@@ -117,7 +118,14 @@ class BaseService(ABC, Generic[C]):
             # Timers may fire a moment early: at least one step, or the same cycle would run twice.
             late = time.monotonic() - due
             due += interval * max(1, late // interval + 1) if interval > 0 else late
+            if (hurry_s := self.hurry_s()) is not None:
+                due = min(due, time.monotonic() + hurry_s)
             await self.wait(due - time.monotonic())
+
+    def hurry_s(self) -> float | None:
+        """In how many seconds the next cycle is to be at the latest, where that is sooner than
+        scheduled."""
+        return None
 
     def metrics(self) -> Iterable[Sample]:
         """What this service counts: see `METRICS`."""

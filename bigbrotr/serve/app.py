@@ -18,7 +18,8 @@ LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- where one asks
 IDENTITY = "Bigbrotr-Archive"  # a header of the answers about health
 
 Check = Callable[[], Awaitable[str | None]]  # what is wrong, in words; None: nothing
-Metrics = Callable[[], Awaitable[tuple[bytes, str]]]  # the page and its content type
+# Of the header Accept: the page and its content type.
+Metrics = Callable[[str], Awaitable[tuple[bytes, str]]]
 
 
 @asynccontextmanager
@@ -49,8 +50,8 @@ async def serve(
 
         return answer
 
-    async def metrics_page(_: web.Request) -> web.Response:
-        page, kind = await metrics()
+    async def metrics_page(request: web.Request) -> web.Response:
+        page, kind = await metrics(",".join(request.headers.getall("Accept", ())))
         return web.Response(body=page, headers={"Content-Type": kind})
 
     @web.middleware

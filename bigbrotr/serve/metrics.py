@@ -1,28 +1,28 @@
-"""The page /metrics: all metrics in the text format of OpenMetrics."""
+"""The page /metrics: all metrics as plain text, or as OpenMetrics where that is asked for."""
 
 from collections.abc import Iterable, Iterator
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.core import Metric as Family
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from bigbrotr.core.metrics import METRICS, PREFIX, Metric, Sample
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-
-def page(samples: Iterable[Sample]) -> bytes:
-    """All metrics, those without a value by their description alone.
+def page(samples: Iterable[Sample], accept: str = "") -> tuple[bytes, str]:
+    """All metrics, those without a value by their description alone, and those of the process; with
+    the content type, which is the one that `accept` (a header of HTTP) asks for, or plain text.
 
     Raises:
         KeyError: a sample of a metric that is not declared.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Families(samples))
-    text: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
-    return text
+    ProcessCollector(registry=registry)
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
 
 
 class _Families(Collector):

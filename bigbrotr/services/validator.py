@@ -1,20 +1,22 @@
 """The validator: a candidate that speaks Nostr becomes a relay, another is tried again later."""
 
 import asyncio
+import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, suppress
 from enum import StrEnum
 from typing import Final, Literal, NamedTuple, Self, TypeAlias
 
 import anyio
 
 from bigbrotr.config.settings import Link, Networks, ValidatorSettings
-from bigbrotr.core.base_service import BaseService, Context
+from bigbrotr.core.base_service import OFFLINE, BaseService, Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.candidates import Resolution
 from bigbrotr.core.defects import Defects, one_by_one
 from bigbrotr.core.metrics import Sample
+from bigbrotr.core.reasons import Reasons, Trouble
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.net.connect import (
     OFFLINE_SAMPLE,
@@ -32,6 +34,8 @@ from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.session import Bounds, Page, Session
 
 FRAME_BYTES = 1 << 20
+RECORD_S = 0.5  # until what is decided is recorded
+FIRST_LOOKS_S, FIRST_LOOK_S = 15.0, 0.5  # after the start, if nothing has been tried yet
 ANSWER_BYTES = 4 << 20
 OFFLINE_CROWD = 20  # hosts none of which is reached, in an archive that knows no relay yet
 CLAIM_ROUNDS = 8  # times the width: the slow ones wait beside those whose turn it is
@@ -81,6 +85,8 @@ class Validator(BaseService[ValidatorSettings]):
         super().__init__(brotr, settings, context)
         self.greeted: Counter[tuple[str, str]] = Counter()  # by network and outcome
         self.defects = Defects(self.log)
+        self.reasons = Reasons()
+        self._began = time.monotonic()
 
     def metrics(self) -> Iterator[Sample]:
         """How conversations with candidates ended."""
@@ -121,18 +127,55 @@ class Validator(BaseService[ValidatorSettings]):
             )
             if not candidates:
                 return
-            greetings = await self._sweep(candidates, link)
-            if network is Network.CLEARNET and await self._is_offline(greetings, link):
-                greetings = [
-                    greeting._replace(decision=Decision.POSTPONED) for greeting in greetings
-                ]
-                self.log.warning(
-                    "this machine seems to be offline: no candidate could be reached, none is "
-                    "blamed, and all are tried again in a minute",
-                    candidates=len(greetings),
-                    example=f"{greetings[0].relay.url}: {greetings[0].detail}",
-                )
-            await self._record(network, await self._join_aliases(greetings, link))
+            await self._try(network, link, candidates)
+
+    async def _try(self, network: Network, link: Link, candidates: list[Relay]) -> None:
+        """Tries candidates side by side. A host that speaks is recorded as soon as it is known; of
+        the others one can tell only together whether the fault is theirs."""
+        answered: list[Greeting] = []  # of hosts that speak, not recorded yet
+        recorded: list[Greeting] = []
+        new = 0
+        is_over = asyncio.Event()
+
+        async def record(some: list[Greeting]) -> None:
+            nonlocal new
+            joined = await self._join_aliases(some, link)
+            new += await self._record(joined)
+            recorded.extend(joined)
+
+        async def record_at_once() -> None:
+            while not is_over.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RECORD_S):
+                        await is_over.wait()
+                some, answered[:] = list(answered), []
+                if some:
+                    await record(some)
+
+        def note(of_host: list[Greeting]) -> None:
+            if any(each.decision is Decision.RELAY for each in of_host):
+                answered.extend(of_host)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(record_at_once)
+            greetings = await self._sweep(candidates, link, note)
+            is_over.set()
+        known = {each.relay for each in recorded}
+        rest = [greeting for greeting in greetings if greeting.relay not in known]
+        is_offline = network is Network.CLEARNET and await self._is_offline(greetings, link)
+        if is_offline:
+            rest = [greeting._replace(decision=Decision.POSTPONED) for greeting in rest]
+            self.log.warning(
+                f"{OFFLINE}: no candidate could be reached, none is blamed, and all are tried "
+                "again in a minute",
+                candidates=len(rest),
+                example=f"{rest[0].relay.url}: {rest[0].detail}" if rest else "",
+            )
+        if network is Network.CLEARNET:
+            self.trouble = f"{OFFLINE}: no relay can be reached" if is_offline else ""
+        if rest:
+            await record(rest)
+        self._log_tried(network, recorded, new)
 
     async def _is_offline(self, greetings: list[Greeting], link: Link) -> bool:
         """Whether a sweep failed for our own fault: all of it, and relays that we know as well."""
@@ -153,18 +196,27 @@ class Validator(BaseService[ValidatorSettings]):
 
     # A sweep
 
-    async def _sweep(self, candidates: list[Relay], link: Link) -> list[Greeting]:
-        """Greets candidates side by side, but those of one host one after the other."""
+    async def _sweep(
+        self,
+        candidates: list[Relay],
+        link: Link,
+        note: Callable[[list[Greeting]], None] = lambda greetings: None,
+    ) -> list[Greeting]:
+        """Greets candidates side by side, but those of one host one after the other; `note` takes
+        what came of each host."""
         width = asyncio.Semaphore(link.width)
         greetings: list[Greeting] = []
 
         async def greet_in_turn(relays: list[Relay]) -> None:
             last: Greeting | None = None
+            of_host: list[Greeting] = []
             for relay in relays:
                 if self._stop.is_set():
-                    return  # its lease passes
+                    break  # its lease passes
                 last = inherit(last, relay) or await self._greet(relay, link, width)
-                greetings.append(last)
+                of_host.append(last)
+            greetings.extend(of_host)
+            note(of_host)
 
         async with anyio.create_task_group() as group:
             for relays in by_endpoint(candidates).values():
@@ -267,7 +319,8 @@ class Validator(BaseService[ValidatorSettings]):
         bounds = Bounds(link.timeout_s, 2 * link.timeout_s, ANSWER_BYTES)
         return lambda wanted: session.fetch(wanted, bounds)
 
-    async def _record(self, network: Network, greetings: list[Greeting]) -> None:
+    async def _record(self, greetings: list[Greeting]) -> int:
+        """Records what was decided; returns how many became relays."""
         new = 0
 
         async def record(some: Sequence[Greeting]) -> None:
@@ -288,11 +341,29 @@ class Validator(BaseService[ValidatorSettings]):
             return decide_unreached(greeting.relay, Unreached(Failure.DEFECT, words))
 
         await one_by_one(greetings, record, instead)
+        return new
+
+    def _log_tried(self, network: Network, greetings: list[Greeting], new: int) -> None:
         outcomes = Counter(str(greeting.outcome) for greeting in greetings)
         self.greeted.update((str(network), outcome) for outcome in outcomes.elements())
-        self.log.info(
-            "tried candidates", network=network, tried=len(greetings), new_relays=new, **outcomes
+        failing = self.reasons.words(
+            Trouble(str(each.outcome), each.relay.url, each.detail)
+            for each in greetings
+            if each.decision is Decision.FAILED
         )
+        self.log.info(
+            "tried candidates",
+            network=network,
+            tried=len(greetings),
+            new_relays=new,
+            **outcomes,
+            **({"failing": failing} if failing else {}),
+        )
+
+    def hurry_s(self) -> float | None:
+        """At first looks soon again: the seeder may be about to bring candidates."""
+        is_new = time.monotonic() < self._began + FIRST_LOOKS_S
+        return FIRST_LOOK_S if is_new and not self.greeted else None
 
 
 def origin(relay: Relay) -> str:

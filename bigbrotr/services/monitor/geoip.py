@@ -50,7 +50,7 @@ class GeoIp:
                 if name in self._readers:
                     continue  # it is being replaced: the old one will do
                 words = getattr(error, "strerror", None) or str(error)
-                raise ConfigError(f"cannot read the database {file}: {words}") from None
+                raise ConfigError(f"[monitor.geo]: cannot read {file}: {words}") from None
             self.close(name)
             self._readers[name] = (changed_at, reader)
 

@@ -10,11 +10,12 @@ from typing import Self
 import anyio
 
 from bigbrotr.config.settings import Link, MonitorSettings, Networks
-from bigbrotr.core.base_service import BaseService, Context
+from bigbrotr.core.base_service import OFFLINE, BaseService, Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.monitoring import CheckResult, DueCheck, Post, Rtts
 from bigbrotr.core.defects import Defects, one_by_one
 from bigbrotr.core.metrics import Sample
+from bigbrotr.core.reasons import Reasons, Trouble
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.check import Measured
 from bigbrotr.models.keys import Keys
@@ -67,6 +68,7 @@ class Monitor(BaseService[MonitorSettings]):
         self.met: Counter[tuple[str, str]] = Counter()  # by network and outcome
         self.announced = 0  # relays
         self.defects = Defects(self.log)
+        self.reasons = Reasons()
         self._stamps: socket | None = None
         self._cleaned_at: float | None = None
 
@@ -133,10 +135,10 @@ class Monitor(BaseService[MonitorSettings]):
             ]
             await one_by_one(results, self._record, self._instead)
             self._tell(network, results)
+            self.trouble = f"{OFFLINE}: relays that were up cannot be reached" if is_offline else ""
             if is_offline:
                 self.log.warning(
-                    "this machine seems to be offline: nothing is recorded against relays that "
-                    "could not be reached",
+                    f"{OFFLINE}: nothing is recorded against relays that could not be reached",
                     network=network,
                     relays=sum(result.verdict == Verdict.VOID for result in results),
                 )
@@ -246,7 +248,18 @@ class Monitor(BaseService[MonitorSettings]):
         self.checked.update((str(network), verdict) for verdict in verdicts.elements())
         self.met.update((str(network), str(result.outcome)) for result in results)
         self.announced += sum(result.digest is not None for result in results)
-        self.log.info("checked relays", network=network, checked=len(results), **verdicts)
+        failing = self.reasons.words(
+            Trouble(str(result.outcome), result.due.relay.url, result.detail)
+            for result in results
+            if result.verdict == Verdict.DOWN
+        )
+        self.log.info(
+            "checked relays",
+            network=network,
+            checked=len(results),
+            **verdicts,
+            **({"failing": failing} if failing else {}),
+        )
 
 
 def keys_of(settings: MonitorSettings) -> Keys | None:

@@ -150,7 +150,7 @@ class Ingest:
         batch.events = [batch.events[position] for position in unknown]
 
     async def _store_under_lock(self, batch: Batch, progress: Progress) -> int:
-        async with self._brotr.turn() as has_waited:
+        async with self._brotr.ingest_lock() as has_waited:
             if has_waited:
                 await self._leave_unknown(batch)
             batch.verify()

@@ -57,7 +57,7 @@ class Process:
         # Runs all the time, so that live visits go on between slices.
         self.loop = uvloop.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True, name="loop").start()
-        self.brotr = Brotr(pool_of(config, dsn), notes_sightings=config.finder.enabled)
+        self.brotr = Brotr(pool_of(config, dsn), notes_mentions=config.finder.enabled)
         self.worker = Worker(config, self.brotr)
         threading.Thread(target=self._watch, daemon=True, name="lifeline").start()
 

@@ -51,7 +51,7 @@ def test_what_is_shown_agrees_with_a_dumb_memory(
 
 
 async def claim(brotr: Brotr) -> Visit:
-    await brotr.pool.execute("UPDATE visits SET due_at = 0")
+    await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
     visits = await brotr.claim_visits(
         [Network.CLEARNET], limit=9, owner="me", lease_s=600, since=0, until=BEGIN + 1000
     )
@@ -63,7 +63,9 @@ async def archive(brotr: Brotr, events: Sequence[Event], seen_at: int = BEGIN) -
 
 
 async def held(brotr: Brotr) -> set[bytes]:
-    rows = await brotr.pool.fetch("SELECT event_id FROM events_relays WHERE relay_url = $1", A.url)
+    rows = await brotr.pool.fetch(
+        "SELECT event_id FROM bigbrotr.events_relays WHERE relay_url = $1", A.url
+    )
     return {row["event_id"] for row in rows}
 
 
@@ -104,13 +106,16 @@ async def test_a_proof_ends_the_pairs_that_were_not_shown(
     await absences.conclude([proof(5, 7), proof(7, 12), proof(16, 17)])
     gone = {event.id for event in [*events[11:20:2], *events[32:34]]}
     assert (await held(brotr), total.dropped) == ({event.id for event in events} - gone, 7)
-    rows = await brotr.pool.fetch("SELECT event_id FROM dropped")
+    rows = await brotr.pool.fetch("SELECT event_id FROM bigbrotr.dropped")
     assert {row["event_id"] for row in rows} == gone
     assert (await brotr.totals()).pairs == 80 - 7
     # Nothing is left of what is proven; and B's pairs are its own.
     await absences.conclude([proof(0, 5)])
     assert await held(brotr) == {event.id for event in events[10:]} - gone
-    assert await brotr.pool.fetchval("SELECT pairs FROM relay_progress WHERE url = $1", B.url) == 40
+    assert (
+        await brotr.pool.fetchval("SELECT pairs FROM bigbrotr.relay_progress WHERE url = $1", B.url)
+        == 40
+    )
 
 
 async def test_what_came_after_the_question_stays(brotr: Brotr) -> None:

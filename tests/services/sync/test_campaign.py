@@ -311,7 +311,7 @@ class Campaign:
         self.made |= {each["id"]: Held(each) for each in others}
         if self.story.known:
             await self.brotr.insert_events(events)
-        await self.brotr.pool.execute("DELETE FROM visits")
+        await self.brotr.pool.execute("DELETE FROM bigbrotr.visits")
         await self.brotr.insert_relays([Relay(self.url)])
 
     def change(self, turn: Turn, during: "Epoch | None") -> None:
@@ -360,10 +360,10 @@ class Campaign:
         politeness_of.cache_clear()
         self.relay.vices = turn.vices
         self.relay.seen.shown.clear()
-        await self.brotr.pool.execute("UPDATE visits SET due_at = 0")
-        await self.brotr.pool.execute("UPDATE gaps SET due_at = 0")
-        await self.brotr.pool.execute("UPDATE withheld SET due_at = 0")
-        await self.brotr.pool.execute("UPDATE reconciliation SET due_at = 0")
+        await self.brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
+        await self.brotr.pool.execute("UPDATE bigbrotr.gaps SET due_at = 0")
+        await self.brotr.pool.execute("UPDATE bigbrotr.withheld SET due_at = 0")
+        await self.brotr.pool.execute("UPDATE bigbrotr.reconciliation SET due_at = 0")
         task = asyncio.create_task(Worker(self.config(), self.brotr).work(ORDER))
         questions = 0
 
@@ -391,20 +391,27 @@ class Campaign:
                 rows = await archive.fetch(query.replace("RELAY", f"'{self.url}'"))
                 return [row[0] if len(row) == 1 else tuple(row) for row in rows]
 
-            of_relay = "relay_id = (SELECT id FROM relays WHERE url = RELAY)"
+            of_relay = "relay_id = (SELECT id FROM bigbrotr.relays WHERE url = RELAY)"
             return Found(
-                dict(await ask("SELECT encode(id, 'hex'), content FROM events")),
+                dict(await ask("SELECT encode(id, 'hex'), content FROM bigbrotr.events")),
                 set(
                     await ask(
-                        "SELECT encode(event_id, 'hex') FROM events_relays WHERE relay_url = RELAY"
+                        "SELECT encode(event_id, 'hex')"
+                        " FROM bigbrotr.events_relays WHERE relay_url = RELAY"
                     )
                 ),
                 await ask(
                     "SELECT lower(span), upper(span), proven_at"
-                    f" FROM coverage, unnest(proven) AS span WHERE {of_relay}"
+                    f" FROM bigbrotr.coverage, unnest(proven) AS span WHERE {of_relay}"
                 ),
-                set(await ask(f"SELECT encode(event_id, 'hex') FROM withheld WHERE {of_relay}")),
-                await ask(f"SELECT reason, detail, lower(span) FROM gaps WHERE {of_relay}"),
+                set(
+                    await ask(
+                        f"SELECT encode(event_id, 'hex') FROM bigbrotr.withheld WHERE {of_relay}"
+                    )
+                ),
+                await ask(
+                    f"SELECT reason, detail, lower(span) FROM bigbrotr.gaps WHERE {of_relay}"
+                ),
             )
 
     async def check(self) -> None:
@@ -496,7 +503,7 @@ def events_of(story: Story) -> list[dict[str, Any]]:
 
 
 TABLES = (
-    *("events", "events_raw", "presence", "dropped", "rejected", "candidates", "sightings"),
+    *("events", "events_raw", "presence", "dropped", "rejected", "candidates", "mentions"),
     *("tallies", "visits", "coverage", "gaps", "reconciliation", "digests", "withheld", "relays"),
 )
 
@@ -504,7 +511,7 @@ TABLES = (
 async def clear(brotr: Brotr) -> None:
     """Empties the database: a new one would cost more than a story."""
     for table in TABLES:
-        await brotr.pool.execute(f"DELETE FROM {table}")
+        await brotr.pool.execute(f"DELETE FROM bigbrotr.{table}")
 
 
 @pytest.fixture
