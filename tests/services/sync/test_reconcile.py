@@ -51,8 +51,8 @@ TimedSocket = Mapping[str, Any]
 
 async def where(brotr: Brotr, event_id: bytes) -> dict[str, Any]:
     """Where an event is, as plain values."""
-    found: dict[str, Any] = msgspec.to_builtins(await reads.where(brotr.pool, event_id))
-    return found
+    found = msgspec.json.encode(await reads.where(brotr.pool, event_id))
+    return msgspec.json.decode(found, type=dict[str, Any])
 
 
 @pytest.fixture(autouse=True)
