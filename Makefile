@@ -44,6 +44,7 @@ bench: $(VENV)/.dev ## run the benchmarks; ARGS="ingest" …
 
 docs: $(VENV)/.dev ## write what the documentation takes from the code, and build it as a site in dist/site
 	@$(BIN)/python -m docs.generate
+	@$(BIN)/python -m docs.generate_schema
 	@$(BIN)/zensical build --strict
 
 wheel: $(VENV)/.dev ## build the wheel into dist/

@@ -1,37 +1,35 @@
--- The clock: what was written while a clock was ahead.
+-- Clock: puts right what was written while a clock was ahead.
 
--- Puts right what bears a time after p_now, by more than clocks differ: proofs are taken back, since they may be of
--- seconds that had not been yet, and whoever was to wait from then on is due at once. Returns how many relays had such
--- proofs, and how many rows of work were due too late. Idempotent.
-CREATE OR REPLACE FUNCTION public.forget_the_future(p_now bigint) RETURNS TABLE (relays integer, rows_due integer)
-LANGUAGE plpgsql AS $$
+-- A proof from a clock that was ahead may be of seconds that had not been yet.
+CREATE OR REPLACE FUNCTION bigbrotr.forget_the_future(p_now bigint) RETURNS TABLE (relays integer, rows_due integer)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ahead bigint := p_now + 60;
 BEGIN
     WITH gone AS (
-        DELETE FROM public.coverage c WHERE c.proven_at > ahead RETURNING c.relay_id
+        DELETE FROM bigbrotr.coverage c WHERE c.proven_at > ahead RETURNING c.relay_id
     )
     SELECT count(DISTINCT g.relay_id) INTO relays FROM gone g;
     WITH visits_due AS (
-        -- Who was found then and not tried yet bears no other time than that.
-        UPDATE public.visits v SET
+        -- A relay that was found then and not visited yet has no other time than due_at.
+        UPDATE bigbrotr.visits v SET
             due_at = p_now, visited_at = CASE WHEN v.visited_at > ahead THEN p_now END,
             failing_since = CASE WHEN v.failing_since > p_now THEN p_now ELSE v.failing_since END
         WHERE coalesce(v.visited_at, v.due_at) > ahead AND v.owner IS NULL RETURNING 1
     ), gaps_due AS (
-        UPDATE public.gaps g SET due_at = p_now, noted_at = p_now WHERE g.noted_at > ahead RETURNING 1
+        UPDATE bigbrotr.gaps g SET due_at = p_now, noted_at = p_now WHERE g.noted_at > ahead RETURNING 1
     ), candidates_due AS (
-        UPDATE public.candidates c SET due_at = p_now, tried_at = CASE WHEN c.tried_at > ahead THEN p_now END
+        UPDATE bigbrotr.candidates c SET due_at = p_now, tried_at = CASE WHEN c.tried_at > ahead THEN p_now END
         WHERE coalesce(c.tried_at, c.due_at) > ahead AND c.owner IS NULL RETURNING 1
     ), checks_due AS (
-        UPDATE public.checks c SET
+        UPDATE bigbrotr.checks c SET
             due_at = p_now, checked_at = CASE WHEN c.checked_at > ahead THEN p_now END,
             since = CASE WHEN c.since > p_now THEN p_now ELSE c.since END
         WHERE coalesce(c.checked_at, c.due_at) > ahead AND c.owner IS NULL RETURNING 1
     ), tries_due AS (
-        UPDATE public.reconciliation r SET due_at = p_now, tried_at = p_now WHERE r.tried_at > ahead RETURNING 1
+        UPDATE bigbrotr.reconciliation r SET due_at = p_now, tried_at = p_now WHERE r.tried_at > ahead RETURNING 1
     ), outbox_due AS (
-        UPDATE public.outbox o SET due_at = p_now, posted_at = p_now
+        UPDATE bigbrotr.outbox o SET due_at = p_now, posted_at = p_now
         WHERE o.posted_at > ahead AND o.owner IS NULL RETURNING 1
     )
     SELECT (SELECT count(*) FROM visits_due) + (SELECT count(*) FROM gaps_due)
@@ -39,3 +37,7 @@ BEGIN
          + (SELECT count(*) FROM tries_due) + (SELECT count(*) FROM outbox_due) INTO rows_due;
     RETURN NEXT;
 END $$;
+COMMENT ON FUNCTION bigbrotr.forget_the_future IS
+    'Puts right what was written while a clock was ahead of p_now by more than a minute: takes back proofs and makes '
+    'due what waits for a time in the future. Returns how many relays had such proofs and how many rows of work were '
+    'due too late. Idempotent.';

@@ -45,37 +45,41 @@ BEGIN
         (22, 'rtts',             'local',       NULL,       NULL),
         -- On the coordinator, and nothing to Citus.
         (30, 'ledger',           'ordinary',    NULL,       NULL),
-        (31, 'tombstones',       'ordinary',    NULL,       NULL),
-        (32, 'sightings',        'ordinary',    NULL,       NULL),
-        (33, 'tallies',          'ordinary',    NULL,       NULL),
-        (34, 'outbox',           'ordinary',    NULL,       NULL),
-        (35, 'deliveries',       'ordinary',    NULL,       NULL),
-        (36, 'service_data',     'ordinary',    NULL,       NULL)
+        (31, 'schema_lock',     'ordinary',    NULL,       NULL),
+        (32, 'ingest_lock',     'ordinary',    NULL,       NULL),
+        (33, 'candidates_lock', 'ordinary',    NULL,       NULL),
+        (34, 'presence_lock',   'ordinary',    NULL,       NULL),
+        (35, 'tombstones',      'ordinary',    NULL,       NULL),
+        (36, 'mentions',        'ordinary',    NULL,       NULL),
+        (37, 'tallies',         'ordinary',    NULL,       NULL),
+        (38, 'outbox',          'ordinary',    NULL,       NULL),
+        (39, 'deliveries',      'ordinary',    NULL,       NULL),
+        (40, 'service_data',    'ordinary',    NULL,       NULL)
     ) AS f (turn, name, kind, distribution_column, sibling)
     WHERE f.kind <> 'ordinary' AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_dist_partition p
-        WHERE p.logicalrelid = format('public.%I', f.name)::regclass AND f.kind = CASE
+        WHERE p.logicalrelid = format('bigbrotr.%I', f.name)::regclass AND f.kind = CASE
             WHEN p.partmethod = 'h' THEN 'distributed' WHEN p.repmodel = 't' THEN 'reference' ELSE 'local' END)
     ORDER BY f.turn
     LOOP
         IF family.kind = 'reference' THEN
             -- Tables whose keys lead here become known to Citus, too: those that are distributed further down do for a
             -- moment only.
-            PERFORM create_reference_table(format('public.%I', family.name)::regclass);
+            PERFORM create_reference_table(format('bigbrotr.%I', family.name)::regclass);
         ELSIF family.kind = 'distributed' THEN
             PERFORM create_distributed_table(
-                format('public.%I', family.name)::regclass, family.distribution_column,
-                colocate_with => coalesce('public.' || family.sibling, 'none'));
+                format('bigbrotr.%I', family.name)::regclass, family.distribution_column,
+                colocate_with => coalesce('bigbrotr.' || family.sibling, 'none'));
             -- What has moved to the workers is still on the coordinator's disk. Only here, where no other table's key
             -- leads to: this truncates those as well.
-            PERFORM truncate_local_data_after_distributing_table(format('public.%I', family.name)::regclass);
+            PERFORM truncate_local_data_after_distributing_table(format('bigbrotr.%I', family.name)::regclass);
         ELSIF NOT EXISTS (SELECT FROM pg_catalog.pg_dist_partition p
-                          WHERE p.logicalrelid = format('public.%I', family.name)::regclass) THEN
-            PERFORM citus_add_local_table_to_metadata(format('public.%I', family.name)::regclass);
+                          WHERE p.logicalrelid = format('bigbrotr.%I', family.name)::regclass) THEN
+            PERFORM citus_add_local_table_to_metadata(format('bigbrotr.%I', family.name)::regclass);
         END IF;
     END LOOP;
 
     -- Workers compute with these.
-    PERFORM create_distributed_function('public.pack_seen(bigint)');
-    PERFORM create_distributed_function('public.unpack_seen(integer)');
+    PERFORM create_distributed_function('bigbrotr.pack_seen(bigint)');
+    PERFORM create_distributed_function('bigbrotr.unpack_seen(integer)');
 END $$;

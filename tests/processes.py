@@ -346,12 +346,12 @@ class Archive:
     async def read(cls, connection: "asyncpg.Connection[asyncpg.Record]") -> Self:
         rows = await connection.fetch(
             "SELECT encode(id, 'hex') AS id, encode(pubkey, 'hex') AS pubkey, created_at, kind,"
-            " tags, content, encode(sig, 'hex') AS sig FROM events"
+            " tags, content, encode(sig, 'hex') AS sig FROM bigbrotr.events"
         )
         pairs = await connection.fetch(
-            "SELECT encode(event_id, 'hex') AS id, relay_url FROM events_relays"
+            "SELECT encode(event_id, 'hex') AS id, relay_url FROM bigbrotr.events_relays"
         )
-        totals = await connection.fetchrow("SELECT * FROM totals()")
+        totals = await connection.fetchrow("SELECT * FROM bigbrotr.totals()")
         assert totals is not None
         events = {row["id"]: tuple(row.values())[1:] for row in rows}
         assert len(events) == len(rows)
@@ -360,7 +360,7 @@ class Archive:
         return cls(
             events,
             found,
-            {row["url"] for row in await connection.fetch("SELECT url FROM relays")},
-            {row["url"] for row in await connection.fetch("SELECT url FROM candidates")},
+            {row["url"] for row in await connection.fetch("SELECT url FROM bigbrotr.relays")},
+            {row["url"] for row in await connection.fetch("SELECT url FROM bigbrotr.candidates")},
             dict(totals),
         )

@@ -85,7 +85,9 @@ async def archive(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pla
             async with place.look() as connection:
 
                 async def is_copied() -> bool:
-                    return bool(await connection.fetchval("SELECT events FROM totals()") == 40)
+                    return bool(
+                        await connection.fetchval("SELECT events FROM bigbrotr.totals()") == 40
+                    )
 
                 await until(is_copied, "the copy")
             yield place
@@ -382,7 +384,15 @@ async def test_unreachable_database(tmp_path: Path) -> None:
         assert "after 2 attempts" in done.sentence
         assert SECRET not in done.out + done.err
     done = await place.call("db", "url", DB_PASSWORD=SECRET)
-    assert (done.code, done.out) == (0, f"{url}\n")
+    assert (done.code, done.out) == (0, f"{url}?options=-csearch_path%3Dbigbrotr%2Cpublic\n")
+    place = Place(
+        tmp_path / "other",
+        more=f"{more}[pool]\npgbouncer = true\n".replace(
+            "[pool.retry]\nmax_attempts = 2\ninitial_delay = 0.01\n", ""
+        ),
+    )
+    done = await place.call("db", "url", DB_PASSWORD=SECRET)
+    assert (done.code, done.out) == (0, f"{url}\n")  # it would be refused with options
 
 
 @pytest.fixture
@@ -462,7 +472,9 @@ async def test_database_of_another_profile_or_revision(tmp_path: Path) -> None:
     done = await call("status", *place.options, "--profile", "lite")
     assert done.code == 0  # it looks the same
     async with place.database() as connection:
-        await connection.execute("INSERT INTO ledger VALUES (99, 'full', 'x', 0)")
+        await connection.execute(
+            "INSERT INTO bigbrotr.ledger VALUES (99, 'full', 'x', 0, 98, '9.0.0')"
+        )
     for words in ("run --once", "status", "db migrate"):
         done = await place.call(*words.split())
         assert done.code == 4
@@ -474,7 +486,9 @@ async def test_database_of_an_older_revision(tmp_path: Path) -> None:
     assert (await place.call("db", "migrate")).code == 0
     current = Schema().revision
     async with place.database() as connection:
-        await connection.execute(f"UPDATE ledger SET revision = {current - 1}, digest = 'x'")
+        await connection.execute(
+            f"UPDATE bigbrotr.ledger SET revision = {current - 1}, digest = 'x'"
+        )
     for words in ("status", "where " + 64 * "0", "seed wss://a.example.com"):
         done = await place.call(*words.split())
         assert done.code == 4
@@ -631,19 +645,37 @@ async def test_status_of_a_running_archive(archive: Place) -> None:
     assert "monitored" not in done.out  # nobody monitors here
 
 
+PATH_OF_USERS = "bigbrotr, public"
+
+
 async def test_url_for_psql_while_running(archive: Place) -> None:
+    """Its relations are found by bare names: by psql, and by others that take the address."""
     done = await archive.call("db", "url")
     assert (done.code, done.err) == (0, "")
     psql = subprocess.run(  # noqa: ASYNC221 -- for a moment
-        [binary("psql"), done.out.strip(), "-Atc", "SELECT count(*) FROM events"],
+        [
+            *(binary("psql"), done.out.strip(), "-Atc", "SELECT count(*) FROM events"),
+            *("-c", "SHOW search_path"),
+        ],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert psql.stdout == "40\n"
-    done = await archive.call("db", "psql", "--", "-Atc", "SELECT url FROM relays")
+    assert psql.stdout == f"40\n{PATH_OF_USERS}\n"
+    connection = await asyncpg.connect(done.out.strip())
+    assert await connection.fetchval("SHOW search_path") == PATH_OF_USERS
+    assert await connection.fetchval("SELECT count(*) FROM events") == 40
+    await connection.close()
+
+
+async def test_psql_finds_bare_names(archive: Place) -> None:
+    done = await archive.call(
+        *("db", "psql", "--", "-Atc", "SELECT url FROM relays", "-c", "SHOW search_path")
+    )
     assert done.code == 0
-    assert done.out.startswith("ws://127.0.0.1:")
+    url, path = done.out.splitlines()
+    assert url.startswith("ws://127.0.0.1:")
+    assert path == PATH_OF_USERS
 
 
 async def test_url_while_not_running(tmp_path: Path) -> None:
@@ -863,9 +895,11 @@ async def test_health(tmp_path: Path) -> None:
         done = await place.call("health")
         assert (done.code, done.out) == (0, "ok\n")
         async with place.look() as connection:
-            await connection.execute("INSERT INTO ledger VALUES (99, 'full', 'x', 0)")
+            await connection.execute(
+                "INSERT INTO bigbrotr.ledger VALUES (99, 'full', 'x', 0, 98, '9.0.0')"
+            )
             code, words = await asyncio.to_thread(ask, f"{url}/readyz")
-            await connection.execute("DELETE FROM ledger WHERE revision = 99")
+            await connection.execute("DELETE FROM bigbrotr.ledger WHERE revision = 99")
         assert code == 503
         assert "install a newer bigbrotr" in words
         assert await asyncio.to_thread(ask, f"{url}/readyz") == (200, "ok\n")

@@ -21,7 +21,7 @@ from bigbrotr.config.toml import decode
 from bigbrotr.net.connect import Failure
 from bigbrotr.nostr.questions import GapReason
 from bigbrotr.services import validator
-from docs import generate
+from docs import generate, generate_schema
 from tests.processes import Done, environment
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +73,16 @@ def test_pages_are_as_generated() -> None:
     assert made
     for path, text in made.items():
         assert path.read_text("utf-8") == text, f"{path.name}: run `make docs`"
+
+
+@pytest.mark.parametrize("profile", [Profile.FULL])
+async def test_the_page_of_the_schema_is_as_generated(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        made = await generate_schema.page(connection)
+    finally:
+        await connection.close()
+    assert generate_schema.PAGE.read_text("utf-8") == made, "run `make docs`"
 
 
 def test_every_setting_has_a_meaning() -> None:

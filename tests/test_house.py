@@ -46,14 +46,26 @@ ALLOWED: dict[str, set[str]] = {
 }
 # Within the synchronizer, from the service down to what a relay hands over.
 SYNC = {
-    "service": {"worker", "ingest"},
-    "worker": {"visit", "ingest"},
-    "visit": {"dialect", "reconcile", "ingest", "shown"},
-    "shown": {"ingest"},
-    "reconcile": {"fetch_by_id", "ingest"},
-    "fetch_by_id": {"ingest"},
-    "ingest": set(),
+    "service": {"worker", "report"},
+    "worker": {"visit", "context", "contention", "report"},
+    "visit": {"live", "ways", "pages", "reconcile", "ingest", "conversation", "context", "dialect"},
+    "live": {"pages", "ingest", "conversation", "context", "dialect"},
+    "ways": {"pages", "ingest", "conversation", "context", "dialect"},
+    "pages": {"absences", "late", "ingest", "conversation", "context", "dialect"},
+    "absences": {"ingest", "context", "report"},
+    "late": {"ingest", "conversation", "context"},
+    "reconcile": {
+        *("honesty", "holdings", "fetch_by_id", "ingest", "conversation", "context", "report"),
+    },
+    "honesty": {"holdings", "fetch_by_id", "ingest", "conversation", "context"},
+    "holdings": {"fetch_by_id", "ingest", "conversation", "context", "report"},
+    "fetch_by_id": {"ingest", "conversation", "context", "report"},
+    "ingest": {"context", "report"},
+    "conversation": {"context"},
+    "context": {"contention", "dialect", "report"},
+    "contention": set(),
     "dialect": set(),
+    "report": set(),
 }
 
 

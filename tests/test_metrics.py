@@ -27,8 +27,8 @@ from bigbrotr.serve import metrics
 from bigbrotr.services.finder import OK, SOURCES, Remark
 from bigbrotr.services.monitor.probe import UNANSWERED
 from bigbrotr.services.monitor.verdict import Verdict
-from bigbrotr.services.sync.ingest import REASONS
-from bigbrotr.services.sync.visit import Ending
+from bigbrotr.services.sync.context import Ending
+from bigbrotr.services.sync.report import REASONS
 from bigbrotr.services.validator import Answer
 from bigbrotr.supervisor import SERVICES
 from tests.processes import Place, call, until
@@ -134,7 +134,7 @@ async def test_what_a_running_archive_tells(archive: tuple[Place, str]) -> None:
             assert value("politeness_waits_total", process=process, reason=reason) == 0  # local
     assert value("loop_lag_seconds") < 10
     assert value("service_last_success_timestamp_seconds", service="validator") > 1.7e9
-    assert value("backlog", queue="sightings") >= 0
+    assert value("backlog", queue="mentions") >= 0
     assert not [labels for _, labels in page if "ws://" in str(labels)]
     assert str(place.data_dir) not in str(page)
 
@@ -146,9 +146,11 @@ async def test_health_of_a_running_archive(archive: tuple[Place, str]) -> None:
     done = await place.call("health", "--alive")
     assert (done.code, done.out) == (0, "ok\n")
     async with place.look() as connection:
-        await connection.execute("INSERT INTO ledger VALUES (99, 'full', 'x', 0)")
+        await connection.execute(
+            "INSERT INTO bigbrotr.ledger VALUES (99, 'full', 'x', 0, 98, '9.0.0')"
+        )
         done = await place.call("health")
-        await connection.execute("DELETE FROM ledger WHERE revision = 99")
+        await connection.execute("DELETE FROM bigbrotr.ledger WHERE revision = 99")
     assert done.code == 1
     assert "install a newer bigbrotr" in done.out
 
@@ -294,7 +296,7 @@ def values(name: str, label: str) -> set[str]:
     if found := told_by_us.get((name, label)) or of_any.get(label):
         return set(found)
     # Told by the database: what stands there in quotes.
-    text = (shipped("sql") / "62_figures.sql").read_text()
+    text = (shipped("sql") / "62_metrics.sql").read_text()
     assert f"'{name}'" in text, f"say what the {label} of {name} can be"
     return set(re.findall(r"'([^']*)'", text))
 
@@ -308,7 +310,7 @@ def values(name: str, label: str) -> set[str]:
         ('connections_total{instance="x",service!="synchroniser"}', False),
         ('events_rejected_total{reason="bad signature"}', True),
         ('relays{state="restless"}', False),
-        ('relays{state!="resting"}', True),
+        ('relays{state!="retired"}', True),
         ('relays{service="monitor"}', False),
     ],
 )

@@ -94,10 +94,10 @@ async def make(
 
 RIGHTS = """
     GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {login};
-    GRANT EXECUTE ON FUNCTION public.ensure_partitions(bigint) TO {login};"""
+    GRANT EXECUTE ON FUNCTION bigbrotr.ensure_partitions(bigint) TO {login};"""
 SLOW = """
     ALTER ROLE {login} SET statement_timeout = 50;
-    CREATE OR REPLACE FUNCTION public.totals() RETURNS TABLE (relays bigint, candidates bigint,
+    CREATE OR REPLACE FUNCTION bigbrotr.totals() RETURNS TABLE (relays bigint, candidates bigint,
         events bigint, pairs bigint, gaps bigint, rejected bigint)
         LANGUAGE sql AS 'SELECT 1, 2, 3, 4, 5, 6 FROM pg_sleep(10)'"""
 TROUBLES = {

@@ -112,7 +112,9 @@ async def test_no_secret_is_written_anywhere(
                 connection = await asyncpg.connect(dsn)
 
                 async def is_copied() -> bool:
-                    return bool(await connection.fetchval("SELECT pairs FROM totals()") == 80)
+                    return bool(
+                        await connection.fetchval("SELECT pairs FROM bigbrotr.totals()") == 80
+                    )
 
                 await until(is_copied, "the copy")
                 for pid in children(running.pid, "spawn_main")[:1]:

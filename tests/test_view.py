@@ -40,7 +40,7 @@ async def test_what_strangers_wrote(brotr: Brotr, capsys: pytest.CaptureFixture[
     await brotr.insert_relays([relay])
     await brotr.insert_candidates([Relay("wss://candidate.example")], f"list {HOSTILE}")
     await brotr.pool.execute(
-        "UPDATE visits SET visited_at = 1, outcome = 'closed', detail = $1", HOSTILE
+        "UPDATE bigbrotr.visits SET visited_at = 1, outcome = 'closed', detail = $1", HOSTILE
     )
     found = await status.status(brotr, 3600.0)
     archive.print_status(found, f"a database in {HOSTILE}", 4320.0)
@@ -273,22 +273,23 @@ async def test_how_far_all_relays_are(brotr: Brotr) -> None:
     urls = [f"wss://relay{n}.example" for n in range(3)]
     await brotr.insert_relays([Relay(url) for url in urls])
     assert await relays.counts(brotr.pool) == Counts(3, 0, 0, 0, 0, 0)
-    await brotr.pool.execute("UPDATE visits SET until = $1", now)
+    await brotr.pool.execute("UPDATE bigbrotr.visits SET until = $1", now)
     middle = (now + relays.BEGINNING) // 2
     for url, since in ((urls[0], 0), (urls[1], middle)):
         await brotr.pool.execute(
-            "INSERT INTO coverage (relay_id, how, proven, proven_at) SELECT id, 'paging',"
-            " int8multirange(int8range($2, $3)), $3 FROM relays WHERE url = $1",
+            "INSERT INTO bigbrotr.coverage (relay_id, how, proven, proven_at) SELECT id, 'paging',"
+            " int8multirange(int8range($2, $3)), $3 FROM bigbrotr.relays WHERE url = $1",
             url,
             since,
             now,
         )
         await brotr.pool.execute(
-            "UPDATE tallies SET pairs = 1000 FROM relays WHERE id = relay_id AND url = $1",
+            "UPDATE bigbrotr.tallies SET pairs = 1000"
+            " FROM bigbrotr.relays WHERE id = relay_id AND url = $1",
             url,
         )
     assert await relays.counts(brotr.pool) == Counts(3, 1, 0, 0, 0, 1000)
-    await brotr.pool.execute("UPDATE visits SET owner = 'me'")
+    await brotr.pool.execute("UPDATE bigbrotr.visits SET owner = 'me'")
     assert (await relays.counts(brotr.pool)).copying == 3
     first, *_ = await relays.progress(brotr.pool, 1, is_active_first=True)
     assert (first.stage, first.holds) == (Stage.COPYING, 1000)

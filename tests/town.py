@@ -533,7 +533,7 @@ async def follow(town: Town, folder: Path, dsn: str) -> dict[str, int]:
         async def is_everybody_done() -> bool:
             assert process.returncode is None, log.read_text()
             done = await connection.fetchval(
-                "SELECT count(DISTINCT relay_id) FROM coverage WHERE upper(proven) > $1",
+                "SELECT count(DISTINCT relay_id) FROM bigbrotr.coverage WHERE upper(proven) > $1",
                 EVENTS[-1]["created_at"],
             )
             return bool(done == CROWD)

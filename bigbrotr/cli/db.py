@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit
 
 import anyio.to_thread
 import asyncpg
@@ -16,6 +17,9 @@ from bigbrotr.embedded import dump
 from bigbrotr.embedded import server as embedded
 from bigbrotr.embedded.server import EmbeddedPostgres
 from bigbrotr.errors import DatabaseError, SchemaError
+
+# For users: our own statements say the schema.
+SEARCH_PATH_OPTION = "-csearch_path=bigbrotr,public"
 
 
 def add(commands: parse.Group, shared: parse.Shared) -> None:
@@ -38,14 +42,27 @@ def add(commands: parse.Group, shared: parse.Shared) -> None:
 
 def _url(options: argparse.Namespace) -> int:
     there = find(options, may_start=False)
-    if not there.config.database.is_embedded:
+    if there.config.pool.pgbouncer:  # it takes no options
         print(there.config.database.dsn)  # noqa: T201
+        return 0
+    if not there.config.database.is_embedded:
+        print(with_search_path(there.config.database.dsn))  # noqa: T201
         return 0
     postgres = EmbeddedPostgres(there.data_dir)
     if embedded.running(postgres.data_dir) is None:
         say("the server is not running: it runs as long as `bigbrotr run` does")
-    print(postgres.url)  # noqa: T201
+    print(with_search_path(postgres.url))  # noqa: T201
     return 0
+
+
+def with_search_path(address: str) -> str:
+    """A database's address with which clients find our relations by bare names; as it is where it
+    has options already."""
+    parts = urlsplit(address)
+    if "options" in parse_qs(parts.query):
+        return address
+    options = f"options={quote(SEARCH_PATH_OPTION)}"
+    return parts._replace(query="&".join(filter(None, (parts.query, options)))).geturl()
 
 
 def _migrate(options: argparse.Namespace) -> int:
@@ -83,6 +100,11 @@ def _roles(options: argparse.Namespace) -> int:
                 raise DatabaseError(
                     f"somebody who may create roles has to do it: {str(error).splitlines()[0]}"
                 ) from None
+            if not await brotr.set_search_path():
+                say(
+                    "bare names like `events` find nothing yet, as only the owner of the database "
+                    "may say where: ALTER DATABASE … SET search_path = bigbrotr, public"
+                )
         print(f"roles made: {made}; their rights are those of this release")  # noqa: T201
         return 0
 
@@ -136,7 +158,10 @@ def _psql(options: argparse.Namespace) -> int:
 
 async def _run_psql(there: Place, words: list[str]) -> int:
     async with database(there, may_be_old=True) as brotr:
+        variables = _client_environment(brotr)
+        if not brotr.pool.settings.pgbouncer:  # it takes no options
+            variables["PGOPTIONS"] = f"{SEARCH_PATH_OPTION} {variables.get('PGOPTIONS', '')}"
         process = await asyncio.create_subprocess_exec(
-            embedded.binary("psql"), brotr.pool.address, *words, env=_client_environment(brotr)
+            embedded.binary("psql"), brotr.pool.address, *words, env=variables
         )
         return await process.wait()

@@ -26,12 +26,12 @@ class Brotr(
     """The database in the words of the domain, over a pool.
 
     Times are Unix seconds. Batches of any size are taken and split at `max_batch_size`. With
-    `notes_sightings`, the relays that new events name go into a queue for the finder.
+    `notes_mentions`, the relays that new events name go into a queue for the finder.
     """
 
-    def __init__(self, pool: Pool, *, notes_sightings: bool = True) -> None:
+    def __init__(self, pool: Pool, *, notes_mentions: bool = True) -> None:
         super().__init__(pool)
-        self.notes_sightings = notes_sightings
+        self.notes_mentions = notes_mentions
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

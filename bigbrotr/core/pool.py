@@ -13,6 +13,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from bigbrotr.config.settings import Config, Database, PoolSettings, Section
 from bigbrotr.config.toml import decode, read_toml
+from bigbrotr.core.codes import SEARCH_PATH
 from bigbrotr.core.logger import Logger
 from bigbrotr.embedded.server import BY_ITSELF, EmbeddedPostgres, default_data_dir
 from bigbrotr.errors import ConfigError, DatabaseError
@@ -21,6 +22,15 @@ from bigbrotr.secret import read_secret
 CLOSE_S = 5.0  # until connections in use are cut
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+
+# Those of ours that asyncpg has to ask the server about: arrays and ranges.
+_TYPES = "SELECT " + ", ".join(
+    f"NULL::pg_catalog.{name}"
+    for name in (
+        *("_bool", "_int4", "_int8", "_float4", "_text", "_bytea", "_jsonb", "_int8range"),
+        *("int8range", "int8multirange"),
+    )
+)
 
 # What another attempt cannot mend.
 _FINAL = (
@@ -154,7 +164,8 @@ class Pool:
         limits, server = self.settings.limits, self.settings.server_settings
         session = {"application_name": server.application_name, "timezone": server.timezone}
         if not self.settings.pgbouncer:
-            session |= self._session
+            # Every name of ours is qualified; this way nothing that others have made is called.
+            session |= {"search_path": SEARCH_PATH, **self._session}
         return await asyncpg.create_pool(
             self.address,
             # Not None, for which asyncpg would look into PGPASSWORD and ~/.pgpass.
@@ -168,6 +179,7 @@ class Pool:
             # Behind PgBouncer a prepared statement may meet another server connection.
             statement_cache_size=0 if self.settings.pgbouncer else 100,
             server_settings=session,
+            init=_learn_types if self.settings.pgbouncer else None,
             reset=_leave_as_it_is,
             **(BY_ITSELF if self.database.is_embedded else {}),
         )
@@ -314,6 +326,14 @@ def _settings(values: Mapping[str, Any], source: str) -> tuple[Database, PoolSet
         {"database": values.get("database", {}), "pool": rest}, _PoolTables, source=source
     )
     return tables.database, tables.pool
+
+
+async def _learn_types(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Lets asyncpg look up the types that it does not know where nothing that others have made is
+    called: its own query names no schema, and a session of PgBouncer keeps no search path."""
+    async with connection.transaction():
+        await connection.execute(f"SET LOCAL search_path = {SEARCH_PATH}")
+        await connection.prepare(_TYPES)
 
 
 async def _leave_as_it_is(connection: "asyncpg.Connection[asyncpg.Record]") -> None:

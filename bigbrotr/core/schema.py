@@ -1,12 +1,14 @@
 """Brings a database to the current revision: runs `sql/` under a lock, and keeps the ledger.
 
-The files state the current truth and may be run again; `sql/migrations/NNNN_words.sql` takes a
-deployed database from revision NNNN - 1 to NNNN, before the files are run over it.
-`sql/distributed.sql` is run by nobody but `distribute`.
+The files state the current truth and may be run again. `sql/migrations/NNNN_words.sql` takes a
+deployed database from revision NNNN - 1 to NNNN; it runs before the files. `sql/previous/` keeps
+what the release of the previous revision still calls. `sql/distributed.sql` is run only by
+`distribute`.
 """
 
 import hashlib
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,14 +16,16 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 from msgspec import Struct
 
+from bigbrotr import __version__
 from bigbrotr.config.settings import Profile
 from bigbrotr.config.shipped import shipped
+from bigbrotr.core.codes import SEARCH_PATH
 from bigbrotr.errors import DatabaseError, SchemaError
 
 OLDEST_SERVER = 15
 LONG_S = 86_400.0  # a migration of a large database takes its time
+TRIES = 5  # of a migration that met another process
 DISTRIBUTED = "distributed.sql"  # for a database over several machines, and no other
-LOCK = 0x62_69_67_62_72_6F  # "bigbro": the advisory lock under which the schema is changed
 
 # What Citus makes of each table; partitions are as their parents.
 KINDS = """
@@ -29,6 +33,24 @@ KINDS = """
         WHEN p.repmodel = 't' THEN 'a copy on each machine' ELSE 'on the coordinator' END AS kind
     FROM pg_catalog.pg_dist_partition p JOIN pg_catalog.pg_class c ON c.oid = p.logicalrelid
     WHERE NOT c.relispartition ORDER BY 2, 1"""
+
+# Which schemas hold a ledger of ours, known by its columns.
+LEDGERS = """
+    SELECT n.nspname FROM pg_catalog.pg_namespace n
+    JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = 'ledger'
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname IN ('revision', 'digest')
+    WHERE n.nspname IN ('bigbrotr', 'public')
+    GROUP BY n.nspname HAVING pg_catalog.count(*) = 2"""
+
+# What lies in a schema of our name, and whether we may call the schema our own.
+CONTENT = """
+    SELECT pg_catalog.pg_describe_object(d.classid, d.objid, 0)
+    FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_namespace n ON n.oid = d.refobjid
+    WHERE n.nspname = 'bigbrotr' AND d.refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass
+    ORDER BY 1 LIMIT 1"""
+FOREIGN_OWNER = """
+    SELECT pg_catalog.pg_get_userbyid(n.nspowner) FROM pg_catalog.pg_namespace n
+    WHERE n.nspname = 'bigbrotr' AND NOT pg_catalog.pg_has_role(n.nspowner, 'USAGE')"""
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
@@ -39,6 +61,8 @@ class Ledger(Struct, frozen=True):
     revision: int
     profile: Profile
     digest: str
+    serves_from: int  # releases of this revision and later ones may use the database
+    release: str  # the version of bigbrotr whose files were run last
 
 
 class Schema:
@@ -48,13 +72,15 @@ class Schema:
         SchemaError: from `check` and `migrate`, in words for the operator.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, release: str = __version__) -> None:
         self.folder = folder or shipped("sql")
+        self.release = release
 
     def files(self, profile: Profile) -> list[Path]:
         """The current truth, in the order in which it is run."""
         found = (path for path in self.folder.glob("*.sql") if path.name != DISTRIBUTED)
-        return [*sorted(found), self.folder / "profiles" / f"{profile}.sql"]
+        previous = (self.folder / "previous").glob("*.sql")
+        return [*sorted(found), *sorted(previous), self.folder / "profiles" / f"{profile}.sql"]
 
     def migrations(self) -> dict[int, Path]:
         """What leads to each revision from the one before."""
@@ -66,6 +92,11 @@ class Schema:
         """The current revision; a schema without migrations is the first."""
         return max(self.migrations(), default=1)
 
+    @property
+    def serves_from(self) -> int:
+        """The oldest revision whose release this schema still serves: the previous one."""
+        return max(1, self.revision - 1)
+
     def digest(self, profile: Profile) -> str:
         """Changes when any file of the current truth does."""
         digest = hashlib.sha256()
@@ -74,25 +105,19 @@ class Schema:
         return digest.hexdigest()
 
     async def check(self, connection: Connection, profile: Profile) -> Ledger | None:
-        """The database's ledger, None in an empty database; refuses what this release can't use."""
+        """The database's ledger, None in an empty database; refuses what this release can't use.
+
+        A database of the next revision can be used: it serves the previous release, too.
+        """
         await check_server(connection)
         ledger = await read_ledger(connection)
         if ledger is None:
-            foreign = await connection.fetchval(
-                "SELECT min(relname) FROM pg_catalog.pg_class"
-                " WHERE relnamespace = 'public'::regnamespace AND relname = ANY ($1)",
-                ["events", "metadata", "relays"],
-            )
-            if foreign:
-                raise SchemaError(
-                    f"the database holds a table `{foreign}` that is not bigbrotr's: "
-                    "use another one"
-                )
             return None
-        if ledger.revision > self.revision:
+        if self.revision < ledger.serves_from:
             raise SchemaError(
-                f"the database is of revision {ledger.revision}, this release knows only up to "
-                f"{self.revision}: install a newer bigbrotr"
+                f"the database is of revision {ledger.revision} and serves releases from revision "
+                f"{ledger.serves_from} on, this release is of revision {self.revision}: install "
+                f"a newer bigbrotr, {ledger.release} or later"
             )
         if ledger.profile != profile:
             raise SchemaError(
@@ -101,16 +126,38 @@ class Schema:
             )
         return ledger
 
+    def is_current(self, ledger: Ledger | None, profile: Profile) -> bool:
+        """Whether the files were run, or a newer release has run its own."""
+        if ledger is None or ledger.revision < self.revision:
+            return False
+        if ledger.revision > self.revision:
+            return True
+        is_newer = _parts(ledger.release) > _parts(self.release)
+        return is_newer or ledger.digest == self.digest(profile)
+
     async def migrate(self, connection: Connection, profile: Profile, now: int) -> bool:
         """Brings the database to the current revision and makes the partitions for `now`.
 
-        Takes the lock, waits for another process that holds it, and does all or nothing. Returns
-        whether anything but partitions was done.
+        Takes the lock, waits for another process that holds it, and does all or nothing. Leaves
+        the schema of a newer release as it is. Returns whether anything but partitions was done.
         """
+        for _ in range(TRIES - 1):
+            # A name that another process has just made: it was the first to make the schema. A
+            # deadlock: others go on to write while the schema changes.
+            with suppress(
+                asyncpg.UniqueViolationError,
+                asyncpg.DuplicateTableError,
+                asyncpg.DuplicateSchemaError,
+                asyncpg.DeadlockDetectedError,
+            ):
+                return await self._migrate(connection, profile, now)
+        return await self._migrate(connection, profile, now)
+
+    async def _migrate(self, connection: Connection, profile: Profile, now: int) -> bool:
         async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK, timeout=LONG_S)
+            await _lock(connection)
             ledger = await self.check(connection, profile)
-            changed = ledger is None or ledger.digest != self.digest(profile)
+            changed = not self.is_current(ledger, profile)
             if changed:
                 try:
                     await self._apply(connection, ledger, profile, now)
@@ -119,7 +166,13 @@ class Schema:
                         f"the schema has to be brought to this release by the owner of the "
                         f"database (`bigbrotr db migrate`): {str(error).splitlines()[0]}"
                     ) from None
-            await connection.execute("SELECT public.ensure_partitions($1)", now, timeout=LONG_S)
+            # Somebody may read for long: then the upkeep makes them. They are made half a year
+            # ahead.
+            with suppress(asyncpg.LockNotAvailableError):
+                async with connection.transaction():
+                    await connection.execute(
+                        "SELECT bigbrotr.ensure_partitions(p_now => $1)", now, timeout=LONG_S
+                    )
         return changed
 
     async def distribute(self, connection: Connection) -> list[str]:
@@ -133,16 +186,19 @@ class Schema:
             SchemaError: the database is empty, or of another revision.
         """
         async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK, timeout=LONG_S)
+            await _lock(connection)
             ledger = await read_ledger(connection)
             if ledger is None:
                 raise SchemaError("the database has no schema yet: `bigbrotr db migrate` makes it")
             await self.check(connection, ledger.profile)
             if ledger.digest != self.digest(ledger.profile):
                 raise SchemaError(
-                    "the schema is not that of this release: run `bigbrotr db migrate` first"
+                    "the schema is not that of this release: run `bigbrotr db migrate` first, or "
+                    f"`bigbrotr db distribute` of bigbrotr {ledger.release}"
                 )
-            if not await connection.fetchval("SELECT 1 FROM pg_extension WHERE extname = 'citus'"):
+            if not await connection.fetchval(
+                "SELECT 1 FROM pg_catalog.pg_extension WHERE extname = 'citus'"
+            ):
                 raise DatabaseError(
                     "the database has no extension citus: it cannot be distributed over machines"
                 )
@@ -159,33 +215,56 @@ class Schema:
     async def _apply(
         self, connection: Connection, ledger: Ledger | None, profile: Profile, now: int
     ) -> None:
-        if ledger is not None:
+        if ledger is None:
+            # One process makes the schema: the others wait here for its transaction.
+            await connection.execute("CREATE SCHEMA IF NOT EXISTS bigbrotr", timeout=LONG_S)
+        else:
+            # Those who store wait here, before they hold anything, and not in the midst of it.
+            await connection.execute(
+                "LOCK TABLE bigbrotr.presence_lock IN EXCLUSIVE MODE", timeout=LONG_S
+            )
             for revision, path in self.migrations().items():
                 if revision > ledger.revision:
                     await connection.execute(path.read_text("utf-8"), timeout=LONG_S)
         for path in self.files(profile):
             await connection.execute(path.read_text("utf-8"), timeout=LONG_S)
         await connection.execute(
-            "INSERT INTO public.ledger (revision, profile, digest, applied_at)"
-            " VALUES ($1, $2, $3, $4)"
-            " ON CONFLICT (revision) DO UPDATE"
-            " SET digest = EXCLUDED.digest, applied_at = EXCLUDED.applied_at",
+            "INSERT INTO bigbrotr.ledger"
+            " (revision, profile, digest, applied_at, serves_from, release)"
+            " VALUES ($1, $2, $3, $4, $5, $6)"
+            " ON CONFLICT (revision) DO UPDATE SET digest = EXCLUDED.digest,"
+            " applied_at = EXCLUDED.applied_at, release = EXCLUDED.release",
             self.revision,
             profile.value,
             self.digest(profile),
             now,
+            self.serves_from,
+            self.release,
+        )
+
+
+async def _lock(connection: Connection) -> None:
+    """Takes the schema lock until the transaction ends, if there is a schema; sets the search path
+    so that nothing that others have made is called."""
+    await connection.execute(f"SET LOCAL search_path = {SEARCH_PATH}")
+    if await connection.fetchval(
+        "SELECT pg_catalog.to_regclass('bigbrotr.schema_lock') IS NOT NULL"
+    ):
+        await connection.execute(
+            "LOCK TABLE bigbrotr.schema_lock IN EXCLUSIVE MODE", timeout=LONG_S
         )
 
 
 async def check_server(connection: Connection) -> None:
     """Refuses a server or database, with SchemaError, that could not hold an archive."""
     row = await connection.fetchrow(
-        "SELECT current_setting('server_version_num')::int / 10000 AS version,"
-        " current_setting('server_encoding') AS encoding"
+        "SELECT pg_catalog.current_setting('server_version_num') AS version,"
+        " pg_catalog.current_setting('server_encoding') AS encoding"
     )
     assert row is not None
-    if row["version"] < OLDEST_SERVER:
-        raise SchemaError(f"PostgreSQL {row['version']} is too old: bigbrotr needs {OLDEST_SERVER}")
+    version = int(row["version"]) // 10_000
+    if version < OLDEST_SERVER:
+        raise SchemaError(f"PostgreSQL {version} is too old: bigbrotr needs {OLDEST_SERVER}")
     if row["encoding"] != "UTF8":
         raise SchemaError(
             f"the database is encoded in {row['encoding']}, which cannot hold every event: make "
@@ -194,10 +273,42 @@ async def check_server(connection: Connection) -> None:
 
 
 async def read_ledger(connection: Connection) -> Ledger | None:
-    """What the database says of itself; None when bigbrotr has never been there."""
-    if not await connection.fetchval("SELECT to_regclass('public.ledger') IS NOT NULL"):
-        return None
-    row = await connection.fetchrow(
-        "SELECT revision, profile, digest FROM public.ledger ORDER BY revision DESC LIMIT 1"
-    )
-    return Ledger(row["revision"], Profile(row["profile"]), row["digest"]) if row else None
+    """What the database says of itself; None when bigbrotr has never been there.
+
+    Raises:
+        SchemaError: the database holds an archive of an unreleased bigbrotr, or a schema
+            `bigbrotr` that is not ours. Nothing in it is changed.
+    """
+    found = {row["nspname"] for row in await connection.fetch(LEDGERS)}
+    if "bigbrotr" in found:
+        row = await connection.fetchrow(
+            "SELECT revision, profile, digest, serves_from, release FROM bigbrotr.ledger"
+            " ORDER BY revision DESC LIMIT 1"
+        )
+        if row is not None:
+            return Ledger(row["revision"], Profile(row["profile"]), *list(row)[2:])
+    if "public" in found:
+        raise SchemaError(
+            "the database holds an archive that an unreleased bigbrotr has made in the schema "
+            "`public`; this release keeps its own in the schema `bigbrotr` and cannot read it. Use "
+            "another database or --data-dir; the old archive stays as it is"
+        )
+    content = await connection.fetchval(CONTENT)
+    if content is not None:
+        raise SchemaError(
+            f"the database has a schema `bigbrotr` that holds something that is not bigbrotr's, "
+            f"{content}: use another database, or rename that schema"
+        )
+    owner = await connection.fetchval(FOREIGN_OWNER)
+    if owner is not None:
+        raise SchemaError(
+            f"the schema `bigbrotr` belongs to {owner}, who may change what bigbrotr makes there: "
+            "drop it, or give it to the role that bigbrotr connects as (ALTER SCHEMA bigbrotr "
+            "OWNER TO …)"
+        )
+    return None
+
+
+def _parts(release: str) -> tuple[int, ...]:
+    """A version as numbers, to be compared."""
+    return tuple(int(part) for part in re.findall(r"\d+", release)[:3])

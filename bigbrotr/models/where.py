@@ -64,8 +64,8 @@ class Where(NamedTuple):
     unknown: list[str]
 
 
-class Proof(Struct):
-    """When the second of the event was proven complete, for the events of a filter."""
+class ProvenSecond(Struct):
+    """When, and how, the second of the event was proven complete, for the events of a filter."""
 
     filter: str
     how: str
@@ -115,7 +115,7 @@ def locate(event: WireEvent | None, relays: Iterable[Known]) -> Where:
         seen = [at for at in (known.seen_at, known.withheld_at) if at is not None]
         proof = None
         if event is not None and not seen:
-            proofs = msgspec.json.decode(known.proofs, type=list[Proof])
+            proofs = msgspec.json.decode(known.proofs, type=list[ProvenSecond])
             proof = newest_about(event, proofs)
         dropped_at = known.dropped_at
         if seen:
@@ -133,7 +133,7 @@ def locate(event: WireEvent | None, relays: Iterable[Known]) -> Where:
     return found
 
 
-def newest_about(event: WireEvent, proofs: Sequence[Proof]) -> Proof | None:
+def newest_about(event: WireEvent, proofs: Sequence[ProvenSecond]) -> ProvenSecond | None:
     """The newest proof that is about events like this one."""
     about = [proof for proof in proofs if is_about(event, proof.filter)]
     return max(about, key=lambda proof: proof.proven_at, default=None)

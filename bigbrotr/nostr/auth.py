@@ -34,15 +34,15 @@ class Throwaway:
         return self._key.sign_schnorr(message)
 
 
-class Proof(NamedTuple):
-    """An event that proves who or what we are, as JSON, and its id in hex."""
+class SignedEvent(NamedTuple):
+    """An event of ours, signed: its id in hex, and the event as JSON."""
 
     event_id: str
     event: bytes
 
 
-def prove(signer: Signer, relay_url: str, challenge: str, now: int) -> Proof:
-    """The answer to a relay's challenge; `now` in Unix seconds."""
+def answer_challenge(signer: Signer, relay_url: str, challenge: str, now: int) -> SignedEvent:
+    """Signs the answer to a relay's challenge; `now` in Unix seconds."""
     # storable: a lone surrogate cannot be hashed, and no honest challenge has one.
     tags: Sequence[Sequence[str]] = [["relay", relay_url], ["challenge", storable(challenge)]]
     pubkey = signer.public_key.encode()
@@ -52,7 +52,7 @@ def prove(signer: Signer, relay_url: str, challenge: str, now: int) -> Proof:
 
 def seal(
     signer: Signer, event_id: bytes, now: int, kind: int, tags: Sequence[Sequence[str]]
-) -> Proof:
+) -> SignedEvent:
     """Signs an event without content, whose id is known."""
     event = {
         "id": event_id.hex(),
@@ -63,4 +63,4 @@ def seal(
         "content": "",
         "sig": signer.sign(event_id).hex(),
     }
-    return Proof(event_id.hex(), msgspec.json.encode(event))
+    return SignedEvent(event_id.hex(), msgspec.json.encode(event))

@@ -180,7 +180,7 @@ class _Counter:
         return self._session.is_challenged and not self._again.issuperset(self._under_way)
 
     async def _prove(self) -> bool:
-        self._is_shown = await self._session.prove(self._bounds)
+        self._is_shown = await self._session.authenticate(self._bounds)
         return self._is_shown
 
     def _offer_again(self, event_ids: Collection[str]) -> None:
@@ -192,7 +192,7 @@ class _Counter:
             self._under_way.pop(event_id, None)
 
     def _with_words(self, detail: str) -> str:
-        words = self._session.proof_words
+        words = self._session.auth_words
         return f"{detail}; our AUTH: {words}" if words else detail
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 import msgspec
@@ -28,6 +29,18 @@ class Eose(NamedTuple):
 
     subscription: str
     hints: tuple[str, ...]
+
+
+class Refusal(StrEnum):
+    """Why a relay refuses: how the words of a CLOSED, a NEG-ERR or a NOTICE begin (NIP-01, 42)."""
+
+    AUTH_REQUIRED = "auth-required"
+    RESTRICTED = "restricted"
+    RATE_LIMITED = "rate-limited"
+    BLOCKED = "blocked"
+    POW = "pow"
+    MUTE = "mute"
+    PAYMENT = "payment"
 
 
 class Closed(NamedTuple):
@@ -223,6 +236,12 @@ def _decode_slowly(frame: bytes) -> Message:
             return Other(kind, rest)
         case _:
             return Malformed("malformed: not a message", looks_like_event)
+
+
+def refusal_of(words: str) -> Refusal | None:
+    """Returns what the words of a relay refuse us for; None for any other words. Many relays leave
+    the colon out."""
+    return next((refusal for refusal in Refusal if words.startswith(refusal)), None)
 
 
 def prefix_of(reason: str, otherwise: str) -> str:

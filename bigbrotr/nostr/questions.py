@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from bigbrotr.models.coverage import Gap, Proof, Span
+from bigbrotr.models.coverage import Gap, Proof, Span, uncovered
 
 
 class Probe(Enum):
@@ -98,6 +98,15 @@ class Progress(Struct, frozen=True):
     proven: list[Proof]
     gaps: list[Gap]
     retracted: Sequence[Span] = ()
+
+    def then(self, more: "Progress") -> "Progress":
+        """Returns this together with what one more answer has made certain, which may take back
+        some of it."""
+        proven, gaps, back = self.proven, self.gaps, more.retracted
+        if back:
+            proven = [Proof(left, how) for span, how in proven for left in uncovered(span, back)]
+            gaps = [Gap(left, *why) for span, *why in gaps for left in uncovered(span, back)]
+        return Progress(proven + more.proven, gaps + more.gaps, [*self.retracted, *back])
 
 
 class Pending(Struct, frozen=True, omit_defaults=True):

@@ -16,7 +16,7 @@ from bigbrotr.models.event import Event, WireEvent
 from bigbrotr.net.frames import FRAME_COST
 from bigbrotr.net.websocket import DisconnectedError, Stream
 from bigbrotr.nostr import message
-from bigbrotr.nostr.auth import MAX_CHALLENGE, Signer, prove
+from bigbrotr.nostr.auth import MAX_CHALLENGE, Signer, answer_challenge
 from bigbrotr.nostr.message import (
     Auth,
     Closed,
@@ -27,7 +27,9 @@ from bigbrotr.nostr.message import (
     NegMsg,
     Notice,
     Ok,
+    Refusal,
     TooLarge,
+    refusal_of,
 )
 from bigbrotr.nostr.questions import End
 
@@ -70,7 +72,6 @@ class Page(Struct):
 
     events: list[WireEvent | Event]
     end: End
-    received: int = 0  # how many events there were, once they have been sorted out
     reason: str = ""  # CLOSED's text, or how the connection ended
     hints: tuple[str, ...] = ()  # NIP-67
     size: int = 0  # of its events, in bytes
@@ -88,6 +89,11 @@ class Page(Struct):
     late_dropped: set[int] = set()
     oversized: list[bytes] = []  # samples of frames that were too large, in answer to this question
     is_guess: bool = False  # CLOSED was not said: a NOTICE or a challenge came, and nothing else
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """What the relay refuses us for, if its words say so."""
+        return refusal_of(self.reason)
 
 
 def is_refusal(notice: str) -> bool:
@@ -110,6 +116,11 @@ class Talk(Struct):
     answers: int = 0  # that came
     sent: int = 0  # bytes of frames
     received: int = 0
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """What the relay refuses us for, if its words say so."""
+        return refusal_of(self.reason)
 
 
 UNANSWERED = "auth-required: it wants to know who asks, and says nothing else"
@@ -136,6 +147,10 @@ class _Reading(Struct):
         """Whether nothing has come since what may be a refusal."""
         return self.objected_after == len(self.page.events)
 
+    def end(self, end: End, reason: str) -> None:
+        """Notes how the answer has ended."""
+        self.page.end, self.page.reason = end, reason
+
     def object(self, words: str, grace_s: float) -> None:
         """Notes what may be a refusal, and is one unless more comes in time."""
         if not self.is_objected:
@@ -143,6 +158,16 @@ class _Reading(Struct):
         self.objected_after = len(self.page.events)
         self.objection = self.objection or words
         self.refused_at = min(self.refused_at, asyncio.get_running_loop().time() + grace_s)
+
+
+def _count_malformed(page: Page, answer: Malformed, frame: bytes) -> None:
+    reason = answer.reason.partition(":")[0]
+    count, sample = page.malformed.get(reason, (0, frame[:SAMPLE_BYTES]))
+    page.malformed[reason] = (count + 1, sample)
+    if answer.is_event:
+        page.unreadable += 1
+        if (claimed := message.claimed_time(frame)) is not None:
+            page.unreadable_ats.append(claimed)
 
 
 class Verdicts(NamedTuple):
@@ -167,8 +192,8 @@ class Session:
         self._url = url
         self._signer = signer
         self._is_answered = False  # the newest challenge
-        self._proof_id = ""  # of the answer on which the relay has not said anything yet
-        self.proof_words = ""  # with which it refused the newest answer
+        self._auth_id = ""  # of the answer on which the relay has not said anything yet
+        self.auth_words = ""  # with which it refused the newest answer
         self._is_mute = False  # it accepts answers without a word
         self.identity: str | None = None  # the public key that the relay accepted
         self._numbers = itertools.count(1)
@@ -206,9 +231,9 @@ class Session:
         """
         number, filters = next(self._numbers), (filter_, *more)
         page = await self._ask(filters, bounds, number)
-        if self._is_asked_who(page) and await self.prove(bounds):
+        if self._is_asked_who(page) and await self.authenticate(bounds):
             page = await self._ask(filters, bounds, number)
-            if self._proof_id:  # nothing was said of our answer yet
+            if self._auth_id:  # nothing was said of our answer yet
                 page = await self._see(page, filters, bounds)
         self._doubt(page)
         self._hand_out_late(page)
@@ -226,8 +251,8 @@ class Session:
 
     def _accept_as_known(self) -> None:
         """Takes an answer for the relay's word on who we are: some never say another."""
-        if self._proof_id and self._signer is not None:
-            self.identity, self._proof_id, self._is_mute = self._signer.public_key, "", True
+        if self._auth_id and self._signer is not None:
+            self.identity, self._auth_id, self._is_mute = self._signer.public_key, "", True
 
     def _is_asked_who(self, page: Page) -> bool:
         """Whether a relay seems to have answered like this because it does not know who we are."""
@@ -244,8 +269,8 @@ class Session:
             self._has_shown = True
         elif page.end is End.EOSE and self._is_asked_who(page):
             page.end, page.reason, page.is_guess = End.CLOSED, NOTHING_SHOWN, True
-        if self.proof_words and self.identity is None and page.end is not End.EOSE:
-            page.reason = f"{page.reason}; our AUTH: {self.proof_words}".removeprefix("; ")
+        if self.auth_words and self.identity is None and page.end is not End.EOSE:
+            page.reason = f"{page.reason}; our AUTH: {self.auth_words}".removeprefix("; ")
 
     def _hand_out_late(self, page: Page) -> None:
         """Puts into a page what has come for earlier questions."""
@@ -272,9 +297,9 @@ class Session:
         late, self._late, self._late_bytes = self._late, [], 0
         return late
 
-    async def prove(self, bounds: Bounds) -> bool:
-        """Tells the relay who we are, if it has asked or does so now; whether it may accept that.
-        Each of its challenges is answered once."""
+    async def authenticate(self, bounds: Bounds) -> bool:
+        """Tells the relay who we are, if it has asked or does so now; returns whether it may accept
+        that. Each of its challenges is answered once."""
         if self._signer is None or self._is_answered:
             return False
         try:
@@ -283,14 +308,15 @@ class Session:
                     async with asyncio.timeout(CHALLENGE_S):
                         await self._read_on(lambda: self.challenge is not None, bounds)
                 assert self.challenge is not None
-                proof = prove(self._signer, self._url, self.challenge, int(time.time()))
-                self._is_answered, self._proof_id = True, proof.event_id
-                self.proof_words = ""
-                await self._stream.send(message.authenticate(proof.event))
+                now = int(time.time())
+                signed = answer_challenge(self._signer, self._url, self.challenge, now)
+                self._is_answered, self._auth_id = True, signed.event_id
+                self.auth_words = ""
+                await self._stream.send(message.authenticate(signed.event))
         except TimeoutError:
             return False
         except DisconnectedError as error:
-            self.proof_words = self._lose(error)
+            self.auth_words = self._lose(error)
             return False
         grace_s = 0.0 if self._is_mute else min(GRACE_S, bounds.reply_s)
         return await self._await_verdict(grace_s, bounds) is not False
@@ -300,13 +326,13 @@ class Session:
         try:
             async with asyncio.timeout(seconds):
                 await self._read_on(
-                    lambda: not self._proof_id or bool(self.proof_words), bounds, is_verdict=True
+                    lambda: not self._auth_id or bool(self.auth_words), bounds, is_verdict=True
                 )
         except TimeoutError:
             return None
         except DisconnectedError as error:
-            self.proof_words = self._lose(error)
-        return self.identity is not None and not self.proof_words
+            self.auth_words = self._lose(error)
+        return self.identity is not None and not self.auth_words
 
     async def _read_on(
         self, is_enough: Callable[[], bool], bounds: Bounds, *, is_verdict: bool = False
@@ -331,12 +357,12 @@ class Session:
         """
         talk = await self._negotiate(filter_, first, answer, bounds)
         is_asked_who = talk.end is End.CLOSED and talk.reason.startswith(AUTH_PREFIXES)
-        if is_asked_who and await self.prove(bounds):
+        if is_asked_who and await self.authenticate(bounds):
             talk = await self._negotiate(filter_, first, answer, bounds)
             if talk.answers:
                 self._accept_as_known()
-        if self.proof_words and talk.end is End.CLOSED:
-            talk.reason = f"{talk.reason}; our AUTH: {self.proof_words}"
+        if self.auth_words and talk.end is End.CLOSED:
+            talk.reason = f"{talk.reason}; our AUTH: {self.auth_words}"
         return talk
 
     async def _negotiate(
@@ -541,7 +567,7 @@ class Session:
                 page.end, page.reason = End.TIMEOUT, "events still came after EOSE"
 
     def _take(self, frames: list[bytes], reading: _Reading) -> bool:
-        """Sorts frames into what is being read; whether its answer has ended."""
+        """Sorts frames into what is being read; returns whether its answer has ended."""
         decode, page, most_bytes = message.decode, reading.page, reading.most_bytes
         subscription, events, has_ended = reading.subscription, page.events, False
         for frame in frames:
@@ -552,7 +578,7 @@ class Session:
                     events.append(answer.event)
                     page.size += cost
                     if page.size > most_bytes:
-                        page.end, page.reason = End.OVERSIZE, f"over {most_bytes} bytes"
+                        reading.end(End.OVERSIZE, f"over {most_bytes} bytes")
                         subscription, has_ended = None, True
                     continue
                 if self._is_kept(answer, cost, most_bytes):
@@ -564,50 +590,57 @@ class Session:
                     page.size += cost
                     # A reconciliation has one answer, and this was it.
                     if page.size > most_bytes or not reading.is_request:
-                        page.end, page.reason = End.OVERSIZE, f"a message of {cost} bytes"
+                        reading.end(End.OVERSIZE, f"a message of {cost} bytes")
                         subscription, has_ended = None, True
                     continue
             # Everything else, also what is left of an earlier answer, has a bound of its own.
             page.strays += cost
             if page.strays > STRAY_PAGES * most_bytes:
                 raise DisconnectedError("flooded with what nobody asked for")
-            if isinstance(answer, Eose):
+            if isinstance(answer, Malformed):
+                _count_malformed(page, answer, frame)
+            elif isinstance(answer, Eose):
                 if answer.subscription == subscription and not has_ended:
-                    page.end, page.hints, has_ended = End.EOSE, answer.hints, True
-                    page.reason = "" if events else reading.objection
-            elif isinstance(answer, Closed):
-                if answer.subscription == subscription:
-                    reading.is_closed = True
-                    # Some close what they have answered: that takes nothing back.
-                    is_answered = reading.is_request and page.end is End.EOSE
-                    is_refusing = not events and answer.reason.startswith(REFUSALS)
-                    if is_refusing or not is_answered:
-                        page.end, page.reason, has_ended = End.CLOSED, answer.reason, True
-                elif answer.subscription == self._live:
-                    self.is_subscribed, self.notice = False, answer.reason
-            elif isinstance(answer, NegMsg):
-                if answer.subscription == subscription:
-                    page.end, page.payload, has_ended = End.EOSE, answer.payload, True
-            elif isinstance(answer, NegErr):
-                if answer.subscription == subscription:
-                    page.end, page.reason, has_ended = End.CLOSED, answer.reason, True
-                    page.most, reading.is_closed = answer.most, True
-            elif isinstance(answer, Notice):
-                if self._take_notice(answer.text, reading):
-                    page.end, page.reason, has_ended = End.CLOSED, answer.text, True
-            elif isinstance(answer, Auth):
-                self._take_challenge(answer.challenge, reading)
-            elif isinstance(answer, Ok):
-                has_ended = self._take_verdict(answer, reading) or has_ended
-            elif isinstance(answer, Malformed):
-                reason = answer.reason.partition(":")[0]
-                count, sample = page.malformed.get(reason, (0, frame[:SAMPLE_BYTES]))
-                page.malformed[reason] = (count + 1, sample)
-                if answer.is_event:
-                    page.unreadable += 1
-                    if (claimed := message.claimed_time(frame)) is not None:
-                        page.unreadable_ats.append(claimed)
+                    reading.end(End.EOSE, "" if events else reading.objection)
+                    page.hints, has_ended = answer.hints, True
+            else:
+                has_ended = self._take_word(answer, subscription, reading) or has_ended
         return has_ended
+
+    def _take_word(
+        self, answer: message.Message, subscription: str | None, reading: _Reading
+    ) -> bool:
+        """Takes what is neither event nor EOSE; returns whether it ends what is being read."""
+        page = reading.page
+        if isinstance(answer, Notice):
+            return self._take_notice(answer.text, reading)
+        if isinstance(answer, Ok):
+            return self._take_verdict(answer, reading)
+        if isinstance(answer, Auth):
+            self._take_challenge(answer.challenge, reading)
+        elif isinstance(answer, Closed):
+            return self._take_closed(answer, subscription, reading)
+        elif isinstance(answer, NegMsg | NegErr) and answer.subscription == subscription:
+            if isinstance(answer, NegMsg):
+                page.end, page.payload = End.EOSE, answer.payload
+            else:
+                reading.end(End.CLOSED, answer.reason)
+                page.most, reading.is_closed = answer.most, True
+            return True
+        return False
+
+    def _take_closed(self, answer: Closed, subscription: str | None, reading: _Reading) -> bool:
+        if answer.subscription == subscription:
+            reading.is_closed = True
+            # Some close what they have answered: that takes nothing back.
+            is_answered = reading.is_request and reading.page.end is End.EOSE
+            is_refusing = not reading.page.events and answer.reason.startswith(REFUSALS)
+            if is_refusing or not is_answered:
+                reading.end(End.CLOSED, answer.reason)
+                return True
+        elif answer.subscription == self._live:
+            self.is_subscribed, self.notice = False, answer.reason
+        return False
 
     def _is_kept(self, answer: EventMessage, cost: int, most_bytes: int) -> bool:
         """Keeps an event that came in live, or late."""
@@ -628,15 +661,19 @@ class Session:
         return True
 
     def _take_notice(self, text: str, reading: _Reading) -> bool:
-        """Whether these words end what is being read; they may do so later, or refuse our AUTH."""
+        """Takes note of words; returns whether they end what is being read. They may do so later,
+        or refuse our AUTH."""
         self.notice = text
+        if reading.is_opening and is_refusal(text):
+            reading.end(End.CLOSED, text)
+            return True
         if reading.is_opening:
-            return is_refusal(text)
+            return False
         if reading.is_request or reading.is_offer:
             if is_objection(text):
                 reading.object(text, GRACE_S)
         elif reading.is_verdict and is_objection(text):
-            self.proof_words = text
+            self.auth_words = text
         return False
 
     def _take_challenge(self, challenge: str, reading: _Reading) -> None:
@@ -648,17 +685,17 @@ class Session:
             reading.object("", GRACE_S if self._signer is not None else math.inf)
 
     def _take_verdict(self, answer: Ok, reading: _Reading) -> bool:
-        """What the relay says of our answer to its challenge, or of an event that it was offered;
-        whether this is what was waited for."""
+        """Takes what the relay says of our answer to its challenge, or of an event that it was
+        offered; returns whether this is what was waited for."""
         if answer.event_id in self._offered:
             self._offered.discard(answer.event_id)
             self._oks.append(answer)
             return reading.is_offer
-        if self._signer is None or not self._proof_id or answer.event_id != self._proof_id:
+        if self._signer is None or not self._auth_id or answer.event_id != self._auth_id:
             return False
-        self._proof_id = ""
+        self._auth_id = ""
         if answer.is_accepted:
-            self.identity, self.proof_words = self._signer.public_key, ""
+            self.identity, self.auth_words = self._signer.public_key, ""
         else:
-            self.identity, self.proof_words = None, answer.reason or "refused"
+            self.identity, self.auth_words = None, answer.reason or "refused"
         return False

@@ -164,54 +164,14 @@ class RelayReport(Struct, frozen=True, kw_only=True):
     documents: dict[str, Document]
 
 
-_STAGE = """
-    CASE WHEN v.rests_since IS NOT NULL THEN 'retired'
-         WHEN v.owner IS NOT NULL AND v.outcome = 'live' THEN 'live'
-         WHEN v.owner IS NOT NULL THEN 'copying'
-         WHEN v.failures > 0 THEN 'failing'
-         ELSE 'waiting' END"""
-
-_PROGRESS = f"""
-    SELECT p.*, {_STAGE} AS stage
-    FROM public.relay_progress p
-    JOIN public.relays r ON r.url = p.url JOIN public.visits v ON v.relay_id = r.id"""  # noqa: S608
-
-_COUNTS = f"""
-    WITH each AS (
-        SELECT t.pairs, v.until > v.since AS is_visited, m.missing, {_STAGE} AS stage,
-               greatest(v.until - greatest(v.since, $3), 1) AS wanted_s,
-               (SELECT coalesce(sum(upper(s) - lower(s)), 0)
-                FROM unnest(m.missing * int8multirange(int8range($3, NULL))) AS s) AS missing_s
-        FROM public.visits v
-        JOIN public.relays r ON r.id = v.relay_id
-        JOIN public.tallies t ON t.relay_id = r.id,
-        LATERAL public.missing_spans(v.relay_id, v.since, v.until, $1, v.filter) AS m (missing)
-        WHERE v.rests_since IS NULL AND r.network = ANY ($2)
-    )
-    SELECT count(*) AS relays, count(*) FILTER (WHERE is_visited AND isempty(missing)) AS complete,
-           count(*) FILTER (WHERE stage = 'live') AS live,
-           count(*) FILTER (WHERE stage = 'copying') AS copying,
-           count(*) FILTER (WHERE stage = 'failing') AS failing,
-           coalesce(sum(pairs * missing_s / greatest(wanted_s - missing_s, 1))
-                    FILTER (WHERE stage <> 'failing'), 0)::bigint AS left
-    FROM each"""  # noqa: S608
-
-_DUE = """
-    SELECT (SELECT min(c.due_at) FROM public.candidates c WHERE c.network = ANY ($1)),
-           (SELECT min(v.due_at) FROM public.visits v JOIN public.relays r ON r.id = v.relay_id
-            WHERE v.rests_since IS NULL AND r.network = ANY ($1)),
-           (SELECT min(c.due_at) FROM public.checks c JOIN public.relays r ON r.id = c.relay_id
-            WHERE r.network = ANY ($1))"""
-
-
 async def progress(
     pool: Pool, limit: int | None = None, *, is_active_first: bool = False
 ) -> list[RelayProgress]:
     """How far each relay is, those that hold most first; before them those that are being copied,
     if `is_active_first`."""
     rows = await pool.fetch(
-        f"{_PROGRESS} ORDER BY $2 AND v.owner IS NOT NULL AND v.outcome IS DISTINCT FROM 'live'"
-        " DESC, p.pairs DESC, p.url LIMIT $1",
+        "SELECT * FROM bigbrotr.relay_progress"
+        " ORDER BY $2 AND stage = 'copying' DESC, pairs DESC, url LIMIT $1",
         limit,
         is_active_first,
     )
@@ -221,7 +181,10 @@ async def progress(
 async def counts(pool: Pool, networks: Iterable[Network] = Network) -> Counts:
     """How far all relays of the networks together are. Looks at each relay's coverage once."""
     row = await pool.fetchrow(
-        _COUNTS, int(time.time()), [network.value for network in networks], BEGINNING
+        "SELECT * FROM bigbrotr.progress_counts(p_networks => $1, p_beginning => $2, p_now => $3)",
+        [network.value for network in networks],
+        BEGINNING,
+        int(time.time()),
     )
     assert row is not None
     return Counts(*row)
@@ -229,7 +192,10 @@ async def counts(pool: Pool, networks: Iterable[Network] = Network) -> Counts:
 
 async def due(pool: Pool, networks: Iterable[Network] = Network) -> Due:
     """When the next candidate, relay and check in the networks are due."""
-    row = await pool.fetchrow(_DUE, [network.value for network in networks])
+    row = await pool.fetchrow(
+        "SELECT * FROM bigbrotr.next_due(p_networks => $1)",
+        [network.value for network in networks],
+    )
     return Due(*row) if row else Due()
 
 
@@ -238,7 +204,8 @@ async def candidate(pool: Pool, url: str) -> Candidate | None:
     row = await pool.fetchrow(
         "SELECT c.url, c.network, c.source, c.discovered_at, c.attempts, c.tried_at, c.outcome,"
         " c.detail, c.due_at, r.url AS alias_of"
-        " FROM public.candidates c LEFT JOIN public.relays r ON r.id = c.alias_of WHERE c.url = $1",
+        " FROM bigbrotr.candidates c LEFT JOIN bigbrotr.relays r ON r.id = c.alias_of"
+        " WHERE c.url = $1",
         url,
     )
     return None if row is None else Candidate(*row)
@@ -247,41 +214,43 @@ async def candidate(pool: Pool, url: str) -> Candidate | None:
 async def report(pool: Pool, url: str, *, days: int = 30) -> RelayReport | None:
     """All that is known of a relay by its normalised URL, its uptime of the last `days`; None: it
     is no relay of this archive."""
-    row = await pool.fetchrow(f"{_PROGRESS} WHERE p.url = $1", url)
+    row = await pool.fetchrow("SELECT * FROM bigbrotr.relay_progress WHERE url = $1", url)
     if row is None:
         return None
     now = int(time.time())
     missing = await pool.fetchval(
-        "SELECT public.missing_spans(v.relay_id, v.since, v.until, $2, v.filter)"
-        " FROM public.visits v JOIN public.relays r ON r.id = v.relay_id WHERE r.url = $1",
+        "SELECT bigbrotr.missing_spans(p_relay_id => v.relay_id, p_since => v.since,"
+        " p_until => v.until, p_filter => v.filter, p_now => $2)"
+        " FROM bigbrotr.visits v JOIN bigbrotr.relays r ON r.id = v.relay_id WHERE r.url = $1",
         url,
         now,
     )
     gaps = await pool.fetch(
-        "SELECT g.span, g.reason, g.detail, g.attempts, g.noted_at, g.due_at FROM public.gaps g"
-        " JOIN public.visits v ON v.relay_id = g.relay_id AND v.filter = g.filter"
-        " JOIN public.relays r ON r.id = g.relay_id WHERE r.url = $1 ORDER BY g.span DESC",
+        "SELECT g.span, g.reason, g.detail, g.attempts, g.noted_at, g.due_at FROM bigbrotr.gaps g"
+        " JOIN bigbrotr.visits v ON v.relay_id = g.relay_id AND v.filter = g.filter"
+        " JOIN bigbrotr.relays r ON r.id = g.relay_id WHERE r.url = $1 ORDER BY g.span DESC",
         url,
     )
     rejected = await pool.fetch(
-        "SELECT x.reason, x.count FROM public.rejected x JOIN public.relays r ON r.id = x.relay_id"
+        "SELECT x.reason, x.count FROM bigbrotr.rejected x"
+        " JOIN bigbrotr.relays r ON r.id = x.relay_id"
         " WHERE r.url = $1 ORDER BY x.count DESC, x.reason",
         url,
     )
     check = await pool.fetchrow(
         "SELECT state, since, checked_at, outcome, detail, failed, due_at"
-        " FROM public.relay_states WHERE relay_url = $1",
+        " FROM bigbrotr.relay_states WHERE relay_url = $1",
         url,
     )
     uptime = await pool.fetchrow(
         "SELECT uptime, up_s, down_s, unknown_s, checks, incidents"
-        " FROM public.relay_uptime($1, $2, $3)",
+        " FROM bigbrotr.relay_uptime(p_relay => $1, p_days => $2, p_now => $3)",
         url,
         days,
         now,
     )
     documents = await pool.fetch(
-        "SELECT type, snapshot_at, data FROM public.relay_metadata_latest WHERE relay_url = $1"
+        "SELECT type, snapshot_at, data FROM bigbrotr.relay_metadata_latest WHERE relay_url = $1"
         " ORDER BY type",
         url,
     )
@@ -315,7 +284,7 @@ def _progress(row: asyncpg.Record) -> RelayProgress:
         outcome=row["outcome"],
         detail=row["detail"],
         failures=row["failures"],
-        retired_at=row["rests_since"],
+        retired_at=row["retired_at"],
         filter=row["filter"],
         identity=row["identity"],
         proven=_spans(row["proven"]),

@@ -95,7 +95,7 @@ async def measured(brotr: Brotr, check_every_s: float, *, writes: bool = False) 
 async def candidate_sources(pool: Pool) -> dict[str, int]:
     """How many candidates were first seen where, the most frequent first."""
     rows = await pool.fetch(
-        "SELECT source, count(*) AS found FROM public.candidates"
+        "SELECT source, pg_catalog.count(*) AS found FROM bigbrotr.candidates"
         " GROUP BY source ORDER BY found DESC, source"
     )
     return {row["source"]: row["found"] for row in rows}

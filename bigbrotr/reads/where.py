@@ -23,7 +23,7 @@ class Where(Struct, frozen=True):
 
 async def where(pool: Pool, event_id: bytes) -> Where:
     """Where the event with this id (32 bytes) is."""
-    row = await pool.fetchrow("SELECT * FROM public.events WHERE id = $1", event_id)
+    row = await pool.fetchrow("SELECT * FROM bigbrotr.events WHERE id = $1", event_id)
     event = None if row is None else _as_wire(row)
     places = locate(event, await known(pool, event_id))
     return Where(
@@ -39,7 +39,7 @@ async def where(pool: Pool, event_id: bytes) -> Where:
 
 async def known(pool: Pool, event_id: bytes) -> list[Known]:
     """What is known of each relay and an event."""
-    rows = await pool.fetch("SELECT * FROM public.whereabouts($1)", event_id)
+    rows = await pool.fetch("SELECT * FROM bigbrotr.where_is(p_id => $1)", event_id)
     return [Known(**dict(row)) for row in rows]
 
 

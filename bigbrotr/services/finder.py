@@ -16,7 +16,7 @@ from msgspec import Struct
 from bigbrotr.config.settings import FinderSettings, SourceSettings
 from bigbrotr.core.base_service import BaseService, Context
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.calls.candidates import Archived, Sighting, Walk
+from bigbrotr.core.calls.candidates import Archived, Mention, Walk
 from bigbrotr.core.defects import Defects
 from bigbrotr.core.metrics import Sample
 from bigbrotr.models.coverage import Span
@@ -139,7 +139,7 @@ class Finder(BaseService[FinderSettings]):
         names = new = 0
         looked_at, told_at = 0, time.monotonic()
         while not self._stop.is_set():
-            pages, some_names, some_new = await self.brotr.absorb_sightings(
+            pages, some_names, some_new = await self.brotr.absorb_mentions(
                 PAGES, self.networks, self.settings.max_per_host
             )
             walk = await self.brotr.read_walk()
@@ -163,8 +163,8 @@ class Finder(BaseService[FinderSettings]):
         goal = None
         if events:
             goal = Walk(walk.until, events[-1].created_at, events[-1].id.hex())
-        sightings = await anyio.to_thread.run_sync(look_through, events, walk.until, self.networks)
-        new = await self.brotr.advance_walk(walk, goal, sightings, self.settings.max_per_host)
+        mentions = await anyio.to_thread.run_sync(look_through, events, walk.until, self.networks)
+        new = await self.brotr.advance_walk(walk, goal, mentions, self.settings.max_per_host)
         return len(events), new
 
     # Lists on the web, and monitors
@@ -245,12 +245,10 @@ class Finder(BaseService[FinderSettings]):
             words = self.defects.note(error, **{errand.what: errand.key})
             news = News(trouble=Failure.DEFECT, detail=words)
         # Named 0 times: who repeats himself each day names a relay once.
-        sightings = [
-            Sighting(each, errand.source, 0)
-            for each in news.relays
-            if each.network in self.networks
+        mentions = [
+            Mention(each, errand.source, 0) for each in news.relays if each.network in self.networks
         ]
-        new = await self.brotr.add_sightings(sightings, self.settings.max_per_host)
+        new = await self.brotr.add_mentions(mentions, self.settings.max_per_host)
         self.asked[errand.what, str(news.trouble) or OK] += 1
         self.found[errand.what] += new
         delay_s = int(errand.interval_s)
@@ -278,7 +276,7 @@ class Finder(BaseService[FinderSettings]):
 
 def look_through(
     events: Sequence[Archived], until: int, networks: Sequence[Network]
-) -> list[Sighting]:
+) -> list[Mention]:
     """The relays that archived events name, those that were first seen from `until` on uncounted:
     they have been counted on their way in."""
     sources: dict[str, str] = {}
@@ -289,7 +287,7 @@ def look_through(
             sources.setdefault(url, f"kind {event.kind}")
             times[url] = times.get(url, 0) + (event.seen_at < until)
     relays = ((Relay(url), source, times[url]) for url, source in sources.items())
-    return [Sighting(*found) for found in relays if found[0].network in networks]
+    return [Mention(*found) for found in relays if found[0].network in networks]
 
 
 class Listed(NamedTuple):

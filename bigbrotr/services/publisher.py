@@ -10,7 +10,7 @@ import msgspec
 from bigbrotr.config.settings import PublisherSettings
 from bigbrotr.core.base_service import BaseService, Context
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.calls.monitoring import Letter
+from bigbrotr.core.calls.monitoring import OutboxEntry
 from bigbrotr.core.defects import Defects, is_outside, one_by_one
 from bigbrotr.core.metrics import Sample
 from bigbrotr.models.keys import Keys
@@ -26,7 +26,7 @@ ENTRIES = 500  # that are claimed at once
 class Settled(NamedTuple):
     """What became of an entry of the outbox, as it is recorded."""
 
-    entry: Letter
+    entry: OutboxEntry
     outcome: Outcome
     reason: str
     detail: str
@@ -67,19 +67,19 @@ class Publisher(BaseService[PublisherSettings]):
         """Delivers until nothing is due."""
         link_s = max(link.timeout_s for _, link in self._networks.enabled())
         while not self._stop.is_set():
-            entries = await self.brotr.claim_letters(
+            entries = await self.brotr.claim_outbox(
                 targets=TARGETS, limit=ENTRIES, owner=self.owner, lease_s=(ENTRIES + 2) * link_s
             )
             if not entries:
                 return
             await self._hand_over(entries)
 
-    async def _hand_over(self, entries: Sequence[Letter]) -> None:
-        by_target: dict[str, list[Letter]] = {}
+    async def _hand_over(self, entries: Sequence[OutboxEntry]) -> None:
+        by_target: dict[str, list[OutboxEntry]] = {}
         for entry in entries:
             by_target.setdefault(entry.target, []).append(entry)
 
-        async def one(target: str, batch: list[Letter]) -> None:
+        async def one(target: str, batch: list[OutboxEntry]) -> None:
             try:
                 settled = await self._hand_to(Relay(target), batch)
             except Exception as error:  # this target's, and nobody else's
@@ -97,7 +97,7 @@ class Publisher(BaseService[PublisherSettings]):
                 group.start_soon(one, target, batch)
 
     async def _settle(self, settled: Sequence[Settled]) -> None:
-        await self.brotr.settle_letters(settled, self.settings.max_attempts)
+        await self.brotr.settle_outbox(settled, self.settings.max_attempts)
 
     def _instead(self, settled: Settled, error: Exception) -> Settled | None:
         """What is recorded where the database refuses what was to be."""
@@ -106,7 +106,7 @@ class Publisher(BaseService[PublisherSettings]):
         words = self.defects.note(error, relay=settled.entry.target)
         return Settled(settled.entry, "failed", "defect", words)
 
-    async def _hand_to(self, relay: Relay, batch: Sequence[Letter]) -> list[Settled]:
+    async def _hand_to(self, relay: Relay, batch: Sequence[OutboxEntry]) -> list[Settled]:
         by_id = {msgspec.json.decode(entry.event)["id"]: entry for entry in batch}
         offered = {event_id: entry.event.encode() for event_id, entry in by_id.items()}
         found = await self._offer(relay, offered)

@@ -1,10 +1,11 @@
 -- The full profile keeps whole events.
 
-CREATE OR REPLACE FUNCTION public.kept_columns() RETURNS text[]
+CREATE OR REPLACE FUNCTION bigbrotr.kept_columns() RETURNS text[]
 LANGUAGE sql IMMUTABLE
 RETURN ARRAY['sig', 'tags', 'tagvalues', 'content', 'raw'];
+COMMENT ON FUNCTION bigbrotr.kept_columns IS 'Which columns of an event the profile of this database keeps.';
 
-CREATE INDEX IF NOT EXISTS events_tagvalues_idx ON public.events USING gin (tagvalues);
+CREATE INDEX IF NOT EXISTS events_tagvalues_idx ON bigbrotr.events USING gin (tagvalues);
 
 -- All is there now that anybody may have rights to.
-SELECT public.grant_roles();
+SELECT bigbrotr.grant_roles();

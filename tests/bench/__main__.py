@@ -120,7 +120,7 @@ async def size(on: Stage, events: int) -> None:
             pairs = (await archive.brotr.totals()).pairs
             each[profile] = await _bytes(archive, "events") / events
             presence = await _bytes(archive, "presence")
-            text = await pool.fetchval("SELECT avg(cardinality(relay_ids)) FROM presence")
+            text = await pool.fetchval("SELECT avg(cardinality(relay_ids)) FROM bigbrotr.presence")
         print(
             f"  {profile}: {each[profile]:.0f} bytes an event, "
             f"{presence / pairs:.1f} bytes a pair at {text:.1f} relays an event, with indexes"
@@ -230,7 +230,9 @@ async def finder(on: Stage, events: int) -> None:
     async with on.archive() as archive:
         await on.store(archive, data)
         brotr = archive.brotr
-        await brotr.pool.execute("TRUNCATE sightings")  # of the events that warmed up the stage
+        await brotr.pool.execute(
+            "TRUNCATE bigbrotr.mentions"
+        )  # of the events that warmed up the stage
         await brotr.upsert_service_data([(*WALK, Walk(2**40, -1, "")._asdict())])
         with on.one_core():
             started = time.perf_counter()
@@ -239,7 +241,7 @@ async def finder(on: Stage, events: int) -> None:
             started = time.perf_counter()
             await Finder(brotr, context=archive.synchronizer.context).run()
             seconds = time.perf_counter() - started
-        rows = await brotr.pool.fetch("SELECT url, named FROM candidates")
+        rows = await brotr.pool.fetch("SELECT url, named FROM bigbrotr.candidates")
         found = {row["url"]: row["named"] for row in rows}
         if found != naive or await brotr.read_walk() is not None:
             raise SystemExit(f"{len(found)} candidates were found instead of {len(naive)}")
@@ -276,7 +278,7 @@ async def reconcile(on: Stage, events: int) -> None:
 
 async def _check(archive: Archive, events: int) -> None:
     """A figure counts only if the work was done."""
-    found = await archive.brotr.pool.fetchval("SELECT count(*) FROM events")
+    found = await archive.brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.events")
     if found != events:
         raise SystemExit(f"{found:,} events were archived instead of {events:,}")
 

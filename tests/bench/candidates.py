@@ -39,7 +39,9 @@ async def measure(on: Stage, quick_s: float) -> float:
         urls += [relay.url for relay in alive]
         await brotr.insert_candidates([Relay(url) for url in urls], "bench")
         # By chance, as they come in life.
-        await brotr.pool.execute("UPDATE candidates SET due_at = due_at - (hashtext(url) & 4095)")
+        await brotr.pool.execute(
+            "UPDATE bigbrotr.candidates SET due_at = due_at - (hashtext(url) & 4095)"
+        )
         async with Validator(brotr, context=Context(config, address, "bench")) as validator:
             started = time.perf_counter()
             await validator.run()

@@ -23,8 +23,8 @@ from bigbrotr.config.settings import Config, Link, Networks, SynchronizerSetting
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.services.sync.ingest import Report
-from bigbrotr.services.sync.worker import Order, Worker
+from bigbrotr.services.sync.report import Report
+from bigbrotr.services.sync.worker import Slice, Worker
 from tests.bench import corpus
 from tests.bench.stage import Stage
 from tests.relays.real import fill, local_relay
@@ -51,7 +51,7 @@ async def measure(on: Stage, events: int) -> None:
         another, now = Relay("ws://127.0.0.1:9"), int(time.time())
         known = [EventRelay(Event.from_json(body), another, now) for _, body in data]
         await archive.brotr.insert_events(known)
-        await archive.brotr.pool.execute("UPDATE visits SET due_at = 2000000000000")
+        await archive.brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 2000000000000")
         await archive.brotr.pool.execute("VACUUM ANALYZE")
         for name, door in (("near", place.near), ("far", place.far)):
             print(
@@ -105,11 +105,11 @@ async def visit(
 ) -> Cost:
     """One visit; `is_old`: what was proven is to be looked at again."""
     await brotr.insert_relays([Relay(url)])
-    mine = "relay_id = (SELECT id FROM relays WHERE url = $1)"
-    await brotr.pool.execute(f"UPDATE visits SET due_at = 0 WHERE {mine}", url)
+    mine = "relay_id = (SELECT id FROM bigbrotr.relays WHERE url = $1)"
+    await brotr.pool.execute(f"UPDATE bigbrotr.visits SET due_at = 0 WHERE {mine}", url)
     if is_old:
         await brotr.pool.execute(
-            f"UPDATE coverage SET proven_at = proven_at - 100000 WHERE {mine}", url
+            f"UPDATE bigbrotr.coverage SET proven_at = proven_at - 100000 WHERE {mine}", url
         )
     config = Config(
         networks=Networks(clearnet=Link(enabled=False), local=Link()),
@@ -117,7 +117,7 @@ async def visit(
     )
     worker = Worker(config, brotr)
     before, started = await place.bytes(), time.perf_counter()
-    report = await worker.work(Order("bench", 600.0, {Network.LOCAL: 1}))
+    report = await worker.work(Slice("bench", 600.0, {Network.LOCAL: 1}))
     seconds = time.perf_counter() - started
     return Cost(seconds, await place.bytes() - before, report)
 

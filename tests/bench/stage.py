@@ -104,10 +104,11 @@ class Stage:
             "  sha256(n::text::bytea) AS id"
             " FROM generate_series(1, $1) AS n"
             "), stored AS ("
-            " INSERT INTO events (created_at, kind, id, pubkey, sig, tags, tagvalues, content)"
+            " INSERT INTO bigbrotr.events (created_at, kind, id, pubkey, sig, tags,"
+            " tagvalues, content)"
             " SELECT created_at, 1, id, sha256(substring(id FOR 1)), id || id, '[]',"
             "  ARRAY['e:' || encode(id, 'hex')], repeat(encode(id, 'hex'), 4) FROM made"
-            ") INSERT INTO presence SELECT created_at, id, '{1}', '{1}' FROM made",
+            ") INSERT INTO bigbrotr.presence SELECT created_at, id, '{1}', '{1}' FROM made",
             stored,
             corpus.NEWEST,
             corpus.SPREAD_S,
@@ -115,8 +116,8 @@ class Stage:
         # Not within the transaction of a pool's connection.
         connection = await asyncpg.connect(archive.brotr.pool.address)
         try:
-            await connection.execute("VACUUM ANALYZE events")
-            await connection.execute("VACUUM ANALYZE presence")
+            await connection.execute("VACUUM ANALYZE bigbrotr.events")
+            await connection.execute("VACUUM ANALYZE bigbrotr.presence")
         finally:
             await connection.close()
         await self.settle()
@@ -125,7 +126,7 @@ class Stage:
         """Stores events as if a relay had brought them before anybody looked for relays in them."""
         holder = Relay("ws://127.0.0.1:9")
         pairs = [EventRelay(Event.from_json(body), holder, corpus.NEWEST) for _, body in events]
-        async with Brotr(Pool(dsn=archive.brotr.pool.address), notes_sightings=False) as brotr:
+        async with Brotr(Pool(dsn=archive.brotr.pool.address), notes_mentions=False) as brotr:
             await brotr.insert_events(pairs)
         connection = await asyncpg.connect(archive.brotr.pool.address)
         try:

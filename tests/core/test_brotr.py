@@ -51,13 +51,13 @@ def ordered(events: Sequence[Event]) -> list[Event]:
 
 
 async def held(brotr: Brotr) -> set[tuple[bytes, str]]:
-    rows = await brotr.pool.fetch("SELECT event_id, relay_url FROM events_relays")
+    rows = await brotr.pool.fetch("SELECT event_id, relay_url FROM bigbrotr.events_relays")
     assert len(rows) == len({tuple(row)[:2] for row in rows})
     return {(row["event_id"], row["relay_url"]) for row in rows}
 
 
 async def relay_id(brotr: Brotr, relay: Relay) -> int:
-    number = await brotr.pool.fetchval("SELECT id FROM relays WHERE url = $1", relay.url)
+    number = await brotr.pool.fetchval("SELECT id FROM bigbrotr.relays WHERE url = $1", relay.url)
     assert isinstance(number, int)
     return number
 
@@ -65,20 +65,22 @@ async def relay_id(brotr: Brotr, relay: Relay) -> int:
 async def check_totals(brotr: Brotr) -> None:
     """What is counted along the way equals what is there, counted slowly."""
     row = await brotr.pool.fetchrow(
-        "SELECT (SELECT count(*) FROM relays), (SELECT count(*) FROM candidates),"
-        " (SELECT count(*) FROM events), (SELECT count(*) FROM events_relays),"
-        " (SELECT count(*) FROM gaps), (SELECT coalesce(sum(count), 0)::bigint FROM rejected)"
+        "SELECT (SELECT count(*) FROM bigbrotr.relays), (SELECT count(*) FROM bigbrotr.candidates),"
+        " (SELECT count(*) FROM bigbrotr.events), (SELECT count(*) FROM bigbrotr.events_relays),"
+        " (SELECT count(*) FROM bigbrotr.gaps), (SELECT coalesce(sum(count), 0)::bigint"
+        " FROM bigbrotr.rejected)"
     )
     assert row is not None
     assert tuple(await brotr.totals()) == tuple(row)
     lone = await brotr.pool.fetchval(
-        "SELECT count(*) FROM events e FULL JOIN presence p"
+        "SELECT count(*) FROM bigbrotr.events e FULL JOIN bigbrotr.presence p"
         " ON p.created_at = e.created_at AND p.event_id = e.id"
         " WHERE e.id IS NULL OR p.event_id IS NULL"
     )
     assert lone == 0
     torn = await brotr.pool.fetchval(
-        "SELECT count(*) FROM presence WHERE cardinality(relay_ids) <> cardinality(seen_ats)"
+        "SELECT count(*) FROM bigbrotr.presence"
+        " WHERE cardinality(relay_ids) <> cardinality(seen_ats)"
     )
     assert torn == 0
 
@@ -101,7 +103,7 @@ async def claim_one(brotr: Brotr, relay: Relay) -> Visit:
     """A relay of several, whoever else has it."""
     await brotr.insert_relays([relay])
     await brotr.pool.execute(
-        "UPDATE visits SET due_at = CASE WHEN relay_id = $1 THEN 0 ELSE 2^40 END",
+        "UPDATE bigbrotr.visits SET due_at = CASE WHEN relay_id = $1 THEN 0 ELSE 2^40 END",
         await relay_id(brotr, relay),
     )
     (visit,) = await claim(brotr)
@@ -131,11 +133,13 @@ async def test_relays_that_bring_the_same_new_events_at_once_lose_no_pair(brotr:
 
     for _ in range(4):
         await asyncio.gather(*map(copy, visits))
-        held = await brotr.pool.fetchval("SELECT sum(cardinality(relay_ids)) FROM presence")
+        held = await brotr.pool.fetchval(
+            "SELECT sum(cardinality(relay_ids)) FROM bigbrotr.presence"
+        )
         assert held == 5 * len(events)
         assert (await brotr.totals()).pairs == held
-        await brotr.pool.execute("TRUNCATE events, presence")
-        await brotr.pool.execute("UPDATE tallies SET events = 0, pairs = 0")
+        await brotr.pool.execute("TRUNCATE bigbrotr.events, bigbrotr.presence")
+        await brotr.pool.execute("UPDATE bigbrotr.tallies SET events = 0, pairs = 0")
 
 
 @BOTH
@@ -169,13 +173,15 @@ async def test_the_first_sight_counts(brotr: Brotr) -> None:
     ]
     await brotr.insert_events(batch)
     await brotr.insert_events(pairs([event], A, seen_at=NOW - 5))
-    assert await brotr.pool.fetchval("SELECT seen_at FROM events_relays") == NOW
+    assert await brotr.pool.fetchval("SELECT seen_at FROM bigbrotr.events_relays") == NOW
 
 
 async def test_the_relay_comes_along(brotr: Brotr) -> None:
     old = Relay("ws://old.example.com", 0)
     await brotr.insert_events([*pairs([make_event()], A), *pairs([make_event()], old)])
-    rows = await brotr.pool.fetch("SELECT url, network, discovered_at FROM relays ORDER BY url")
+    rows = await brotr.pool.fetch(
+        "SELECT url, network, discovered_at FROM bigbrotr.relays ORDER BY url"
+    )
     assert [tuple(row) for row in rows] == [
         ("ws://old.example.com", "clearnet", 0),
         ("wss://a.example.com", "clearnet", NOW),
@@ -207,10 +213,10 @@ async def test_a_large_batch_is_split(dsn: str) -> None:
 async def test_a_batch_is_stored_whole_or_not_at_all(brotr: Brotr) -> None:
     events = [make_event() for _ in range(3)]
     await brotr.pool.execute(
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        "CREATE FUNCTION bigbrotr.refuse() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN RAISE EXCEPTION 'full'; END $$;"
-        "CREATE TRIGGER refuse BEFORE INSERT ON relays FOR EACH ROW"
-        " WHEN (NEW.url = 'wss://b.example.com') EXECUTE FUNCTION refuse()"
+        "CREATE TRIGGER refuse BEFORE INSERT ON bigbrotr.relays FOR EACH ROW"
+        " WHEN (NEW.url = 'wss://b.example.com') EXECUTE FUNCTION bigbrotr.refuse()"
     )
     with pytest.raises(asyncpg.RaiseError):
         await brotr.insert_events([*pairs(events, A), *pairs(events, B)])
@@ -255,7 +261,8 @@ NASTY: dict[str, Callable[[], Event]] = {
 async def given_back(brotr: Brotr, event: Event) -> tuple[Event, dict[str, Any]]:
     """An event made again from its row, verified as it is made, and the row."""
     row = await brotr.pool.fetchrow(
-        "SELECT e.*, w.raw FROM events e LEFT JOIN events_raw w ON w.event_id = e.id"
+        "SELECT e.*, w.raw FROM bigbrotr.events e LEFT"
+        " JOIN bigbrotr.events_raw w ON w.event_id = e.id"
         " WHERE e.created_at = $1 AND e.id = $2",
         event.created_at,
         event.id,
@@ -305,7 +312,9 @@ async def test_the_exact_event_comes_back(brotr: Brotr, name: str) -> None:
         assert row["tagvalues"] == tag_values(event.tags)
     assert all(len(value.encode()) <= 1000 for value in row["tagvalues"])
     for value in row["tagvalues"]:
-        found = await brotr.pool.fetchval("SELECT id FROM events WHERE tagvalues @> $1", [value])
+        found = await brotr.pool.fetchval(
+            "SELECT id FROM bigbrotr.events WHERE tagvalues @> $1", [value]
+        )
         assert found == event.id
     await check_totals(brotr)
 
@@ -315,7 +324,7 @@ async def test_all_nasty_events_in_one_batch(brotr: Brotr, profile: Profile) -> 
     events = [make() for make in NASTY.values()]
     assert await brotr.insert_events(pairs(events, A, B)) == (len(events), len(events))
     for event in events:
-        row = await brotr.pool.fetchrow("SELECT * FROM events WHERE id = $1", event.id)
+        row = await brotr.pool.fetchrow("SELECT * FROM bigbrotr.events WHERE id = $1", event.id)
         assert row is not None
         assert (row["pubkey"], row["created_at"], row["kind"]) == (
             event.pubkey,
@@ -324,7 +333,7 @@ async def test_all_nasty_events_in_one_batch(brotr: Brotr, profile: Profile) -> 
         )
         if profile is Profile.LITE:
             assert (row["sig"], row["tags"], row["tagvalues"], row["content"]) == (None,) * 4
-    raws = await brotr.pool.fetchval("SELECT count(*) FROM events_raw")
+    raws = await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.events_raw")
     assert raws == (0 if profile is Profile.LITE else sum(e.raw is not None for e in events))
     await check_totals(brotr)
 
@@ -343,7 +352,7 @@ async def test_presence_is_noted_of_what_is_archived(brotr: Brotr) -> None:
         await check_totals(brotr)
     assert await brotr.note_presence(b, [], NOW) == []
     assert await brotr.note_presence(b, keys(events[::2]), NOW) == []
-    seen = await brotr.pool.fetch("SELECT DISTINCT seen_at FROM events_relays")
+    seen = await brotr.pool.fetch("SELECT DISTINCT seen_at FROM bigbrotr.events_relays")
     assert [row[0] for row in seen] == [NOW]
 
 
@@ -362,14 +371,14 @@ async def test_a_page_is_stored_with_its_coverage(brotr: Brotr) -> None:
     assert counts == (3, 3)
     assert await brotr.store_page(visit, events, now=NOW) == (0, 0)
     missing = await brotr.pool.fetchval(
-        "SELECT missing_spans($1, 0, 1000, $2)", visit.relay_id, NOW
+        "SELECT bigbrotr.missing_spans($1, 0, 1000, $2)", visit.relay_id, NOW
     )
     assert [(span.lower, span.upper) for span in missing] == [(0, 100), (300, 500), (600, 1000)]
     later = await brotr.pool.fetchval(
-        "SELECT missing_spans($1, 0, 1000, $2)", visit.relay_id, NOW + 10**6
+        "SELECT bigbrotr.missing_spans($1, 0, 1000, $2)", visit.relay_id, NOW + 10**6
     )
     assert [(span.lower, span.upper) for span in later] == [(0, 100), (300, 1000)]
-    row = await brotr.pool.fetchrow("SELECT * FROM rejected WHERE reason = 'bad id'")
+    row = await brotr.pool.fetchrow("SELECT * FROM bigbrotr.rejected WHERE reason = 'bad id'")
     assert row is not None
     assert (row["count"], [len(sample) for sample in row["samples"]]) == (3, [4096])
     await check_totals(brotr)
@@ -388,7 +397,7 @@ async def test_each_proof_keeps_its_time(brotr: Brotr) -> None:
         await brotr.store_page(visit, [], proofs=[Proof(Span(since, until), how)], now=now)
 
     async def rows() -> list[tuple[str, int, list[tuple[int, int]]]]:
-        found = await brotr.pool.fetch("SELECT * FROM coverage ORDER BY proven_at, how")
+        found = await brotr.pool.fetch("SELECT * FROM bigbrotr.coverage ORDER BY proven_at, how")
         return [
             (row["how"], row["proven_at"], [(s.lower, s.upper) for s in row["proven"]])
             for row in found
@@ -418,7 +427,7 @@ async def test_what_is_stale(brotr: Brotr) -> None:
     for since, end, at in ((0, 500, 1000), (500, 900, 9000)):
         proof = Proof(Span(since, end), How.PAGING)
         await brotr.store_page(visit, [], proofs=[proof], now=at)
-    query = "SELECT stale_spans($1, 0, 1000, $5, $2, $3, $4, 10000)"
+    query = "SELECT bigbrotr.stale_spans($1, 0, 1000, $5, $2, $3, $4, 10000)"
 
     async def stale(
         audit_s: int, lookback_s: int, rewalk_s: int, by_ids: bool = True
@@ -480,12 +489,12 @@ async def test_ids_are_read_in_order(brotr: Brotr) -> None:
 async def test_reading_ids_reads_the_index_only(brotr: Brotr) -> None:
     await brotr.insert_events(pairs([make_event(created_at=NOW + n) for n in range(50)], A))
     await brotr.pool.execute("CHECKPOINT")  # what is not on the disk yet is not taken for visible
-    await brotr.pool.execute("VACUUM events")
+    await brotr.pool.execute("VACUUM bigbrotr.events")
     fetched = (
         "SELECT sum(idx_tup_fetch), sum(seq_tup_read) FROM pg_stat_xact_user_tables"
         " WHERE relname LIKE 'events%'"
     )
-    read = "SELECT length(ids) FROM read_ids(0, $1, '', 100, $2, NULL)"
+    read = "SELECT length(ids) FROM bigbrotr.read_ids(0, $1, '', 100, $2, NULL)"
     async with brotr.pool.transaction() as connection:
         assert await connection.fetchval(read, NOW + 100, None) == 50 * 32
         assert tuple(await connection.fetchrow(fetched) or ()) == (0, 0)
@@ -531,10 +540,12 @@ async def test_what_a_reconciliation_found_is_recorded_as_one(brotr: Brotr) -> N
     await check_totals(brotr)
     digests = [(span, 18, bytes(32))]
     assert await brotr.digests(visit, "") == digests
-    rows = await brotr.pool.fetch("SELECT event_id, seen_at, dropped_at FROM dropped ORDER BY 1")
+    rows = await brotr.pool.fetch(
+        "SELECT event_id, seen_at, dropped_at FROM bigbrotr.dropped ORDER BY 1"
+    )
     assert {row["event_id"] for row in rows} == {event.id for event in events[7:9]}
-    assert await spans_of(brotr, "SELECT proven FROM coverage") == [span]
-    await brotr.pool.execute("UPDATE visits SET epoch = epoch + 1")
+    assert await spans_of(brotr, "SELECT proven FROM bigbrotr.coverage") == [span]
+    await brotr.pool.execute("UPDATE bigbrotr.visits SET epoch = epoch + 1")
     with pytest.raises(LeaseLostError):
         await record(window._replace(digest_span=Span(0, 5), dropped=keys(events[1:3])))
     assert await brotr.digests(visit, "") == digests
@@ -565,12 +576,15 @@ async def test_who_slept_past_its_lease_writes_nothing(
     await brotr.insert_events([*pairs(events, B), *pairs(events[:3], A)])
     window = Window(Span(0, NOW + 99), Span(0, NOW + 99), 3, bytes(32))
     await brotr.record_window(visit, window, filter="", identity=None, now=NOW)
-    await brotr.pool.execute("UPDATE visits SET due_at = 0")
+    await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
     taken_over = [each for each in await claim(brotr) if each.url == A.url]
     tables = ("presence", "tallies", "dropped", "withheld", "reconciliation", "digests", "coverage")
 
     async def state() -> list[list[tuple[object, ...]]]:
-        rows = [await brotr.pool.fetch(f"SELECT * FROM {name} ORDER BY 1, 2") for name in tables]
+        rows = [
+            await brotr.pool.fetch(f"SELECT * FROM bigbrotr.{name} ORDER BY 1, 2")
+            for name in tables
+        ]
         return [[tuple(row) for row in table] for table in rows]
 
     before = await state()
@@ -589,10 +603,10 @@ async def test_a_lease_that_passes_on_while_a_writer_waits(brotr: Brotr) -> None
     await brotr.insert_events(pairs(events, B))
     waits = "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     async with brotr.pool.transaction() as connection:
-        await connection.execute("SELECT FROM presence FOR UPDATE")
+        await connection.execute("SELECT FROM bigbrotr.presence FOR UPDATE")
         writing = asyncio.create_task(brotr.note_presence(visit, keys(events), NOW))
         await until(lambda: brotr.pool.fetchval(waits), "the writer waits")
-        await brotr.pool.execute("UPDATE visits SET due_at = 0")
+        await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
         assert {each.url for each in await claim(brotr)} == {A.url, B.url}
     with pytest.raises(LeaseLostError):
         await writing
@@ -634,7 +648,7 @@ async def test_pairs_end_that_were_there_before(brotr: Brotr) -> None:
     }
     # By a clock that was ahead the last one would have come later than now.
     assert await brotr.note_drops(visit, keys(events), before=NOW + 2, now=NOW + 4) == 1
-    rows = await brotr.pool.fetch("SELECT seen_at, dropped_at FROM dropped ORDER BY 1")
+    rows = await brotr.pool.fetch("SELECT seen_at, dropped_at FROM bigbrotr.dropped ORDER BY 1")
     assert [tuple(row) for row in rows] == [
         (NOW, NOW + 50),
         (NOW + 1, NOW + 50),
@@ -687,7 +701,7 @@ async def test_few_events_are_noted_as_withheld(
     assert await noted() == {0: 1, 1: 1, 2: 2, 3: 1, 4: 1}
     assert await note(visit, 0, 8) == 1
     assert await note(other, 7, 8) == 2
-    await brotr.pool.execute("UPDATE withheld SET noted_at = 0 WHERE attempts = 1")
+    await brotr.pool.execute("UPDATE bigbrotr.withheld SET noted_at = 0 WHERE attempts = 1")
     assert await note(visit, 5, 6) == 2
     assert await noted() == {0: 2, 2: 2, 5: 1, 6: 1}
 
@@ -749,7 +763,7 @@ async def test_one_turn_at_a_time(brotr: Brotr, monkeypatch: pytest.MonkeyPatch)
 
     async def take() -> None:
         nonlocal inside
-        async with brotr.turn() as has_waited:
+        async with brotr.ingest_lock() as has_waited:
             inside += 1
             waited.append(has_waited)
             await asyncio.sleep(0.01)
@@ -758,14 +772,14 @@ async def test_one_turn_at_a_time(brotr: Brotr, monkeypatch: pytest.MonkeyPatch)
 
     await asyncio.gather(*(take() for _ in range(5)))
     assert (len(waited), any(waited)) == (5, True)
-    monkeypatch.setattr("bigbrotr.core.calls.events.TURN_S", 1)
-    async with brotr.turn() as has_waited:
+    monkeypatch.setattr("bigbrotr.core.calls.events.INGEST_LOCK_S", 1)
+    async with brotr.ingest_lock() as has_waited:
         assert not has_waited
         started = time.monotonic()
-        async with brotr.turn() as has_waited:
+        async with brotr.ingest_lock() as has_waited:
             assert has_waited
             assert 0.9 < time.monotonic() - started < 10
-    async with brotr.turn() as has_waited:
+    async with brotr.ingest_lock() as has_waited:
         assert not has_waited
 
 
@@ -774,7 +788,7 @@ async def test_rejected_samples_are_few(brotr: Brotr) -> None:
     for number in range(5):
         rejected = [Rejected("bad id", 2, b"%d" % number)]
         await brotr.store_page(visit, [], rejected=rejected, now=NOW)
-    row = await brotr.pool.fetchrow("SELECT count, samples FROM rejected")
+    row = await brotr.pool.fetchrow("SELECT count, samples FROM bigbrotr.rejected")
     assert row is not None
     assert (row["count"], row["samples"]) == (10, [b"0", b"1", b"2"])
 
@@ -787,13 +801,13 @@ async def test_words_of_a_relay_are_made_storable(brotr: Brotr) -> None:
     await brotr.insert_candidates([B], "seed")
     await brotr.resolve_candidates([Resolution(B.url, "failed", "refused", nasty)])
     for table in ("gaps", "visits", "candidates"):
-        detail = await brotr.pool.fetchval(f"SELECT detail FROM {table}")
+        detail = await brotr.pool.fetchval(f"SELECT detail FROM bigbrotr.{table}")
         assert detail == "\ufffd\ufffd" + "x" * 498
 
 
 async def test_a_lost_lease_stores_nothing(brotr: Brotr) -> None:
     visit = await claim_a(brotr)
-    await brotr.pool.execute("UPDATE visits SET due_at = 0")  # the lease ran out
+    await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")  # the lease ran out
     (other,) = await claim(brotr, owner="another")
     assert other.epoch == visit.epoch + 1
     before = await brotr.totals()
@@ -810,7 +824,7 @@ async def test_a_lost_lease_stores_nothing(brotr: Brotr) -> None:
     assert await brotr.totals() == before
     assert not await brotr.finish_visit(visit, "done", next_at=0, outcome="late")
     assert await brotr.store_page(other, [event], now=NOW) == (1, 1)
-    await brotr.pool.execute("DELETE FROM relays")
+    await brotr.pool.execute("DELETE FROM bigbrotr.relays")
     with pytest.raises(LeaseLostError):
         await brotr.store_page(other, [make_event()], now=NOW)
     await check_totals(brotr)
@@ -820,7 +834,7 @@ async def test_gaps_are_carved_and_counted(brotr: Brotr) -> None:
     visit = await claim_a(brotr)
 
     async def gaps() -> list[tuple[int, int, str, int]]:
-        rows = await brotr.pool.fetch("SELECT * FROM gaps ORDER BY span")
+        rows = await brotr.pool.fetch("SELECT * FROM bigbrotr.gaps ORDER BY span")
         return [(r["span"].lower, r["span"].upper, r["reason"], r["attempts"]) for r in rows]
 
     async def page(proofs: list[Span], *found: tuple[int, int, str]) -> None:
@@ -846,7 +860,7 @@ async def test_gaps_are_carved_and_counted(brotr: Brotr) -> None:
     ]
     await page([], (90, 170, "silence"))
     assert await gaps() == [(90, 170, "silence", 2), (170, 200, "cut", 0)]
-    due = await brotr.pool.fetch("SELECT due_at - $1 AS wait FROM gaps ORDER BY span", NOW)
+    due = await brotr.pool.fetch("SELECT due_at - $1 AS wait FROM bigbrotr.gaps ORDER BY span", NOW)
     assert 90 <= due[0]["wait"] <= 150
     assert 45 <= due[1]["wait"] <= 75
     await page([Span(0, 1000)])
@@ -883,7 +897,7 @@ async def test_what_is_missing_agrees_with_counting_seconds(
     since: int,
     until: int,
 ) -> None:
-    await brotr.pool.execute("DELETE FROM relays")
+    await brotr.pool.execute("DELETE FROM bigbrotr.relays")
     visit = await claim_a(brotr)
     proven: set[int] = set()
     waiting: list[tuple[set[int], int]] = []  # seconds of a gap, attempts
@@ -914,12 +928,12 @@ async def test_what_is_missing_agrees_with_counting_seconds(
             waiting.append((whole, tries))
         at = NOW + 10**6 if overdue else NOW
         missing = await brotr.pool.fetchval(
-            "SELECT missing_spans($1, $2, $3, $4)", visit.relay_id, since, until, at
+            "SELECT bigbrotr.missing_spans($1, $2, $3, $4)", visit.relay_id, since, until, at
         )
         seconds = {s for span in missing for s in range(span.lower, span.upper)}
         attempts = {second: n for gap, n in waiting for second in gap}
         assert seconds == set(range(since, until)) - proven - (set() if overdue else set(attempts))
-        rows = await brotr.pool.fetch("SELECT span, attempts FROM gaps")
+        rows = await brotr.pool.fetch("SELECT span, attempts FROM bigbrotr.gaps")
         there = Counter(s for row in rows for s in range(row["span"].lower, row["span"].upper))
         assert set(there) == set(attempts)
         assert set(there.values()) <= {1}  # gaps don't overlap
@@ -937,8 +951,8 @@ async def claim_for(
     brotr: Brotr, key: str, *, since: int = 0, until: int = 60, at: int = 0
 ) -> Visit:
     """A visit that wants what `key` stands for, of the only relay; gaps are overdue."""
-    await brotr.pool.execute("UPDATE visits SET due_at = 0")
-    await brotr.pool.execute("UPDATE gaps SET due_at = $1", at)
+    await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
+    await brotr.pool.execute("UPDATE bigbrotr.gaps SET due_at = $1", at)
     (visit,) = await brotr.claim_visits(
         CLEARNET, limit=1, owner="me", lease_s=60, since=since, until=until, filter=key
     )
@@ -952,7 +966,7 @@ async def claim_for(
 async def test_what_is_missing_for_a_filter_agrees_with_counting_seconds(
     brotr: Brotr, steps: list[tuple[str, list[tuple[int, int]], list[tuple[int, int]], bool]]
 ) -> None:
-    await brotr.pool.execute("DELETE FROM relays")
+    await brotr.pool.execute("DELETE FROM bigbrotr.relays")
     await brotr.insert_relays([A])
     proven: dict[str, set[int]] = {key: set() for key in KEYS}
     waiting: dict[str, set[int]] = {key: set() for key in KEYS}
@@ -979,7 +993,7 @@ async def test_what_is_missing_for_a_filter_agrees_with_counting_seconds(
             assert {s for span in missing for s in range(*span)} == rest
             (row,) = await relays.progress(brotr.pool)
             counted = await brotr.pool.fetchval(
-                "SELECT range_agg(span) FROM gaps WHERE filter = $1", other
+                "SELECT range_agg(span) FROM bigbrotr.gaps WHERE filter = $1", other
             )
             held = {s for span in counted or () for s in range(span.lower, span.upper)}
             assert held == waiting[other]
@@ -995,7 +1009,7 @@ async def test_gaps_in_what_is_no_longer_wanted_set_no_visit(brotr: Brotr) -> No
     await brotr.store_page(visit, [], gaps=[Gap(Span(1, 5), "cut", "")], now=NOW)
     for key, since, is_due in [("a", 0, True), ("b", 0, False), ("", 0, False), ("a", 5, False)]:
         visit = await claim_for(brotr, key, since=since)
-        await brotr.pool.execute("UPDATE gaps SET due_at = $1", later - 1000)
+        await brotr.pool.execute("UPDATE bigbrotr.gaps SET due_at = $1", later - 1000)
         await brotr.finish_visit(visit, "done", next_at=later, outcome="complete")
         due_at = await brotr.next_visit_at(CLEARNET)
         assert due_at == (later - 1000 if is_due else later), (key, since)
@@ -1018,7 +1032,8 @@ async def test_relays_apart(brotr: Brotr) -> None:
     found = {visit.url: (visit.missing, visit.wanted) for visit in visits}
     assert found == {A.url: ([(1, 100)], (1, 100)), B.url: ([(5, 9)], (5, 9))}
     rows = await brotr.pool.fetch(
-        "SELECT url, filter, since, until FROM visits v JOIN relays r ON r.id = v.relay_id"
+        "SELECT url, filter, since, until FROM bigbrotr.visits v"
+        " JOIN bigbrotr.relays r ON r.id = v.relay_id"
     )
     assert {tuple(row) for row in rows} == {
         (A.url, "a", 1, 100),
@@ -1031,7 +1046,7 @@ async def test_relays_apart(brotr: Brotr) -> None:
     renewed = await brotr.renew_visit(b, lease_s=60, until=12)
     assert (renewed.missing, renewed.wanted) == ([(7, 12)], (5, 12))
     # A refused one is not due.
-    await brotr.pool.execute("UPDATE visits SET due_at = 2^40 WHERE owner IS NOT NULL")
+    await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 2^40 WHERE owner IS NOT NULL")
     assert await brotr.next_visit_at(CLEARNET) != 2**40
     assert await brotr.next_visit_at(CLEARNET, [C.url]) == 2**40
     assert await brotr.next_visit_at(CLEARNET, [A.url, B.url, C.url]) is None
@@ -1088,7 +1103,7 @@ async def test_a_gap_that_is_due_first_sets_the_next_visit(brotr: Brotr) -> None
 async def test_failures_wait_longer_and_longer(brotr: Brotr) -> None:
     await brotr.insert_relays([A])
     for failures in range(1, 30):
-        await brotr.pool.execute("UPDATE visits SET due_at = 0")
+        await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
         (visit,) = await claim(brotr)
         before = int(time.time())
         await brotr.finish_visit(visit, "failed", next_at=0, outcome="refused")
@@ -1097,11 +1112,11 @@ async def test_failures_wait_longer_and_longer(brotr: Brotr) -> None:
         assert due is not None
         full = min(604_800, 60 * 2 ** (failures - 1))
         assert before + full * 0.75 - 1 <= due <= after + full * 1.25 + 1
-    assert await brotr.pool.fetchval("SELECT failures FROM visits") == 29
-    await brotr.pool.execute("UPDATE visits SET due_at = 0")
+    assert await brotr.pool.fetchval("SELECT failures FROM bigbrotr.visits") == 29
+    await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
     (visit,) = await claim(brotr)
     await brotr.finish_visit(visit, "done", next_at=0, outcome="complete")
-    assert await brotr.pool.fetchval("SELECT failures FROM visits") == 0
+    assert await brotr.pool.fetchval("SELECT failures FROM bigbrotr.visits") == 0
 
 
 async def test_a_new_relay_is_due_at_once_whatever_its_discovery(brotr: Brotr) -> None:
@@ -1149,7 +1164,7 @@ async def test_leases_are_given_back(brotr: Brotr) -> None:
 
 
 async def candidate(brotr: Brotr, relay: Relay) -> asyncpg.Record | None:
-    return await brotr.pool.fetchrow("SELECT * FROM candidates WHERE url = $1", relay.url)
+    return await brotr.pool.fetchrow("SELECT * FROM bigbrotr.candidates WHERE url = $1", relay.url)
 
 
 async def test_candidates_are_added_once(brotr: Brotr) -> None:
@@ -1175,7 +1190,7 @@ async def test_candidates_are_resolved(brotr: Brotr) -> None:
         ]
     )
     assert promoted == 1
-    assert await brotr.pool.fetchval("SELECT array_agg(url) FROM relays") == [A.url]
+    assert await brotr.pool.fetchval("SELECT array_agg(url) FROM bigbrotr.relays") == [A.url]
     now = int(time.time())
     b, c = await candidate(brotr, B), await candidate(brotr, C)
     assert await candidate(brotr, A) is None
@@ -1200,7 +1215,7 @@ async def test_a_candidate_backs_off_until_it_rests(brotr: Brotr) -> None:
         full = min(604_800, 60 * 2 ** (attempts - 1))
         assert row["attempts"] == attempts
         assert before + full * 0.75 - 1 <= row["due_at"] <= time.time() + full * 1.25 + 1
-    await brotr.pool.execute("UPDATE candidates SET due_at = 0")
+    await brotr.pool.execute("UPDATE bigbrotr.candidates SET due_at = 0")
     wanted = {"limit": 5, "owner": "me", "lease_s": 60}
     assert await brotr.claim_candidates(Network.CLEARNET, max_attempts=19, **wanted) == []  # type: ignore[arg-type]
     assert await brotr.claim_candidates(Network.TOR, max_attempts=99, **wanted) == []  # type: ignore[arg-type]
@@ -1231,7 +1246,7 @@ async def test_who_asks_for_rest_gets_it(brotr: Brotr) -> None:
 
 async def test_more_names_sooner_tried(brotr: Brotr) -> None:
     await brotr.insert_candidates([A, B, C], "seed")
-    await brotr.pool.execute("UPDATE candidates SET named = 3 WHERE url = $1", C.url)
+    await brotr.pool.execute("UPDATE bigbrotr.candidates SET named = 3 WHERE url = $1", C.url)
     claimed = await brotr.claim_candidates(
         Network.CLEARNET, limit=1, max_attempts=9, owner="me", lease_s=60
     )
@@ -1239,20 +1254,20 @@ async def test_more_names_sooner_tried(brotr: Brotr) -> None:
 
 
 async def fail_visit(brotr: Brotr) -> None:
-    await brotr.pool.execute("UPDATE visits SET due_at = 0")
+    await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
     (visit,) = await claim(brotr)
     assert await brotr.finish_visit(visit, "failed", next_at=0, outcome="timeout", detail="gone")
 
 
 async def test_relay_that_fails_for_long_is_a_candidate_again(brotr: Brotr) -> None:
     await brotr.insert_events([EventRelay(make_event(), A, NOW)])
-    relay_id = await brotr.pool.fetchval("SELECT id FROM relays")
+    relay_id = await brotr.pool.fetchval("SELECT id FROM bigbrotr.relays")
     for _ in range(4):
         await fail_visit(brotr)
     assert await brotr.retire_relays(0) == 0  # too few to say
     await fail_visit(brotr)
     assert await brotr.retire_relays(3600) == 0  # not for long
-    await brotr.pool.execute("UPDATE visits SET due_at = 0")
+    await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
     (visit,) = await claim(brotr)
     assert await brotr.retire_relays(0) == 0  # somebody is there
     await brotr.finish_visit(visit, "failed", next_at=0, outcome="timeout", detail="gone")
@@ -1270,7 +1285,7 @@ async def test_relay_that_fails_for_long_is_a_candidate_again(brotr: Brotr) -> N
     }
     assert row["due_at"] > time.time() + 1000
     # Nobody calls, and nothing is forgotten.
-    await brotr.pool.execute("UPDATE visits SET due_at = 0")
+    await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
     assert await claim(brotr) == []
     assert await brotr.next_visit_at(CLEARNET) is None
     (progress,) = await relays.progress(brotr.pool)
@@ -1281,7 +1296,7 @@ async def test_relay_that_fails_for_long_is_a_candidate_again(brotr: Brotr) -> N
     assert await brotr.insert_relays([A]) == 0
     assert (await candidate(brotr, A)) == row
     # It is tried for ever.
-    await brotr.pool.execute("UPDATE candidates SET due_at = 0, attempts = 500")
+    await brotr.pool.execute("UPDATE bigbrotr.candidates SET due_at = 0, attempts = 500")
     assert await brotr.delete_failed_candidates(20) == 0
     assert await brotr.claim_candidates(
         Network.CLEARNET, limit=1, max_attempts=20, owner="me", lease_s=60
@@ -1291,7 +1306,7 @@ async def test_relay_that_fails_for_long_is_a_candidate_again(brotr: Brotr) -> N
     assert await candidate(brotr, A) is None
     (visit,) = await claim(brotr)
     assert (visit.relay_id, visit.pairs) == (relay_id, 1)
-    row = await brotr.pool.fetchrow("SELECT failures, failing_since FROM visits")
+    row = await brotr.pool.fetchrow("SELECT failures, failing_since FROM bigbrotr.visits")
     assert row is not None
     assert tuple(row) == (0, None)
     await check_totals(brotr)
@@ -1300,10 +1315,10 @@ async def test_relay_that_fails_for_long_is_a_candidate_again(brotr: Brotr) -> N
 async def test_one_answer_ends_the_failures(brotr: Brotr) -> None:
     await brotr.insert_relays([A])
     for verdict in ("failed", "done"):
-        await brotr.pool.execute("UPDATE visits SET due_at = 0")
+        await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
         (visit,) = await claim(brotr)
         await brotr.finish_visit(visit, verdict, next_at=0, outcome="x")
-        since = await brotr.pool.fetchval("SELECT failing_since FROM visits")
+        since = await brotr.pool.fetchval("SELECT failing_since FROM bigbrotr.visits")
         assert (since is None) == (verdict == "done")
 
 
@@ -1318,14 +1333,14 @@ async def test_alias_is_remembered_with_its_relay(brotr: Brotr) -> None:
     )
     row = await candidate(brotr, path)
     assert row is not None
-    assert row["alias_of"] == await brotr.pool.fetchval("SELECT id FROM relays")
+    assert row["alias_of"] == await brotr.pool.fetchval("SELECT id FROM bigbrotr.relays")
     assert row["due_at"] > time.time() + 29 * 86_400
     totals = await brotr.totals()
     assert (totals.relays, totals.candidates) == (1, 0)
     assert await brotr.insert_candidates([path], "finder") == 0
     assert await brotr.relays_at([A.url, B.url]) == [A]
     assert await brotr.relays_at([A.url[:-1]]) == []
-    await brotr.pool.execute("DELETE FROM relays")
+    await brotr.pool.execute("DELETE FROM bigbrotr.relays")
     row = await candidate(brotr, path)
     assert row is not None
     assert row["alias_of"] is None
@@ -1341,18 +1356,18 @@ async def test_a_deleted_relay_takes_its_own_along(brotr: Brotr) -> None:
     await brotr.insert_relay_metadata(
         [RelayMetadata(A, Metadata({"name": "a"}), MetadataType.NIP11, NOW)]
     )
-    await brotr.pool.execute("DELETE FROM relays WHERE url = $1", A.url)
+    await brotr.pool.execute("DELETE FROM bigbrotr.relays WHERE url = $1", A.url)
     assert await held(brotr) == {(both.id, B.url)}
     for table in ("relay_metadata", "relay_metadata_latest", "snapshots", "snapshots_latest"):
-        assert await brotr.pool.fetchval(f"SELECT count(*) FROM {table}") == 0
+        assert await brotr.pool.fetchval(f"SELECT count(*) FROM bigbrotr.{table}") == 0
     await check_totals(brotr)
     assert await brotr.cleanup_orphans(include_relays=False) == {
         "metadata": 1,
         "events": 1,
         "relays": 0,
     }
-    assert await brotr.pool.fetchval("SELECT array_agg(id) FROM events") == [both.id]
-    assert await brotr.pool.fetchval("SELECT count(*) FROM events_raw") == 0
+    assert await brotr.pool.fetchval("SELECT array_agg(id) FROM bigbrotr.events") == [both.id]
+    assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.events_raw") == 0
     await check_totals(brotr)
     assert await brotr.insert_events(pairs([only_a, both], A)) == (1, 1)
     await check_totals(brotr)
@@ -1364,7 +1379,7 @@ async def test_orphan_relays_are_those_of_which_nothing_is_known(brotr: Brotr) -
     await brotr.insert_relay_metadata([RelayMetadata(B, Metadata({}), MetadataType.NIP11, NOW)])
     assert await brotr.cleanup_orphans() == {"metadata": 0, "events": 0, "relays": 1}
     assert await brotr.delete_orphan_relays() == 0
-    urls = await brotr.pool.fetchval("SELECT array_agg(url ORDER BY url) FROM relays")
+    urls = await brotr.pool.fetchval("SELECT array_agg(url ORDER BY url) FROM bigbrotr.relays")
     assert urls == [A.url, B.url]
     await check_totals(brotr)
 
@@ -1393,7 +1408,7 @@ OPERATIONS = st.lists(
 async def test_totals_and_pairs_agree_with_a_dumb_archive(
     brotr: Brotr, operations: list[tuple[str, Any]]
 ) -> None:
-    await brotr.pool.execute("DELETE FROM relays")
+    await brotr.pool.execute("DELETE FROM bigbrotr.relays")
     await brotr.cleanup_orphans()
     assert tuple(await brotr.totals()) == (0, 0, 0, 0, 0, 0)
     holders: dict[bytes, set[str]] = {}
@@ -1416,7 +1431,7 @@ async def test_totals_and_pairs_agree_with_a_dumb_archive(
         elif operation == "page":
             await brotr.insert_relays([A])
             known.add(A.url)
-            await brotr.pool.execute("UPDATE visits SET due_at = 0")
+            await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
             visit = next(each for each in await claim(brotr) if each.url == A.url)
             events = ordered([POOL_OF_EVENTS[e] for e in given_])
             pairs_ = sum(A.url not in holders.get(event.id, ()) for event in events)
@@ -1427,7 +1442,9 @@ async def test_totals_and_pairs_agree_with_a_dumb_archive(
             for event in events:
                 holders.setdefault(event.id, set()).add(A.url)
         elif operation == "delete":
-            await brotr.pool.execute("DELETE FROM relays WHERE url = $1", RELAYS[given_].url)
+            await brotr.pool.execute(
+                "DELETE FROM bigbrotr.relays WHERE url = $1", RELAYS[given_].url
+            )
             known.discard(RELAYS[given_].url)
             for each in holders.values():
                 each.discard(RELAYS[given_].url)
@@ -1447,7 +1464,7 @@ async def test_totals_and_pairs_agree_with_a_dumb_archive(
 
 
 async def latest(brotr: Brotr) -> dict[tuple[str, str], tuple[int, Any]]:
-    rows = await brotr.pool.fetch("SELECT * FROM relay_metadata_latest")
+    rows = await brotr.pool.fetch("SELECT * FROM bigbrotr.relay_metadata_latest")
     return {
         (row["relay_url"], row["type"]): (row["snapshot_at"], json.loads(row["data"]))
         for row in rows
@@ -1466,7 +1483,7 @@ async def test_snapshots_and_the_newest(brotr: Brotr) -> None:
     assert await brotr.insert_relay_metadata(batch) == 4
     assert await brotr.insert_relay_metadata(batch) == 0
     assert await brotr.insert_relay_metadata([]) == 0
-    assert await brotr.pool.fetchval("SELECT count(*) FROM metadata") == 2
+    assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.metadata") == 2
     newest = {
         (A.url, "nip11"): (NOW + 10, {"name": "two"}),
         (A.url, "nip66_rtt"): (NOW + 20, {"name": "one"}),
@@ -1477,8 +1494,8 @@ async def test_snapshots_and_the_newest(brotr: Brotr) -> None:
     late = RelayMetadata(A, one, MetadataType.NIP11, NOW + 5)
     assert await brotr.insert_relay_metadata([late]) == 1
     assert await latest(brotr) == newest
-    await brotr.pool.execute("DELETE FROM snapshots WHERE snapshot_at = $1", NOW + 10)
-    await brotr.pool.execute("DELETE FROM snapshots WHERE type = 'nip66_rtt'")
+    await brotr.pool.execute("DELETE FROM bigbrotr.snapshots WHERE snapshot_at = $1", NOW + 10)
+    await brotr.pool.execute("DELETE FROM bigbrotr.snapshots WHERE type = 'nip66_rtt'")
     await brotr.refresh_metadata_latest()
     del newest[A.url, "nip66_rtt"]
     newest[A.url, "nip11"] = (NOW + 5, {"name": "one"})
@@ -1509,7 +1526,7 @@ async def test_hostile_documents_survive_with_the_same_id(
         await brotr.insert_relay_metadata([RelayMetadata(A, metadata, MetadataType.NIP11, NOW)])
         == 1
     )
-    row = await brotr.pool.fetchrow("SELECT id, data FROM metadata")
+    row = await brotr.pool.fetchrow("SELECT id, data FROM bigbrotr.metadata")
     assert row is not None
     assert row["id"] == metadata.id == Metadata.from_json(row["data"]).id
 
@@ -1607,7 +1624,7 @@ async def test_pages_batches_and_upkeep_at_once(crowd: Brotr) -> None:
         for _ in range(6):
             chosen = rng.sample(events, 20)
             await crowd.insert_events(pairs(chosen, passing, relays[number]))
-            await crowd.pool.execute("DELETE FROM relays WHERE url = $1", passing.url)
+            await crowd.pool.execute("DELETE FROM bigbrotr.relays WHERE url = $1", passing.url)
 
     async def upkeep() -> None:
         for _ in range(6):
@@ -1623,7 +1640,7 @@ async def test_an_orphan_that_finds_a_relay_in_time_stays(crowd: Brotr, way: str
     """The deletion waits for who writes, and judges by what that has written."""
     *found, lost = ordered([make_event(created_at=NOW + n) for n in range(3)])
     await crowd.insert_events(pairs([*found, lost], A, B))
-    await crowd.pool.execute("DELETE FROM relays WHERE url = ANY ($1)", [A.url, B.url])
+    await crowd.pool.execute("DELETE FROM bigbrotr.relays WHERE url = ANY ($1)", [A.url, B.url])
     visit = await claim_a(crowd)
 
     async def wait_for_waiting(count: int) -> None:
@@ -1635,7 +1652,7 @@ async def test_an_orphan_that_finds_a_relay_in_time_stays(crowd: Brotr, way: str
 
     async with crowd.pool.transaction() as connection:
         await connection.execute(  # where a writer comes last
-            "SELECT FROM tallies WHERE relay_id = $1 FOR UPDATE", visit.relay_id
+            "SELECT FROM bigbrotr.tallies WHERE relay_id = $1 FOR UPDATE", visit.relay_id
         )
         writing = asyncio.create_task(
             crowd.note_presence(visit, keys(found), NOW)
@@ -1662,7 +1679,7 @@ async def test_documents_and_their_upkeep_at_once(crowd: Brotr) -> None:
             snapshot = RelayMetadata(relay, documents[n % 4], MetadataType.NIP11, at)
             assert await crowd.insert_relay_metadata([snapshot]) == 1
             if n % 5 == 4:
-                await crowd.pool.execute("DELETE FROM relays WHERE url = $1", relay.url)
+                await crowd.pool.execute("DELETE FROM bigbrotr.relays WHERE url = $1", relay.url)
 
     async def upkeep() -> None:
         for _ in range(40):

@@ -3,17 +3,17 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
 
 from bigbrotr.config.settings import PoolSettings, Profile, ServerSettings
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.calls.candidates import WALK, Archived, Resolution, Sighting, Walk
-from bigbrotr.core.calls.events import _INSERT_EVENTS, _event_columns
+from bigbrotr.core.calls.base import value_of
+from bigbrotr.core.calls.candidates import WALK, Archived, Mention, Resolution, Walk
+from bigbrotr.core.calls.events import _event_columns
 from bigbrotr.core.pool import Pool
-from bigbrotr.core.schema import Schema
 from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.relay import Network, Relay
 from tests.events import NOW, make_event
@@ -26,7 +26,7 @@ DAY_S = 86_400
 
 
 async def candidates(brotr: Brotr) -> dict[str, dict[str, Any]]:
-    rows = await brotr.pool.fetch("SELECT * FROM candidates")
+    rows = await brotr.pool.fetch("SELECT * FROM bigbrotr.candidates")
     return {row["url"]: dict(row) for row in rows}
 
 
@@ -47,7 +47,7 @@ async def store(brotr: Brotr, *events: Event, at: Relay = HOLDER) -> tuple[int, 
 
 
 async def absorb(brotr: Brotr) -> tuple[int, int, int]:
-    return await brotr.absorb_sightings(1000, OPEN, MANY)
+    return await brotr.absorb_mentions(1000, OPEN, MANY)
 
 
 # --- what new events name -------------------------------------------------------------------------
@@ -77,12 +77,12 @@ async def test_new_events_name_candidates_once(brotr: Brotr) -> None:
 async def test_local_addresses_and_junk_in_the_queue(brotr: Brotr) -> None:
     await store(brotr, names(A, Relay("ws://127.0.0.1:7777"), Relay("ws://nas.local")))
     await brotr.pool.execute(
-        "SELECT note_sightings('{no URL,wss://b.example.com}', '{1,1}', '{1}')"
+        "SELECT bigbrotr.note_mentions('{no URL,wss://b.example.com}', '{1,1}', '{1}')"
     )
     assert await absorb(brotr) == (2, 5, 2)
     assert (await named(brotr)).keys() == {A.url, B.url}
     await store(brotr, names(Relay("ws://127.0.0.1:7777")))
-    await brotr.absorb_sightings(10, list(Network), MANY)
+    await brotr.absorb_mentions(10, list(Network), MANY)
     assert "ws://127.0.0.1:7777" in await named(brotr)
 
 
@@ -110,7 +110,7 @@ async def test_networks_that_are_disabled_collect_candidates(brotr: Brotr) -> No
 
 
 async def test_nothing_is_noted_without_a_finder(dsn: str) -> None:
-    async with Brotr(Pool(dsn=dsn), notes_sightings=False) as brotr:
+    async with Brotr(Pool(dsn=dsn), notes_mentions=False) as brotr:
         await store(brotr, names(A))
         assert await absorb(brotr) == (0, 0, 0)
 
@@ -126,7 +126,7 @@ async def test_page_that_is_rolled_back_names_nothing(brotr: Brotr) -> None:
     async def crash() -> None:
         async with brotr.pool.transaction() as connection:
             columns = _event_columns([event], [NOW], kept, True)
-            assert await connection.fetchval(_INSERT_EVENTS, relay_id, *columns) == 1
+            assert await value_of(connection, "insert_events", p_relay_id=relay_id, **columns) == 1
             raise Crash
 
     with pytest.raises(Crash):
@@ -139,7 +139,7 @@ async def test_page_that_is_rolled_back_names_nothing(brotr: Brotr) -> None:
 async def relay_ids(brotr: Brotr, *relays: Relay) -> list[int]:
     await brotr.insert_relays(relays)
     return [
-        await brotr.pool.fetchval("SELECT id FROM relays WHERE url = $1", relay.url)
+        await brotr.pool.fetchval("SELECT id FROM bigbrotr.relays WHERE url = $1", relay.url)
         for relay in relays
     ]
 
@@ -150,7 +150,7 @@ async def test_late_commit_is_not_passed_by(brotr: Brotr) -> None:
     async with brotr.pool.transaction() as connection:
         early = names(A, created_at=NOW - 9)
         columns = _event_columns([early], [NOW], kept, True)
-        assert await connection.fetchval(_INSERT_EVENTS, relay_id, *columns) == 1
+        assert await value_of(connection, "insert_events", p_relay_id=relay_id, **columns) == 1
         # Others write, commit and are taken; all after the one that is not committed yet.
         await store(brotr, names(B, created_at=NOW + 9), at=C)
         assert await absorb(brotr) == (1, 1, 1)
@@ -166,8 +166,8 @@ async def test_killed_while_absorbing_loses_nothing_and_counts_once(brotr: Brotr
     known_as = ServerSettings(application_name="victim")
     cut_off = 0
     async with Brotr(Pool(settings=PoolSettings(server_settings=known_as), dsn=dsn)) as victim:
-        while (await brotr.pool.fetchval("SELECT count(*) FROM sightings")) > 0:
-            task = asyncio.create_task(victim.absorb_sightings(5, OPEN, MANY))
+        while (await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.mentions")) > 0:
+            task = asyncio.create_task(victim.absorb_mentions(5, OPEN, MANY))
             await asyncio.sleep(chance.random() * 0.006)
             await brotr.pool.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -195,7 +195,7 @@ async def test_several_write_and_take_at_once(brotr: Brotr) -> None:
 
     async def take() -> None:
         for _ in range(10):
-            await brotr.absorb_sightings(2, OPEN, MANY)
+            await brotr.absorb_mentions(2, OPEN, MANY)
 
     async def resolve() -> None:
         for _ in range(10):
@@ -227,13 +227,13 @@ async def walk(brotr: Brotr, limit: int = 2) -> list[Archived]:
         batch = await brotr.read_archive(place, limit)
         seen += batch
         goal = Walk(place.until, batch[-1].created_at, batch[-1].id.hex()) if batch else None
-        sightings = [Sighting(A, "kind 1", int(each.seen_at < place.until)) for each in batch]
-        await brotr.advance_walk(place, goal, sightings, MANY)
+        mentions = [Mention(A, "kind 1", int(each.seen_at < place.until)) for each in batch]
+        await brotr.advance_walk(place, goal, mentions, MANY)
     return seen
 
 
 async def test_walk_sees_each_event_once(dsn: str) -> None:
-    async with Brotr(Pool(dsn=dsn), notes_sightings=False) as brotr:
+    async with Brotr(Pool(dsn=dsn), notes_mentions=False) as brotr:
         assert await brotr.read_walk() is None  # a new archive has nothing from before
         events = [names(A, created_at=NOW + n // 3) for n in range(7)]
         await store(brotr, *events)
@@ -253,9 +253,9 @@ async def test_walk_moves_once(brotr: Brotr) -> None:
     place = await brotr.read_walk()
     assert place is not None
     goal = Walk(place.until, 5, "ab")
-    sightings = [Sighting(B, "kind 1")]
+    mentions = [Mention(B, "kind 1")]
     assert await asyncio.gather(
-        *(brotr.advance_walk(place, goal, sightings, MANY) for _ in range(4))
+        *(brotr.advance_walk(place, goal, mentions, MANY) for _ in range(4))
     ) in ([1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1])
     assert (await named(brotr))[B.url] == ("kind 1", 1)
     assert await brotr.read_walk() == goal
@@ -273,7 +273,7 @@ async def test_lite_has_nothing_to_walk(brotr: Brotr) -> None:
 
 
 async def discover(brotr: Brotr, relays: Iterable[Relay], max_per_host: int) -> int:
-    return await brotr.add_sightings([Sighting(r, "x", 0) for r in relays], max_per_host)
+    return await brotr.add_mentions([Mention(r, "x", 0) for r in relays], max_per_host)
 
 
 async def test_host_has_a_few_addresses_and_always_itself(brotr: Brotr) -> None:
@@ -287,7 +287,7 @@ async def test_host_has_a_few_addresses_and_always_itself(brotr: Brotr) -> None:
     root = [Relay("wss://one.example.com"), Relay("ws://one.example.com")]
     assert await discover(brotr, [*paths, *root], 5) == 2
     # What people list has no bound.
-    assert await brotr.add_sightings([Sighting(r, "x", 1) for r in ports[:3]], 6) == 1
+    assert await brotr.add_mentions([Mention(r, "x", 1) for r in ports[:3]], 6) == 1
     assert await discover(brotr, ports, 6) == 0
     assert await brotr.insert_candidates(ports, "command", is_typed=True) == 99
 
@@ -295,43 +295,43 @@ async def test_host_has_a_few_addresses_and_always_itself(brotr: Brotr) -> None:
 async def test_junk_keeps_no_place_from_others(brotr: Brotr) -> None:
     """Neither what has failed, nor what was given up, nor aliases, nor relays that rest."""
 
-    def named_by(source: str, first: int, count: int) -> list[Sighting]:
+    def named_by(source: str, first: int, count: int) -> list[Mention]:
         some = (Relay(f"wss://one.example.com/{n}") for n in range(first, first + count))
-        return [Sighting(relay, source, 1) for relay in some]
+        return [Mention(relay, source, 1) for relay in some]
 
-    assert await brotr.add_sightings(named_by("kind 1", 0, 10), 4) == 4
-    assert await brotr.add_sightings(named_by("kind 1", 10, 10), 4) == 0
+    assert await brotr.add_mentions(named_by("kind 1", 0, 10), 4) == 4
+    assert await brotr.add_mentions(named_by("kind 1", 10, 10), 4) == 0
     # What is listed has places of its own, and keeps them from what events name.
-    assert await brotr.add_sightings(named_by("api x", 20, 10), 4) == 4
-    assert await brotr.add_sightings(named_by("monitor", 30, 10), 4) == 0
+    assert await brotr.add_mentions(named_by("api x", 20, 10), 4) == 4
+    assert await brotr.add_mentions(named_by("monitor", 30, 10), 4) == 0
     first = 40
     for spend in (
-        "UPDATE candidates SET attempts = 5",
-        "UPDATE candidates SET alias_of = (SELECT id FROM relays LIMIT 1)",
+        "UPDATE bigbrotr.candidates SET attempts = 5",
+        "UPDATE bigbrotr.candidates SET alias_of = (SELECT id FROM bigbrotr.relays LIMIT 1)",
     ):
         await brotr.insert_relays([HOLDER])
         await brotr.pool.execute(spend)
-        assert await brotr.add_sightings(named_by("kind 1", first, 10), 4) == 4
+        assert await brotr.add_mentions(named_by("kind 1", first, 10), 4) == 4
         first += 10
-    await brotr.pool.execute("UPDATE candidates SET attempts = 20")
+    await brotr.pool.execute("UPDATE bigbrotr.candidates SET attempts = 20")
     await brotr.delete_failed_candidates(20)
-    assert await brotr.add_sightings(named_by("kind 1", first, 10), 4) == 4
+    assert await brotr.add_mentions(named_by("kind 1", first, 10), 4) == 4
     # Nor do they pile up.
     for n in range(20):
-        await brotr.pool.execute("UPDATE candidates SET attempts = 5 + $1", n)
-        assert await brotr.add_sightings(named_by("kind 1", 1000 + 10 * n, 10), 4) == 4
+        await brotr.pool.execute("UPDATE bigbrotr.candidates SET attempts = 5 + $1", n)
+        assert await brotr.add_mentions(named_by("kind 1", 1000 + 10 * n, 10), 4) == 4
     assert len(await candidates(brotr)) == 4 + 4 * 4
     # A relay counts while it is one.
-    await brotr.pool.execute("DELETE FROM candidates")
+    await brotr.pool.execute("DELETE FROM bigbrotr.candidates")
     await brotr.insert_relays([each.relay for each in named_by("", 0, 4)])
-    assert await brotr.add_sightings(named_by("api x", first, 10), 4) == 0
-    await brotr.pool.execute("UPDATE visits SET rests_since = 1")
-    assert await brotr.add_sightings(named_by("api x", first, 10), 4) == 4
+    assert await brotr.add_mentions(named_by("api x", first, 10), 4) == 0
+    await brotr.pool.execute("UPDATE bigbrotr.visits SET retired_at = 1")
+    assert await brotr.add_mentions(named_by("api x", first, 10), 4) == 4
 
 
 async def test_the_most_named_of_a_host_are_taken(brotr: Brotr) -> None:
-    sightings = [Sighting(Relay(f"wss://one.example.com/{n}"), "x", n % 7) for n in range(21)]
-    await brotr.add_sightings(sightings, 3)
+    mentions = [Mention(Relay(f"wss://one.example.com/{n}"), "x", n % 7) for n in range(21)]
+    await brotr.add_mentions(mentions, 3)
     assert sorted((await named(brotr)).values()) == [("x", 6)] * 3
 
 
@@ -343,7 +343,7 @@ async def test_hosts_in_every_spelling(brotr: Brotr) -> None:
         "ws://1.2.3.4/:5": "1.2.3.4",
     }
     for url, host in hosts.items():
-        assert await brotr.pool.fetchval("SELECT host_of($1)", Relay(url).url) == host
+        assert await brotr.pool.fetchval("SELECT bigbrotr.host_of($1)", Relay(url).url) == host
 
 
 async def test_cap_holds_when_several_add_at_once(brotr: Brotr) -> None:
@@ -361,7 +361,7 @@ async def test_given_up_stays_given_up_for_a_while(brotr: Brotr) -> None:
     await brotr.insert_candidates([A, B], "seed")
     await brotr.resolve_candidates([Resolution(A.url, "failed", "refused")])
     assert await brotr.delete_failed_candidates(1, tombstone_s=30 * DAY_S) == 1
-    (stone,) = await brotr.pool.fetch("SELECT * FROM tombstones")
+    (stone,) = await brotr.pool.fetch("SELECT * FROM bigbrotr.tombstones")
     assert (stone["url"], stone["outcome"]) == (A.url, "refused")
     assert abs(stone["expires_at"] - time.time() - 30 * DAY_S) < 60
     # The next day it is named by everybody.
@@ -370,10 +370,10 @@ async def test_given_up_stays_given_up_for_a_while(brotr: Brotr) -> None:
     assert await absorb(brotr) == (1, 2, 1)
     assert (await named(brotr)).keys() == {B.url, C.url}
     # After its time it may come again, as anyone.
-    await brotr.pool.execute("UPDATE tombstones SET expires_at = $1", int(time.time()))
+    await brotr.pool.execute("UPDATE bigbrotr.tombstones SET expires_at = $1", int(time.time()))
     assert await brotr.insert_candidates([A], "seed") == 1
     assert await brotr.delete_failed_candidates(99) == 0
-    assert await brotr.pool.fetch("SELECT * FROM tombstones") == []
+    assert await brotr.pool.fetch("SELECT * FROM bigbrotr.tombstones") == []
 
 
 async def test_a_person_insists(brotr: Brotr) -> None:
@@ -383,50 +383,4 @@ async def test_a_person_insists(brotr: Brotr) -> None:
     assert await brotr.insert_candidates([A], "command", is_typed=True) == 1
     row = (await candidates(brotr))[A.url]
     assert (row["attempts"], row["source"]) == (0, "command")
-    assert await brotr.pool.fetch("SELECT * FROM tombstones") == []
-
-
-# --- a database from before -----------------------------------------------------------------------
-
-BEFORE = """
-    DELETE FROM ledger; INSERT INTO ledger VALUES (2, '{profile}', 'digest', 0);
-    DROP TABLE tombstones, sightings;
-    DROP FUNCTION note_sightings, take_sightings, insert_candidates, delete_failed_candidates;
-    DROP INDEX candidates_host_idx;
-    DROP FUNCTION host_of;
-    ALTER TABLE candidates DROP COLUMN named;
-    CREATE FUNCTION insert_candidates(text[], text[], text, bigint) RETURNS integer
-        LANGUAGE sql RETURN 1;
-    CREATE FUNCTION delete_failed_candidates(integer) RETURNS integer LANGUAGE sql RETURN 1;
-    INSERT INTO candidates (url, network, source, discovered_at, due_at)
-        VALUES ('wss://old.example.com', 'clearnet', 'seed', 1, 1);
-"""
-
-
-@pytest.mark.parametrize("profile", list(Profile))
-async def test_an_older_database_is_walked(
-    brotr: Brotr, profile: Profile, catalog: Callable[[], Awaitable[object]]
-) -> None:
-    await store(brotr, names(A))
-    await brotr.pool.execute("DELETE FROM sightings")
-    before = await catalog()
-    await brotr.pool.execute(BEFORE.format(profile=profile))
-    async with brotr.pool.acquire() as connection:
-        assert await Schema().migrate(connection, profile, NOW)
-    assert await catalog() == before
-    assert (await named(brotr))["wss://old.example.com"] == ("seed", 1)
-    place = await brotr.read_walk()
-    assert place is not None
-    assert abs(place.until - time.time()) < 60
-    assert (place.created_at, place.id) == (-1, "")
-
-
-@pytest.fixture
-def catalog(dsn: str) -> Callable[[], Awaitable[object]]:
-    from tests.core import test_schema
-
-    async def read() -> object:
-        async with test_schema.connected(dsn) as connection:
-            return await test_schema.catalog(connection)
-
-    return read
+    assert await brotr.pool.fetch("SELECT * FROM bigbrotr.tombstones") == []

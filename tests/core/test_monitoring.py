@@ -35,19 +35,21 @@ async def record(brotr: Brotr, due: DueCheck, verdict: str, outcome: str = "", *
 
 async def again(brotr: Brotr) -> DueCheck:
     """The only relay, due once more."""
-    await brotr.pool.execute("UPDATE checks SET due_at = 0")
+    await brotr.pool.execute("UPDATE bigbrotr.checks SET due_at = 0")
     (due,) = await claim(brotr)
     return due
 
 
 async def state(brotr: Brotr) -> dict[str, Any]:
-    row = await brotr.pool.fetchrow("SELECT * FROM checks")
+    row = await brotr.pool.fetchrow("SELECT * FROM bigbrotr.checks")
     assert row is not None
     return dict(row)
 
 
 async def series(brotr: Brotr) -> list[tuple[Any, ...]]:
-    rows = await brotr.pool.fetch("SELECT checked_at, outcome FROM rtts ORDER BY checked_at")
+    rows = await brotr.pool.fetch(
+        "SELECT checked_at, outcome FROM bigbrotr.rtts ORDER BY checked_at"
+    )
     return [tuple(row) for row in rows]
 
 
@@ -76,7 +78,7 @@ async def test_a_lease_that_has_passed_on(brotr: Brotr) -> None:
     assert await record(brotr, late, "down", "refused", snapshots=[snapshot]) == 0
     assert await record(brotr, holder, "up") == 1
     assert (await state(brotr))["state"] == "up"
-    assert await brotr.pool.fetchval("SELECT count(*) FROM relay_metadata") == 0
+    assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.relay_metadata") == 0
 
 
 async def test_recording_twice_changes_nothing(brotr: Brotr) -> None:
@@ -93,9 +95,9 @@ async def test_a_deleted_relay_takes_everything_along(brotr: Brotr) -> None:
     await brotr.insert_relays(RELAYS[:1])
     (due,) = await claim(brotr)
     await record(brotr, due, "up")
-    await brotr.pool.execute("DELETE FROM relays")
+    await brotr.pool.execute("DELETE FROM bigbrotr.relays")
     for table in ("checks", "rtts"):
-        assert await brotr.pool.fetchval(f"SELECT count(*) FROM {table}") == 0
+        assert await brotr.pool.fetchval(f"SELECT count(*) FROM bigbrotr.{table}") == 0
 
 
 # In numbers
@@ -118,8 +120,8 @@ async def test_what_is_known_in_numbers(brotr: Brotr) -> None:
     now = int(time.time())
     # What was measured before does not count, nor does what has become old.
     await brotr.pool.execute(
-        "INSERT INTO rtts (relay_id, holds_s, checked_at, write_ms)"
-        " SELECT relay_id, 60, checked_at - 50, 1 FROM rtts"
+        "INSERT INTO bigbrotr.rtts (relay_id, holds_s, checked_at, write_ms)"
+        " SELECT relay_id, 60, checked_at - 50, 1 FROM bigbrotr.rtts"
     )
     found = await brotr.monitoring(now - 60)
     assert found[:7] == (5, 3, 1, 4, 3, 2, 1)
@@ -144,12 +146,12 @@ async def test_a_relay_that_is_up(brotr: Brotr) -> None:
     assert (row["state"], row["outcome"], row["failures"], row["owner"]) == ("up", "up", 0, None)
     assert 0.9 * EVERY_S <= row["due_at"] - row["checked_at"] <= 1.1 * EVERY_S
     assert row["failed"] == '{"nip11": "too-large"}'
-    found = await brotr.pool.fetchrow("SELECT * FROM relay_rtts")
+    found = await brotr.pool.fetchrow("SELECT * FROM bigbrotr.relay_rtts")
     assert found is not None
     assert found["is_up"]
     assert (found["open_ms"], found["read_ms"], found["write_ms"]) == (36.0, 7.125, None)
     assert found["ttl_s"] == 300
-    latest = await brotr.pool.fetchrow("SELECT * FROM relay_metadata_latest")
+    latest = await brotr.pool.fetchrow("SELECT * FROM bigbrotr.relay_metadata_latest")
     assert latest is not None
     assert latest["type"] == "nip66_rtt"
     assert now <= latest["snapshot_at"] <= now + 5
@@ -167,7 +169,7 @@ async def test_due_times_spread(brotr: Brotr) -> None:
     await brotr.insert_relays([Relay(f"wss://r{n}.example.com") for n in range(200)])
     results = [CheckResult(due, "up", "up") for due in await claim(brotr, limit=200)]
     await brotr.record_checks(results, EVERY_S)
-    dues = [row[0] for row in await brotr.pool.fetch("SELECT due_at FROM checks")]
+    dues = [row[0] for row in await brotr.pool.fetch("SELECT due_at FROM bigbrotr.checks")]
     assert max(dues) - min(dues) > 0.15 * EVERY_S
     assert len(set(dues)) > 100
 
@@ -207,9 +209,9 @@ async def test_nothing_is_recorded_of_a_failure_that_nothing_confirms(brotr: Bro
 async def test_a_confirmed_failure_counts_from_the_first(brotr: Brotr) -> None:
     await brotr.insert_relays(RELAYS[:1])
     await record(brotr, await again(brotr), "up")
-    await brotr.pool.execute("UPDATE rtts SET checked_at = checked_at - 500")
+    await brotr.pool.execute("UPDATE bigbrotr.rtts SET checked_at = checked_at - 500")
     await record(brotr, await again(brotr), "suspect", "timeout")
-    await brotr.pool.execute("UPDATE checks SET suspect_at = suspect_at - 100")
+    await brotr.pool.execute("UPDATE bigbrotr.checks SET suspect_at = suspect_at - 100")
     due = await again(brotr)
     await record(brotr, due, "down", "slow")
     row = await state(brotr)
@@ -255,15 +257,15 @@ async def test_unchanged_documents_cost_one_small_row(brotr: Brotr) -> None:
         raws = [(document.id, b'{ "name": "%s" }' % (b"x" * 5000))]
         assert await record(brotr, await again(brotr), "up", snapshots=[snapshot], raws=raws) == 1
         latest = await brotr.pool.fetchval(
-            "SELECT snapshot_at FROM relay_metadata_latest WHERE type = 'nip11'"
+            "SELECT snapshot_at FROM bigbrotr.relay_metadata_latest WHERE type = 'nip11'"
         )
         assert latest == NOW + at
-    assert await brotr.pool.fetchval("SELECT count(*) FROM relay_metadata") == 100
-    assert await brotr.pool.fetchval("SELECT count(*) FROM metadata") == 1
-    assert await brotr.pool.fetchval("SELECT count(*) FROM metadata_raw") == 1
-    raw = await brotr.pool.fetchval("SELECT raw FROM metadata_raw")
+    assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.relay_metadata") == 100
+    assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.metadata") == 1
+    assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.metadata_raw") == 1
+    raw = await brotr.pool.fetchval("SELECT raw FROM bigbrotr.metadata_raw")
     assert raw == b'{ "name": "%s" }' % (b"x" * 5000)
-    size = await brotr.pool.fetchval("SELECT pg_relation_size('snapshots')")
+    size = await brotr.pool.fetchval("SELECT pg_relation_size('bigbrotr.snapshots')")
     assert size <= 100 * 120 + 8192
 
 
@@ -276,16 +278,18 @@ async def test_old_measurements_go_but_the_newest_stay(brotr: Brotr) -> None:
                 [RelayMetadata(relay, document, MetadataType.NIP11, NOW + at + 100 * number)]
             )
     await brotr.pool.execute(
-        "INSERT INTO rtts (relay_id, checked_at, holds_s)"
-        " SELECT r.id, $1 + n, 60 FROM relays r, generate_series(0, 9) AS n",
+        "INSERT INTO bigbrotr.rtts (relay_id, checked_at, holds_s)"
+        " SELECT r.id, $1 + n, 60 FROM bigbrotr.relays r, generate_series(0, 9) AS n",
         NOW,
     )
     # Of the first relay the newest stays; of the second, what is not old.
     gone = await brotr.delete_old_measurements(NOW + 105)
     assert gone == (9 + 5) + 20 + (9 + 5)
-    rows = await brotr.pool.fetch("SELECT relay_url, data FROM relay_metadata_latest ORDER BY 1")
+    rows = await brotr.pool.fetch(
+        "SELECT relay_url, data FROM bigbrotr.relay_metadata_latest ORDER BY 1"
+    )
     assert [row["data"] for row in rows] == ['{"name": "0 9"}', '{"name": "1 9"}']
-    assert await brotr.pool.fetchval("SELECT count(*) FROM relay_metadata") == 6
+    assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.relay_metadata") == 6
     assert await brotr.delete_old_measurements(NOW + 105) == 0
 
 
@@ -305,7 +309,7 @@ async def test_few_large_documents_of_a_relay_are_kept(brotr: Brotr) -> None:
         await brotr.insert_relay_metadata(documents)
     assert await brotr.delete_old_measurements(NOW) == 5 + 5  # with their documents
     rows = await brotr.pool.fetch(
-        "SELECT count(*), min(snapshot_at) FROM relay_metadata GROUP BY relay_url"
+        "SELECT count(*), min(snapshot_at) FROM bigbrotr.relay_metadata GROUP BY relay_url"
         " ORDER BY relay_url"
     )
     assert [tuple(row) for row in rows] == [(100, NOW + 5), (105, NOW), (105, NOW)]
@@ -315,11 +319,11 @@ async def test_few_large_documents_of_a_relay_are_kept(brotr: Brotr) -> None:
 async def test_a_series_is_compact(brotr: Brotr) -> None:
     await brotr.insert_relays(RELAYS[:1])
     await brotr.pool.execute(
-        "INSERT INTO rtts SELECT r.id, 7800, $1 + 3600 * n, NULL, 1, 2, 3, 4, 5, NULL, 300"
-        " FROM relays r, generate_series(1, 10000) AS n",
+        "INSERT INTO bigbrotr.rtts SELECT r.id, 7800, $1 + 3600 * n, NULL, 1, 2, 3, 4, 5, NULL, 300"
+        " FROM bigbrotr.relays r, generate_series(1, 10000) AS n",
         NOW,
     )
-    size = await brotr.pool.fetchval("SELECT pg_total_relation_size('rtts')")
+    size = await brotr.pool.fetchval("SELECT pg_total_relation_size('bigbrotr.rtts')")
     print(f"{size / 10_000:.0f} bytes a check, indexes included")
     assert size / 10_000 < 130
 
@@ -356,17 +360,17 @@ def count_uptime(rows: Sequence[Row], days: int, now: int, step: int) -> dict[st
 
 
 async def put(brotr: Brotr, rows: Sequence[Row]) -> None:
-    await brotr.pool.execute("DELETE FROM rtts")
+    await brotr.pool.execute("DELETE FROM bigbrotr.rtts")
     await brotr.pool.executemany(
-        "INSERT INTO rtts (relay_id, checked_at, holds_s, outcome)"
-        " SELECT id, $1, $2, CASE WHEN NOT $3 THEN 'refused' END FROM relays",
+        "INSERT INTO bigbrotr.rtts (relay_id, checked_at, holds_s, outcome)"
+        " SELECT id, $1, $2, CASE WHEN NOT $3 THEN 'refused' END FROM bigbrotr.relays",
         rows,
     )
 
 
 async def uptime(brotr: Brotr, days: int, now: int) -> dict[str, Any]:
     row = await brotr.pool.fetchrow(
-        "SELECT * FROM relay_uptime($1, $2, $3)", RELAYS[0].url, days, now
+        "SELECT * FROM bigbrotr.relay_uptime($1, $2, $3)", RELAYS[0].url, days, now
     )
     assert row is not None
     return dict(row)
@@ -416,7 +420,7 @@ async def test_uptime_of_nobody(brotr: Brotr) -> None:
         "checks": 0,
         "incidents": "[]",
     }
-    await brotr.pool.fetchrow("SELECT * FROM relay_uptime('wss://nobody.example', 7)")
+    await brotr.pool.fetchrow("SELECT * FROM bigbrotr.relay_uptime('wss://nobody.example', 7)")
 
 
 # The outbox
@@ -424,11 +428,11 @@ async def test_uptime_of_nobody(brotr: Brotr) -> None:
 
 async def letters(brotr: Brotr, **more: Any) -> list[Any]:
     options: dict[str, Any] = {"targets": 10, "limit": 100, "owner": "me", "lease_s": 60.0}
-    return sorted(await brotr.claim_letters(**(options | more)))
+    return sorted(await brotr.claim_outbox(**(options | more)))
 
 
 async def deliveries(brotr: Brotr) -> dict[tuple[str, ...], int]:
-    rows = await brotr.pool.fetch("SELECT target, outcome, reason, times FROM deliveries")
+    rows = await brotr.pool.fetch("SELECT target, outcome, reason, times FROM bigbrotr.deliveries")
     return {tuple(row)[:3]: row["times"] for row in rows}
 
 
@@ -458,14 +462,14 @@ async def test_what_becomes_of_letters(brotr: Brotr) -> None:
         ("accepted", "", ""),
     ]
     settled = [(letter, *outcome) for letter, outcome in zip(found, outcomes, strict=True)]
-    assert await brotr.settle_letters(settled, 3) == 4
+    assert await brotr.settle_outbox(settled, 3) == 4
     assert await deliveries(brotr) == {
         ("wss://a", "accepted", ""): 2,
         ("wss://a", "accepted", "duplicate"): 1,
         ("wss://a", "refused", "blocked"): 1,
         ("wss://a", "failed", "timeout"): 1,
     }
-    row = await brotr.pool.fetchrow("SELECT attempts, due_at, owner FROM outbox")
+    row = await brotr.pool.fetchrow("SELECT attempts, due_at, owner FROM bigbrotr.outbox")
     assert row is not None
     assert (row["attempts"], row["owner"]) == (0, None)  # the target takes events, and this later
     assert row["due_at"] >= time.time() + 30
@@ -476,20 +480,20 @@ async def test_what_fails_beside_what_is_taken_is_no_attempt(brotr: Brotr) -> No
     posts = [Post("wss://a", 30166, str(n), "e") for n in range(6)]
     await brotr.post_events([*posts, Post("wss://b", 0, "", "e"), Post("wss://c", 0, "", "e")])
     for left in (4, 2, 0):
-        await brotr.pool.execute("UPDATE outbox SET due_at = 0")
+        await brotr.pool.execute("UPDATE bigbrotr.outbox SET due_at = 0")
         found = await letters(brotr)
         settled = []
         for place, letter in enumerate(sorted(found, key=lambda each: each.target)):
             taken = letter.target == "wss://a" and place < 2
             outcome = "accepted" if taken else "failed"
             settled.append((letter, outcome, "" if taken else "rate-limited", ""))
-        await brotr.settle_letters(settled, 3)
+        await brotr.settle_outbox(settled, 3)
         rows = await brotr.pool.fetch(
-            "SELECT target, attempts FROM outbox WHERE target = 'wss://a'"
+            "SELECT target, attempts FROM bigbrotr.outbox WHERE target = 'wss://a'"
         )
         assert [row["attempts"] for row in rows] == [0] * left
     # Those of others count.
-    assert await brotr.pool.fetchval("SELECT count(*) FROM outbox") == 0
+    assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.outbox") == 0
 
 
 async def test_a_relay_s_words_have_a_bound(brotr: Brotr) -> None:
@@ -499,7 +503,7 @@ async def test_a_relay_s_words_have_a_bound(brotr: Brotr) -> None:
             (letter, "refused", f"prefix-{n}" if start + n else "blocked", "why")
             for n, letter in enumerate(await letters(brotr), start)
         ]
-        assert await brotr.settle_letters(settled, 3) == 30
+        assert await brotr.settle_outbox(settled, 3) == 30
     found = await deliveries(brotr)
     assert len(found) == 21
     assert sum(found.values()) == 60
@@ -508,11 +512,11 @@ async def test_a_relay_s_words_have_a_bound(brotr: Brotr) -> None:
     await brotr.post_events([Post("wss://a", 30166, str(n), "e") for n in range(2)])
     one, two = await letters(brotr)
     long = "x" * 100_000
-    await brotr.settle_letters([(one, "refused", "blocked", ""), (two, "failed", long, long)], 3)
+    await brotr.settle_outbox([(one, "refused", "blocked", ""), (two, "failed", long, long)], 3)
     found = await deliveries(brotr)
     assert found["wss://a", "refused", "blocked"] == 2
     assert found["wss://a", "failed", "x" * 100] == 1
-    assert await brotr.pool.fetchval("SELECT max(length(detail)) FROM deliveries") == 500
+    assert await brotr.pool.fetchval("SELECT max(length(detail)) FROM bigbrotr.deliveries") == 500
 
 
 async def test_the_functions_themselves_cut_words(brotr: Brotr) -> None:
@@ -522,7 +526,8 @@ async def test_the_functions_themselves_cut_words(brotr: Brotr) -> None:
     nothing = ", ".join(["ARRAY[NULL]::real[]"] * 6)
     long = "repeat('x', 100000)"
     await brotr.pool.execute(
-        f"SELECT record_checks(ARRAY[$1::bigint], ARRAY[$2::bigint], '{{down}}', ARRAY[{long}],"
+        f"SELECT bigbrotr.record_checks(ARRAY[$1::bigint], ARRAY[$2::bigint], '{{down}}',"
+        f" ARRAY[{long}],"
         f" ARRAY[{long}], ARRAY['{{}}'::jsonb], {nothing}, ARRAY[NULL]::integer[],"
         " ARRAY[NULL]::bytea[], 60, 1000)",
         due.relay_id,
@@ -530,23 +535,23 @@ async def test_the_functions_themselves_cut_words(brotr: Brotr) -> None:
     )
     await brotr.insert_candidates(RELAYS[1:2], "test")
     await brotr.pool.execute(
-        f"SELECT resolve_candidates(ARRAY[$1], '{{failed}}', ARRAY[{long}], ARRAY[{long}],"
+        f"SELECT bigbrotr.resolve_candidates(ARRAY[$1], '{{failed}}', ARRAY[{long}], ARRAY[{long}],"
         " '{0}', '{NULL}', 1000)",
         RELAYS[1].url,
     )
     for table in ("checks", "candidates"):
-        row = await brotr.pool.fetchrow(f"SELECT outcome, detail FROM {table}")
+        row = await brotr.pool.fetchrow(f"SELECT outcome, detail FROM bigbrotr.{table}")
         assert row is not None
         assert (len(row["outcome"]), len(row["detail"])) == (100, 500)
-    assert await brotr.pool.fetchval("SELECT length(outcome) FROM rtts") == 100
+    assert await brotr.pool.fetchval("SELECT length(outcome) FROM bigbrotr.rtts") == 100
 
 
 async def test_letters_are_given_up_at_last(brotr: Brotr) -> None:
     await brotr.post_events([Post("wss://a", 0, "", "e")])
     for gone in (0, 0, 1):
-        await brotr.pool.execute("UPDATE outbox SET due_at = 0")
+        await brotr.pool.execute("UPDATE bigbrotr.outbox SET due_at = 0")
         (letter,) = await letters(brotr)
-        assert await brotr.settle_letters([(letter, "failed", "refused", "")], 3) == gone
+        assert await brotr.settle_outbox([(letter, "failed", "refused", "")], 3) == gone
     assert await letters(brotr) == []
 
 
@@ -555,10 +560,10 @@ async def test_what_was_replaced_on_the_way_is_sent_as_well(brotr: Brotr) -> Non
     (letter,) = await letters(brotr)
     await brotr.post_events([Post("wss://a", 0, "", "new")])
     assert await letters(brotr) == []  # not while the old one is under way
-    assert await brotr.settle_letters([(letter, "accepted", "", "")], 3) == 0
+    assert await brotr.settle_outbox([(letter, "accepted", "", "")], 3) == 0
     (newer,) = await letters(brotr)
     assert newer.event == "new"
-    assert await brotr.settle_letters([(newer, "accepted", "", "")], 3) == 1
+    assert await brotr.settle_outbox([(newer, "accepted", "", "")], 3) == 1
 
 
 async def test_events_are_posted_together_with_a_verdict(brotr: Brotr) -> None:

@@ -103,7 +103,7 @@ async def test_many_clients_share_few_sessions(address: str) -> None:
         assert (totals.events, totals.pairs) == (40, 320)
         assert sum(stored.values()) == 40  # each event is new once
         async with brotr.pool.transaction() as connection:
-            rows = [row async for row in connection.cursor("SELECT id FROM events")]
+            rows = [row async for row in connection.cursor("SELECT id FROM bigbrotr.events")]
         assert len(rows) == 40
         assert await brotr.next_visit_at([Network.CLEARNET]) is not None
         used = await brotr.pool.fetchval(

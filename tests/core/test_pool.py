@@ -260,21 +260,21 @@ async def test_what_each_session_tells_the_server(dsn: str) -> None:
 
 
 async def test_queries(pool: Pool) -> None:
-    await pool.execute("CREATE TABLE t (a int PRIMARY KEY, b text)")
-    await pool.executemany("INSERT INTO t VALUES ($1, $2)", [(1, "x"), (2, "y")])
+    await pool.execute("CREATE TABLE public.t (a int PRIMARY KEY, b text)")
+    await pool.executemany("INSERT INTO public.t VALUES ($1, $2)", [(1, "x"), (2, "y")])
     with pytest.raises(asyncpg.UniqueViolationError):
-        await pool.executemany("INSERT INTO t VALUES ($1, $2)", [(3, "z"), (1, "x")])
-    assert [tuple(row) for row in await pool.fetch("SELECT * FROM t ORDER BY a")] == [
+        await pool.executemany("INSERT INTO public.t VALUES ($1, $2)", [(3, "z"), (1, "x")])
+    assert [tuple(row) for row in await pool.fetch("SELECT * FROM public.t ORDER BY a")] == [
         (1, "x"),
         (2, "y"),
     ]
-    row = await pool.fetchrow("SELECT * FROM t WHERE a = $1", 2)
+    row = await pool.fetchrow("SELECT * FROM public.t WHERE a = $1", 2)
     assert row is not None
     assert row["b"] == "y"
-    assert await pool.fetchrow("SELECT * FROM t WHERE a = 9") is None
-    assert await pool.fetchval("SELECT a, b FROM t WHERE a = 1", column=1) == "x"
-    assert await pool.fetchval("SELECT a FROM t WHERE a = 9") is None
-    assert await pool.execute("DELETE FROM t") == "DELETE 2"
+    assert await pool.fetchrow("SELECT * FROM public.t WHERE a = 9") is None
+    assert await pool.fetchval("SELECT a, b FROM public.t WHERE a = 1", column=1) == "x"
+    assert await pool.fetchval("SELECT a FROM public.t WHERE a = 9") is None
+    assert await pool.execute("DELETE FROM public.t") == "DELETE 2"
 
 
 async def test_each_call_takes_a_timeout(pool: Pool) -> None:
@@ -288,15 +288,15 @@ async def test_each_call_takes_a_timeout(pool: Pool) -> None:
 
 async def test_a_transaction_is_kept_or_rolled_back(pool: Pool) -> None:
     async with pool.transaction() as connection:
-        await connection.execute("CREATE TABLE t (a int)")
+        await connection.execute("CREATE TABLE public.t (a int)")
     with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block is what is tested
         async with pool.transaction() as connection:
-            await connection.execute("INSERT INTO t VALUES (1)")
+            await connection.execute("INSERT INTO public.t VALUES (1)")
             raise ZeroDivisionError
-    assert await pool.fetchval("SELECT count(*) FROM t") == 0
+    assert await pool.fetchval("SELECT count(*) FROM public.t") == 0
     async with pool.transaction() as connection:
-        await connection.execute("INSERT INTO t VALUES (1)")
-    assert await pool.fetchval("SELECT count(*) FROM t") == 1
+        await connection.execute("INSERT INTO public.t VALUES (1)")
+    assert await pool.fetchval("SELECT count(*) FROM public.t") == 1
 
 
 async def test_waiting_for_a_connection_has_a_bound(dsn: str) -> None:

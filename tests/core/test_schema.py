@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,26 +30,27 @@ CATALOG = {
                a.attcompression::text
         FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
         LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
-        WHERE c.relnamespace = 'public'::regnamespace AND a.attnum > 0 AND NOT a.attisdropped
+        WHERE c.relnamespace = to_regnamespace('bigbrotr') AND a.attnum > 0 AND NOT a.attisdropped
         ORDER BY 1, 3""",
     "storage": """
         SELECT relname, relkind::text, reloptions, pg_get_expr(relpartbound, oid)
-        FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY 1""",
-    "indexes": "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1",
+        FROM pg_class WHERE relnamespace = to_regnamespace('bigbrotr') ORDER BY 1""",
+    "indexes": "SELECT indexname, indexdef FROM pg_indexes"
+    " WHERE schemaname = 'bigbrotr' ORDER BY 1",
     "constraints": """
         SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
-        WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2""",
+        WHERE connamespace = to_regnamespace('bigbrotr') ORDER BY 1, 2""",
     "functions": """
         SELECT oid::regprocedure::text, pg_get_functiondef(oid) FROM pg_proc
-        WHERE pronamespace = 'public'::regnamespace ORDER BY 1""",
-    "views": "SELECT viewname, definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1",
+        WHERE pronamespace = to_regnamespace('bigbrotr') ORDER BY 1""",
+    "views": "SELECT viewname, definition FROM pg_views WHERE schemaname = 'bigbrotr' ORDER BY 1",
     "triggers": "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1",
 }
 
 
 @asynccontextmanager
-async def connected(dsn: str) -> AsyncIterator[Connection]:
-    connection = await asyncpg.connect(dsn)
+async def connected(dsn: str, password: str | None = None) -> AsyncIterator[Connection]:
+    connection = await asyncpg.connect(dsn, password=password)
     try:
         yield connection
     finally:
@@ -89,10 +89,10 @@ async def test_a_fresh_database(empty: Connection, profile: Profile) -> None:
 @pytest.mark.parametrize("profile", list(Profile))
 async def test_migrating_twice_changes_nothing(empty: Connection, profile: Profile) -> None:
     await Schema().migrate(empty, profile, NOW)
-    before, applied = await catalog(empty), await empty.fetch("SELECT * FROM ledger")
+    before, applied = await catalog(empty), await empty.fetch("SELECT * FROM bigbrotr.ledger")
     assert not await Schema().migrate(empty, profile, NOW + 1)
     assert await catalog(empty) == before
-    assert await empty.fetch("SELECT * FROM ledger") == applied
+    assert await empty.fetch("SELECT * FROM bigbrotr.ledger") == applied
 
 
 async def test_two_that_migrate_at_once(make_database: Make) -> None:
@@ -110,11 +110,46 @@ async def test_two_that_migrate_at_once(make_database: Make) -> None:
     ]
 
 
-async def test_a_newer_revision_is_refused(empty: Connection) -> None:
+async def test_a_far_newer_revision_is_refused(empty: Connection) -> None:
     await Schema().migrate(empty, Profile.FULL, NOW)
-    await empty.execute("INSERT INTO ledger VALUES (99, 'full', 'digest', 0)")
-    with pytest.raises(SchemaError, match=r"revision 99.*only up to.*newer bigbrotr"):
+    await empty.execute("INSERT INTO bigbrotr.ledger VALUES (99, 'full', 'digest', 0, 98, '9.0.0')")
+    with pytest.raises(
+        SchemaError,
+        match=r"of revision 99 and serves releases from revision 98.*newer bigbrotr, 9\.0\.0",
+    ):
         await Schema().migrate(empty, Profile.FULL, NOW)
+
+
+async def test_the_next_revision_is_left_as_it_is(empty: Connection) -> None:
+    """It serves this release, whose files are not run over it."""
+    schema = Schema()
+    await schema.migrate(empty, Profile.FULL, NOW)
+    following = schema.revision + 1
+    await empty.execute(
+        "INSERT INTO bigbrotr.ledger VALUES ($1, 'full', 'digest', 0, $2, '9.0.0')",
+        following,
+        schema.revision,
+    )
+    await empty.execute("COMMENT ON TABLE bigbrotr.relays IS 'of the next release'")
+    later = 1_900_000_000
+    assert not await schema.migrate(empty, Profile.FULL, later)
+    words = await empty.fetchval("SELECT obj_description('bigbrotr.relays'::regclass)")
+    assert words == "of the next release"
+    # The partitions are made all the same: by its function.
+    assert await empty.fetchval("SELECT to_regclass('bigbrotr.events_2030q1') IS NOT NULL")
+
+
+async def test_an_older_release_does_not_run_its_files_over_those_of_a_newer_one(
+    empty: Connection, folder: Path
+) -> None:
+    """Of one revision: a release may change the body of a function, and no more."""
+    await Schema(release="1.10.0").migrate(empty, Profile.FULL, NOW)
+    with (folder / "38_rejected.sql").open("a") as file:
+        file.write("COMMENT ON TABLE bigbrotr.rejected IS 'other words';\n")
+    assert not await Schema(folder, release="1.9.1").migrate(empty, Profile.FULL, NOW)
+    assert await Schema(folder, release="1.10.1").migrate(empty, Profile.FULL, NOW)
+    words = await empty.fetchval("SELECT obj_description('bigbrotr.rejected'::regclass)")
+    assert words == "other words"
 
 
 async def test_the_other_profile_is_refused(empty: Connection) -> None:
@@ -123,12 +158,55 @@ async def test_the_other_profile_is_refused(empty: Connection) -> None:
         await Schema().migrate(empty, Profile.LITE, NOW)
 
 
-@pytest.mark.parametrize("name", ["events", "relays", "metadata"])
-async def test_a_foreign_table_is_refused(empty: Connection, name: str) -> None:
-    await empty.execute(f"CREATE TABLE {name} (id int)")
-    with pytest.raises(SchemaError, match=f"`{name}`.*not bigbrotr's"):
+FOREIGN = {
+    "CREATE TABLE bigbrotr.events (id int)": r"table (bigbrotr\.)?events",
+    "CREATE TABLE bigbrotr.ledger (money int)": r"table (bigbrotr\.)?ledger",
+    "CREATE FUNCTION bigbrotr.f() RETURNS int LANGUAGE sql RETURN 1": (
+        r"function (bigbrotr\.)?f\(\)"
+    ),
+    "CREATE OPERATOR bigbrotr.@@@ (FUNCTION = int4pl, LEFTARG = int, RIGHTARG = int)": (
+        r"operator (bigbrotr\.)?@@@"
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "words"), FOREIGN.items())
+async def test_a_foreign_schema_of_our_name_is_refused(
+    empty: Connection, make: str, words: str
+) -> None:
+    await empty.execute(f"CREATE SCHEMA bigbrotr; {make}")
+    before = await catalog(empty)
+    for work in (Schema().migrate(empty, Profile.FULL, NOW), read_ledger(empty)):
+        with pytest.raises(SchemaError, match=f"not bigbrotr's, {words}.*another"):
+            await work
+    assert await catalog(empty) == before
+
+
+async def test_an_empty_schema_of_our_name_is_used(empty: Connection) -> None:
+    await empty.execute("CREATE SCHEMA bigbrotr")
+    assert await Schema().migrate(empty, Profile.FULL, NOW)
+
+
+async def test_what_others_keep_in_public_is_theirs(empty: Connection) -> None:
+    await empty.execute("CREATE TABLE public.events (id int); INSERT INTO public.events VALUES (7)")
+    await empty.execute("CREATE TABLE public.ledger (money int)")
+    assert await Schema().migrate(empty, Profile.FULL, NOW)
+    assert await empty.fetchval("SELECT id FROM public.events") == 7
+    assert await empty.fetchval("SELECT count(*) FROM bigbrotr.events") == 0
+
+
+async def test_an_archive_from_before_the_first_release_is_refused(empty: Connection) -> None:
+    """It was in the schema `public`: it is neither read nor damaged."""
+    await empty.execute(
+        "CREATE TABLE public.ledger (revision int, profile text, digest text, applied_at bigint);"
+        "CREATE TABLE public.events (id bytea);"
+        "INSERT INTO public.ledger VALUES (6, 'full', 'x', 0);"
+        "INSERT INTO public.events VALUES ('')"
+    )
+    with pytest.raises(SchemaError, match=r"unreleased bigbrotr.*`public`.*another database or"):
         await Schema().migrate(empty, Profile.FULL, NOW)
-    assert await read_ledger(empty) is None
+    assert await empty.fetchval("SELECT count(*) FROM public.events") == 1
+    assert await empty.fetchval("SELECT to_regnamespace('bigbrotr') IS NULL")
 
 
 async def test_all_or_nothing(empty: Connection, folder: Path) -> None:
@@ -138,91 +216,28 @@ async def test_all_or_nothing(empty: Connection, folder: Path) -> None:
     assert await catalog(empty) == {name: [] for name in CATALOG}
 
 
-REVISIONS = Path(__file__).parent / "revisions"  # of `sql/`, as they were released
-
-
-@pytest.mark.parametrize("profile", list(Profile))
-@pytest.mark.parametrize("revision", sorted(path.name for path in REVISIONS.iterdir()))
-async def test_migrations_end_where_a_fresh_database_begins(
-    make_database: Make, profile: Profile, revision: str
-) -> None:
-    """Both roads meet: an older release's database taken along by migrations, and today's."""
-    older, today = Schema(REVISIONS / revision), Schema()
-    async with (
-        connected(await make_database(None)) as upgraded,
-        connected(await make_database(None)) as fresh,
-    ):
-        await older.migrate(upgraded, profile, NOW)
-        await upgraded.execute("UPDATE ledger SET revision = $1", int(revision))
-        await upgraded.execute(
-            "SELECT insert_relays(ARRAY['wss://a.example.com'], ARRAY['clearnet'], ARRAY[500])"
-        )
-        assert await today.migrate(upgraded, profile, NOW)
-        await today.migrate(fresh, profile, NOW)
-        revisions = [row[0] for row in await upgraded.fetch("SELECT revision FROM ledger")]
-        assert revisions == [int(revision), today.revision]
-        assert await catalog(upgraded) == await catalog(fresh)
-        with pytest.raises(SchemaError, match=f"revision {today.revision}"):
-            await older.migrate(upgraded, profile, NOW)
-
-
-async def test_old_proofs_are_kept_once_each(make_database: Make) -> None:
-    """A second that was proven in two ways stands in one row now, and counts as long proven."""
-    async with connected(await make_database(None)) as connection:
-        await Schema(REVISIONS / "0001").migrate(connection, Profile.FULL, NOW)
-        await connection.execute(
-            "SELECT insert_relays(ARRAY['wss://a.example.com'], ARRAY['clearnet'], ARRAY[500])"
-        )
-        await connection.execute(
-            "INSERT INTO coverage SELECT id, '', how, proven::int8multirange, $1 FROM relays,"
-            " (VALUES ('paging', '{[0,100)}'), ('finish', '{[50,150)}')) AS c (how, proven)",
-            NOW,
-        )
-        await Schema().migrate(connection, Profile.FULL, NOW)
-        rows = await connection.fetch("SELECT how, proven, proven_at FROM coverage ORDER BY how")
-        spans = [(row["how"], *((s.lower, s.upper) for s in row["proven"])) for row in rows]
-        assert spans == [("finish", (50, 150)), ("paging", (0, 50))]
-        assert {row["proven_at"] for row in rows} == {500}
-
-
-async def test_where_the_pairs_of_an_older_archive_are(make_database: Make) -> None:
-    """Nobody had noted it: anywhere until now. Who has none has none."""
-    async with connected(await make_database(None)) as connection:
-        await Schema(REVISIONS / "0001").migrate(connection, Profile.FULL, NOW)
-        await connection.execute(
-            "SELECT insert_relays(ARRAY['wss://a.example.com', 'wss://b.example.com'],"
-            " ARRAY['clearnet', 'clearnet'], ARRAY[500, 500])"
-        )
-        await connection.execute("UPDATE tallies SET pairs = 3 WHERE relay_id = 1")
-        await Schema().migrate(connection, Profile.FULL, NOW)
-        touched = await connection.fetch(
-            "SELECT touched FROM tallies WHERE relay_id > 0 ORDER BY 1"
-        )
-        assert [len(row[0]) for row in touched] == [0, 1]
-        (span,) = touched[1][0]
-        assert span.lower == 0
-        assert time.time() <= span.upper <= time.time() + 90_000
-
-
 async def test_a_migration_goes_before_the_files(empty: Connection, folder: Path) -> None:
     await Schema(folder).migrate(empty, Profile.FULL, NOW)
     number = Schema(folder).revision + 1
+    (folder / "migrations").mkdir(exist_ok=True)
     (folder / "migrations" / f"{number:04}_rename.sql").write_text(
-        "ALTER TABLE public.service_data RENAME COLUMN data_key TO key_of_data;\n"
+        "ALTER TABLE bigbrotr.service_data RENAME COLUMN data_key TO key_of_data;\n"
     )
     path = folder / "50_service_data.sql"
     path.write_text(path.read_text().replace("data_key", "key_of_data"))
     assert await Schema(folder).migrate(empty, Profile.FULL, NOW)
-    assert await empty.fetchval("SELECT max(revision) FROM ledger") == number
-    await empty.fetch("SELECT key_of_data FROM service_data")
+    assert await empty.fetchval("SELECT max(revision) FROM bigbrotr.ledger") == number
+    await empty.fetch("SELECT key_of_data FROM bigbrotr.service_data")
 
 
 async def test_a_changed_file_is_run_again(empty: Connection, folder: Path) -> None:
     await Schema(folder).migrate(empty, Profile.FULL, NOW)
     with (folder / "38_rejected.sql").open("a") as file:
-        file.write("COMMENT ON TABLE public.rejected IS 'new words';\n")
+        file.write("COMMENT ON TABLE bigbrotr.rejected IS 'new words';\n")
     assert await Schema(folder).migrate(empty, Profile.FULL, NOW)
-    assert await empty.fetchval("SELECT obj_description('rejected'::regclass)") == "new words"
+    assert (
+        await empty.fetchval("SELECT obj_description('bigbrotr.rejected'::regclass)") == "new words"
+    )
     ledger = await read_ledger(empty)
     assert ledger is not None
     assert ledger.digest == Schema(folder).digest(Profile.FULL)
@@ -241,8 +256,8 @@ async def test_an_ordinary_server_cannot_distribute(empty: Connection, folder: P
         file.write("-- another release\n")
     with pytest.raises(SchemaError, match="`bigbrotr db migrate` first"):
         await Schema(folder).distribute(empty)
-    await empty.execute("INSERT INTO ledger VALUES (99, 'lite', 'digest', 0)")
-    with pytest.raises(SchemaError, match="newer bigbrotr"):
+    await empty.execute("INSERT INTO bigbrotr.ledger VALUES (99, 'lite', 'digest', 0, 98, '9.0.0')")
+    with pytest.raises(SchemaError, match=r"newer bigbrotr, 9\.0\.0"):
         await Schema().distribute(empty)
 
 
@@ -256,10 +271,10 @@ async def test_partitions_are_made_once(brotr: Brotr) -> None:
     pool = brotr.pool
     later = 1_900_000_000
     leaves = "SELECT count(*) FROM pg_inherits"
-    assert await pool.fetchval("SELECT ensure_partitions($1)", later) > 0
+    assert await pool.fetchval("SELECT bigbrotr.ensure_partitions($1)", later) > 0
     there = await pool.fetchval(leaves)
-    assert await pool.fetchval("SELECT ensure_partitions($1)", later) == 0
-    assert await pool.fetchval("SELECT ensure_partitions($1)", 0) == 0
+    assert await pool.fetchval("SELECT bigbrotr.ensure_partitions($1)", later) == 0
+    assert await pool.fetchval("SELECT bigbrotr.ensure_partitions($1)", 0) == 0
     assert await pool.fetchval(leaves) == there
 
 
@@ -276,7 +291,7 @@ async def test_leaves_are_as_the_parents_and_hold_the_settings(brotr: Brotr) -> 
     for row in rows:
         assert row["indexes"] == row["wanted"] > 0
         options = dict(option.split("=") for option in row["reloptions"])
-        if row["parent"] == "presence":
+        if row["parent"] == "bigbrotr.presence":
             assert options["fillfactor"] == "50"
             assert "autovacuum_vacuum_scale_factor" in options
         else:
@@ -290,11 +305,11 @@ async def test_rows_move_to_the_quarter_that_is_made(brotr: Brotr) -> None:
     events = [make_event(created_at=at) for at in (0, future - 86_400 * 200, future, 2**53)]
     await brotr.insert_events([EventRelay(event, relay, NOW) for event in events])
     where = "SELECT tableoid::regclass::text FROM {} ORDER BY created_at"
-    for table in ("events", "presence"):
+    for table in ("bigbrotr.events", "bigbrotr.presence"):
         before = await brotr.pool.fetch(where.format(table))
         assert {row[0] for row in before} == {f"{table}_default"}
-    await brotr.pool.fetchval("SELECT ensure_partitions($1)", future)
-    for table in ("events", "presence"):
+    await brotr.pool.fetchval("SELECT bigbrotr.ensure_partitions($1)", future)
+    for table in ("bigbrotr.events", "bigbrotr.presence"):
         after = [row[0] for row in await brotr.pool.fetch(where.format(table))]
         assert after == [
             f"{table}_default",
@@ -303,7 +318,7 @@ async def test_rows_move_to_the_quarter_that_is_made(brotr: Brotr) -> None:
             f"{table}_default",
         ]
     assert await brotr.insert_events([EventRelay(event, relay, NOW) for event in events]) == (0, 4)
-    pairs = await brotr.pool.fetchval("SELECT count(*) FROM events_relays")
+    pairs = await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.events_relays")
     assert pairs == (await brotr.totals()).pairs == 4
 
 
@@ -318,9 +333,9 @@ async def test_rows_that_arrive_while_a_quarter_is_made(brotr: Brotr) -> None:
     async with asyncio.TaskGroup() as group:
         for events in batches:
             group.create_task(write([EventRelay(event, relay, NOW) for event in events]))
-        group.create_task(brotr.pool.fetchval("SELECT ensure_partitions($1)", future))
-    rows = await brotr.pool.fetch("SELECT DISTINCT tableoid::regclass::text FROM events")
-    assert [row[0] for row in rows] == ["events_2030q1"]
+        group.create_task(brotr.pool.fetchval("SELECT bigbrotr.ensure_partitions($1)", future))
+    rows = await brotr.pool.fetch("SELECT DISTINCT tableoid::regclass::text FROM bigbrotr.events")
+    assert [row[0] for row in rows] == ["bigbrotr.events_2030q1"]
     assert (await brotr.totals()).events == 160
 
 
@@ -390,11 +405,11 @@ CONTRACT = {
 @pytest.mark.parametrize("profile", list(Profile))
 async def test_the_relations_and_columns_that_users_know(brotr: Brotr) -> None:
     for relation, columns in CONTRACT.items():
-        await brotr.pool.fetch(f"SELECT {', '.join(columns)} FROM {relation}")
+        await brotr.pool.fetch(f"SELECT {', '.join(columns)} FROM bigbrotr.{relation}")
         rows = await brotr.pool.fetch(
             "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
             " WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped",
-            relation,
+            f"bigbrotr.{relation}",
         )
         there = {row[0]: row[1] for row in rows}
         assert columns.items() <= there.items()
@@ -404,5 +419,6 @@ async def test_the_relations_and_columns_that_users_know(brotr: Brotr) -> None:
 async def test_lite_refuses_what_it_does_not_keep(brotr: Brotr) -> None:
     with pytest.raises(asyncpg.CheckViolationError):
         await brotr.pool.execute(
-            "INSERT INTO events (created_at, kind, id, pubkey, content) VALUES (1, 1, '', '', 'x')"
+            "INSERT INTO bigbrotr.events (created_at, kind, id, pubkey, content)"
+            " VALUES (1, 1, '', '', 'x')"
         )

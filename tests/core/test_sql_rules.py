@@ -1,9 +1,10 @@
-"""The rules that keep the schema fit for several machines, checked with PostgreSQL's own parser."""
+"""The rules of our SQL, checked with PostgreSQL's own parser: what keeps the schema fit for several
+machines, and what keeps others from having their functions called or their locks taken by us."""
 
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pglast
@@ -12,7 +13,10 @@ from pglast import ast, enums
 
 from bigbrotr.config.settings import Profile
 from bigbrotr.config.shipped import shipped
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.codes import SCHEMA, SEARCH_PATH, Code, LockTable
 from bigbrotr.core.schema import DISTRIBUTED, Schema
+from tests.core.statements import collect
 
 CLOCKS = {"now", "clock_timestamp", "statement_timestamp", "transaction_timestamp", "timeofday"}
 SERIALS = {"serial", "serial4", "serial8", "bigserial", "smallserial", "serial2"}
@@ -31,6 +35,7 @@ EXCEPTIONS = {
     ("dynamic", "ensure_partitions"): "it makes tables whose names are computed from the date",
     ("dynamic", "make_roles"): "it makes roles, from a list that stands in it",
     ("dynamic", "grant_roles"): "it gives a right that only newer servers know",
+    ("dynamic", "set_search_path"): "the name of the database is not known before",
 }
 
 
@@ -158,17 +163,29 @@ def offences(sql: str) -> list[Offence]:
 def of_function(function: ast.CreateFunctionStmt, text: str) -> Iterator[Offence]:
     *schema, name = words(function.funcname)
     options = {option.defname: option.arg for option in function.options or ()}
-    if schema != ["public"]:
+    if schema != [SCHEMA]:
         yield Offence("qualified", name)
     if options["language"].sval == "plpgsql":
+        if search_path_of(function) != SEARCH_PATH:
+            yield Offence("search_path", name)
         yield from of_body(text, name)
         return
     body: Any = function.sql_body
-    if body is None:
+    if body is None:  # a text, whose names are looked up at each call
+        if search_path_of(function) != SEARCH_PATH:
+            yield Offence("search_path", name)
         body = pglast.parse_sql("".join(words(options["as"])))
     if function.parameters and touches_distributed(body):
         yield Offence("plpgsql", name)
     yield from of_statement(body, name)
+
+
+def search_path_of(function: ast.CreateFunctionStmt) -> str | None:
+    """Where a function looks for names, if it says so."""
+    for option in function.options or ():
+        if option.defname == "set" and option.arg.name == "search_path":
+            return ", ".join(str(each.val.sval) for each in option.arg.args)
+    return None
 
 
 def of_body(text: str, name: str) -> Iterator[Offence]:
@@ -202,6 +219,12 @@ def of_statement(statement: Any, place: str) -> Iterator[Offence]:
         names = words(call.funcname)
         if names[0] in own_functions() and len(names) == 1:
             yield Offence("qualified", place)
+        if "advisory" in names[-1]:
+            yield Offence("advisory", place)
+        arguments = call.args or ()
+        is_named = all(isinstance(each, ast.NamedArgExpr) for each in arguments)
+        if names[0] == SCHEMA and len(arguments) > 2 and not is_named:
+            yield Offence("named", place)
     for kind in (ast.UpdateStmt, ast.OnConflictClause):
         for changing in found(statement, kind):
             if reads_clock((changing.targetList, changing.whereClause)):
@@ -305,9 +328,95 @@ def test_the_schema_keeps_the_rules() -> None:
     assert broken == EXCEPTIONS.keys()
 
 
-@pytest.mark.parametrize("path", sorted(Schema().migrations().values()), ids=lambda path: path.name)
-def test_migrations_keep_the_rules(path: Path) -> None:
-    assert offences(path.read_text()) == []
+def test_migrations_keep_the_rules() -> None:
+    for path in Schema().migrations().values():
+        assert offences(path.read_text()) == [], path.name
+
+
+def test_the_statements_of_the_program_keep_the_rules() -> None:
+    """Behind PgBouncer, a session does not keep a search path: their functions say their schema,
+    and so do operators that take any type."""
+    statements = collect()
+    assert len(statements) > 80
+    for statement in statements:
+        assert of_program(statement) == set(), statement
+
+
+PLAIN = {"=", "<>", "<", "<=", ">", ">=", "+", "-", "*", "/", "||"}
+
+
+def of_program(statement: str) -> set[str]:
+    """The rules that a statement in Python breaks."""
+    (raw,) = pglast.parse_sql(statement)
+    broken = {each.rule for each in of_statement(raw.stmt, "")}
+    for call in found(raw.stmt, ast.FuncCall):
+        schema = words(call.funcname)[0]
+        if schema not in (SCHEMA, "pg_catalog") or len(words(call.funcname)) == 1:
+            broken.add("qualified")
+        is_named = all(isinstance(each, ast.NamedArgExpr) for each in call.args or ())
+        if schema == SCHEMA and not is_named:
+            broken.add("named")
+    for expression in found(raw.stmt, ast.A_Expr):
+        if len(expression.name) == 1 and not set(words(expression.name)) <= PLAIN:
+            broken.add("operator")
+    for relation in found(raw.stmt, ast.RangeVar):
+        if relation.schemaname not in (SCHEMA, "pg_catalog"):
+            broken.add("qualified")
+    return broken
+
+
+@pytest.mark.parametrize(
+    ("statement", "rule"),
+    [
+        ("SELECT count(*) FROM bigbrotr.relays", "qualified"),
+        ("SELECT url FROM relays", "qualified"),
+        ("SELECT * FROM bigbrotr.f(p_a => $1, p_b => lower($2))", "qualified"),
+        ("SELECT * FROM bigbrotr.f($1)", "named"),
+        ("SELECT * FROM bigbrotr.digests WHERE span && $1", "operator"),
+        ("SELECT pg_catalog.pg_advisory_lock($1)", "advisory"),
+    ],
+)
+def test_a_statement_that_breaks_a_rule_is_found(statement: str, rule: str) -> None:
+    assert of_program(statement) == {rule}
+
+
+def test_the_registry_of_error_codes_is_whole() -> None:
+    text = "".join(path.read_text() for path in Schema().folder.rglob("*.sql"))
+    raised = set(re.findall(r"ERRCODE = '(\w+)'", text))
+    assert raised == set(Code)
+
+
+def test_the_registry_of_locks_is_whole() -> None:
+    """Each lock is a table without columns, and nothing else is locked but to change tables."""
+    texts = [schema_text(), *collect()]
+    made = set(re.findall(r"CREATE TABLE IF NOT EXISTS bigbrotr\.(\w+) \(\);", schema_text()))
+    taken = {name for text in texts for name in re.findall(r"LOCK TABLE bigbrotr\.(\w+)", text)}
+    assert made == taken == set(LockTable)
+
+
+async def test_everything_has_a_comment(brotr: Brotr) -> None:
+    """Of tables, columns, views and functions; partitions are as their parents."""
+    rows = await brotr.pool.fetch(UNCOMMENTED)
+    assert [row[0] for row in rows] == []
+    await brotr.pool.execute("COMMENT ON COLUMN bigbrotr.relays.url IS NULL")
+    await brotr.pool.execute("CREATE VIEW bigbrotr.news AS SELECT 1 AS one")
+    rows = await brotr.pool.fetch(UNCOMMENTED)
+    assert [row[0] for row in rows] == ["news", "news.one", "relays.url"]
+
+
+UNCOMMENTED = """
+    SELECT c.relname FROM pg_class c
+    WHERE c.relnamespace = 'bigbrotr'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm')
+      AND NOT c.relispartition AND obj_description(c.oid, 'pg_class') IS NULL
+    UNION ALL
+    SELECT c.relname || '.' || a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+    WHERE c.relnamespace = 'bigbrotr'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm')
+      AND NOT c.relispartition AND a.attnum > 0 AND NOT a.attisdropped
+      AND col_description(c.oid, a.attnum) IS NULL
+    UNION ALL
+    SELECT p.proname FROM pg_proc p
+    WHERE p.pronamespace = 'bigbrotr'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL
+    ORDER BY 1"""
 
 
 def test_each_table_is_distributed_in_one_way() -> None:
@@ -344,74 +453,92 @@ def test_what_distributes_can_be_read() -> None:
 
 def function(body: str, declare: str = "DECLARE n integer;") -> str:
     return (
-        "CREATE FUNCTION public.f(p_id bytea, p_now bigint) RETURNS integer LANGUAGE plpgsql AS $$"
-        f"{declare} BEGIN {body} RETURN n; END $$;"
+        "CREATE FUNCTION bigbrotr.f(p_id bytea, p_now bigint) RETURNS integer LANGUAGE plpgsql"
+        f" SET search_path = pg_catalog, pg_temp AS $$ {declare} BEGIN {body} RETURN n; END $$;"
     )
 
 
 UPSERT = (
-    "INSERT INTO public.presence VALUES (1, p_id, '{}', '{}') ON CONFLICT (created_at, event_id)"
+    "INSERT INTO bigbrotr.presence VALUES (1, p_id, '{}', '{}') ON CONFLICT (created_at, event_id)"
 )
-SQL_FUNCTION = "CREATE FUNCTION public.f(p_id bytea) RETURNS bigint LANGUAGE sql"
+PATH = "SET search_path = pg_catalog, pg_temp"
+SQL_FUNCTION = "CREATE FUNCTION bigbrotr.f(p_id bytea) RETURNS bigint LANGUAGE sql"
 BROKEN = [
     ("count", function(f"{UPSERT} DO NOTHING; GET DIAGNOSTICS n = ROW_COUNT;")),
     ("dynamic", function("EXECUTE 'SELECT 1';")),
     (
         "plpgsql",
-        f"{SQL_FUNCTION} RETURN (SELECT count(*) FROM public.events e WHERE e.id = p_id);",
+        f"{SQL_FUNCTION} RETURN (SELECT count(*) FROM bigbrotr.events e WHERE e.id = p_id);",
     ),
     (
+        "search_path",
+        "CREATE FUNCTION bigbrotr.f() RETURNS integer LANGUAGE plpgsql AS $$ BEGIN END $$;",
+    ),
+    (
+        "search_path",
+        "CREATE FUNCTION bigbrotr.f() RETURNS int LANGUAGE sql SET search_path = public AS ''",
+    ),
+    ("search_path", "CREATE FUNCTION bigbrotr.f() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;"),
+    ("advisory", function("PERFORM pg_advisory_xact_lock(1);")),
+    ("named", function("PERFORM bigbrotr.insert_relays('{}', '{}', '{}');")),
+    (
         "plpgsql",
-        f"{SQL_FUNCTION} AS $$SELECT count(*) FROM public.events_relays WHERE event_id = p_id$$;",
+        f"{SQL_FUNCTION} {PATH} AS $$SELECT count(*) FROM bigbrotr.events_relays$$;",
     ),
     ("qualified", function("SELECT count(*) INTO n FROM events;")),
     ("qualified", function("n := backoff_s(3);")),
     ("qualified", "CREATE FUNCTION f() RETURNS integer LANGUAGE sql RETURN 1;"),
-    ("qualified", "CREATE VIEW public.v AS SELECT * FROM relays;"),
+    ("qualified", "CREATE VIEW bigbrotr.v AS SELECT * FROM relays;"),
     ("time", function(f"{UPSERT} DO UPDATE SET created_at = extract(epoch FROM now());")),
-    ("time", function("UPDATE public.visits SET due_at = extract(epoch FROM clock_timestamp());")),
-    ("time", function("UPDATE public.visits SET detail = CURRENT_TIMESTAMP;")),
-    ("time", function("UPDATE public.visits SET due_at = 0 WHERE now() > '2026-01-01';")),
-    ("lock", function("PERFORM FROM public.relays r FOR UPDATE SKIP LOCKED;")),
+    (
+        "time",
+        function("UPDATE bigbrotr.checks SET due_at = extract(epoch FROM timeofday());"),
+    ),
+    ("time", function("UPDATE bigbrotr.visits SET detail = CURRENT_TIMESTAMP;")),
+    ("time", function("UPDATE bigbrotr.visits SET due_at = 0 WHERE now() > '2026-01-01';")),
+    ("lock", function("PERFORM FROM bigbrotr.relays r FOR UPDATE SKIP LOCKED;")),
     (
         "lock",
         function(
-            "PERFORM FROM public.visits v JOIN public.relays r ON r.id = v.relay_id"
+            "PERFORM FROM bigbrotr.visits v JOIN bigbrotr.relays r ON r.id = v.relay_id"
             " FOR UPDATE SKIP LOCKED;"
         ),
     ),
-    ("lock", function("PERFORM FROM public.presence p WHERE created_at > 5 FOR UPDATE OF p;")),
+    ("lock", function("PERFORM FROM bigbrotr.presence p WHERE created_at > 5 FOR UPDATE OF p;")),
     (
         "correlated",
         function(
             "SELECT count(*) INTO n FROM unnest(ARRAY[p_id]) AS u (id) WHERE NOT EXISTS"
-            " (SELECT FROM public.presence p WHERE p.event_id = u.id);"
+            " (SELECT FROM bigbrotr.presence p WHERE p.event_id = u.id);"
         ),
     ),
     (
         "correlated",
         function(
-            "DELETE FROM public.relays r WHERE NOT EXISTS"
-            " (SELECT FROM public.presence p WHERE r.id = ANY (p.relay_ids));"
+            "DELETE FROM bigbrotr.relays r WHERE NOT EXISTS"
+            " (SELECT FROM bigbrotr.presence p WHERE r.id = ANY (p.relay_ids));"
         ),
     ),
     (
         "trigger",
-        "CREATE TRIGGER t AFTER INSERT ON public.events FOR EACH ROW EXECUTE FUNCTION public.f();",
+        "CREATE TRIGGER t AFTER INSERT ON bigbrotr.events EXECUTE FUNCTION bigbrotr.f();",
     ),
     (
         "trigger",
-        "CREATE TRIGGER t AFTER DELETE ON public.relays FOR EACH ROW EXECUTE FUNCTION public.f();",
+        "CREATE TRIGGER t AFTER DELETE ON bigbrotr.relays EXECUTE FUNCTION bigbrotr.f();",
     ),
-    ("unique", "CREATE UNIQUE INDEX ON public.events (created_at, kind);"),
-    ("unique", "ALTER TABLE public.presence ADD CONSTRAINT c UNIQUE (created_at);"),
-    ("unique", "CREATE TABLE public.events (id bytea, sig bytea PRIMARY KEY);"),
-    ("identity", "CREATE TABLE public.outbox (id integer GENERATED ALWAYS AS IDENTITY);"),
-    ("identity", "CREATE TABLE public.outbox (id bigserial);"),
-    ("sequence", "ALTER TABLE public.dropped ADD COLUMN n bigint GENERATED ALWAYS AS IDENTITY;"),
-    ("key", "ALTER TABLE public.presence ADD FOREIGN KEY (event_id) REFERENCES public.withheld;"),
-    ("key", "CREATE TABLE public.outbox (r bigint REFERENCES public.relays (id));"),
-    ("key", "CREATE TABLE public.visits (e bytea REFERENCES public.events_raw (event_id));"),
+    ("unique", "CREATE UNIQUE INDEX ON bigbrotr.events (created_at, kind);"),
+    ("unique", "ALTER TABLE bigbrotr.presence ADD CONSTRAINT c UNIQUE (created_at);"),
+    ("unique", "CREATE TABLE bigbrotr.events (id bytea, sig bytea PRIMARY KEY);"),
+    ("identity", "CREATE TABLE bigbrotr.outbox (id integer GENERATED ALWAYS AS IDENTITY);"),
+    ("identity", "CREATE TABLE bigbrotr.outbox (id bigserial);"),
+    ("sequence", "ALTER TABLE bigbrotr.dropped ADD COLUMN n bigint GENERATED ALWAYS AS IDENTITY;"),
+    (
+        "key",
+        "ALTER TABLE bigbrotr.presence ADD FOREIGN KEY (event_id) REFERENCES bigbrotr.withheld;",
+    ),
+    ("key", "CREATE TABLE bigbrotr.outbox (r bigint REFERENCES bigbrotr.relays (id));"),
+    ("key", "CREATE TABLE bigbrotr.visits (e bytea REFERENCES bigbrotr.events_raw (event_id));"),
 ]
 
 
@@ -424,19 +551,19 @@ def test_a_broken_rule_is_found(rule: str, sql: str) -> None:
     "sql",
     [
         function(f"{UPSERT} DO UPDATE SET relay_ids = EXCLUDED.relay_ids;"),
-        function("UPDATE public.visits SET due_at = p_now; GET DIAGNOSTICS n = ROW_COUNT;"),
+        function("UPDATE bigbrotr.visits SET due_at = p_now; GET DIAGNOSTICS n = ROW_COUNT;"),
         function(
-            "PERFORM FROM public.visits v JOIN public.relays r ON r.id = v.relay_id"
+            "PERFORM FROM bigbrotr.visits v JOIN bigbrotr.relays r ON r.id = v.relay_id"
             " FOR UPDATE OF v SKIP LOCKED;"
         ),
         function(
-            "DELETE FROM public.presence p WHERE NOT EXISTS"
-            " (SELECT FROM public.relays r WHERE r.id = ANY (p.relay_ids));"
+            "DELETE FROM bigbrotr.presence p WHERE NOT EXISTS"
+            " (SELECT FROM bigbrotr.relays r WHERE r.id = ANY (p.relay_ids));"
         ),
-        "CREATE FUNCTION public.f(a bigint) RETURNS bigint LANGUAGE sql RETURN a + 1;",
-        "CREATE UNIQUE INDEX ON public.events (created_at, id);",
-        "CREATE TABLE public.outbox (id bigint GENERATED ALWAYS AS IDENTITY, UNIQUE (id));",
-        "ALTER TABLE public.dropped ADD FOREIGN KEY (relay_id) REFERENCES public.relays (id);",
+        "CREATE FUNCTION bigbrotr.f(a bigint) RETURNS bigint LANGUAGE sql RETURN a + 1;",
+        "CREATE UNIQUE INDEX ON bigbrotr.events (created_at, id);",
+        "CREATE TABLE bigbrotr.outbox (id bigint GENERATED ALWAYS AS IDENTITY, UNIQUE (id));",
+        "ALTER TABLE bigbrotr.dropped ADD FOREIGN KEY (relay_id) REFERENCES bigbrotr.relays (id);",
     ],
 )
 def test_what_is_allowed(sql: str) -> None:

@@ -98,11 +98,12 @@ async def test_move_to_a_server_of_ones_own(
 
 async def _is_in_order(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     """Identities go on after the numbers that were restored."""
-    top = await connection.fetchval("SELECT max(id) FROM relays")
+    top = await connection.fetchval("SELECT max(id) FROM bigbrotr.relays")
     await connection.execute(
-        "SELECT insert_relays(ARRAY['wss://next.example'], ARRAY['clearnet'], ARRAY[1::bigint])"
+        "SELECT bigbrotr.insert_relays("
+        "ARRAY['wss://next.example'], ARRAY['clearnet'], ARRAY[1::bigint])"
     )
-    assert await connection.fetchval("SELECT max(id) FROM relays") > top
+    assert await connection.fetchval("SELECT max(id) FROM bigbrotr.relays") > top
 
 
 @pytest.fixture
@@ -175,7 +176,7 @@ async def test_what_is_no_backup(tmp_path: Path) -> None:
     done = await place.call("db", "restore", str(tmp_path / "none"))
     assert (done.code, "there is no such file" in done.sentence) == (2, True)
     async with place.database() as connection:
-        assert await connection.fetchval("SELECT to_regclass('ledger')") is None
+        assert await connection.fetchval("SELECT to_regclass('bigbrotr.ledger')") is None
     assert (await place.call("db", "migrate")).code == 0
     done = await place.call("db", "backup", "/nowhere/archive.dump")
     assert done.code == 2

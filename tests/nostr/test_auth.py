@@ -17,7 +17,7 @@ from bigbrotr.models.keys import Keys
 from bigbrotr.models.relay import Relay
 from bigbrotr.net.connect import Unreached
 from bigbrotr.net.dial import dial
-from bigbrotr.nostr.auth import MAX_CHALLENGE, Signer, Throwaway, prove
+from bigbrotr.nostr.auth import MAX_CHALLENGE, Signer, Throwaway, answer_challenge
 from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.session import Bounds, Session
 from tests.relays.events import make_event
@@ -43,16 +43,16 @@ async def session(url: str, signer: Signer | None) -> AsyncIterator[Session]:
 @pytest.mark.parametrize("signer", [Throwaway(), Keys.generate()], ids=["throwaway", "keys"])
 @pytest.mark.parametrize("challenge", ["abc", "", '"\\\n\x01 é 🦣', "x" * MAX_CHALLENGE])
 def test_answers_are_events(signer: Signer, challenge: str) -> None:
-    proof = prove(signer, "wss://relay.example.com/path", challenge, 1_700_000_000)
-    event = Event.from_json(proof.event)  # verifies id and signature
-    assert (event.id.hex(), event.pubkey.hex()) == (proof.event_id, signer.public_key)
+    signed = answer_challenge(signer, "wss://relay.example.com/path", challenge, 1_700_000_000)
+    event = Event.from_json(signed.event)  # verifies id and signature
+    assert (event.id.hex(), event.pubkey.hex()) == (signed.event_id, signer.public_key)
     assert (event.kind, event.content, event.created_at) == (22242, "", 1_700_000_000)
     assert event.tags == (("relay", "wss://relay.example.com/path"), ("challenge", challenge))
     assert Throwaway().public_key != Throwaway().public_key
 
 
 def test_challenge_that_nobody_can_sign() -> None:
-    Event.from_json(prove(Throwaway(), "wss://relay.example.com", "\ud800", 0).event)
+    Event.from_json(answer_challenge(Throwaway(), "wss://relay.example.com", "\ud800", 0).event)
 
 
 async def test_relay_that_is_told_who_asks() -> None:

@@ -28,15 +28,15 @@ async def test_one_seed_leads_to_the_next_relay(profile: str, tmp_path: Path) ->
             said = await place.run_once("--only", "finder")
             assert "found in events new=1 names=2" in said
             async with place.database() as connection:
-                rows = await connection.fetch("SELECT url, source, named FROM candidates")
+                rows = await connection.fetch("SELECT url, source, named FROM bigbrotr.candidates")
                 assert [tuple(row) for row in rows] == [(hidden.url, "kind 10002", 2)]
             assert "candidates by source: kind 10002 1" in (await place.call("status")).out
             await place.run_once()
             async with place.database() as connection:
-                relays = await connection.fetch("SELECT url FROM relays")
+                relays = await connection.fetch("SELECT url FROM bigbrotr.relays")
                 assert {row["url"] for row in relays} == {one.url, two.url, hidden.url}
-                assert await connection.fetchval("SELECT count(*) FROM events") == 7
-                assert await connection.fetchval("SELECT count(*) FROM candidates") == 0
+                assert await connection.fetchval("SELECT count(*) FROM bigbrotr.events") == 7
+                assert await connection.fetchval("SELECT count(*) FROM bigbrotr.candidates") == 0
 
 
 @pytest.mark.slow
@@ -75,6 +75,6 @@ async def test_killed_at_random_moments_each_event_counts_once(tmp_path: Path) -
         await place.run_once()
         await place.run_once("--only", "finder")
     async with place.database() as connection:
-        assert await connection.fetchval("SELECT count(*) FROM events") == 200
-        rows = await connection.fetch("SELECT url, named FROM candidates")
+        assert await connection.fetchval("SELECT count(*) FROM bigbrotr.events") == 200
+        rows = await connection.fetch("SELECT url, named FROM bigbrotr.candidates")
         assert {row["url"]: row["named"] for row in rows} == wanted

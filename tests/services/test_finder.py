@@ -65,7 +65,7 @@ async def run(
 
 
 async def found(brotr: Brotr) -> dict[str, tuple[str, int]]:
-    rows = await brotr.pool.fetch("SELECT url, source, named FROM candidates")
+    rows = await brotr.pool.fetch("SELECT url, source, named FROM bigbrotr.candidates")
     return {row["url"]: (row["source"], row["named"]) for row in rows}
 
 
@@ -74,7 +74,7 @@ async def remembered(brotr: Brotr, what: str) -> dict[str, Any]:
 
 
 async def make_due(brotr: Brotr) -> None:
-    await brotr.pool.execute("UPDATE service_data SET data = data || '{\"due_at\": 0}'")
+    await brotr.pool.execute("UPDATE bigbrotr.service_data SET data = data || '{\"due_at\": 0}'")
 
 
 # --- events ---------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ async def test_archive_from_before_is_walked_once(dsn: str, brotr: Brotr) -> Non
     ]
     contacts = signed.make_event(json.dumps({B: {}}), [["p", "ab" * 32, C]], kind=3)
     raw_one = signed.make_event("a\0b " + profile_text, [["r", C + "/\ud800"], ["r", C]])
-    async with Brotr(Pool(dsn=dsn), notes_sightings=False) as older:
+    async with Brotr(Pool(dsn=dsn), notes_mentions=False) as older:
         await older.insert_events(
             [EventRelay(each, HOLDER, NOW - 100) for each in (*before, contacts, raw_one)]
         )
@@ -114,7 +114,7 @@ async def test_archive_from_before_is_walked_once(dsn: str, brotr: Brotr) -> Non
 
 async def test_shutdown_ends_a_walk_where_it_goes_on(dsn: str, brotr: Brotr) -> None:
     events = [signed.make_event(None, [["r", A]], created_at=NOW - n) for n in range(2500)]
-    async with Brotr(Pool(dsn=dsn), notes_sightings=False) as older:
+    async with Brotr(Pool(dsn=dsn), notes_mentions=False) as older:
         await older.insert_events([EventRelay(each, HOLDER, NOW - 100) for each in events])
     await brotr.upsert_service_data([(*WALK, Walk(NOW, -1, "")._asdict())])
     async with finder(brotr) as service:
@@ -132,10 +132,12 @@ async def test_shutdown_ends_a_walk_where_it_goes_on(dsn: str, brotr: Brotr) -> 
 
 async def test_hopeless_candidates_are_given_up(brotr: Brotr) -> None:
     await brotr.insert_candidates([Relay(A), Relay(B)], "seed")
-    await brotr.pool.execute("UPDATE candidates SET attempts = 3 WHERE url = $1", A)
+    await brotr.pool.execute("UPDATE bigbrotr.candidates SET attempts = 3 WHERE url = $1", A)
     await run(brotr, tombstone_s=1000.0)
     assert (await found(brotr)).keys() == {B}
-    (stone,) = await brotr.pool.fetch("SELECT url, expires_at - buried_at AS kept FROM tombstones")
+    (stone,) = await brotr.pool.fetch(
+        "SELECT url, expires_at - buried_at AS kept FROM bigbrotr.tombstones"
+    )
     assert tuple(stone) == (A, 1000)
 
 

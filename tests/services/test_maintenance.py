@@ -14,7 +14,7 @@ from bigbrotr.services.maintenance import Maintenance
 async def test_it_says_what_it_did(brotr: Brotr, capfd: pytest.CaptureFixture[str]) -> None:
     await brotr.insert_relays([Relay(f"wss://relay{n}.example") for n in range(4)])
     await brotr.pool.execute(
-        "UPDATE visits SET failures = relay_id + 2, outcome = 'timeout' WHERE relay_id < 4"
+        "UPDATE bigbrotr.visits SET failures = relay_id + 2, outcome = 'timeout' WHERE relay_id < 4"
     )
     configure("INFO", stream=sys.stderr)
     async with Maintenance(brotr) as maintenance:
@@ -37,8 +37,8 @@ async def test_it_is_done_once_in_a_while_whoever_finds_it_due(
 
     assert await is_done()
     assert not await is_done()
-    await brotr.pool.execute("UPDATE service_data SET updated_at = updated_at - 601")
+    await brotr.pool.execute("UPDATE bigbrotr.service_data SET updated_at = updated_at - 601")
     assert await is_done()
     # A clock that was ahead leaves a time to come: it is not waited for.
-    await brotr.pool.execute("UPDATE service_data SET updated_at = updated_at + 9000")
+    await brotr.pool.execute("UPDATE bigbrotr.service_data SET updated_at = updated_at + 9000")
     assert await is_done()

@@ -71,14 +71,14 @@ async def test_repeating_changes_nothing(
     settings = SeederSettings(file=str(path))
     async with Seeder(brotr, settings, Context(Config())) as seeder:
         await seeder.run()
-        before = await brotr.pool.fetch("SELECT * FROM candidates ORDER BY url")
+        before = await brotr.pool.fetch("SELECT * FROM bigbrotr.candidates ORDER BY url")
         assert [row["url"] for row in before] == [A, B]
         said = capsys.readouterr().err
         assert "new=2 known=0 junk=5" in said
         assert said.count("not a relay URL") == 3  # the others are only counted
         await brotr.insert_relays([Relay(A)])
-        await brotr.pool.execute("UPDATE candidates SET attempts = 7, due_at = 77")
+        await brotr.pool.execute("UPDATE bigbrotr.candidates SET attempts = 7, due_at = 77")
         await seeder.run()
-        (after,) = await brotr.pool.fetch("SELECT * FROM candidates")
+        (after,) = await brotr.pool.fetch("SELECT * FROM bigbrotr.candidates")
         assert (after["url"], after["attempts"], after["due_at"]) == (B, 7, 77)
         assert "new=0 known=2" in capsys.readouterr().err

@@ -25,10 +25,10 @@ EVENTS = [
 
 # Notes each claim as it is made, and from whom the relay passes on.
 CLAIMS = """
-CREATE TABLE claims (
+CREATE TABLE public.claims (
     id bigint GENERATED ALWAYS AS IDENTITY, relay_id bigint, epoch bigint, owner text,
     old_owner text, old_due_at bigint, made_at double precision);
-CREATE FUNCTION note_claim() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION public.note_claim() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO public.claims (relay_id, epoch, owner, old_owner, old_due_at, made_at)
     VALUES (NEW.relay_id, NEW.epoch, split_part(NEW.owner, '/', 1),
@@ -36,14 +36,16 @@ BEGIN
             extract(epoch FROM clock_timestamp()));
     RETURN NULL;
 END $$;
-CREATE TRIGGER note_claim AFTER UPDATE ON visits FOR EACH ROW
-WHEN (NEW.epoch <> OLD.epoch) EXECUTE FUNCTION note_claim();
+CREATE TRIGGER note_claim AFTER UPDATE ON bigbrotr.visits FOR EACH ROW
+WHEN (NEW.epoch <> OLD.epoch) EXECUTE FUNCTION public.note_claim();
 """
 
 
 async def holders(brotr: Brotr) -> dict[str, set[int]]:
     """Which relays each supervisor holds at this moment."""
-    rows = await brotr.pool.fetch("SELECT owner, relay_id FROM visits WHERE owner IS NOT NULL")
+    rows = await brotr.pool.fetch(
+        "SELECT owner, relay_id FROM bigbrotr.visits WHERE owner IS NOT NULL"
+    )
     found: dict[str, set[int]] = {}
     for row in rows:
         found.setdefault(row["owner"].partition("/")[0], set()).add(row["relay_id"])
@@ -88,11 +90,12 @@ async def test_four_share_the_work_and_two_are_killed(
         left = await holders(brotr)
         orphans = {relay for name in VICTIMS for relay in left.get(name, set())}
         assert orphans
-        last = await brotr.pool.fetchval("SELECT max(id) FROM claims")
+        last = await brotr.pool.fetchval("SELECT max(id) FROM public.claims")
 
         async def is_whole() -> bool:
             done = await brotr.pool.fetchval(
-                "SELECT count(*) FROM relay_progress WHERE outcome = 'complete' AND gaps = 0"
+                "SELECT count(*) FROM bigbrotr.relay_progress"
+                " WHERE outcome = 'complete' AND gaps = 0"
             )
             return done == RELAYS and VICTIMS.isdisjoint(await holders(brotr))
 
@@ -102,7 +105,7 @@ async def test_four_share_the_work_and_two_are_killed(
             assert "Traceback" not in running[name].err
 
         assert [relay.seen.most for relay in relays] == [1] * RELAYS
-        claims = await brotr.pool.fetch("SELECT * FROM claims ORDER BY id")
+        claims = await brotr.pool.fetch("SELECT * FROM public.claims ORDER BY id")
         assert {each["owner"] for each in claims} == set(NAMES)
         # Nobody took what another one still held: it was given back, or its time was over.
         assert [c for c in claims if c["made_at"] < c["old_due_at"]] == []

@@ -13,7 +13,7 @@ from bigbrotr.core.base_service import Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.services.monitor.service import Monitor
-from bigbrotr.services.sync.worker import Order, Worker
+from bigbrotr.services.sync.worker import Slice, Worker
 from bigbrotr.services.validator import Validator, greet
 from tests.net.test_dial import onion
 from tests.relays import tor
@@ -76,26 +76,29 @@ async def look_through(network: tor.Tor, brotr: Brotr) -> None:
     await brotr.insert_candidates([hidden, nobody], "test")
     async with Validator(brotr, context=Context(config)) as validator:
         for _ in range(TRIES):
-            await brotr.pool.execute("UPDATE candidates SET due_at = 0 WHERE url = $1", hidden.url)
+            await brotr.pool.execute(
+                "UPDATE bigbrotr.candidates SET due_at = 0 WHERE url = $1", hidden.url
+            )
             await validator.run()
-    rows = await brotr.pool.fetch("SELECT url, outcome, attempts FROM candidates")
+    rows = await brotr.pool.fetch("SELECT url, outcome, attempts FROM bigbrotr.candidates")
     assert [(row["url"], row["attempts"]) for row in rows] == [(nobody.url, 1)]
     assert rows[0]["outcome"] in ("unreachable", "timeout")  # as soon as Tor has given up
     new, outcomes = 0, ""
     for _ in range(TRIES):
-        await brotr.pool.execute("UPDATE visits SET due_at = 0")
-        await brotr.pool.execute("UPDATE gaps SET due_at = 0")
-        report = await Worker(config, brotr).work(Order("test", 60.0, {Network.TOR: 2}))
+        await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
+        await brotr.pool.execute("UPDATE bigbrotr.gaps SET due_at = 0")
+        report = await Worker(config, brotr).work(Slice("test", 60.0, {Network.TOR: 2}))
         new, outcomes = new + report.new, ",".join(report.outcomes)
         if outcomes == "complete":
             break
     assert (new, outcomes) == (len(EVENTS), "complete")
     async with Monitor(brotr, context=Context(config)) as monitor:
         for _ in range(TRIES):
-            await brotr.pool.execute("UPDATE checks SET due_at = 0")
+            await brotr.pool.execute("UPDATE bigbrotr.checks SET due_at = 0")
             await monitor.run()
             row = await brotr.pool.fetchrow(
-                "SELECT s.state, t.* FROM relay_states s JOIN relay_rtts t USING (relay_url)"
+                "SELECT s.state, t.* FROM bigbrotr.relay_states s"
+                " JOIN bigbrotr.relay_rtts t USING (relay_url)"
                 " ORDER BY t.checked_at DESC LIMIT 1"
             )
             assert row is not None

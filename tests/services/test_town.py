@@ -90,12 +90,15 @@ async def test_town_is_sorted_in_one_run(
 
 async def check(brotr: Brotr, seen: dict[str, Any]) -> None:
     """Every house is what it is in truth, and none is missing."""
-    rows = await brotr.pool.fetch("SELECT * FROM candidates")
+    rows = await brotr.pool.fetch("SELECT * FROM bigbrotr.candidates")
     found = {
         row["url"]: ("candidate" if row["alias_of"] is None else "alias", row["outcome"])
         for row in rows
     }
-    found |= {row["url"]: ("relay", "") for row in await brotr.pool.fetch("SELECT url FROM relays")}
+    found |= {
+        row["url"]: ("relay", "")
+        for row in await brotr.pool.fetch("SELECT url FROM bigbrotr.relays")
+    }
     wanted = {Relay(url).url: (fate, outcome) for url, fate, outcome in seen["houses"]}
     wrong = {
         url: (found.get(url), wanted.get(url))
@@ -167,7 +170,7 @@ async def test_machine_without_a_network_blames_nobody(
     code, _, err = await output(*words, *validate(dsn, tmp_path))
     assert code == 0, err
     assert "this machine seems to be offline" in err
-    for row in await brotr.pool.fetch("SELECT * FROM candidates"):
+    for row in await brotr.pool.fetch("SELECT * FROM bigbrotr.candidates"):
         assert row["attempts"] == 0, dict(row)
         assert row["due_at"] - row["tried_at"] == 60
 
@@ -205,7 +208,7 @@ async def test_thousands_of_dead_candidates_take_no_more_memory(
 
         async def is_worked_off() -> bool:
             left = await brotr.pool.fetchval(
-                "SELECT count(*) FROM candidates WHERE tried_at IS NULL"
+                "SELECT count(*) FROM bigbrotr.candidates WHERE tried_at IS NULL"
             )
             if 0 < left < len(urls) and not reading.done():
                 taken[left] = rss_kib(process.pid)
@@ -216,7 +219,9 @@ async def test_thousands_of_dead_candidates_take_no_more_memory(
     assert process.returncode == 0, said.decode()
     totals = await brotr.totals()
     assert (totals.relays, totals.candidates) == (100, 9_900)
-    outcomes = await brotr.pool.fetch("SELECT outcome, count(*) FROM candidates GROUP BY outcome")
+    outcomes = await brotr.pool.fetch(
+        "SELECT outcome, count(*) FROM bigbrotr.candidates GROUP BY outcome"
+    )
     assert {row["outcome"]: row["count"] for row in outcomes} == {"refused": 9_800, "slow": 100}
     first = max(rss for left, rss in taken.items() if left > len(urls) - 2000)
     last = max(rss for left, rss in taken.items() if left < 1000)

@@ -21,7 +21,7 @@ from bigbrotr.core.logger import configure
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.net import lookup
 from bigbrotr.nostr.session import Page
-from bigbrotr.services.sync.worker import Order, Worker
+from bigbrotr.services.sync.worker import Slice, Worker
 from bigbrotr.services.validator import (
     OFFLINE_CROWD,
     Decision,
@@ -118,7 +118,7 @@ async def test_server_that_accepts_and_says_nothing() -> None:
 
 
 async def candidates(brotr: Brotr) -> dict[str, dict[str, Any]]:
-    rows = await brotr.pool.fetch("SELECT * FROM candidates")
+    rows = await brotr.pool.fetch("SELECT * FROM bigbrotr.candidates")
     return {row["url"]: dict(row) for row in rows}
 
 
@@ -132,9 +132,9 @@ async def test_promotes_and_postpones(brotr: Brotr) -> None:
         dead = f"ws://127.0.0.1:{free_port()}"
         await brotr.insert_candidates([Relay(url) for url in (good.url, bad.url, dead)], "test")
         await run(brotr)
-        assert [row["url"] for row in await brotr.pool.fetch("SELECT url FROM relays")] == [
-            good.url
-        ]
+        assert [
+            row["url"] for row in await brotr.pool.fetch("SELECT url FROM bigbrotr.relays")
+        ] == [good.url]
         left = await candidates(brotr)
         assert left.keys() == {bad.url, dead}
         assert (left[bad.url]["attempts"], left[bad.url]["outcome"]) == (1, "not-websocket")
@@ -147,13 +147,13 @@ async def test_promotes_and_postpones(brotr: Brotr) -> None:
         assert (await candidates(brotr)) == left
         waits = [first]
         for _ in range(2):
-            await brotr.pool.execute("UPDATE candidates SET due_at = 0")
+            await brotr.pool.execute("UPDATE bigbrotr.candidates SET due_at = 0")
             await run(brotr)
             row = (await candidates(brotr))[dead]
             waits.append(row["due_at"] - row["tried_at"])
         assert waits[0] < waits[1] < waits[2]
         # After max_attempts it rests for good.
-        await brotr.pool.execute("UPDATE candidates SET due_at = 0")
+        await brotr.pool.execute("UPDATE bigbrotr.candidates SET due_at = 0")
         asked = len(bad.seen.headers)
         await run(brotr)
         assert len(bad.seen.headers) == asked
@@ -319,7 +319,9 @@ def many(count: int, first: int = 0) -> list[dict[str, Any]]:
 
 
 async def relays(brotr: Brotr) -> list[str]:
-    return [row["url"] for row in await brotr.pool.fetch("SELECT url FROM relays ORDER BY url")]
+    return [
+        row["url"] for row in await brotr.pool.fetch("SELECT url FROM bigbrotr.relays ORDER BY url")
+    ]
 
 
 async def test_paths_that_answer_alike_are_one_relay(brotr: Brotr) -> None:
@@ -361,8 +363,10 @@ async def test_addresses_are_dialled_as_they_are_written(brotr: Brotr) -> None:
         await brotr.insert_candidates([Relay(url) for url in urls], "seed")
         await run(brotr)
         assert await relays(brotr) == sorted(urls)
-        await Worker(context().config, brotr).work(Order("test", 60.0, {Network.LOCAL: 10}))
-        rows = await brotr.pool.fetch("SELECT relay_url, count(*) FROM events_relays GROUP BY 1")
+        await Worker(context().config, brotr).work(Slice("test", 60.0, {Network.LOCAL: 10}))
+        rows = await brotr.pool.fetch(
+            "SELECT relay_url, count(*) FROM bigbrotr.events_relays GROUP BY 1"
+        )
         assert {row["relay_url"]: row["count"] for row in rows} == dict.fromkeys(urls, 60)
     assert await brotr.relays_at([relay.url]) == [Relay(url) for url in sorted(urls)]
 
@@ -427,7 +431,7 @@ async def test_host_that_limits_the_rate_is_left_alone(brotr: Brotr) -> None:
         for row in (await candidates(brotr)).values():
             assert (row["outcome"], row["attempts"]) == ("resting", 0)
             assert row["due_at"] - row["tried_at"] == 600
-        due_at = await brotr.pool.fetchval("SELECT due_at FROM visits")
+        due_at = await brotr.pool.fetchval("SELECT due_at FROM bigbrotr.visits")
         assert due_at > time.time() + 500
 
 
@@ -444,7 +448,7 @@ async def test_the_slow_do_not_hold_up_the_others(brotr: Brotr) -> None:
         # The slow ones come first.
         for relay in (silent, patient, good):
             await brotr.insert_candidates([Relay(relay.url)], "test")
-            await brotr.pool.execute("UPDATE candidates SET due_at = due_at - 60")
+            await brotr.pool.execute("UPDATE bigbrotr.candidates SET due_at = due_at - 60")
         began = time.monotonic()
         await run(brotr, context(clearnet=Link(enabled=False), local=link))
         assert time.monotonic() - began < 4.5  # one after the other: 3 + 1 + ...
@@ -486,7 +490,9 @@ async def test_slow_names_are_nobody_else_s_time(
             slow = [Relay(f"ws://slow{n}.example:{relay.port}") for n in range(30)]
             honest = [Relay(f"ws://name{n}.example:{relay.port}") for n in range(20)]
             await brotr.insert_candidates(slow, "test")
-            await brotr.pool.execute("UPDATE candidates SET due_at = due_at - 60")  # the first ones
+            await brotr.pool.execute(
+                "UPDATE bigbrotr.candidates SET due_at = due_at - 60"
+            )  # the first ones
             await brotr.insert_candidates(honest, "test")
             await run(brotr, place)
             proven, left = await relays(brotr), await candidates(brotr)
@@ -501,7 +507,7 @@ async def test_slow_names_are_nobody_else_s_time(
                 assert outcomes["timeout"] == 8
                 assert outcomes["overloaded"] == 42 - len(proven)
             is_over.set()
-            await brotr.pool.execute("UPDATE candidates SET due_at = 0")
+            await brotr.pool.execute("UPDATE bigbrotr.candidates SET due_at = 0")
             await run(brotr, place)
             assert len(await relays(brotr)) == 50
     finally:
@@ -525,24 +531,26 @@ async def test_opted_out_hosts_and_networks_are_never_dialled(brotr: Brotr) -> N
         assert row["due_at"] - row["tried_at"] == 86_400
         # Nor by those who copy.
         await brotr.insert_relays([Relay(relay.url)])
-        order = Order("test", 60.0, {Network.LOCAL: 10})
+        order = Slice("test", 60.0, {Network.LOCAL: 10})
         await Worker(surroundings.config, brotr).work(order)
         assert relay.seen.headers == []
-        assert await brotr.pool.fetchval("SELECT outcome FROM visits") == "opted-out"
+        assert await brotr.pool.fetchval("SELECT outcome FROM bigbrotr.visits") == "opted-out"
 
 
 async def test_relay_that_rests_is_tried_again_and_is_the_same(brotr: Brotr) -> None:
     async with ScriptedRelay([EVENT]) as relay:
         await brotr.insert_relays([Relay(relay.url)])
-        before = await brotr.pool.fetchval("SELECT id FROM relays")
-        await brotr.pool.execute("UPDATE visits SET failures = 9, failing_since = 0, due_at = 9e15")
+        before = await brotr.pool.fetchval("SELECT id FROM bigbrotr.relays")
+        await brotr.pool.execute(
+            "UPDATE bigbrotr.visits SET failures = 9, failing_since = 0, due_at = 9e15"
+        )
         await run(brotr)
         assert (await candidates(brotr))[relay.url]["source"] == "retired"
         assert relay.seen.connections == 0
-        await brotr.pool.execute("UPDATE candidates SET due_at = 0")
+        await brotr.pool.execute("UPDATE bigbrotr.candidates SET due_at = 0")
         await run(brotr)
         assert await candidates(brotr) == {}
-        assert await brotr.pool.fetchval("SELECT id FROM relays") == before
+        assert await brotr.pool.fetchval("SELECT id FROM bigbrotr.relays") == before
         assert await brotr.next_visit_at([Network.LOCAL]) is not None
 
 
@@ -550,13 +558,13 @@ async def test_relay_that_rests_is_no_hot_loop(brotr: Brotr) -> None:
     """Gaps that are due must not call a relay that is to be left alone again and again."""
     events = many(60)
     config = context().config
-    order = Order("test", 2.0, {Network.LOCAL: 10})
+    order = Slice("test", 2.0, {Network.LOCAL: 10})
     async with ScriptedRelay(events, Vices(clamp=20, rate_limited_after=2)) as relay:
         await brotr.insert_relays([Relay(relay.url)])
         worker = Worker(config, brotr)
         assert (await worker.work(order)).outcomes == {"rate-limited": 1}
         for table in ("visits", "gaps"):
-            await brotr.pool.execute(f"UPDATE {table} SET due_at = 0")
+            await brotr.pool.execute(f"UPDATE bigbrotr.{table} SET due_at = 0")
         assert (await worker.work(order)).outcomes == {"resting": 1}
         assert relay.seen.connections == 1
 

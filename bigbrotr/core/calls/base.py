@@ -1,12 +1,14 @@
-"""How calls of stored functions are made: in batches, and again where PostgreSQL broke one off."""
+"""Calls stored functions in batches, by the names of their parameters; retries deadlocks."""
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any, TypeVar
 
 import asyncpg
 
+from bigbrotr.core.codes import SCHEMA, Code
 from bigbrotr.core.pool import Connection, Pool
 from bigbrotr.errors import LeaseLostError
 from bigbrotr.models.relay import Relay
@@ -18,12 +20,13 @@ BROKEN_OFF = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
     asyncpg.ForeignKeyViolationError,  # a relay or a document was deleted in between
+    asyncpg.InvalidCachedStatementError,  # a newer release has changed a table in between
 )
-LEASE_LOST = "BB001"  # raised by hold_lease and record_coverage
 
 
 class Calls:
-    """Calls over a pool."""
+    """Calls over a pool. `function` is the name of a stored function; its arguments are keywords
+    of the names that its parameters have in SQL."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -37,18 +40,31 @@ class Calls:
     async def _kept_columns(self) -> frozenset[str]:
         """What the database's profile keeps of an event."""
         if self._kept is None:
-            self._kept = frozenset(await self.pool.fetchval("SELECT public.kept_columns()"))
+            self._kept = frozenset(await self._value("kept_columns"))
         return self._kept
 
     def _batches(self, rows: Sequence[T]) -> Iterable[Sequence[T]]:
         for start in range(0, len(rows), self.max_batch_size):
             yield rows[start : start + self.max_batch_size]
 
-    async def _count(self, query: str, *arguments: object, timeout: float | None = None) -> int:
-        count: int = await self._retry(
-            lambda: self.pool.fetchval(query, *arguments, timeout=timeout)
+    async def _value(
+        self, function: str, *, timeout: float | None = None, **arguments: object
+    ) -> Any:
+        """What a function returns."""
+        query = call_of(function, *arguments)
+        return await self._retry(
+            lambda: self.pool.fetchval(query, *arguments.values(), timeout=timeout)
         )
-        return count
+
+    async def _row(self, function: str, **arguments: object) -> asyncpg.Record | None:
+        """The first row that a function returns; None without any."""
+        query = call_of(function, *arguments)
+        return await self._retry(lambda: self.pool.fetchrow(query, *arguments.values()))
+
+    async def _rows(self, function: str, **arguments: object) -> list[asyncpg.Record]:
+        """The rows that a function returns."""
+        query = call_of(function, *arguments)
+        return await self._retry(lambda: self.pool.fetch(query, *arguments.values()))
 
     async def _transact(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         async def attempt() -> T:
@@ -65,9 +81,28 @@ class Calls:
                     return await call()
             return await call()
         except asyncpg.PostgresError as error:
-            if error.sqlstate == LEASE_LOST:
+            if error.sqlstate == Code.LEASE_LOST:
                 raise LeaseLostError(str(error)) from None
             raise
+
+
+@cache
+def call_of(function: str, *parameters: str) -> str:
+    """The statement that calls a stored function by the names of its parameters."""
+    arguments = ", ".join(f"{name} => ${number}" for number, name in enumerate(parameters, 1))
+    return f"SELECT * FROM {SCHEMA}.{function}({arguments})"  # noqa: S608 -- names of ours
+
+
+async def value_of(connection: Connection, function: str, **arguments: object) -> Any:
+    """What a function returns, within a transaction."""
+    return await connection.fetchval(call_of(function, *arguments), *arguments.values())
+
+
+async def rows_of(
+    connection: Connection, function: str, **arguments: object
+) -> list[asyncpg.Record]:
+    """The rows that a function returns, within a transaction."""
+    return await connection.fetch(call_of(function, *arguments), *arguments.values())
 
 
 def by_column(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
@@ -79,17 +114,18 @@ async def relay_ids(connection: Connection, relays: Iterable[Relay]) -> dict[str
     """The numbers of relays, added where they are new; they stay until the transaction ends."""
     known = sorted(relays, key=lambda relay: relay.url)
     now = int(time.time())
+    urls = [relay.url for relay in known]
     while True:
-        await connection.execute(
-            "SELECT public.insert_relays($1, $2, $3)",
-            [relay.url for relay in known],
-            [relay.network.value for relay in known],
-            [discovered_at(relay, now) for relay in known],
+        await value_of(
+            connection,
+            "insert_relays",
+            p_urls=urls,
+            p_networks=[relay.network.value for relay in known],
+            p_discovered_ats=[discovered_at(relay, now) for relay in known],
         )
         # Locked against being deleted; one that was deleted just now is added again.
         rows = await connection.fetch(
-            "SELECT url, id FROM public.relays WHERE url = ANY ($1) FOR KEY SHARE",
-            [relay.url for relay in known],
+            "SELECT url, id FROM bigbrotr.relays WHERE url = ANY ($1) FOR KEY SHARE", urls
         )
         if len(rows) == len(known):
             return {row["url"]: row["id"] for row in rows}

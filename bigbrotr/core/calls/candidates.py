@@ -9,7 +9,14 @@ from typing import NamedTuple
 import msgspec
 
 from bigbrotr.config.settings import TOMBSTONE_S
-from bigbrotr.core.calls.base import UPKEEP_S, by_column, discovered_at, valid_relays
+from bigbrotr.core.calls.base import (
+    UPKEEP_S,
+    by_column,
+    discovered_at,
+    rows_of,
+    valid_relays,
+    value_of,
+)
 from bigbrotr.core.calls.service_data import ServiceDataCalls
 from bigbrotr.core.pool import Connection
 from bigbrotr.models.event import storable
@@ -18,7 +25,7 @@ from bigbrotr.models.relay import Network, Relay
 WALK = ("finder", "walk", "archive")  # where service data says how far it is; ordered by migrations
 
 
-class Sighting(NamedTuple):
+class Mention(NamedTuple):
     """A relay that was named: where, and how often."""
 
     relay: Relay
@@ -27,7 +34,7 @@ class Sighting(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """How far the archive from before the queue of sightings has been looked through."""
+    """How far the archive from before the queue of mentions has been looked through."""
 
     until: int  # what was first seen from then on has passed the queue
     created_at: int  # the last event that was looked at
@@ -64,17 +71,18 @@ class CandidateCalls(ServiceDataCalls):
         now = int(time.time())
         added = 0
         for batch in self._batches(relays):
-            added += await self._count(
-                "SELECT public.insert_relays($1, $2, $3)",
-                [relay.url for relay in batch],
-                [relay.network.value for relay in batch],
-                [discovered_at(relay, now) for relay in batch],
+            added += await self._value(
+                "insert_relays",
+                p_urls=[relay.url for relay in batch],
+                p_networks=[relay.network.value for relay in batch],
+                p_discovered_ats=[discovered_at(relay, now) for relay in batch],
             )
         return added
 
     async def delete_orphan_relays(self) -> int:
         """Deletes the relays of which no event and no snapshot is known; returns how many."""
-        return await self._count("SELECT public.delete_orphan_relays()", timeout=UPKEEP_S)
+        gone: int = await self._value("delete_orphan_relays", timeout=UPKEEP_S)
+        return gone
 
     async def insert_candidates(
         self, relays: Iterable[Relay], source: str, *, is_typed: bool = False
@@ -83,14 +91,12 @@ class CandidateCalls(ServiceDataCalls):
 
         `is_typed` just now: then it is no obstacle that one was given up. Returns how many are new.
         """
-        sightings = [Sighting(relay, source, 0) for relay in relays]
+        mentions = [Mention(relay, source, 0) for relay in relays]
         return await self._transact(
-            lambda connection: self._insert_sightings(
-                connection, sightings, None, is_typed=is_typed
-            )
+            lambda connection: self._insert_mentions(connection, mentions, None, is_typed=is_typed)
         )
 
-    async def absorb_sightings(
+    async def absorb_mentions(
         self, limit: int, networks: Collection[Network], max_per_host: int
     ) -> tuple[int, int, int]:
         """Takes up to `limit` pages of what new events name out of the queue, into candidates.
@@ -100,7 +106,7 @@ class CandidateCalls(ServiceDataCalls):
         """
 
         async def absorb(connection: Connection) -> tuple[int, int, int]:
-            pages = await connection.fetch("SELECT * FROM public.take_sightings($1)", limit)
+            pages = await rows_of(connection, "take_mentions", p_limit=limit)
             sources: dict[str, str] = {}
             times: Counter[str] = Counter()
             for page in pages:
@@ -108,11 +114,11 @@ class CandidateCalls(ServiceDataCalls):
                     sources.setdefault(url, source)
                     times[url] += count
             found = [
-                Sighting(relay, sources[relay.url], times[relay.url])
+                Mention(relay, sources[relay.url], times[relay.url])
                 for relay in await asyncio.to_thread(valid_relays, times)  # there may be many
                 if relay.network in networks
             ]
-            new = await self._insert_sightings(connection, found, max_per_host)
+            new = await self._insert_mentions(connection, found, max_per_host)
             return len(pages), times.total(), new
 
         return await self._transact(absorb)
@@ -130,9 +136,9 @@ class CandidateCalls(ServiceDataCalls):
         rows = await self.pool.fetch(
             # Presence is probed for each event: a join would read all of it for each batch.
             "SELECT e.*, coalesce(("
-            "  SELECT public.unpack_seen(p.seen_ats[1]) FROM public.presence p"
+            "  SELECT bigbrotr.unpack_seen(p_packed => p.seen_ats[1]) FROM bigbrotr.presence p"
             "  WHERE p.created_at = e.created_at AND p.event_id = e.id), 0) AS seen_at"
-            " FROM (SELECT created_at, id, kind, tags, content FROM public.events"
+            " FROM (SELECT created_at, id, kind, tags, content FROM bigbrotr.events"
             "  WHERE (created_at, id) > ($1, $2) ORDER BY created_at, id LIMIT $3) AS e"
             " ORDER BY e.created_at, e.id",
             walk.created_at,
@@ -142,7 +148,7 @@ class CandidateCalls(ServiceDataCalls):
         return [Archived(*row) for row in rows]
 
     async def advance_walk(
-        self, walk: Walk, goal: Walk | None, sightings: Sequence[Sighting], max_per_host: int
+        self, walk: Walk, goal: Walk | None, mentions: Sequence[Mention], max_per_host: int
     ) -> int:
         """Adds what was found between two places of a walk, and moves it; None ends it.
 
@@ -153,56 +159,65 @@ class CandidateCalls(ServiceDataCalls):
         async def advance(connection: Connection) -> int:
             # The order of the keys in a jsonb is PostgreSQL's: compared decoded.
             row = await connection.fetchval(
-                "SELECT data FROM public.service_data WHERE service_name = $1 AND data_type = $2"
+                "SELECT data FROM bigbrotr.service_data WHERE service_name = $1 AND data_type = $2"
                 " AND data_key = $3 FOR UPDATE",
                 *WALK,
             )
             if row is None or Walk(**msgspec.json.decode(row)) != walk:
                 return 0
+            service, type_, key = WALK
             if goal is None:
-                await connection.execute(
-                    "SELECT public.delete_service_data($1, $2, $3)", *([part] for part in WALK)
+                await value_of(
+                    connection,
+                    "delete_service_data",
+                    p_services=[service],
+                    p_types=[type_],
+                    p_keys=[key],
                 )
             else:
-                await connection.execute(
-                    "SELECT public.upsert_service_data($1, $2, $3, $4, $5)",
-                    *([part] for part in WALK),
-                    [msgspec.json.encode(goal._asdict()).decode()],
-                    int(time.time()),
+                await value_of(
+                    connection,
+                    "upsert_service_data",
+                    p_services=[service],
+                    p_types=[type_],
+                    p_keys=[key],
+                    p_datas=[msgspec.json.encode(goal._asdict()).decode()],
+                    p_now=int(time.time()),
                 )
-            return await self._insert_sightings(connection, sightings, max_per_host)
+            return await self._insert_mentions(connection, mentions, max_per_host)
 
         return await self._transact(advance)
 
-    async def add_sightings(self, sightings: Sequence[Sighting], max_per_host: int) -> int:
+    async def add_mentions(self, mentions: Sequence[Mention], max_per_host: int) -> int:
         """Adds what was named elsewhere than in archived events; returns how many are new.
 
         `max_per_host` bounds the addresses of one host with a path or a port of their own.
         """
         return await self._transact(
-            lambda connection: self._insert_sightings(connection, sightings, max_per_host)
+            lambda connection: self._insert_mentions(connection, mentions, max_per_host)
         )
 
-    async def _insert_sightings(
+    async def _insert_mentions(
         self,
         connection: Connection,
-        sightings: Sequence[Sighting],
+        mentions: Sequence[Mention],
         max_per_host: int | None,
         *,
         is_typed: bool = False,
     ) -> int:
         now = int(time.time())
         added = 0
-        for batch in self._batches(sightings):
-            added += await connection.fetchval(
-                "SELECT public.insert_candidates($1, $2, $3, $4, $5, $6, $7)",
-                [each.relay.url for each in batch],
-                [each.relay.network.value for each in batch],
-                [each.source for each in batch],
-                [each.times for each in batch],
-                max_per_host,
-                is_typed,
-                now,
+        for batch in self._batches(mentions):
+            added += await value_of(
+                connection,
+                "insert_candidates",
+                p_urls=[each.relay.url for each in batch],
+                p_networks=[each.relay.network.value for each in batch],
+                p_sources=[each.source for each in batch],
+                p_times=[each.times for each in batch],
+                p_max_per_host=max_per_host,
+                p_is_typed=is_typed,
+                p_now=now,
             )
         return added
 
@@ -210,14 +225,14 @@ class CandidateCalls(ServiceDataCalls):
         self, network: Network, *, limit: int, max_attempts: int, owner: str, lease_s: float
     ) -> list[Relay]:
         """Candidates of a network that are due; they are nobody else's within the lease."""
-        rows = await self.pool.fetch(
-            "SELECT url FROM public.claim_candidates($1, $2, $3, $4, $5, $6)",
-            [network.value],
-            limit,
-            max_attempts,
-            owner,
-            int(lease_s),
-            int(time.time()),
+        rows = await self._rows(
+            "claim_candidates",
+            p_networks=[network.value],
+            p_limit=limit,
+            p_max_attempts=max_attempts,
+            p_owner=owner,
+            p_lease_s=int(lease_s),
+            p_now=int(time.time()),
         )
         relays, invalid = [], []
         for row in rows:
@@ -233,30 +248,34 @@ class CandidateCalls(ServiceDataCalls):
         if not tried:
             return 0
         urls, verdicts, outcomes, details, waits, targets = by_column(tried, 6)
-        return await self._count(
-            "SELECT public.resolve_candidates($1, $2, $3, $4, $5, $6, $7)",
-            urls,
-            verdicts,
-            outcomes,
-            [storable(detail)[:500] for detail in details],
-            [int(wait) for wait in waits],
-            targets,
-            int(time.time()),
+        became: int = await self._value(
+            "resolve_candidates",
+            p_urls=urls,
+            p_verdicts=verdicts,
+            p_outcomes=outcomes,
+            p_details=[storable(detail)[:500] for detail in details],
+            p_waits=[int(wait) for wait in waits],
+            p_targets=targets,
+            p_now=int(time.time()),
         )
+        return became
 
     async def retire_relays(self, after_s: float, failures: int = 5) -> int:
         """Makes candidates again of relays whose visits have only failed, `failures` times or more
         and for `after_s`; what is archived of them stays. Returns how many."""
-        return await self._count(
-            "SELECT public.retire_relays($1, $2, $3)", int(after_s), failures, int(time.time())
+        retired: int = await self._value(
+            "retire_relays", p_after_s=int(after_s), p_failures=failures, p_now=int(time.time())
         )
+        return retired
 
     async def relays_at(self, origins: Sequence[str]) -> list[Relay]:
         """The relays on hosts, whatever their paths; `origins` are URLs without one."""
         rows = await self.pool.fetch(
-            "SELECT r.url FROM public.relays r JOIN public.visits v ON v.relay_id = r.id"
-            " WHERE v.rests_since IS NULL AND EXISTS (SELECT FROM unnest($1::text[]) AS o (url)"
-            " WHERE r.url = o.url OR starts_with(r.url, o.url || '/')) ORDER BY r.url",
+            "SELECT r.url FROM bigbrotr.relays r JOIN bigbrotr.visits v ON v.relay_id = r.id"
+            " WHERE v.retired_at IS NULL AND EXISTS ("
+            "  SELECT FROM pg_catalog.unnest($1::pg_catalog.text[]) AS o (url)"
+            "  WHERE r.url = o.url OR pg_catalog.starts_with(r.url, o.url || '/'))"
+            " ORDER BY r.url",
             list(origins),
         )
         return valid_relays(row["url"] for row in rows)
@@ -264,7 +283,8 @@ class CandidateCalls(ServiceDataCalls):
     async def some_relays(self, network: Network, limit: int) -> list[Relay]:
         """A few relays of a network, by chance."""
         rows = await self.pool.fetch(
-            "SELECT url FROM public.relays WHERE network = $1 ORDER BY random() LIMIT $2",
+            "SELECT url FROM bigbrotr.relays WHERE network = $1"
+            " ORDER BY pg_catalog.random() LIMIT $2",
             network.value,
             limit,
         )
@@ -277,9 +297,10 @@ class CandidateCalls(ServiceDataCalls):
 
         For `tombstone_s` seconds nothing but a person makes them candidates again.
         """
-        return await self._count(
-            "SELECT public.delete_failed_candidates($1, $2, $3)",
-            max_attempts,
-            int(tombstone_s),
-            int(time.time()),
+        given_up: int = await self._value(
+            "delete_failed_candidates",
+            p_max_attempts=max_attempts,
+            p_tombstone_s=int(tombstone_s),
+            p_now=int(time.time()),
         )
+        return given_up

@@ -1,22 +1,20 @@
 """Events and presence: what a page brought, in one call."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import asyncpg
 import msgspec
 
-from bigbrotr.core.calls.base import UPKEEP_S, Calls, by_column, relay_ids
-from bigbrotr.core.calls.visits import RECORD_COVERAGE, Visit, coverage_columns
+from bigbrotr.core.calls.base import UPKEEP_S, Calls, by_column, relay_ids, value_of
+from bigbrotr.core.calls.visits import Visit, coverage_of
 from bigbrotr.core.pool import Connection
 from bigbrotr.models.coverage import Gap, Proof
 from bigbrotr.models.event import Event, EventRelay, storable, tag_values
 from bigbrotr.models.mentions import mentioned
 
-TURN_S = 5  # a page takes some hundredths of a second
-TURN = 0x62_69_67_74_75_72_6E  # "bigturn": an advisory lock
+INGEST_LOCK_S = 5.0  # to wait for the lock at most; a page holds it for some hundredths of a second
 
 
 class Rejected(NamedTuple):
@@ -30,7 +28,7 @@ class Rejected(NamedTuple):
 class EventCalls(Calls):
     """Events, and which relays hold them."""
 
-    notes_sightings = True  # of relays that new events name, for the finder
+    notes_mentions = True  # of relays that new events name, for the finder
 
     async def insert_events(self, pairs: Sequence[EventRelay]) -> tuple[int, int]:
         """Stores events, the relays that hold them and the pairs of both.
@@ -50,17 +48,17 @@ class EventCalls(Calls):
             ids = await relay_ids(connection, {pair.relay for pair in batch})
             inserted = 0
             if len(ids) > 1:  # several runs through the keys: no common order with other writers
-                await connection.execute("SELECT public.lock_presence(true)")
+                await connection.execute("LOCK TABLE bigbrotr.presence_lock IN EXCLUSIVE MODE")
             ordered = sorted(
                 batch,
                 key=lambda p: (ids[p.relay.url], p.event.created_at, p.event.id, -p.seen_at),
             )
             for relay_id, group in groupby(ordered, key=lambda p: ids[p.relay.url]):
                 seen = {pair.event: pair.seen_at for pair in group}  # the earliest comes last
-                columns = _event_columns(
-                    list(seen), list(seen.values()), kept, self.notes_sightings
+                columns = _event_columns(list(seen), list(seen.values()), kept, self.notes_mentions)
+                inserted += await value_of(
+                    connection, "insert_events", p_relay_id=relay_id, **columns
                 )
-                inserted += await connection.fetchval(_INSERT_EVENTS, relay_id, *columns)
             return inserted
 
         return await self._transact(store)
@@ -75,15 +73,13 @@ class EventCalls(Calls):
         Raises:
             LeaseLostError: another process has taken over the relay; nothing was noted.
         """
-        unknown = await self._retry(
-            lambda: self.pool.fetchval(
-                "SELECT public.note_presence($1, $2, $3, $4, $5)",
-                visit.relay_id,
-                visit.epoch,
-                [key[0] for key in keys],
-                [key[1] for key in keys],
-                seen_at,
-            )
+        unknown = await self._value(
+            "note_presence",
+            p_relay_id=visit.relay_id,
+            p_epoch=visit.epoch,
+            p_created_ats=[key[0] for key in keys],
+            p_ids=[key[1] for key in keys],
+            p_seen_at=seen_at,
         )
         return [position - 1 for position in unknown]
 
@@ -106,94 +102,92 @@ class EventCalls(Calls):
         Raises:
             LeaseLostError: another process has taken over the relay; nothing was stored.
         """
-        coverage = coverage_columns(visit, proofs, gaps, identity, now)
+        coverage = coverage_of(visit, proofs, gaps, identity, now)
         if not events and not rejected:
-            await self._retry(lambda: self.pool.execute(RECORD_COVERAGE, *coverage))
+            await self._value("record_coverage", **coverage)
             return 0, 0
         kept = await self._kept_columns()
-        columns = _event_columns(events, [now] * len(events), kept, self.notes_sightings)
-        row = await self._retry(
-            lambda: self.pool.fetchrow(_STORE_PAGE, *coverage, *by_column(rejected, 3), *columns)
-        )
+        columns = _event_columns(events, [now] * len(events), kept, self.notes_mentions)
+        arguments = (*coverage.values(), *by_column(rejected, 3), *columns.values())
+        row = await self._retry(lambda: self.pool.fetchrow(_STORE_PAGE, *arguments))
         assert row is not None
         return row["new_events"], row["new_pairs"]
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[bool]:
-        """Holds, among all processes, the one turn to verify and store new events; yields whether
-        it had to be waited for. It takes a connection of the pool for itself.
+    async def ingest_lock(self) -> AsyncIterator[bool]:
+        """Takes the archive-wide ingest lock for the length of the block; yields True if it waited.
 
-        Turns save work; nothing depends on them. After TURN_S one goes on without: the process
-        whose turn it is may be stopped. So does a pool that has no connection to spare.
+        It takes a connection of the pool for itself. The lock saves work, and nothing depends on
+        it. After INGEST_LOCK_S the block runs without it, since the process that holds it may be
+        stopped; so it does in a pool that has no connection to spare.
         """
         if self.pool.settings.limits.max_size < 2:
             yield False
             return
         async with self.pool.transaction() as connection:
-            is_free = await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", TURN)
-            if not is_free:
-                with suppress(asyncpg.LockNotAvailableError):
-                    await connection.execute(f"SET LOCAL lock_timeout = '{TURN_S}s'")
-                    await connection.execute("SELECT pg_advisory_xact_lock($1)", TURN)
-            yield not is_free
+            wait_ms = int(INGEST_LOCK_S * 1000)
+            yield bool(await value_of(connection, "take_ingest_lock", p_wait_ms=wait_ms))
 
     async def some_known(self, url: str, most: int, now: int) -> tuple[list[bytes], list[bytes]]:
         """Up to `most` authors, those first who say that they write to the relay at `url`, and ids
         of events that are archived."""
-        row = await self.pool.fetchrow(
-            "SELECT * FROM public.some_known($1, $2, $3)", url, most, now
-        )
+        row = await self._row("some_known", p_url=url, p_most=most, p_now=now)
         assert row is not None
         return row["authors"] or [], row["ids"] or []
 
     async def delete_orphan_events(self) -> int:
         """Deletes the events that no relay of ours holds; returns how many."""
-        return await self._count("SELECT public.delete_orphan_events()", timeout=UPKEEP_S)
+        gone: int = await self._value("delete_orphan_events", timeout=UPKEEP_S)
+        return gone
 
 
-_INSERT_EVENTS = """
-    SELECT new_events
-    FROM public.insert_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-"""
-
-
-# One statement, so one way there and back, and a transaction of its own. The fence comes last.
+# One statement, so one way there and back, and a transaction of its own. record_coverage, which
+# checks the lease, comes last.
 _STORE_PAGE = """
     SELECT e.new_events, e.new_pairs,
-        public.record_rejected($1, $10, $11, $12, $9),
-        public.record_coverage($1, $2, $3, $4, $5, $6, $7, $8, $9)
-    FROM public.insert_events(
-        $1::integer, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24
+        bigbrotr.record_rejected(
+            p_relay_id => $1, p_reasons => $10, p_counts => $11, p_samples => $12, p_now => $9),
+        bigbrotr.record_coverage(
+            p_relay_id => $1, p_epoch => $2, p_spans => $3, p_hows => $4, p_gap_spans => $5,
+            p_gap_reasons => $6, p_gap_details => $7, p_identity => $8, p_now => $9)
+    FROM bigbrotr.insert_events(
+        p_relay_id => $1::pg_catalog.int4, p_seen_ats => $13, p_created_ats => $14, p_kinds => $15,
+        p_ids => $16, p_pubkeys => $17, p_sigs => $18, p_tags => $19, p_tagvalues => $20,
+        p_contents => $21, p_raws => $22, p_named => $23, p_named_in => $24
     ) AS e
 """
 
 
 def _event_columns(
-    events: Sequence[Event], seen_ats: Sequence[int], kept: frozenset[str], notes_sightings: bool
-) -> list[object]:
-    """What `insert_events` takes after the relay's number: sorted events as columns."""
+    events: Sequence[Event], seen_ats: Sequence[int], kept: frozenset[str], notes_mentions: bool
+) -> dict[str, Any]:
+    """What `insert_events` takes beside the relay's number: sorted events as columns."""
 
     def column(name: str, value: Callable[[Event], object]) -> list[object] | None:
         return [value(event) for event in events] if name in kept else None
 
     named = [
         (url, position)
-        for position, event in enumerate(events if notes_sightings else (), 1)
+        for position, event in enumerate(events if notes_mentions else (), 1)
         for url in mentioned(event.kind, event.tags, event.content)
     ]
-    return [
-        seen_ats,
-        [event.created_at for event in events],
-        [event.kind for event in events],
-        [event.id for event in events],
-        [event.pubkey for event in events],
-        column("sig", lambda event: event.sig),
-        column("tags", _tags_json),
-        column("tagvalues", _tagvalues_literal),
-        column("content", lambda event: storable(event.content) if event.raw else event.content),
-        column("raw", lambda event: event.raw) if any(event.raw for event in events) else None,
-        *by_column(named, 2),
-    ]
+    has_raw = any(event.raw for event in events)
+    return {
+        "p_seen_ats": seen_ats,
+        "p_created_ats": [event.created_at for event in events],
+        "p_kinds": [event.kind for event in events],
+        "p_ids": [event.id for event in events],
+        "p_pubkeys": [event.pubkey for event in events],
+        "p_sigs": column("sig", lambda event: event.sig),
+        "p_tags": column("tags", _tags_json),
+        "p_tagvalues": column("tagvalues", _tagvalues_literal),
+        "p_contents": column(
+            "content", lambda event: storable(event.content) if event.raw else event.content
+        ),
+        "p_raws": column("raw", lambda event: event.raw) if has_raw else None,
+        "p_named": [url for url, _ in named],
+        "p_named_in": [position for _, position in named],
+    }
 
 
 def _tags_json(event: Event) -> str:

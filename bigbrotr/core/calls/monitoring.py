@@ -1,12 +1,12 @@
-"""Monitoring: documents and measurements of relays, and the letters that announce them."""
+"""Monitoring: documents and measurements of relays, and the outbox entries that announce them."""
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from bigbrotr.core.calls.base import UPKEEP_S, Calls, by_column, relay_ids, valid_relays
+from bigbrotr.core.calls.base import UPKEEP_S, Calls, by_column, relay_ids, valid_relays, value_of
 from bigbrotr.core.pool import Connection
 from bigbrotr.models.event import storable
 from bigbrotr.models.metadata import RelayMetadata
@@ -61,8 +61,8 @@ class CheckResult(NamedTuple):
     posts: Sequence[Post] = ()
 
 
-class Letter(NamedTuple):
-    """An event on its way to a relay."""
+class OutboxEntry(NamedTuple):
+    """A claimed event on its way to a relay."""
 
     id: int
     version: int
@@ -96,8 +96,7 @@ class MonitoringCalls(Calls):
 
             async def store(connection: Connection, batch: Sequence[RelayMetadata] = batch) -> int:
                 await relay_ids(connection, {snapshot.relay for snapshot in batch})
-                count: int = await connection.fetchval(_INSERT_METADATA, *_snapshot_columns(batch))
-                return count
+                return await _insert_metadata(connection, batch)
 
             added += await self._transact(store)
         return added
@@ -106,13 +105,13 @@ class MonitoringCalls(Calls):
         self, network: Network, *, limit: int, owner: str, lease_s: float
     ) -> list[DueCheck]:
         """Relays of a network that are due for a check; nobody else's within the lease."""
-        rows = await self.pool.fetch(
-            "SELECT * FROM public.claim_checks($1, $2, $3, $4, $5)",
-            [network.value],
-            limit,
-            owner,
-            int(lease_s),
-            int(time.time()),
+        rows = await self._rows(
+            "claim_checks",
+            p_networks=[network.value],
+            p_limit=limit,
+            p_owner=owner,
+            p_lease_s=int(lease_s),
+            p_now=int(time.time()),
         )
         relays = {relay.url: relay for relay in valid_relays(row["url"] for row in rows)}
         return [
@@ -143,19 +142,25 @@ class MonitoringCalls(Calls):
         self, connection: Connection, batch: Sequence[CheckResult], every_s: float
     ) -> set[int]:
         return set(
-            await connection.fetchval(
-                "SELECT public.record_checks($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,"
-                " $13, $14, $15, $16)",
-                [result.due.relay_id for result in batch],
-                [result.due.epoch for result in batch],
-                [result.verdict for result in batch],
-                [result.outcome for result in batch],
-                [storable(result.detail)[:500] for result in batch],
-                [msgspec.json.encode(dict(result.failed)).decode() for result in batch],
-                *by_column([result.rtts for result in batch], 7),
-                [result.digest for result in batch],
-                int(every_s),
-                int(time.time()),
+            await value_of(
+                connection,
+                "record_checks",
+                p_relay_ids=[result.due.relay_id for result in batch],
+                p_epochs=[result.due.epoch for result in batch],
+                p_verdicts=[result.verdict for result in batch],
+                p_outcomes=[result.outcome for result in batch],
+                p_details=[storable(result.detail)[:500] for result in batch],
+                p_failed=[msgspec.json.encode(dict(result.failed)).decode() for result in batch],
+                p_dns_ms=[result.rtts.dns_ms for result in batch],
+                p_tcp_ms=[result.rtts.tcp_ms for result in batch],
+                p_tls_ms=[result.rtts.tls_ms for result in batch],
+                p_upgrade_ms=[result.rtts.upgrade_ms for result in batch],
+                p_read_ms=[result.rtts.read_ms for result in batch],
+                p_write_ms=[result.rtts.write_ms for result in batch],
+                p_ttls=[result.rtts.ttl_s for result in batch],
+                p_digests=[result.digest for result in batch],
+                p_every_s=int(every_s),
+                p_now=int(time.time()),
             )
         )
 
@@ -163,11 +168,10 @@ class MonitoringCalls(Calls):
         self, connection: Connection, results: Sequence[CheckResult]
     ) -> None:
         if snapshots := [each for result in results for each in result.snapshots]:
-            await connection.execute(_INSERT_METADATA, *_snapshot_columns(snapshots))
+            await _insert_metadata(connection, snapshots)
         if raws := [each for result in results for each in result.raws]:
-            await connection.execute(
-                "SELECT public.insert_raw_metadata($1, $2)", *by_column(raws, 2)
-            )
+            ids, documents = by_column(raws, 2)
+            await value_of(connection, "insert_raw_metadata", p_ids=ids, p_raws=documents)
         if posts := [each for result in results for each in result.posts]:
             await _post(connection, posts)
 
@@ -175,10 +179,10 @@ class MonitoringCalls(Calls):
         self, network: Network, apart: Sequence[int], limit: int
     ) -> list[Relay]:
         """A few relays that were up when they were last looked at, but for the numbers `apart`."""
-        urls = await self.pool.fetch(
-            "SELECT url FROM public.some_relays_up($1, $2, $3) AS url", network.value, apart, limit
+        urls = await self._rows(
+            "some_relays_up", p_network=network.value, p_apart=apart, p_limit=limit
         )
-        return valid_relays(row["url"] for row in urls)
+        return valid_relays(row[0] for row in urls)
 
     async def post_events(self, posts: Sequence[Post]) -> None:
         """Puts events of ours into the outbox, each in the place of what it replaces."""
@@ -189,84 +193,91 @@ class MonitoringCalls(Calls):
 
             await self._transact(store)
 
-    async def claim_letters(
+    async def claim_outbox(
         self, *, targets: int, limit: int, owner: str, lease_s: float
-    ) -> list[Letter]:
+    ) -> list[OutboxEntry]:
         """Events that are due, of at most so many targets; nobody else's within the lease."""
-        rows = await self.pool.fetch(
-            "SELECT * FROM public.claim_outbox($1, $2, $3, $4, $5)",
-            targets,
-            limit,
-            owner,
-            int(lease_s),
-            int(time.time()),
+        rows = await self._rows(
+            "claim_outbox",
+            p_targets=targets,
+            p_limit=limit,
+            p_owner=owner,
+            p_lease_s=int(lease_s),
+            p_now=int(time.time()),
         )
-        return [Letter(*row) for row in rows]
+        return [OutboxEntry(*row) for row in rows]
 
-    async def settle_letters(
-        self, settled: Sequence[tuple[Letter, str, str, str]], max_attempts: int
+    async def settle_outbox(
+        self, settled: Sequence[tuple[OutboxEntry, str, str, str]], max_attempts: int
     ) -> int:
-        """Records (letter, outcome, reason, detail) of each that was claimed: 'accepted',
+        """Records (entry, outcome, reason, detail) of each that was claimed: 'accepted',
         'refused' or 'failed'. Returns how many have left the outbox."""
         if not settled:
             return 0
-        return await self._count(
-            "SELECT public.settle_outbox($1, $2, $3, $4, $5, $6, $7, $8)",
-            [letter.id for letter, *_ in settled],
-            [letter.version for letter, *_ in settled],
-            [letter.target for letter, *_ in settled],
-            [outcome for _, outcome, _, _ in settled],
-            [storable(reason)[:100] for _, _, reason, _ in settled],
-            [storable(detail)[:500] for *_, detail in settled],
-            max_attempts,
-            int(time.time()),
+        gone: int = await self._value(
+            "settle_outbox",
+            p_ids=[entry.id for entry, *_ in settled],
+            p_versions=[entry.version for entry, *_ in settled],
+            p_targets=[entry.target for entry, *_ in settled],
+            p_outcomes=[outcome for _, outcome, _, _ in settled],
+            p_reasons=[storable(reason)[:100] for _, _, reason, _ in settled],
+            p_details=[storable(detail)[:500] for *_, detail in settled],
+            p_max_attempts=max_attempts,
+            p_now=int(time.time()),
         )
+        return gone
 
     async def release_monitoring(self, owner: str) -> int:
         """Gives back the checks and events that `owner` held when it crashed; returns how many."""
         now = int(time.time())
-        return await self._count(
-            "SELECT public.release_checks($1, $2) + public.release_outbox($1, $2)", owner, now
-        )
+        checks: int = await self._value("release_checks", p_owner=owner, p_now=now)
+        entries: int = await self._value("release_outbox", p_owner=owner, p_now=now)
+        return checks + entries
 
     async def monitoring(self, since: int) -> Monitoring:
         """What the monitor knows, and what it has measured from `since` (Unix seconds) on, at the
         cost of two rows a relay."""
-        row = await self.pool.fetchrow("SELECT * FROM public.monitoring($1)", since)
+        row = await self._row("monitoring", p_since=since)
         assert row is not None
         return Monitoring(*row)
 
     async def delete_old_measurements(self, before: int) -> int:
         """Deletes what was measured before a time, but for the newest of each relay and type, and
         the documents that nothing names any more; returns how many rows."""
-        gone = await self._count(
-            "SELECT public.delete_old_measurements($1)", before, timeout=UPKEEP_S
-        )
+        gone: int = await self._value("delete_old_measurements", p_before=before, timeout=UPKEEP_S)
         return gone + await self.delete_orphan_metadata()
 
     async def delete_orphan_metadata(self) -> int:
         """Deletes the documents that no snapshot names; returns how many."""
-        return await self._count("SELECT public.delete_orphan_metadata()", timeout=UPKEEP_S)
+        gone: int = await self._value("delete_orphan_metadata", timeout=UPKEEP_S)
+        return gone
 
     async def refresh_metadata_latest(self) -> None:
         """Rebuilds the newest snapshots from the time series."""
-        await self.pool.execute("SELECT public.refresh_metadata_latest()")
+        await self._value("refresh_metadata_latest")
 
 
-_INSERT_METADATA = "SELECT public.insert_relay_metadata($1, $2, $3, $4, $5)"
-
-
-def _snapshot_columns(snapshots: Sequence[RelayMetadata]) -> list[list[Any]]:
-    return [
-        [snapshot.relay.url for snapshot in snapshots],
-        [snapshot.type.value for snapshot in snapshots],
-        [snapshot.snapshot_at for snapshot in snapshots],
-        [snapshot.metadata.id for snapshot in snapshots],
-        [snapshot.metadata.canonical.decode() for snapshot in snapshots],
-    ]
+async def _insert_metadata(connection: Connection, snapshots: Sequence[RelayMetadata]) -> int:
+    added: int = await value_of(
+        connection,
+        "insert_relay_metadata",
+        p_urls=[snapshot.relay.url for snapshot in snapshots],
+        p_types=[snapshot.type.value for snapshot in snapshots],
+        p_snapshot_ats=[snapshot.snapshot_at for snapshot in snapshots],
+        p_ids=[snapshot.metadata.id for snapshot in snapshots],
+        p_datas=[snapshot.metadata.canonical.decode() for snapshot in snapshots],
+    )
+    return added
 
 
 async def _post(connection: Connection, posts: Sequence[Post]) -> None:
-    await connection.execute(
-        "SELECT public.post_events($1, $2, $3, $4, $5)", *by_column(posts, 4), int(time.time())
+    targets, kinds, ds, events = by_column(posts, 4)
+    await value_of(
+        connection,
+        "post_events",
+        p_targets=targets,
+        p_kinds=kinds,
+        p_ds=ds,
+        p_events=events,
+        p_now=int(time.time()),
     )

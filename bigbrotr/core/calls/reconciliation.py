@@ -8,13 +8,13 @@ from typing import NamedTuple
 import asyncpg
 import msgspec
 
-from bigbrotr.core.calls.base import UPKEEP_S, Calls, by_column
-from bigbrotr.core.calls.visits import RECORD_COVERAGE, Visit, coverage_columns
+from bigbrotr.core.calls.base import UPKEEP_S, Calls, by_column, value_of
+from bigbrotr.core.calls.visits import Visit, coverage_of
+from bigbrotr.core.codes import Code
 from bigbrotr.core.pool import Connection
 from bigbrotr.models.coverage import How, Proof, Span
 from bigbrotr.models.event import storable
 
-WINDOW_CHANGED = "BB002"  # raised by mark_window
 MOST_WITHHELD = 10_000  # events of one relay that are noted as not handed over: 3 MB on disk ...
 FORGET_S = 180 * 86_400  # ... and for how long
 
@@ -50,22 +50,30 @@ class ReconciliationCalls(Calls):
 
         `tags`, by letter, are for `held_by` only; where the archive keeps none, nothing is found.
         """
-        conditions = (
-            span.since,
-            span.until,
-            after,
-            limit,
-            None if kinds is None else sorted(kinds),
-            None if authors is None else [bytes.fromhex(author) for author in sorted(authors)],
-        )
+        pubkeys = None if authors is None else [bytes.fromhex(each) for each in sorted(authors)]
         if held_by is None:
-            query = "SELECT * FROM public.read_ids($1, $2, $3, $4, $5, $6)"
-            row = await self.pool.fetchrow(query, *conditions)
+            row = await self._row(
+                "read_ids",
+                p_since=span.since,
+                p_until=span.until,
+                p_after=after,
+                p_limit=limit,
+                p_kinds=None if kinds is None else sorted(kinds),
+                p_pubkeys=pubkeys,
+            )
         else:
-            query = "SELECT * FROM public.read_held_ids($1, $2, $3, $4, $5, $6, $7, $8)"
             wanted = {letter: sorted(values) for letter, values in (tags or {}).items()}
-            tagged = msgspec.json.encode(wanted).decode() if wanted else None
-            row = await self.pool.fetchrow(query, held_by, *conditions, tagged)
+            row = await self._row(
+                "read_held_ids",
+                p_relay_id=held_by,
+                p_since=span.since,
+                p_until=span.until,
+                p_after=after,
+                p_limit=limit,
+                p_kinds=None if kinds is None else sorted(kinds),
+                p_pubkeys=pubkeys,
+                p_tags=msgspec.json.encode(wanted).decode() if wanted else None,
+            )
         assert row is not None
         return row["created_ats"] or b"", row["ids"] or b""
 
@@ -73,7 +81,7 @@ class ReconciliationCalls(Calls):
         """The seconds in which the relay may have been seen to hold archived events: outside of
         them it never was. Oldest first."""
         spans: list[asyncpg.Range[int]] = await self.pool.fetchval(
-            "SELECT touched FROM public.tallies WHERE relay_id = $1", visit.relay_id
+            "SELECT touched FROM bigbrotr.tallies WHERE relay_id = $1", visit.relay_id
         )
         return [Span(span.lower or 0, span.upper or 2**63) for span in spans or ()]
 
@@ -86,23 +94,31 @@ class ReconciliationCalls(Calls):
         Raises:
             LeaseLostError: another process has taken over the relay; nothing was noted.
         """
-        return await self._count(
-            _NOTE_DROPS, visit.relay_id, visit.epoch, *by_column(keys, 2), before, now
+        created_ats, ids = by_column(keys, 2)
+        ended: int = await self._value(
+            "note_drops",
+            p_relay_id=visit.relay_id,
+            p_epoch=visit.epoch,
+            p_created_ats=created_ats,
+            p_ids=ids,
+            p_before=before,
+            p_now=now,
         )
+        return ended
 
     async def find_events(self, ids: Sequence[bytes], span: Span) -> list[int | None]:
         """When the events of these ids were created; None for those not archived in the span."""
         if not ids:
             return []
-        found: list[int | None] = await self.pool.fetchval(
-            "SELECT public.find_events($1, $2, $3)", ids, *span
+        found: list[int | None] = await self._value(
+            "find_events", p_ids=ids, p_since=span.since, p_until=span.until
         )
         return found
 
     async def digests(self, visit: Visit, filter: str) -> list[tuple[Span, int, bytes]]:  # noqa: A002
         """What the relay was found to hold by window, oldest first: span, number, sum of ids."""
         rows = await self.pool.fetch(
-            "SELECT span, items, sum FROM public.digests"
+            "SELECT span, items, sum FROM bigbrotr.digests"
             " WHERE relay_id = $1 AND filter = $2 ORDER BY span",
             visit.relay_id,
             filter,
@@ -113,8 +129,8 @@ class ReconciliationCalls(Calls):
         """What the relay has not handed over in a span, by id: how often it was asked in vain, and
         when it is to be asked again."""
         rows = await self.pool.fetch(
-            "SELECT event_id, attempts, due_at FROM public.withheld"
-            " WHERE relay_id = $1 AND span && $2",
+            "SELECT event_id, attempts, due_at FROM bigbrotr.withheld"
+            " WHERE relay_id = $1 AND span OPERATOR(pg_catalog.&&) $2",
             visit.relay_id,
             asyncpg.Range(*span),
         )
@@ -131,18 +147,19 @@ class ReconciliationCalls(Calls):
             LeaseLostError: another process has taken over the relay; nothing was noted.
         """
         now = int(time.time())
-        return await self._count(
-            "SELECT public.note_withheld($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            visit.relay_id,
-            visit.epoch,
-            list(reasons),
-            list(reasons.values()),
-            asyncpg.Range(*span),
-            is_final,
-            MOST_WITHHELD,
-            now - FORGET_S,
-            now,
+        noted: int = await self._value(
+            "note_withheld",
+            p_relay_id=visit.relay_id,
+            p_epoch=visit.epoch,
+            p_ids=list(reasons),
+            p_reasons=list(reasons.values()),
+            p_span=asyncpg.Range(*span),
+            p_is_final=is_final,
+            p_most=MOST_WITHHELD,
+            p_forget_before=now - FORGET_S,
+            p_now=now,
         )
+        return noted
 
     async def note_reconciliation(
         self,
@@ -159,19 +176,16 @@ class ReconciliationCalls(Calls):
         Raises:
             LeaseLostError: another process has taken over the relay; nothing was noted.
         """
-        words, now = storable(detail)[:500], int(time.time())
-        await self._retry(
-            lambda: self.pool.execute(
-                "SELECT public.note_reconciliation($1, $2, $3, $4, $5, $6, $7, $8)",
-                visit.relay_id,
-                visit.epoch,
-                outcome,
-                words,
-                due_at,
-                most_items,
-                most_bytes,
-                now,
-            )
+        await self._value(
+            "note_reconciliation",
+            p_relay_id=visit.relay_id,
+            p_epoch=visit.epoch,
+            p_outcome=outcome,
+            p_detail=storable(detail)[:500],
+            p_due_at=due_at,
+            p_most_items=most_items,
+            p_most_bytes=most_bytes,
+            p_now=int(time.time()),
         )
 
     async def distrust(self, visit: Visit) -> int:
@@ -180,9 +194,10 @@ class ReconciliationCalls(Calls):
         Raises:
             LeaseLostError: another process has taken over the relay; nothing was taken back.
         """
-        return await self._count(
-            "SELECT public.distrust($1, $2)", visit.relay_id, visit.epoch, timeout=UPKEEP_S
+        ended: int = await self._value(
+            "distrust", p_relay_id=visit.relay_id, p_epoch=visit.epoch, timeout=UPKEEP_S
         )
+        return ended
 
     async def mark_window(
         self, visit: Visit, span: Span, ids: bytes, absent: Sequence[bytes]
@@ -196,16 +211,22 @@ class ReconciliationCalls(Calls):
         Raises:
             LeaseLostError: another process has taken over the relay; nothing was noted.
         """
-        digest = hashlib.sha256(ids).digest()
-        arguments = (visit.relay_id, visit.epoch, *span, digest, absent, int(time.time()))
         try:
-            return await self._count(
-                "SELECT public.mark_window($1, $2, $3, $4, $5, $6, $7)", *arguments
+            noted: int = await self._value(
+                "mark_window",
+                p_relay_id=visit.relay_id,
+                p_epoch=visit.epoch,
+                p_since=span.since,
+                p_until=span.until,
+                p_digest=hashlib.sha256(ids).digest(),
+                p_absent_ids=absent,
+                p_seen_at=int(time.time()),
             )
         except asyncpg.PostgresError as error:
-            if error.sqlstate == WINDOW_CHANGED:
+            if error.sqlstate == Code.WINDOW_CHANGED:
                 return None
             raise
+        return noted
 
     async def record_window(
         self,
@@ -228,32 +249,36 @@ class ReconciliationCalls(Calls):
             ended = 0
             span = asyncpg.Range(*window.span)
             if window.dropped:
-                ended = await connection.fetchval(
-                    _NOTE_DROPS,
-                    visit.relay_id,
-                    visit.epoch,
-                    *by_column(window.dropped, 2),
-                    now + 1,
-                    now,
+                created_ats, ids = by_column(window.dropped, 2)
+                ended = await value_of(
+                    connection,
+                    "note_drops",
+                    p_relay_id=visit.relay_id,
+                    p_epoch=visit.epoch,
+                    p_created_ats=created_ats,
+                    p_ids=ids,
+                    p_before=now + 1,
+                    p_now=now,
                 )
-            await connection.execute(
-                "SELECT public.forget_withheld($1, $2, $3)", visit.relay_id, span, window.withheld
+            await value_of(
+                connection,
+                "forget_withheld",
+                p_relay_id=visit.relay_id,
+                p_span=span,
+                p_ids=window.withheld,
             )
-            await connection.execute(
-                "SELECT public.keep_digest($1, $2, $3, $4, $5)",
-                visit.relay_id,
-                filter,
-                asyncpg.Range(*window.digest_span),
-                window.items,
-                window.sum,
+            await value_of(
+                connection,
+                "keep_digest",
+                p_relay_id=visit.relay_id,
+                p_filter=filter,
+                p_span=asyncpg.Range(*window.digest_span),
+                p_items=window.items,
+                p_sum=window.sum,
             )
             proof = Proof(window.span, How.RECONCILIATION)
-            await connection.execute(
-                RECORD_COVERAGE, *coverage_columns(visit, [proof], [], identity, now)
-            )
+            coverage = coverage_of(visit, [proof], [], identity, now)
+            await value_of(connection, "record_coverage", **coverage)
             return ended
 
         return await self._transact(record)
-
-
-_NOTE_DROPS = "SELECT public.note_drops($1, $2, $3, $4, $5, $6)"

@@ -14,7 +14,7 @@ class ServiceDataCalls(Calls):
 
     async def backoff_s(self, failures: int) -> int:
         """Seconds to wait after so many failures in a row: growing, and never quite the same."""
-        seconds: int = await self.pool.fetchval("SELECT public.backoff_s($1)", failures)
+        seconds: int = await self._value("backoff_s", p_attempts=failures)
         return seconds
 
     async def upsert_service_data(self, records: Sequence[tuple[str, str, str, Any]]) -> int:
@@ -23,13 +23,13 @@ class ServiceDataCalls(Calls):
         written = 0
         for batch in self._batches(records):
             services, types, keys, values = by_column(batch, 4)
-            written += await self._count(
-                "SELECT public.upsert_service_data($1, $2, $3, $4, $5)",
-                services,
-                types,
-                keys,
-                [msgspec.json.encode(value).decode() for value in values],
-                now,
+            written += await self._value(
+                "upsert_service_data",
+                p_services=services,
+                p_types=types,
+                p_keys=keys,
+                p_datas=[msgspec.json.encode(value).decode() for value in values],
+                p_now=now,
             )
         return written
 
@@ -41,8 +41,9 @@ class ServiceDataCalls(Calls):
     ) -> list[dict[str, Any]]:
         """[{"key", "value", "updated_at"}] of a service and type, by key."""
         rows = await self.pool.fetch(
-            "SELECT data_key, data, updated_at FROM public.service_data"
-            " WHERE service_name = $1 AND data_type = $2 AND ($3::text IS NULL OR data_key = $3)"
+            "SELECT data_key, data, updated_at FROM bigbrotr.service_data"
+            " WHERE service_name = $1 AND data_type = $2"
+            " AND ($3::pg_catalog.text IS NULL OR data_key = $3)"
             " ORDER BY data_key",
             service,
             type,
@@ -61,7 +62,8 @@ class ServiceDataCalls(Calls):
         """Deletes (service, type, key); returns how many there were."""
         gone = 0
         for batch in self._batches(keys):
-            gone += await self._count(
-                "SELECT public.delete_service_data($1, $2, $3)", *by_column(batch, 3)
+            services, types, keys_ = by_column(batch, 3)
+            gone += await self._value(
+                "delete_service_data", p_services=services, p_types=types, p_keys=keys_
             )
         return gone

@@ -8,6 +8,7 @@ import asyncpg
 
 from bigbrotr.core.calls.base import UPKEEP_S, Calls
 from bigbrotr.core.metrics import Sample
+from bigbrotr.errors import DatabaseError
 from bigbrotr.models.relay import Network
 
 OLD_TRANSACTIONS = 1_000_000_000  # of the 2**31 that there are; autovacuum acts at a fifth of it
@@ -30,17 +31,15 @@ class UpkeepCalls(Calls):
 
     async def totals(self) -> Totals:
         """What is in the database, exactly, at the cost of one row a relay."""
-        row = await self.pool.fetchrow("SELECT * FROM public.totals()")
+        row = await self._row("totals")
         assert row is not None
         return Totals(*row)
 
     async def metrics(self, networks: Iterable[Network] = Network) -> list[Sample]:
         """The state of the archive in numbers: see `METRICS`; as backlog count those that wait for
         their turn in the given networks."""
-        rows = await self.pool.fetch(
-            "SELECT * FROM public.figures($1, $2)",
-            int(time.time()),
-            [network.value for network in networks],
+        rows = await self._rows(
+            "metrics", p_now=int(time.time()), p_networks=[network.value for network in networks]
         )
         return [Sample(row["name"], row["value"], tuple(row["labels"])) for row in rows]
 
@@ -48,11 +47,11 @@ class UpkeepCalls(Calls):
         """The relays that failed so often in a row, summed up by `outcome`: how many `relays`, and
         of the one that has failed most the `url` and `failures`."""
         return await self.pool.fetch(
-            "SELECT v.outcome, count(*) AS relays,"
-            " (array_agg(r.url ORDER BY v.failures DESC, r.url))[1] AS url,"
-            " max(v.failures) AS failures"
-            " FROM public.visits v JOIN public.relays r ON r.id = v.relay_id"
-            " WHERE v.failures >= $1 AND v.rests_since IS NULL"
+            "SELECT v.outcome, pg_catalog.count(*) AS relays,"
+            " (pg_catalog.array_agg(r.url ORDER BY v.failures DESC, r.url))[1] AS url,"
+            " pg_catalog.max(v.failures) AS failures"
+            " FROM bigbrotr.visits v JOIN bigbrotr.relays r ON r.id = v.relay_id"
+            " WHERE v.failures >= $1 AND v.retired_at IS NULL"
             " GROUP BY v.outcome ORDER BY relays DESC, v.outcome",
             failures,
         )
@@ -62,33 +61,50 @@ class UpkeepCalls(Calls):
 
         Returns how many were made.
         """
-        made = await self._count("SELECT public.make_roles()")
+        made: int = await self._value("make_roles")
         await self.grant_roles()
         return made
 
+    async def set_search_path(self) -> bool:
+        """Lets each new session of the database find our relations by their bare names; False if
+        only the owner of the database may do that."""
+        return bool(await self._value("set_search_path"))
+
     async def grant_roles(self) -> None:
         """Gives those of the roles that exist their rights in this database."""
-        await self.pool.execute("SELECT public.grant_roles()")
+        await self._value("grant_roles")
 
     async def analyze(self) -> None:
         """Renews the statistics of whole tables: autovacuum sees to their partitions alone."""
-        await self.pool.execute("ANALYZE public.events, public.presence", timeout=UPKEEP_S)
+        await self.pool.execute("ANALYZE bigbrotr.events, bigbrotr.presence", timeout=UPKEEP_S)
 
     async def vacuum_debt(self) -> list[asyncpg.Record]:
         """Tables that autovacuum does not get to: `name`, `dead` rows, and the `age` of the oldest
         transaction; the worst first."""
         return await self.pool.fetch(
-            "SELECT s.relname AS name, s.n_dead_tup AS dead, age(c.relfrozenxid) AS age"
-            " FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid"
-            " WHERE c.relkind = 'r' AND (age(c.relfrozenxid) > $1"
+            "SELECT s.relname AS name, s.n_dead_tup AS dead,"
+            " pg_catalog.age(c.relfrozenxid) AS age"
+            " FROM pg_catalog.pg_stat_user_tables s JOIN pg_catalog.pg_class c ON c.oid = s.relid"
+            " WHERE c.relkind = 'r' AND (pg_catalog.age(c.relfrozenxid) > $1"
             "  OR (s.n_dead_tup > $2 AND s.n_dead_tup > s.n_live_tup / 2))"
-            " ORDER BY age(c.relfrozenxid) > $1 DESC, s.n_dead_tup DESC LIMIT 5",
+            " ORDER BY pg_catalog.age(c.relfrozenxid) > $1 DESC, s.n_dead_tup DESC LIMIT 5",
             OLD_TRANSACTIONS,
             DEAD_ROWS,
         )
 
     async def ensure_partitions(self) -> int:
-        """Makes the partitions up to the quarter after the next; returns how many."""
-        return await self._count(
-            "SELECT public.ensure_partitions($1)", int(time.time()), timeout=UPKEEP_S
-        )
+        """Makes the partitions up to the quarter after the next; returns how many.
+
+        Raises:
+            DatabaseError: somebody reads the tables and does not let go of them.
+        """
+        try:
+            made: int = await self._value(
+                "ensure_partitions", p_now=int(time.time()), timeout=UPKEEP_S
+            )
+        except asyncpg.LockNotAvailableError:
+            raise DatabaseError(
+                "no partition was made: a transaction goes on reading the events, see "
+                "pg_stat_activity; the next upkeep tries again"
+            ) from None
+        return made

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import asyncpg
 import msgspec
@@ -75,25 +75,26 @@ class VisitCalls(Calls):
         [since, until) for the conditions `filter`; `apart` says what else is wanted by URL."""
         apart = apart or {}
         sinces, untils, filters, by_idss = by_column(list(apart.values()), 4)
-        rows = await self.pool.fetch(
-            "SELECT * FROM public.claim_visits"
-            "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
-            [network.value for network in networks],
-            limit,
-            owner,
-            int(lease_s),
-            since,
-            until,
-            filter,
-            by_ids,
-            list(refused),
-            list(apart),
-            sinces,
-            untils,
-            filters,
-            by_idss,
-            *patience,
-            int(time.time()),
+        rows = await self._rows(
+            "claim_visits",
+            p_networks=[network.value for network in networks],
+            p_limit=limit,
+            p_owner=owner,
+            p_lease_s=int(lease_s),
+            p_since=since,
+            p_until=until,
+            p_filter=filter,
+            p_by_ids=by_ids,
+            p_refused=list(refused),
+            p_urls=list(apart),
+            p_sinces=sinces,
+            p_untils=untils,
+            p_filters=filters,
+            p_by_idss=by_idss,
+            p_audit_s=patience.audit_s,
+            p_lookback_s=patience.lookback_s,
+            p_rewalk_s=patience.rewalk_s,
+            p_now=int(time.time()),
         )
         return [
             Visit(
@@ -128,16 +129,18 @@ class VisitCalls(Calls):
             LeaseLostError: another process has taken over the relay.
         """
         since = visit.wanted[0]
-        row = await self.pool.fetchrow(
-            "SELECT * FROM public.renew_visit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-            visit.relay_id,
-            visit.epoch,
-            int(lease_s),
-            since,
-            until,
-            by_ids,
-            *patience,
-            int(time.time()),
+        row = await self._row(
+            "renew_visit",
+            p_relay_id=visit.relay_id,
+            p_epoch=visit.epoch,
+            p_lease_s=int(lease_s),
+            p_since=since,
+            p_until=until,
+            p_by_ids=by_ids,
+            p_audit_s=patience.audit_s,
+            p_lookback_s=patience.lookback_s,
+            p_rewalk_s=patience.rewalk_s,
+            p_now=int(time.time()),
         )
         if row is None:
             raise LeaseLostError(f"{visit.url} has passed to another process")
@@ -158,16 +161,16 @@ class VisitCalls(Calls):
         """Ends a visit, with a verdict in the words of `finish_visit` in sql/, and keeps `dialect`
         (JSON) for the next one, if there is any; False when the lease has passed on."""
         return bool(
-            await self.pool.fetchval(
-                "SELECT public.finish_visit($1, $2, $3, $4, $5, $6, $7, $8)",
-                visit.relay_id,
-                visit.epoch,
-                verdict,
-                next_at,
-                outcome,
-                storable(detail)[:500],
-                dialect,
-                int(time.time()),
+            await self._value(
+                "finish_visit",
+                p_relay_id=visit.relay_id,
+                p_epoch=visit.epoch,
+                p_verdict=verdict,
+                p_next_at=next_at,
+                p_outcome=outcome,
+                p_detail=storable(detail)[:500],
+                p_dialect=dialect,
+                p_now=int(time.time()),
             )
         )
 
@@ -180,14 +183,12 @@ class VisitCalls(Calls):
             LeaseLostError: another process has taken over the relay; nothing was taken back.
         """
         ranges = None if spans is None else [asyncpg.Range(*span) for span in spans]
-        await self._retry(
-            lambda: self.pool.execute(
-                "SELECT public.take_back($1, $2, $3, $4)",
-                visit.relay_id,
-                visit.epoch,
-                [how.value for how in hows],
-                ranges,
-            )
+        await self._value(
+            "take_back",
+            p_relay_id=visit.relay_id,
+            p_epoch=visit.epoch,
+            p_hows=[how.value for how in hows],
+            p_spans=ranges,
         )
 
     async def forget_the_future(self) -> tuple[int, int]:
@@ -195,24 +196,23 @@ class VisitCalls(Calls):
 
         Returns of how many relays proofs were taken back, and how many rows were due too late.
         """
-        row = await self.pool.fetchrow(
-            "SELECT * FROM public.forget_the_future($1)", int(time.time())
-        )
+        row = await self._row("forget_the_future", p_now=int(time.time()))
         assert row is not None
         return row["relays"], row["rows_due"]
 
     async def release_leases(self, owner: str) -> int:
         """Gives back what `owner` held when it crashed; returns how much."""
-        return await self._count("SELECT public.release_leases($1, $2)", owner, int(time.time()))
+        released: int = await self._value("release_leases", p_owner=owner, p_now=int(time.time()))
+        return released
 
     async def next_visit_at(
         self, networks: Sequence[Network], refused: Collection[str] = ()
     ) -> int | None:
         """When the next relay is due, but for the URLs `refused`; None without relays."""
-        due: int | None = await self.pool.fetchval(
-            "SELECT public.next_visit_at($1, $2)",
-            [network.value for network in networks],
-            list(refused),
+        due: int | None = await self._value(
+            "next_visit_at",
+            p_networks=[network.value for network in networks],
+            p_refused=list(refused),
         )
         return due
 
@@ -231,25 +231,22 @@ def _limits(limitation: str | None) -> dict[str, int]:
     }
 
 
-RECORD_COVERAGE = "SELECT public.record_coverage($1, $2, $3, $4, $5, $6, $7, $8, $9)"
-
-
-def coverage_columns(
+def coverage_of(
     visit: Visit,
     proofs: Sequence[Proof],
     gaps: Sequence[Gap],
     identity: str | None,
     now: int,
-) -> list[object]:
+) -> dict[str, Any]:
     """What `record_coverage` takes."""
-    return [
-        visit.relay_id,
-        visit.epoch,
-        [asyncpg.Range(*proof.span) for proof in proofs],
-        [proof.how for proof in proofs],
-        [asyncpg.Range(*gap.span) for gap in gaps],
-        [gap.reason for gap in gaps],
-        [storable(gap.detail)[:500] for gap in gaps],
-        None if identity is None else bytes.fromhex(identity),
-        now,
-    ]
+    return {
+        "p_relay_id": visit.relay_id,
+        "p_epoch": visit.epoch,
+        "p_spans": [asyncpg.Range(*proof.span) for proof in proofs],
+        "p_hows": [proof.how for proof in proofs],
+        "p_gap_spans": [asyncpg.Range(*gap.span) for gap in gaps],
+        "p_gap_reasons": [gap.reason for gap in gaps],
+        "p_gap_details": [storable(gap.detail)[:500] for gap in gaps],
+        "p_identity": None if identity is None else bytes.fromhex(identity),
+        "p_now": now,
+    }

@@ -14,7 +14,7 @@ from bigbrotr.net.connect import OURS, Failure, Unreached
 from bigbrotr.net.dns import DnsRecords, look_into_zone
 from bigbrotr.net.http import Unfetched, fetch
 from bigbrotr.net.politeness import Politeness
-from bigbrotr.nostr.auth import Proof, Signer
+from bigbrotr.nostr.auth import SignedEvent, Signer
 from bigbrotr.services.monitor.claims import compare
 from bigbrotr.services.monitor.geoip import GeoIp
 from bigbrotr.services.monitor.probe import UNANSWERED, Missed, ProbeConnection, Secured, open_probe
@@ -180,7 +180,7 @@ class Checker:
             )
         )
 
-    async def _make_trial(self, bits: int, *, is_protected: bool = False) -> Proof:
+    async def _make_trial(self, bits: int, *, is_protected: bool = False) -> SignedEvent:
         make = partial(make_trial, self._signer, int(time.time()), bits, is_protected=is_protected)
         return await asyncio.get_running_loop().run_in_executor(_pool, make)
 

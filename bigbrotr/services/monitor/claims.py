@@ -8,7 +8,7 @@ import msgspec
 from bigbrotr.models.check import Check, Failed, Measured
 from bigbrotr.models.nip11 import Nip11
 from bigbrotr.nostr import message
-from bigbrotr.nostr.auth import Proof
+from bigbrotr.nostr.auth import SignedEvent
 from bigbrotr.nostr.message import (
     Closed,
     Eose,
@@ -33,7 +33,7 @@ async def compare(
     document: Nip11 | None,
     timeout_s: float,
     *,
-    protected: Proof | None = None,
+    protected: SignedEvent | None = None,
     wrote: Check[float] | None = None,
 ) -> dict[str, Any]:
     """Each claim beside what was seen, None where that is not known; `timeout_s` a question.
@@ -112,7 +112,10 @@ async def _searches(contact: ProbeConnection, timeout_s: float) -> bool | None:
 
 
 async def _protects(
-    contact: ProbeConnection, protected: Proof | None, wrote: Check[float] | None, timeout_s: float
+    contact: ProbeConnection,
+    protected: SignedEvent | None,
+    wrote: Check[float] | None,
+    timeout_s: float,
 ) -> bool | None:
     if protected is None or not isinstance(wrote, Measured):
         return None  # a relay that takes nothing refuses that as well

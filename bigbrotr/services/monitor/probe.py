@@ -29,7 +29,7 @@ from bigbrotr.net.politeness import Politeness
 from bigbrotr.net.timed_socket import LostError, TimedSocket
 from bigbrotr.net.websocket import MAX_HEAD, NotWebSocketError, check_answer
 from bigbrotr.nostr import message
-from bigbrotr.nostr.auth import Proof
+from bigbrotr.nostr.auth import SignedEvent
 from bigbrotr.nostr.message import (
     Auth,
     Closed,
@@ -144,7 +144,7 @@ class ProbeConnection:
         self._asked.add(sub)
         return sub
 
-    async def write(self, event: Proof, timeout_s: float) -> Check[float]:
+    async def write(self, event: SignedEvent, timeout_s: float) -> Check[float]:
         """How long the relay takes to accept an event, in seconds; a refusal is a failure that
         keeps its prefix."""
 

@@ -6,13 +6,15 @@ from hashlib import sha256
 import msgspec
 
 from bigbrotr.models.event import preimage
-from bigbrotr.nostr.auth import Proof, Signer, seal
+from bigbrotr.nostr.auth import SignedEvent, Signer, seal
 
 TRIAL = 20166  # the kind: ephemeral (NIP-01), used by nobody
 MAX_BITS = 24  # about ten seconds
 
 
-def make_trial(signer: Signer, now: int, bits: int = 0, *, is_protected: bool = False) -> Proof:
+def make_trial(
+    signer: Signer, now: int, bits: int = 0, *, is_protected: bool = False
+) -> SignedEvent:
     """A signed event with `bits` of work, which takes about 2**bits microseconds; `now` in Unix
     seconds. A protected one (NIP-70) is to be refused unless its author has authenticated."""
     if not 0 <= bits <= MAX_BITS:

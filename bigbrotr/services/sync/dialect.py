@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from bigbrotr.config.settings import SyncPolicy
 from bigbrotr.models.coverage import Gap
+from bigbrotr.nostr.message import Refusal
 from bigbrotr.nostr.questions import WHENEVER, Ask, GapReason, Habits, Probe
 
 NARROW_KINDS = (0, 1, 3, 10002)  # what any relay with users holds
@@ -32,8 +34,18 @@ COMMON_KINDS = (
     *(39092, 39701),
 )
 SMALL, TINY = 100, 20  # events at once, from relays that refuse more
-# A CLOSED that begins so is about us, or about the moment, and not about the question.
-ABOUT_US = ("auth-required", "restricted", "rate-limited", "pow", "mute", "payment")
+LEAST_LIMIT = 2  # events at once: a page of one never goes beyond its second
+# These are about us, or about the moment, and not about the question.
+ABOUT_US = frozenset(
+    {
+        Refusal.AUTH_REQUIRED,
+        Refusal.RESTRICTED,
+        Refusal.RATE_LIMITED,
+        Refusal.POW,
+        Refusal.MUTE,
+        Refusal.PAYMENT,
+    }
+)
 # Where nothing came at all: what another question may bring.
 NOTHING = frozenset(
     {
@@ -79,9 +91,9 @@ class Dialect(Struct, frozen=True, omit_defaults=True):
     limit: int = 0  # events at once, where more was refused; 0: as many as configured
     linger_s: float = 0.0  # it says EOSE before its events come: how long to wait for them
 
-    def others(self, reason: GapReason, words: str) -> Iterator["Dialect"]:
-        """What to try next at a relay that has shown nothing, for a reason and in its words."""
-        if reason not in NOTHING or (reason is GapReason.CLOSED and words.startswith(ABOUT_US)):
+    def others(self, reason: GapReason, refusal: Refusal | None) -> Iterator["Dialect"]:
+        """Yields what to try next at a relay that has shown nothing, for a reason."""
+        if reason not in NOTHING or (reason is GapReason.CLOSED and refusal in ABOUT_US):
             return
         if reason is not GapReason.SUSPECTED_EMPTY:
             for limit in (SMALL, TINY):
@@ -96,8 +108,17 @@ class Dialect(Struct, frozen=True, omit_defaults=True):
                 yield replace(self, way=Way.AUTHORS)
 
 
-def is_in_vain(gaps: Sequence[Gap]) -> GapReason | None:
-    """Why a walk that left nothing but these gaps has failed; None if not for one such reason."""
+def dialect_of(text: str) -> Dialect:
+    """Returns how a relay wants to be asked, as earlier visits have left it (JSON)."""
+    try:
+        return msgspec.json.decode(text, type=Dialect)
+    except msgspec.MsgspecError:  # of another release
+        return Dialect()
+
+
+def common_reason(gaps: Sequence[Gap]) -> GapReason | None:
+    """Returns why a walk that left nothing but these gaps has failed; None if not for one reason
+    that another question may do away with."""
     reasons = {GapReason(gap.reason) for gap in gaps}
     return reasons.pop() if len(reasons) == 1 and reasons <= NOTHING else None
 
@@ -105,7 +126,7 @@ def is_in_vain(gaps: Sequence[Gap]) -> GapReason | None:
 def request(
     ask: Ask, policy: SyncPolicy, known: Known = NOBODY, authors: Sequence[str] = ()
 ) -> list[dict[str, object]]:
-    """The filters of the REQ that asks for what is wanted; `authors` narrow it down."""
+    """Returns the filters of the REQ that asks for what is wanted; `authors` narrow it down."""
     conditions = policy.filter.to_request()
     asked: dict[str, Any] = {"since": ask.since, "limit": min(ask.limit, policy.page_limit)}
     asked |= conditions

@@ -1,193 +1,38 @@
-"""What a relay hands over: sorted out, verified where it is new, and stored."""
+"""Ingest: sorts out what a relay hands over, verifies what is new, and stores it."""
 
-import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
 
 from bigbrotr.config.settings import SyncPolicy
-from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.events import Rejected
-from bigbrotr.core.calls.visits import Visit
+from bigbrotr.models.coverage import Gap
 from bigbrotr.models.event import MAX_CREATED_AT, Event, WireEvent, wire_id
 from bigbrotr.nostr.message import HINTS, claimed_time
 from bigbrotr.nostr.questions import Answer, Ask, Progress
 from bigbrotr.nostr.session import Page
+from bigbrotr.services.sync.context import VisitContext, VisitState
+from bigbrotr.services.sync.report import REASONS, Report
 
-REASONS = ("malformed", "bad id", "bad signature", "too large")  # why events are rejected
-IN_VAIN = 20  # new events are worth storing in turn to save one from being verified in vain ...
-FORESIGHT = 50_000  # ... and at most so many at a time
+NOTHING_PROVEN = Progress([], [])
+EPHEMERAL = range(20_000, 30_000)  # kinds that a relay passes on and does not hold (NIP-01)
 
-
-class Report(Struct):
-    """What was done, in plain values."""
-
-    visits: int = 0
-    received: int = 0  # events that were sent to us
-    new: int = 0  # events that were not archived before
-    known: int = 0  # events that were archived already
-    rejected: int = 0
-    pages: int = 0
-    bytes: int = 0
-    gaps: int = 0
-    windows: int = 0  # reconciled
-    matched: int = 0  # archived events that the relay was found to hold without sending them
-    dropped: int = 0  # archived events that it no longer holds
-    withheld: int = 0  # events that it holds and did not hand over
-    database_uses: int = 0  # times that a connection of the pool was used ...
-    database_s: float = 0.0  # ... for how long ...
-    database_wait_s: float = 0.0  # ... and waited for
-    paced: int = 0  # times that a connection waited for its turn ...
-    paced_s: float = 0.0
-    crowded: int = 0  # ... or for room at an address
-    crowded_s: float = 0.0
-    live: int = 0  # relays that are subscribed to now: not added up
-    outcomes: dict[str, int] = {}
-    visited: dict[tuple[str, str], int] = {}  # visits by network and outcome
-    reasons: dict[str, int] = {}  # rejected events by reason
-
-    def add(self, other: "Report") -> None:
-        """Adds what another report counts."""
-        for name in COUNTED:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for outcome, times in other.outcomes.items():
-            self.outcomes[outcome] = self.outcomes.get(outcome, 0) + times
-        for ended, times in other.visited.items():
-            self.visited[ended] = self.visited.get(ended, 0) + times
-        for reason, times in other.reasons.items():
-            self.reasons[reason] = self.reasons.get(reason, 0) + times
-
-    def since(self, before: "Report") -> "Report":
-        """What an older one did not count yet, in numbers alone."""
-        return Report(**{name: getattr(self, name) - getattr(before, name) for name in COUNTED})
+Key = tuple[int, bytes]  # (created_at, id)
 
 
-COUNTED = [
-    name
-    for name in Report.__struct_fields__
-    if name not in ("live", "outcomes", "visited", "reasons")
-]
+class Batch:
+    """The events of one page: those with a proven id, sorted by (created_at, id), and the rest.
 
-
-class Intake:
-    """Takes what one relay hands over into the archive, and reports what that was.
-
-    `identity` is the public key, in hex, with which the relay answers, if it insists on one.
+    `events` wait to be looked up in the archive; `verify` turns them into `fresh` ones.
     """
 
     def __init__(
-        self,
-        brotr: Brotr,
-        visit: Visit,
-        policy: SyncPolicy,
-        crowd: "Crowd",
-        report: Callable[[Report], None],
+        self, malformed: Mapping[str, tuple[int, bytes]], received: int = 0, size: int = 0
     ) -> None:
-        self.brotr, self.visit, self.policy, self.report = brotr, visit, policy, report
-        self.identity: str | None = None
-        self.new = self.known = 0  # events so far
-        self._crowd = crowd
-
-    async def prepare(self, haul: "Haul") -> None:
-        """Notes the archived events as held here, and verifies the others; in a crowd that has to
-        wait for its turn.
-
-        Noting is a transaction of its own, so that no row is locked while signatures are verified,
-        and comes ahead of the proof: a crash in between costs one question more.
-        """
-        if not self._crowd.is_there:
-            await self._leave_unknown(haul)
-            haul.verify()
-
-    async def store(self, page: Page, haul: "Haul", progress: Progress) -> None:
-        """Stores new events together with what the page proved."""
-        unknown = len(haul.fresh)
-        new = None
-        if haul.events:  # not looked at yet
-            async with self._crowd.lock:
-                await self._leave_unknown(haul)
-                if unknown := len(haul.events):
-                    new = await self._store_in_turn(haul, progress)
-                    unknown -= haul.forged  # those that were stored while it waited count
-        if new is None:
-            new = await self._store(haul, progress)
-        self._crowd.heed(unknown, new)
-        self.new += new
-        self.report(
-            Report(
-                received=page.received,
-                new=new,
-                rejected=sum(times for times, _ in haul.rejected.values()),
-                reasons={reason: times for reason, (times, _) in haul.rejected.items()},
-                pages=1,
-                bytes=page.size,
-                gaps=len(progress.gaps),
-            )
-        )
-
-    async def _leave_unknown(self, haul: "Haul") -> None:
-        """Notes those events of a haul that are archived, and leaves the others in it."""
-        if not haul.events:
-            return
-        keys = [event[:2] for event in haul.events]
-        unknown = await self.brotr.note_presence(self.visit, keys, int(time.time()))
-        known = len(keys) - len(unknown)
-        self.known += known
-        self.report(Report(known=known))
-        haul.events = [haul.events[position] for position in unknown]
-
-    async def _store_in_turn(self, haul: "Haul", progress: Progress) -> int:
-        async with self.brotr.turn() as has_waited:
-            if has_waited:
-                await self._leave_unknown(haul)
-            haul.verify()
-            return await self._store(haul, progress)
-
-    async def _store(self, haul: "Haul", progress: Progress) -> int:
-        new, _ = await self.brotr.store_page(
-            self.visit,
-            haul.fresh,
-            proofs=progress.proven,
-            gaps=progress.gaps,
-            rejected=[Rejected(reason, *entry) for reason, entry in haul.rejected.items()],
-            identity=self.identity,
-            now=int(time.time()),
-        )
-        return new
-
-
-class Crowd:
-    """Whether several relays bring the same new events at once: then they take turns.
-
-    Otherwise each call would verify and send to the database what another is just storing; with
-    ten relays that share 90 % of their events, each event three times. Who waits for a turn finds
-    most of its events known. Each worker judges by its own pages, and none waits without need.
-    """
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()  # the calls of this worker take turns ...
-        self._left = 0  # ... for as many new events more
-
-    @property
-    def is_there(self) -> bool:
-        """Whether to take turns."""
-        return self._left > 0
-
-    def heed(self, unknown: int, new: int) -> None:
-        """Takes note of a page with unknown events of which some were new in the end.
-
-        Where few are known after all, turns do harm: but one core at a time verifies.
-        """
-        left = self._left + IN_VAIN * (unknown - new) - new
-        self._left = max(0, min(left, FORESIGHT))
-
-
-class Haul:
-    """What a page brought: events with a proven id, sorted by (created_at, id), and the rest."""
-
-    def __init__(self, malformed: Mapping[str, tuple[int, bytes]]) -> None:
+        self.received, self.size = received, size  # events that were sent, and their bytes
         self.events: list[tuple[int, bytes, WireEvent | Event]] = []
         # Further copies of an event that differ: the first one may be forged.
         self.copies: dict[bytes, list[WireEvent | Event]] = {}
@@ -212,7 +57,7 @@ class Haul:
         self.events = []
 
     def oldest(self) -> set[bytes]:
-        """The ids of the oldest fresh events: the next page of a walk brings them again."""
+        """Returns the ids of the oldest fresh events: the next page of a walk brings them again."""
         return {event.id for event in self.fresh if event.created_at == self.fresh[0].created_at}
 
     def reject(self, reason: str, sample: bytes, count: int = 1) -> None:
@@ -224,9 +69,129 @@ class Haul:
         self.rejected[reason] = (before + count, first)
 
 
+class Ingest:
+    """Takes what one relay hands over into the archive, and reports what that was."""
+
+    def __init__(self, context: VisitContext, state: VisitState) -> None:
+        self._context, self._state = context, state
+        self._brotr, self._gate = context.brotr, context.contention
+
+    async def prepare(self, batch: Batch) -> None:
+        """Notes the archived events as held here, and verifies the others; where visits contend,
+        `store` does so, under the ingest lock.
+
+        Noting is a transaction of its own, so that no row is locked while signatures are verified,
+        and comes ahead of the proof: a crash in between costs one question more.
+        """
+        if not self._gate.is_contended:
+            await self._leave_unknown(batch)
+            batch.verify()
+
+    async def store(self, batch: Batch, progress: Progress = NOTHING_PROVEN) -> None:
+        """Stores the new events of a prepared batch together with what its page proved."""
+        unknown = len(batch.fresh)
+        new = None
+        if batch.events:  # not looked at yet
+            async with self._gate.lock:
+                await self._leave_unknown(batch)
+                if unknown := len(batch.events):
+                    new = await self._store_under_lock(batch, progress)
+                    unknown -= batch.forged  # those that were stored while it waited count
+        if new is None:
+            new = await self._store(batch, progress)
+        self._gate.note(unknown, new)
+        self._state.new += new
+        self._context.report(
+            Report(
+                received=batch.received,
+                new=new,
+                rejected=sum(times for times, _ in batch.rejected.values()),
+                reasons={reason: times for reason, (times, _) in batch.rejected.items()},
+                pages=1,
+                bytes=batch.size,
+                gaps=len(progress.gaps),
+            )
+        )
+
+    async def take(self, batch: Batch) -> None:
+        """Prepares and stores a batch whose page proved nothing."""
+        await self.prepare(batch)
+        await self.store(batch)
+
+    async def take_unasked(self, page: Page, ask: Ask) -> Sequence[int]:
+        """Stores what came within a question, but not in answer to it; it proves nothing. Returns
+        when it was created."""
+        answer, batch = sift(page, ask, self._context.policy)
+        batch.events = [event for event in batch.events if event[2].kind not in EPHEMERAL]
+        await self.take(batch)
+        return answer.created_ats
+
+    async def note_gaps(self, gaps: Sequence[Gap]) -> None:
+        """Records the gaps that a walk has left."""
+        if gaps:
+            await self._brotr.store_page(
+                self._state.claim,
+                [],
+                gaps=gaps,
+                identity=self._state.identity,
+                now=int(time.time()),
+            )
+            self._context.report(Report(gaps=len(gaps)))
+
+    async def _leave_unknown(self, batch: Batch) -> None:
+        """Notes those events of a batch that are archived, and leaves the others in it."""
+        if not batch.events:
+            return
+        keys = [event[:2] for event in batch.events]
+        unknown = await self._brotr.note_presence(self._state.claim, keys, int(time.time()))
+        known = len(keys) - len(unknown)
+        self._state.known += known
+        self._context.report(Report(known=known))
+        batch.events = [batch.events[position] for position in unknown]
+
+    async def _store_under_lock(self, batch: Batch, progress: Progress) -> int:
+        async with self._brotr.ingest_lock() as has_waited:
+            if has_waited:
+                await self._leave_unknown(batch)
+            batch.verify()
+            return await self._store(batch, progress)
+
+    async def _store(self, batch: Batch, progress: Progress) -> int:
+        new, _ = await self._brotr.store_page(
+            self._state.claim,
+            batch.fresh,
+            proofs=progress.proven,
+            gaps=progress.gaps,
+            rejected=[Rejected(reason, *entry) for reason, entry in batch.rejected.items()],
+            identity=self._state.identity,
+            now=int(time.time()),
+        )
+        return new
+
+
+class Asked(NamedTuple):
+    """The seconds that a question asks for; both ends included."""
+
+    since: int
+    until: int
+
+    def of(self, created_ats: Sequence[int]) -> list[int]:
+        """Returns the times that lie within."""
+        return [at for at in created_ats if self.since <= at <= self.until]
+
+
+class Heard(Struct):
+    """What a page says to the paging machine, as it is sorted out."""
+
+    times: list[int] = []  # of the events that match: proven
+    claimed: list[int] = []  # of what is no valid event: nothing proves them
+    off_filter: int = 0
+    repeats: int = 0
+
+
 def sift(
     page: Page, ask: Ask, policy: SyncPolicy, under_way: Collection[bytes] = ()
-) -> tuple[Answer, Haul]:
+) -> tuple[Answer, Batch]:
     """Sorts out a page: what it says to the paging machine, and what there is to store.
 
     A question may go a second beyond what is wanted: what lies there is heard and not stored.
@@ -235,20 +200,56 @@ def sift(
     Events whose id is not the hash of their bytes are rejected here; signatures come later, and
     only of events that are not archived yet.
     """
-    haul = Haul(page.malformed)
+    batch = Batch(page.malformed, len(page.events), page.size)
+    bounds = Asked(ask.since, policy.filter.newest if ask.until is None else ask.until)
+    heard = _sort_events(page, bounds, policy, under_way, batch)
+    said = [claimed_time(sample) for sample in page.oversized]
+    for sample in page.oversized:
+        batch.reject("too large", sample)
+    oversized = bounds.of([at for at in said if at is not None])
+    unreadable = bounds.of(page.unreadable_ats)
+    claimed = heard.claimed + oversized + unreadable
+    without_time = page.unreadable - len(unreadable) + len(said) - len(oversized)
+    # What cannot be taken took a place in the page, and is where it says that it is; but the page
+    # reaches no further than what is proven of it, if anything is: the next one tells.
+    times = heard.times
+    inside = Asked(min(times), max(times)).of(claimed) if times else claimed
+    if inside:
+        times = in_order(times, inside)
+    batch.events.sort(key=lambda entry: entry[:2])
+    answer = Answer(
+        created_ats=times,
+        end=page.end,
+        off_filter=heard.off_filter,
+        malformed=without_time + len(claimed) - len(inside),
+        oversized=oversized,
+        repeats=heard.repeats,
+        reason=page.reason,
+        finish="finish" in page.hints,
+        # What else is said with an empty answer may be why it is empty.
+        more="more" in page.hints or not (times or HINTS.issuperset(page.hints)),
+        elapsed_s=page.elapsed_s,
+    )
+    return answer, batch
+
+
+def _sort_events(
+    page: Page, bounds: Asked, policy: SyncPolicy, under_way: Collection[bytes], batch: Batch
+) -> Heard:
+    """Puts the events that are wanted into a batch, and returns what the page says of itself."""
     times: list[int] = []
-    claimed: list[int] = []  # times that nothing proves
+    claimed: list[int] = []
     seen: dict[bytes, WireEvent | Event] = {}
     off_filter = repeats = 0
+    since, until = bounds
     filter_, newest = policy.filter, policy.filter.newest
-    until = newest if ask.until is None else ask.until
     for event in page.events:
         try:
             event_id, event = identify(event)
             is_wanted = filter_.matches(event)
         except ValueError as error:
-            haul.reject(str(error), sample_of(event))
-            if ask.since <= event.created_at <= until:
+            batch.reject(str(error), sample_of(event))
+            if since <= event.created_at <= until:
                 claimed.append(event.created_at)
             else:
                 off_filter += 1
@@ -256,48 +257,22 @@ def sift(
         if (first := seen.get(event_id)) is not None:
             repeats += 1
             if event != first:
-                haul.copies.setdefault(event_id, []).append(event)
+                batch.copies.setdefault(event_id, []).append(event)
             continue
         seen[event_id] = event
         at = event.created_at
-        if not is_wanted or not ask.since <= at <= until:
+        if not is_wanted or not since <= at <= until:
             off_filter += 1
             continue
         times.append(at)
         if policy.since <= at <= newest and event_id not in under_way:
-            haul.events.append((at, event_id, event))
-    said = [claimed_time(sample) for sample in page.oversized]
-    for sample in page.oversized:
-        haul.reject("too large", sample)
-    oversized = [at for at in said if at is not None and ask.since <= at <= until]
-    unreadable = [at for at in page.unreadable_ats if ask.since <= at <= until]
-    claimed += oversized + unreadable
-    without_time = page.unreadable - len(unreadable) + len(said) - len(oversized)
-    # What cannot be taken took a place in the page, and is where it says that it is; but the page
-    # reaches no further than what is proven of it, if anything is: the next one tells.
-    inside = [at for at in claimed if min(times) <= at <= max(times)] if times else claimed
-    if inside:
-        times = in_order(times, inside)
-    haul.events.sort(key=lambda entry: entry[:2])
-    page.received, page.events = len(page.events), []
-    answer = Answer(
-        created_ats=times,
-        end=page.end,
-        off_filter=off_filter,
-        malformed=without_time + len(claimed) - len(inside),
-        oversized=oversized,
-        repeats=repeats,
-        reason=page.reason,
-        finish="finish" in page.hints,
-        # What else is said with an empty answer may be why it is empty.
-        more="more" in page.hints or not (times or HINTS.issuperset(page.hints)),
-        elapsed_s=page.elapsed_s,
-    )
-    return answer, haul
+            batch.events.append((at, event_id, event))
+    return Heard(times, claimed, off_filter, repeats)
 
 
 def in_order(times: list[int], claimed: list[int]) -> list[int]:
-    """The times of a page together with those that others claim, in the page's order, if any."""
+    """Returns the times of a page together with those that others claim, in the page's order, if
+    it has one."""
     together = times + claimed
     if times == sorted(times, reverse=True):
         return sorted(together, reverse=True)
@@ -305,7 +280,7 @@ def in_order(times: list[int], claimed: list[int]) -> list[int]:
 
 
 def identify(event: WireEvent | Event) -> tuple[bytes, WireEvent | Event]:
-    """The proven id of an event: cheaply when its bytes hash to it, else by decoding it whole.
+    """Returns the proven id of an event: cheaply when its bytes hash to it, else by decoding it.
 
     Raises:
         ValueError: it is no valid event.
@@ -321,5 +296,5 @@ def identify(event: WireEvent | Event) -> tuple[bytes, WireEvent | Event]:
 
 
 def sample_of(event: WireEvent | Event) -> bytes:
-    """An event as JSON, near enough to the bytes that came."""
+    """Returns an event as JSON, near enough to the bytes that came."""
     return msgspec.json.encode(event) if isinstance(event, WireEvent) else event.id

@@ -21,8 +21,8 @@ from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.metrics import Sample, memory_of
 from bigbrotr.errors import WorkerLostError
 from bigbrotr.models.relay import Network
-from bigbrotr.services.sync.ingest import COUNTED, REASONS, Report
-from bigbrotr.services.sync.worker import Order, holding_signals, run_slice, start_process
+from bigbrotr.services.sync.report import COUNTED, REASONS, Report
+from bigbrotr.services.sync.worker import Slice, holding_signals, run_slice, start_process
 
 SLICES_PER_EXECUTOR = 500  # then its processes are replaced, with whatever their libraries leaked
 IDLE_S = 0.1  # a lane without work looks again while another is still busy
@@ -54,7 +54,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
         self._lost: list[Exception] = []  # how slices failed, in the newest cycle
         self._slices = 0
         self._busy = 0
-        self._is_endless = False  # one cycle alone would never end with live calls
+        self._is_endless = False  # one cycle alone would never end with live visits
         self._told = Report()
         self._told_at = 0.0
         self._clock = Clock()
@@ -164,7 +164,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
 
         When a slice fails, the other lanes end theirs: all leases are given back together.
         """
-        order = Order(
+        slice_ = Slice(
             owner=self.owner,
             seconds=self.settings.slice_s,
             widths={
@@ -174,14 +174,14 @@ class Synchronizer(BaseService[SynchronizerSettings]):
             },
         )
         if self._is_endless:
-            live_calls = share(self.settings.live_relays, self.workers, lane)
-            order = msgspec.structs.replace(order, live_calls=live_calls)
+            live_visits = share(self.settings.live_relays, self.workers, lane)
+            slice_ = msgspec.structs.replace(slice_, live_visits=live_visits)
         loop = asyncio.get_running_loop()
         while not is_over.is_set() and not self._is_cycle_over():
             self._busy += 1
             try:
                 with holding_signals():  # the process may be started now
-                    working = loop.run_in_executor(self._running_executor(), run_slice, order)
+                    working = loop.run_in_executor(self._running_executor(), run_slice, slice_)
                 report = await working
             except Exception as error:
                 self._lost.append(error)

@@ -1,9 +1,9 @@
 """The synchronizer's worker: a process that copies relays for a while and reports in plain values.
 
-Memory is arithmetic: each of at most `width` calls holds one page that is on its way or waits for
+Memory is arithmetic: each of at most `width` visits holds one page that is on its way or waits for
 its turn, and PAGES_AT_WORK pages are being verified or stored: so (width + PAGES_AT_WORK) x
-max_page_bytes of frames, and about as much again in decoded events; and each call what its stream
-holds unread, a MiB and one read, and at most max_page_bytes of what comes late. A live call holds
+max_page_bytes of frames, and about as much again in decoded events; and each visit what its stream
+holds unread, a MiB and one read, and at most max_page_bytes of what comes late. A live visit holds
 at most max_page_bytes of arrivals, for a second. WINDOWS_AT_WORK windows are reconciled,
 10 MB each. Nothing queues: a stalled database stops the sockets.
 """
@@ -39,25 +39,33 @@ from bigbrotr.models.relay import Network, Relay
 from bigbrotr.net.connect import OFFLINE_SAMPLE, OURS, UNTRIED, Failure, is_offline
 from bigbrotr.net.politeness import politeness_of
 from bigbrotr.nostr.auth import Signer, Throwaway
-from bigbrotr.services.sync.ingest import Crowd, Report
-from bigbrotr.services.sync.visit import Call, Result, lease_s, patience
+from bigbrotr.services.sync.contention import ContentionGate
+from bigbrotr.services.sync.context import (
+    PAGES_AT_WORK,
+    WINDOWS_AT_WORK,
+    VisitContext,
+    VisitResult,
+    VisitState,
+    lease_s,
+    patience,
+)
+from bigbrotr.services.sync.report import Report
+from bigbrotr.services.sync.visit import RelayVisit
 
 CLAIM = 2  # relays at a time ...
 PACE_S = 0.05  # ... and the time until the next are claimed
 IDLE_S = 0.5  # between looks for due relays while others are under way
 CONNECTIONS = 2  # to the database, of one worker: more get into each other's way
-PAGES_AT_WORK = 8  # in one worker: verified, or waiting for the database
-WINDOWS_AT_WORK = 4  # in one worker: reconciled
 THROTTLED_S = (450, 750)  # how long a relay that calls us too fast is left alone
 
 
-class Order(Struct, frozen=True):
-    """One slice of work: how long, and how many conversations at once in each network."""
+class Slice(Struct, frozen=True):
+    """A slice of work: how long, and how many conversations at once in each network."""
 
     owner: str
     seconds: float
     widths: dict[Network, int]
-    live_calls: int = 0  # relays to stay subscribed to
+    live_visits: int = 0  # relays to stay subscribed to
 
 
 class Worker:
@@ -71,29 +79,32 @@ class Worker:
         self.stop = asyncio.Event()
         self.signer = signer_of(config.synchronizer.auth)
         self.politeness = politeness_of(config.politeness, config.synchronizer.processes)
-        self._calls: dict[asyncio.Task[None], Call] = {}
-        self._crowd = Crowd()
-        self._gate = asyncio.Semaphore(PAGES_AT_WORK)
+        self._visits: dict[asyncio.Task[None], RelayVisit] = {}
+        self._contention = ContentionGate()
+        self._page_gate = asyncio.Semaphore(PAGES_AT_WORK)
         self._window_gate = asyncio.Semaphore(WINDOWS_AT_WORK)
         self._reached: deque[Failure | None] = deque(maxlen=2 * OFFLINE_SAMPLE)
         self._report = Report()
         self._used = self._use()  # as last reported
         self._deadline = 0.0  # of the slice under way, in monotonic seconds
 
-    async def work(self, order: Order) -> Report:
-        """Visits due relays until the slice is over, or nothing is due and no call is live.
+    async def work(self, slice_: Slice) -> Report:
+        """Visits due relays until the slice is over, or nothing is due and no visit is live.
 
-        Live calls go on between slices.
+        Live visits go on between slices.
         """
-        self._deadline = time.monotonic() + order.seconds
+        self._deadline = time.monotonic() + slice_.seconds
         async with anyio.create_task_group() as group:
-            for network, width in order.widths.items():
-                group.start_soon(self._work_off, network, width, order)
+            for network, width in slice_.widths.items():
+                group.start_soon(self._work_off, network, width, slice_)
         report, self._report = self._report, Report()
         before, self._used = self._used, self._use()
         report.add(self._used.since(before))
-        report.live = sum(call.is_live for call in self._calls.values())
+        report.live = self._count_live()
         return report
+
+    def _count_live(self) -> int:
+        return sum(visit.state.is_live for visit in self._visits.values())
 
     def _use(self) -> Report:
         """How the process's pool and politeness were used since the start."""
@@ -108,41 +119,39 @@ class Worker:
             crowded_s=crowded.seconds,
         )
 
-    async def _work_off(self, network: Network, width: int, order: Order) -> None:
-        """Keeps up to `width` calls of one network going, beside the live ones."""
+    async def _work_off(self, network: Network, width: int, slice_: Slice) -> None:
+        """Keeps up to `width` visits to one network going, beside the live ones."""
         settings = self.config.synchronizer
         timeout_s = self.config.networks.link(network).timeout_s
         try:
             while not self._is_over():
-                width_left = width - sum(not call.is_live for call in self._of(network).values())
-                visits: list[Visit] = []
+                width_left = width - self._count_passing(network)
+                claims: list[Visit] = []
                 if width_left > 0:
                     # A few at a time, so that the workers share what is due, and nobody meets a
                     # burst of new connections.
-                    visits = await self.brotr.claim_visits(
+                    claims = await self.brotr.claim_visits(
                         [network],
                         limit=min(width_left, CLAIM),
-                        owner=order.owner,
-                        lease_s=lease_s(order.seconds, settings.revisit_s, timeout_s),
+                        owner=slice_.owner,
+                        lease_s=lease_s(slice_.seconds, settings.revisit_s, timeout_s),
                         **self._wanted()._asdict(),
                         apart={url: self._wanted(url) for url in settings.relays},
                         refused=settings.refused,
                         patience=patience(settings),
                     )
-                    for visit in visits:
-                        await self._start(visit, network, order)
+                    for claim in claims:
+                        await self._start(claim, network, slice_)
                 if not self._of(network):
                     return
-                await self._wait(network, PACE_S if visits else IDLE_S)
-            # A call under way ends with its page; a live one stays, unless all is to stop.
-            while any(
-                self.stop.is_set() or not call.is_live for call in self._of(network).values()
-            ):
+                await self._wait(network, PACE_S if claims else IDLE_S)
+            # A visit under way ends with its page; a live one stays, unless all is to stop.
+            while self._count_passing(network) or (self.stop.is_set() and self._of(network)):
                 await self._wait(network, IDLE_S)
         except BaseException:
             tasks = list(self._of(network))
             for task in tasks:
-                del self._calls[task]
+                del self._visits[task]
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
@@ -157,50 +166,55 @@ class Worker:
         until = policy.until(int(time.time()) - settings.settle_s)
         return Wanted(policy.since, until, policy.filter.key, policy.by_ids)
 
-    def _of(self, network: Network) -> dict[asyncio.Task[None], Call]:
-        return {task: call for task, call in self._calls.items() if call.network is network}
+    def _of(self, network: Network) -> dict[asyncio.Task[None], RelayVisit]:
+        return {
+            task: visit for task, visit in self._visits.items() if visit.context.network is network
+        }
+
+    def _count_passing(self, network: Network) -> int:
+        """Returns how many visits to a network are under way that are not live."""
+        return sum(not visit.state.is_live for visit in self._of(network).values())
 
     async def _wait(self, network: Network, seconds: float) -> None:
-        """Waits until a call of the network ends, up to `seconds`; raises what it raised."""
+        """Waits until a visit to the network ends, up to `seconds`; raises what it raised."""
         done, _ = await asyncio.wait(
             self._of(network), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
         )
         for task in done:
-            del self._calls[task]
+            del self._visits[task]
         raise_first(done)
 
-    async def _start(self, visit: Visit, network: Network, order: Order) -> None:
+    async def _start(self, claim: Visit, network: Network, slice_: Slice) -> None:
         try:
-            Relay(visit.url)
+            relay = Relay(claim.url)
         except ValueError as error:  # written by hand, or by a release with other rules
             await self.brotr.finish_visit(
-                visit, "failed", next_at=0, outcome="invalid-url", detail=str(error)
+                claim, "failed", next_at=0, outcome="invalid-url", detail=str(error)
             )
             return
-
-        def is_live_wanted() -> bool:
-            return sum(call.is_live for call in self._calls.values()) < order.live_calls
-
-        call = Call(
-            visit,
-            network,
-            self._add,
+        context = VisitContext(
             brotr=self.brotr,
             config=self.config,
-            stop=self.stop,
-            deadline=self._deadline,
-            gate=self._gate,
-            window_gate=self._window_gate,
-            crowd=self._crowd,
-            is_our_fault=partial(self._is_our_fault, network),
-            is_live_wanted=is_live_wanted,
+            relay=relay,
+            network=network,
+            report=self._add,
             signer=self.signer,
             politeness=self.politeness,
+            stop=self.stop,
+            page_gate=self._page_gate,
+            window_gate=self._window_gate,
+            contention=self._contention,
         )
-        self._calls[asyncio.create_task(self._visit(call))] = call
+        visit = RelayVisit(
+            context,
+            VisitState(claim, self._deadline),
+            is_our_fault=partial(self._is_our_fault, network),
+            may_stay=lambda: self._count_live() < slice_.live_visits,
+        )
+        self._visits[asyncio.create_task(self._visit(visit))] = visit
 
     def _is_our_fault(self, network: Network, failure: Failure | None) -> bool:
-        """Whether a failure to reach a relay is our own, given how other calls fare."""
+        """Whether a failure to reach a relay is our own, given how other visits fare."""
         if failure in UNTRIED:
             return True
         if network is not Network.CLEARNET:
@@ -208,49 +222,50 @@ class Worker:
         self._reached.append(failure)
         # Relays that are followed are not dialled: without a look at them, those that are left,
         # the dead ones, would speak for all.
-        is_online = any(call.is_live for call in self._of(network).values())
+        is_online = any(visit.state.is_live for visit in self._of(network).values())
         return failure in OURS or (not is_online and is_offline(self._reached))
 
     def _add(self, report: Report) -> None:
-        """Adds what a call has done to the report of the slice that is under way."""
+        """Adds what a visit has done to the report of the slice that is under way."""
         self._report.add(report)
 
-    async def _visit(self, call: Call) -> None:
+    async def _visit(self, visit: RelayVisit) -> None:
+        relay = visit.context.relay
         try:
-            verdict, outcome, detail = await call.run()
+            verdict, outcome, detail = await visit.run()
         except LeaseLostError as error:
-            self.log.warning("lease lost", relay=call.relay.url, error=str(error))
+            self.log.warning("lease lost", relay=relay.url, error=str(error))
             return
         except asyncio.CancelledError:
             # Shutdown or a crash elsewhere: what was stored stays, the rest comes at once.
             with suppress(Exception):
                 async with asyncio.timeout(2):
                     await self.brotr.finish_visit(
-                        call.visit, "unfinished", next_at=0, outcome="interrupted"
+                        visit.state.claim, "unfinished", next_at=0, outcome="interrupted"
                     )
             raise
         except Exception as error:
             if is_outside(error):
                 raise
             # This relay's, and nobody else's: what was stored stays, and it waits ever longer.
-            words = self.defects.note(error, relay=call.relay.url)
-            verdict, outcome, detail = Result("failed", Failure.DEFECT, words)
-        ended = (str(call.network), str(outcome))
+            words = self.defects.note(error, relay=relay.url)
+            verdict, outcome, detail = VisitResult("failed", Failure.DEFECT, words)
+        ended = (str(visit.context.network), str(outcome))
         self._add(Report(visits=1, outcomes={str(outcome): 1}, visited={ended: 1}))
         pause_s = self.config.synchronizer.revisit_s
         if outcome == "rate-limited" and verdict == "throttled":
             pause_s = max(pause_s, random.uniform(*THROTTLED_S))
-            self.politeness.cool_down(call.relay.host, call.relay.port, pause_s)
+            self.politeness.cool_down(relay.host, relay.port, pause_s)
         await self.brotr.finish_visit(
-            call.visit,
+            visit.state.claim,
             verdict,
             next_at=int(time.time() + pause_s),
             outcome=outcome,
             detail=detail,
-            dialect=msgspec.json.encode(call.dialect).decode(),
+            dialect=msgspec.json.encode(visit.state.dialect).decode(),
         )
         self.log.debug(
-            "visited", relay=call.relay.url, outcome=outcome, detail=detail, new=call.intake.new
+            "visited", relay=relay.url, outcome=outcome, detail=detail, new=visit.state.new
         )
 
 
@@ -307,10 +322,10 @@ class Process:
         self.config = config
         self.lifeline = lifeline
         self.parent = parent  # told, not looked up: it may have gone while this one started
-        # Runs all the time, so that live calls go on between slices.
+        # Runs all the time, so that live visits go on between slices.
         self.loop = uvloop.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True, name="loop").start()
-        self.brotr = Brotr(pool_of(config, dsn), notes_sightings=config.finder.enabled)
+        self.brotr = Brotr(pool_of(config, dsn), notes_mentions=config.finder.enabled)
         self.worker = Worker(config, self.brotr)
         threading.Thread(target=self._watch, daemon=True, name="lifeline").start()
 
@@ -324,13 +339,13 @@ class Process:
             time.sleep(0.2)
         os._exit(1)  # nobody is left to report to
 
-    def run(self, order: Order) -> Report:
+    def run(self, slice_: Slice) -> Report:
         """One slice, in this process's loop."""
-        return asyncio.run_coroutine_threadsafe(self._slice(order), self.loop).result()
+        return asyncio.run_coroutine_threadsafe(self._slice(slice_), self.loop).result()
 
-    async def _slice(self, order: Order) -> Report:
+    async def _slice(self, slice_: Slice) -> Report:
         await self.brotr.pool.connect()
-        return await self.worker.work(order)
+        return await self.worker.work(slice_)
 
 
 # To stop is the supervisor's business, also where a signal goes to all processes of a group.
@@ -359,7 +374,7 @@ def start_process(config: Config, dsn: str | None, lifeline: Pipe, parent: int) 
     _worker = Process(config, dsn, lifeline, parent)
 
 
-def run_slice(order: Order) -> Report:
+def run_slice(slice_: Slice) -> Report:
     """Works for one slice in this process.
 
     Raises:
@@ -367,7 +382,7 @@ def run_slice(order: Order) -> Report:
     """
     assert _worker is not None
     try:
-        return _worker.run(order)
+        return _worker.run(slice_)
     except* (
         OSError,
         asyncpg.PostgresError,

@@ -78,16 +78,16 @@ async def test_two_thousand_relays_in_one_run(brotr: Brotr) -> None:
     growth = max(memory) - warm
     print(f"{RELAYS} relays in {elapsed_s:.1f} s, {warm:.0f} MB and {growth:.1f} MB more")
     assert growth < 16
-    states = await brotr.pool.fetch("SELECT state, count(*) FROM checks GROUP BY 1")
+    states = await brotr.pool.fetch("SELECT state, count(*) FROM bigbrotr.checks GROUP BY 1")
     hang_up = RELAYS // 50
     assert {tuple(row) for row in states} == {("up", RELAYS - hang_up), ("down", hang_up)}
     # 2,000 relays say the same three things.
-    assert await brotr.pool.fetchval("SELECT count(*) FROM metadata") <= 8
+    assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.metadata") <= 8
     for query, wanted in (
         ("relay_metadata_latest WHERE type = 'nip11'", RELAYS * 9 // 10),
         ("relay_rtts WHERE read_ms > 0 AND open_ms > 0", RELAYS - hang_up),
     ):
-        assert await brotr.pool.fetchval(f"SELECT count(*) FROM {query}") == wanted
+        assert await brotr.pool.fetchval(f"SELECT count(*) FROM bigbrotr.{query}") == wanted
 
 
 @pytest.mark.slow
@@ -110,27 +110,31 @@ enabled = false
                 await running.says("ready")
                 async with place.look() as connection:
                     await connection.execute(
-                        "SELECT insert_relays($1, array_fill('local'::text, ARRAY[$2::int]),"
+                        "SELECT bigbrotr.insert_relays($1,"
+                        " array_fill('local'::text, ARRAY[$2::int]),"
                         " array_fill(1::bigint, ARRAY[$2]))",
                         [relay.url, *urls],
                         1 + len(urls),
                     )
 
                     async def is_copying() -> bool:
-                        return bool(await connection.fetchval("SELECT sum(pairs) > 0 FROM tallies"))
+                        return bool(
+                            await connection.fetchval("SELECT sum(pairs) > 0 FROM bigbrotr.tallies")
+                        )
 
                     await until(is_copying, "the first page")
                     relay.truths.clear()
                     began, since = time.monotonic(), int(time.time()) + 1
                     figures = (
-                        "SELECT upgrade_ms, read_ms FROM relay_rtts"
+                        "SELECT upgrade_ms, read_ms FROM bigbrotr.relay_rtts"
                         f" WHERE relay_url = '{relay.url}' AND checked_at > {since}"
                     )
                     idle, busy = idle_s(), sum(map(cpu_s, running_workers(running.pid)))
 
                     async def is_enough() -> bool:
                         await connection.execute(
-                            "UPDATE checks c SET due_at = 0 FROM relays r WHERE r.id = c.relay_id"
+                            "UPDATE bigbrotr.checks c SET due_at = 0"
+                            " FROM bigbrotr.relays r WHERE r.id = c.relay_id"
                             " AND r.url = $1 AND c.owner IS NULL",
                             relay.url,
                         )
@@ -142,7 +146,7 @@ enabled = false
                     cores = spent_s / elapsed_s
                     idle = (idle_s() - idle) / elapsed_s
                     rows = await connection.fetch(f"{figures} ORDER BY checked_at")
-                    pairs = await connection.fetchval("SELECT sum(pairs) FROM tallies")
+                    pairs = await connection.fetchval("SELECT sum(pairs) FROM bigbrotr.tallies")
                 await running.end()
     truths = [
         {asked: 1000 * true_s for asked, true_s in truth}

@@ -90,7 +90,7 @@ async def look(
     """One cycle in which these relays are due, and the delivery of what it announces; their metrics
     by name and labels."""
     await brotr.insert_relays([Relay(url) for url in urls])
-    await brotr.pool.execute("UPDATE checks SET due_at = 0")
+    await brotr.pool.execute("UPDATE bigbrotr.checks SET due_at = 0")
     found: list[Sample] = []
     async with monitor(brotr, **settings) as service:
         await service.run()
@@ -104,12 +104,12 @@ async def look(
 
 
 async def states(brotr: Brotr) -> dict[str, tuple[str, str]]:
-    rows = await brotr.pool.fetch("SELECT relay_url, state, outcome FROM relay_states")
+    rows = await brotr.pool.fetch("SELECT relay_url, state, outcome FROM bigbrotr.relay_states")
     return {row["relay_url"]: (row["state"], row["outcome"]) for row in rows}
 
 
 async def latest(brotr: Brotr) -> dict[str, Any]:
-    rows = await brotr.pool.fetch("SELECT type, data FROM relay_metadata_latest")
+    rows = await brotr.pool.fetch("SELECT type, data FROM bigbrotr.relay_metadata_latest")
     return {row["type"]: json.loads(row["data"]) for row in rows}
 
 
@@ -130,7 +130,7 @@ async def test_all_that_is_found(brotr: Brotr) -> None:
     assert found["nip66_http"]["server"].startswith("Python")
     assert found["claims"]["max_limit"] == {"claimed": 500, "seen": None}
     assert set(found["nip66_rtt"]) == {"tcp_ms", "upgrade_ms", "open_ms", "read_ms", "write_ms"}
-    row = await brotr.pool.fetchrow("SELECT failed FROM relay_states")
+    row = await brotr.pool.fetchrow("SELECT failed FROM bigbrotr.relay_states")
     assert row is not None
     assert row["failed"] == "{}"
 
@@ -173,10 +173,10 @@ async def test_hostile_documents(body: bytes, reason: str | None, brotr: Brotr) 
     async with ScriptedRelay([EVENT], nip11=body) as relay:
         await look(brotr, relay.url)
     assert await states(brotr) == {relay.url: ("up", "up")}
-    failed = json.loads(await brotr.pool.fetchval("SELECT failed FROM relay_states"))
+    failed = json.loads(await brotr.pool.fetchval("SELECT failed FROM bigbrotr.relay_states"))
     assert failed.get("nip11") == reason
     assert ("nip11" in await latest(brotr)) == (reason is None)
-    raw = await brotr.pool.fetchval("SELECT raw FROM metadata_raw")
+    raw = await brotr.pool.fetchval("SELECT raw FROM bigbrotr.metadata_raw")
     assert raw == (body if reason is None else None)
 
 
@@ -281,7 +281,7 @@ async def test_certificates_are_kept_good_and_bad(brotr: Brotr, authority: Autho
         await look(brotr, good.url, bad.url)
         assert await states(brotr) == {good.url: ("up", "up"), bad.url: ("down", "tls-expired")}
     rows = await brotr.pool.fetch(
-        "SELECT relay_url, data FROM relay_metadata_latest WHERE type = 'nip66_ssl'"
+        "SELECT relay_url, data FROM bigbrotr.relay_metadata_latest WHERE type = 'nip66_ssl'"
     )
     found = {row["relay_url"]: json.loads(row["data"]) for row in rows}
     assert found[good.url]["valid"]
@@ -332,7 +332,7 @@ async def test_places_networks_and_zones(
     assert found["nip66_net"] == {"address": "127.0.0.1", "asn": 64500, "operator": "An Operator"}
     assert found["nip66_dns"]["a"] == ["192.0.2.9"]
     assert found["nip66_rtt"]["dns_ms"] >= 0
-    assert await brotr.pool.fetchval("SELECT ttl_s FROM relay_rtts") == 120
+    assert await brotr.pool.fetchval("SELECT ttl_s FROM bigbrotr.relay_rtts") == 120
 
 
 async def test_a_database_that_cannot_be_read(brotr: Brotr) -> None:
@@ -406,7 +406,7 @@ async def test_one_time_out_is_forgotten(brotr: Brotr) -> None:
         for vices in (Vices(), Vices(silent=True), Vices(), Vices(silent=True), Vices()):
             relay.vices = vices
             await look(brotr, relay.url, read=BRIEF if vices.silent else ReadSettings())
-    rows = await brotr.pool.fetch("SELECT is_up FROM relay_rtts")
+    rows = await brotr.pool.fetch("SELECT is_up FROM bigbrotr.relay_rtts")
     assert {row["is_up"] for row in rows} == {True}
 
 
@@ -416,7 +416,7 @@ async def test_a_relay_that_has_gone(brotr: Brotr) -> None:
     await look(brotr)
     assert await states(brotr) == {relay.url: ("down", "refused")}
     found = await brotr.pool.fetchrow(
-        "SELECT * FROM relay_uptime($1, 1, $2)", relay.url, int(time.time()) + 60
+        "SELECT * FROM bigbrotr.relay_uptime($1, 1, $2)", relay.url, int(time.time()) + 60
     )
     assert found is not None
     assert found["down_s"] > 0
@@ -444,11 +444,11 @@ async def test_many_that_fail_at_once_mean_that_we_are_down(
                 await look(brotr)
                 assert await states(brotr) == before
         assert "seems to be offline" in caplog.text
-        assert await brotr.pool.fetchval("SELECT count(*) FROM rtts") == 7
-        await brotr.pool.execute("UPDATE rtts SET checked_at = checked_at - 100")
+        assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.rtts") == 7
+        await brotr.pool.execute("UPDATE bigbrotr.rtts SET checked_at = checked_at - 100")
         await look(brotr)
         assert await states(brotr) == before
-        assert await brotr.pool.fetchval("SELECT count(*) FROM rtts") == 14
+        assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.rtts") == 14
 
 
 async def test_one_that_fails_alone_is_judged_by_the_others(
@@ -458,7 +458,10 @@ async def test_one_that_fails_alone_is_judged_by_the_others(
     is blamed."""
     async with ScriptedRelay([EVENT]) as relay, ScriptedRelay([EVENT]) as other:
         await look(brotr, relay.url, other.url)
-        due = "UPDATE checks c SET due_at = 0 FROM relays r WHERE r.id = c.relay_id AND r.url = $1"
+        due = (
+            "UPDATE bigbrotr.checks c SET due_at = 0"
+            " FROM bigbrotr.relays r WHERE r.id = c.relay_id AND r.url = $1"
+        )
 
         async def unplugged(*_: Any) -> Any:
             raise OSError(101, "Network is unreachable")
@@ -470,7 +473,9 @@ async def test_one_that_fails_alone_is_judged_by_the_others(
                 async with monitor(brotr) as service:
                     await service.run()
     assert set((await states(brotr)).values()) == {("up", "up")}
-    assert await brotr.pool.fetchval("SELECT count(*) FROM checks WHERE suspect_at > 0") == 0
+    assert (
+        await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.checks WHERE suspect_at > 0") == 0
+    )
 
 
 # Defects of ours
@@ -501,7 +506,9 @@ async def test_what_one_relay_makes_our_code_raise_is_its_alone(
             bad.url: ("unknown", "defect"),
             worse.url: ("unknown", "defect"),
         }
-        row = await brotr.pool.fetchrow("SELECT * FROM relay_states WHERE relay_url = $1", bad.url)
+        row = await brotr.pool.fetchrow(
+            "SELECT * FROM bigbrotr.relay_states WHERE relay_url = $1", bad.url
+        )
         assert row is not None
         assert row["detail"] == "KeyError: 'nobody thought of this'"
         assert row["due_at"] > time.time() + 3000  # not again and again
@@ -579,7 +586,7 @@ async def held(url: str, **filter_: Any) -> list[Any]:
 
 
 async def deliveries(brotr: Brotr) -> dict[tuple[str, str, str], int]:
-    rows = await brotr.pool.fetch("SELECT target, outcome, reason, times FROM deliveries")
+    rows = await brotr.pool.fetch("SELECT target, outcome, reason, times FROM bigbrotr.deliveries")
     return {(row["target"], row["outcome"], row["reason"]): row["times"] for row in rows}
 
 
@@ -611,7 +618,7 @@ async def test_what_is_published_is_read_back_from_a_real_relay(brotr: Brotr) ->
             assert all(isinstance(each, str) for each in tag)
             assert len(tag) == 2
         assert (await deliveries(brotr)) == {(target, "accepted", ""): 4}
-        assert await brotr.pool.fetchval("SELECT count(*) FROM outbox") == 0
+        assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.outbox") == 0
 
 
 @pytest.mark.usefixtures("private_key")
@@ -630,10 +637,10 @@ async def test_what_has_not_changed_is_told_again_on_schedule(brotr: Brotr) -> N
 
         assert await told() == 1
         assert await told() == 0
-        await brotr.pool.execute("UPDATE checks SET published_at = published_at - 5500")
+        await brotr.pool.execute("UPDATE bigbrotr.checks SET published_at = published_at - 5500")
         assert await told() == 1  # rather now than at the next look
         relay.nip11 = {**DOCUMENT, "name": "another name"}
-        await brotr.pool.execute("UPDATE checks SET published_at = published_at - 10")
+        await brotr.pool.execute("UPDATE bigbrotr.checks SET published_at = published_at - 10")
         assert await told() == 1
         assert await told() == 0
 
@@ -661,7 +668,7 @@ async def test_targets_that_fail_cost_no_check(brotr: Brotr) -> None:
         (gone, "failed", "refused"): 4,
         (onion, "failed", "network-off"): 3,  # what is local is told to nobody elsewhere
     }
-    assert await brotr.pool.fetchval("SELECT min(due_at) FROM outbox") > time.time() + 30
+    assert await brotr.pool.fetchval("SELECT min(due_at) FROM bigbrotr.outbox") > time.time() + 30
 
 
 @pytest.mark.usefixtures("private_key")
@@ -689,8 +696,8 @@ async def test_what_one_target_makes_our_code_raise_is_its_alone(
         (good.url, "accepted", ""): 4,
     }
     # They are tried again, later.
-    assert await brotr.pool.fetchval("SELECT count(*) FROM outbox") == 8
-    assert await brotr.pool.fetchval("SELECT min(due_at) FROM outbox") > time.time() + 30
+    assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.outbox") == 8
+    assert await brotr.pool.fetchval("SELECT min(due_at) FROM bigbrotr.outbox") > time.time() + 30
 
 
 @pytest.mark.usefixtures("private_key")
@@ -699,9 +706,9 @@ async def test_a_relay_that_wants_pauses_has_everything_in_the_end(brotr: Brotr)
     async with ScriptedRelay([EVENT]) as relay, ScriptedRelay(vices=Vices(takes=1)) as target:
         for _ in range(4):
             await look(brotr, relay.url, publish=publish(target.url), max_attempts=2)
-            await brotr.pool.execute("UPDATE outbox SET due_at = 0")
+            await brotr.pool.execute("UPDATE bigbrotr.outbox SET due_at = 0")
         assert {event["kind"] for event in target.events} == {0, 10002, 10166, 30166}
-        assert await brotr.pool.fetchval("SELECT count(*) FROM outbox") == 0
+        assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.outbox") == 0
 
 
 async def test_what_it_counts(
@@ -738,8 +745,8 @@ async def test_what_it_counts(
     assert figures["relays_checked", "local", "down"] == 1
     # Nothing is due: checks come back in an hour, deliveries that failed in a while.
     assert figures["backlog", "checks"] == figures["backlog", "outbox"] == 0
-    await brotr.pool.execute("UPDATE outbox SET due_at = due_at - 7200")
-    await brotr.pool.execute("UPDATE checks SET due_at = due_at - 7200")
+    await brotr.pool.execute("UPDATE bigbrotr.outbox SET due_at = due_at - 7200")
+    await brotr.pool.execute("UPDATE bigbrotr.checks SET due_at = due_at - 7200")
     figures = {(name, *labels): value for name, value, labels in await brotr.metrics()}
     assert (figures["backlog", "outbox"], figures["backlog", "checks"]) == (4, 2)
     assert 3600 < figures["backlog_age_seconds", "outbox"] < 7300

@@ -36,9 +36,8 @@ from bigbrotr.models.relay import Network, Relay
 from bigbrotr.models.where import locate
 from bigbrotr.net.politeness import politeness_of
 from bigbrotr.reads import where
-from bigbrotr.services.sync import reconcile
-from bigbrotr.services.sync import visit as visits
-from bigbrotr.services.sync.worker import Order, Worker
+from bigbrotr.services.sync import conversation, holdings, pages, reconcile, visit
+from bigbrotr.services.sync.worker import Slice, Worker
 from tests.relays.events import make_event, wire
 from tests.relays.model import Vices
 from tests.relays.scripted import Held, ScriptedRelay
@@ -53,7 +52,7 @@ TOO_LARGE = 150_000
 MOST_BYTES = 100_000  # of an event that is taken
 OTHER = Relay("wss://other.example.com")
 HEALING = 6  # visits, at most
-ORDER = Order("campaign", 1.5, {Network.LOCAL: 4})
+ORDER = Slice("campaign", 1.5, {Network.LOCAL: 4})
 MALFORMED = wire({**make_event(BEGIN + SPAN_S // 2, content="malformed"), "kind": "7"})
 
 
@@ -312,7 +311,7 @@ class Campaign:
         self.made |= {each["id"]: Held(each) for each in others}
         if self.story.known:
             await self.brotr.insert_events(events)
-        await self.brotr.pool.execute("DELETE FROM visits")
+        await self.brotr.pool.execute("DELETE FROM bigbrotr.visits")
         await self.brotr.insert_relays([Relay(self.url)])
 
     def change(self, turn: Turn, during: "Epoch | None") -> None:
@@ -361,10 +360,10 @@ class Campaign:
         politeness_of.cache_clear()
         self.relay.vices = turn.vices
         self.relay.seen.shown.clear()
-        await self.brotr.pool.execute("UPDATE visits SET due_at = 0")
-        await self.brotr.pool.execute("UPDATE gaps SET due_at = 0")
-        await self.brotr.pool.execute("UPDATE withheld SET due_at = 0")
-        await self.brotr.pool.execute("UPDATE reconciliation SET due_at = 0")
+        await self.brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
+        await self.brotr.pool.execute("UPDATE bigbrotr.gaps SET due_at = 0")
+        await self.brotr.pool.execute("UPDATE bigbrotr.withheld SET due_at = 0")
+        await self.brotr.pool.execute("UPDATE bigbrotr.reconciliation SET due_at = 0")
         task = asyncio.create_task(Worker(self.config(), self.brotr).work(ORDER))
         questions = 0
 
@@ -392,20 +391,27 @@ class Campaign:
                 rows = await archive.fetch(query.replace("RELAY", f"'{self.url}'"))
                 return [row[0] if len(row) == 1 else tuple(row) for row in rows]
 
-            of_relay = "relay_id = (SELECT id FROM relays WHERE url = RELAY)"
+            of_relay = "relay_id = (SELECT id FROM bigbrotr.relays WHERE url = RELAY)"
             return Found(
-                dict(await ask("SELECT encode(id, 'hex'), content FROM events")),
+                dict(await ask("SELECT encode(id, 'hex'), content FROM bigbrotr.events")),
                 set(
                     await ask(
-                        "SELECT encode(event_id, 'hex') FROM events_relays WHERE relay_url = RELAY"
+                        "SELECT encode(event_id, 'hex')"
+                        " FROM bigbrotr.events_relays WHERE relay_url = RELAY"
                     )
                 ),
                 await ask(
                     "SELECT lower(span), upper(span), proven_at"
-                    f" FROM coverage, unnest(proven) AS span WHERE {of_relay}"
+                    f" FROM bigbrotr.coverage, unnest(proven) AS span WHERE {of_relay}"
                 ),
-                set(await ask(f"SELECT encode(event_id, 'hex') FROM withheld WHERE {of_relay}")),
-                await ask(f"SELECT reason, detail, lower(span) FROM gaps WHERE {of_relay}"),
+                set(
+                    await ask(
+                        f"SELECT encode(event_id, 'hex') FROM bigbrotr.withheld WHERE {of_relay}"
+                    )
+                ),
+                await ask(
+                    f"SELECT reason, detail, lower(span) FROM bigbrotr.gaps WHERE {of_relay}"
+                ),
             )
 
     async def check(self) -> None:
@@ -497,7 +503,7 @@ def events_of(story: Story) -> list[dict[str, Any]]:
 
 
 TABLES = (
-    *("events", "events_raw", "presence", "dropped", "rejected", "candidates", "sightings"),
+    *("events", "events_raw", "presence", "dropped", "rejected", "candidates", "mentions"),
     *("tallies", "visits", "coverage", "gaps", "reconciliation", "digests", "withheld", "relays"),
 )
 
@@ -505,7 +511,7 @@ TABLES = (
 async def clear(brotr: Brotr) -> None:
     """Empties the database: a new one would cost more than a story."""
     for table in TABLES:
-        await brotr.pool.execute(f"DELETE FROM {table}")
+        await brotr.pool.execute(f"DELETE FROM bigbrotr.{table}")
 
 
 @pytest.fixture
@@ -513,13 +519,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Time stands still; small archives are worth what large ones are; nothing lingers."""
     clock = Clock()
     monkeypatch.setattr(time, "time", clock)
-    monkeypatch.setattr(visits, "LINGER_S", 0.1)
-    monkeypatch.setattr(visits, "MOST_RETURNS", 6)
+    monkeypatch.setattr(pages, "LINGER_S", 0.1)
+    monkeypatch.setattr(conversation, "MOST_RETURNS", 6)
     monkeypatch.setattr(reconcile, "WORTHWHILE", 20)
     monkeypatch.setattr(reconcile, "PROBE", 6)
     monkeypatch.setattr(reconcile, "FEWEST_ITEMS", 8)
-    monkeypatch.setattr(reconcile, "MARKED", 25)
-    monkeypatch.setattr(reconcile, "MERGED_ITEMS", 60)
+    monkeypatch.setattr(holdings, "MARKED", 25)
+    monkeypatch.setattr(holdings, "MERGED_ITEMS", 60)
     return clock
 
 
@@ -538,7 +544,7 @@ async def tell(
         await campaign.check_whereabouts()
         left = (await campaign.look()).gaps
         with monkeypatch.context() as patched:
-            patched.setattr(visits, "PLAIN_AGAIN", 1)
+            patched.setattr(visit, "PLAIN_AGAIN", 1)
             await campaign.heal()
     return left
 

@@ -69,8 +69,8 @@ async def expect_complete(connection: "asyncpg.Connection[asyncpg.Record]") -> N
     rows = await connection.fetch(
         "SELECT r.url, v.visited_at, v.owner,"
         " missing_spans(r.id, 0, v.visited_at - 60, v.visited_at) AS missing,"
-        " (SELECT count(*) FROM gaps g WHERE g.relay_id = r.id) AS gaps"
-        " FROM relays r JOIN visits v ON v.relay_id = r.id"
+        " (SELECT count(*) FROM bigbrotr.gaps g WHERE g.relay_id = r.id) AS gaps"
+        " FROM bigbrotr.relays r JOIN bigbrotr.visits v ON v.relay_id = r.id"
     )
     for row in rows:
         assert list(row["missing"]) == [], row
@@ -98,7 +98,7 @@ async def test_archive_is_the_union_of_three_relays(profile: str, tmp_path: Path
             expect_union(first, shares, profile)
             await expect_complete(connection)
             assert first.totals["gaps"] == first.totals["rejected"] == 0
-            await connection.execute("UPDATE visits SET due_at = 0")
+            await connection.execute("UPDATE bigbrotr.visits SET due_at = 0")
         before = len(scripted.seen.filters)
         await place.run_once()
         assert len(scripted.seen.filters) > before  # it was asked again
@@ -115,7 +115,9 @@ async def test_new_events_of_two_relays_arrive_while_it_runs(tmp_path: Path) -> 
             async with place.look() as connection:
 
                 async def holds(pairs: int) -> bool:
-                    return bool(await connection.fetchval("SELECT pairs FROM totals()") == pairs)
+                    return bool(
+                        await connection.fetchval("SELECT pairs FROM bigbrotr.totals()") == pairs
+                    )
 
                 await until(lambda: holds(90), "the first copy")
                 fresh = make_event(int(time.time()), content="fresh")
@@ -211,7 +213,7 @@ async def finish(place: Place, shares: Mapping[str, Sequence[Event]]) -> None:
     while found < goal:
         try:
             async with place.look() as connection:
-                found = await connection.fetchval("SELECT pairs FROM totals()")
+                found = await connection.fetchval("SELECT pairs FROM bigbrotr.totals()")
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             pass
         await asyncio.sleep(0.05)
@@ -260,7 +262,12 @@ async def test_stops_cleanly_in_mid_copy(
             assert 0 < len(archive.events) < len(EVENTS)
             assert len(archive.pairs) == len(archive.events) == archive.totals["events"]
             # Nothing waits for a lease to run out.
-            assert await connection.fetchval("SELECT count(*) FROM visits WHERE owner IS NULL") == 1
+            assert (
+                await connection.fetchval(
+                    "SELECT count(*) FROM bigbrotr.visits WHERE owner IS NULL"
+                )
+                == 1
+            )
         relay.vices = Vices()
         await place.run_once()
         async with place.database() as connection:
@@ -288,7 +295,9 @@ async def test_second_signal_stops_at_once(tmp_path: Path) -> None:
         place = Place(tmp_path / "place", [good.url], timeout_s=60)
         await place.run_once()
         async with place.database() as connection:
-            await connection.execute("SELECT insert_relays($1, '{local}', '{0}')", [relay.url])
+            await connection.execute(
+                "SELECT bigbrotr.insert_relays($1, '{local}', '{0}')", [relay.url]
+            )
         async with place.start() as running:
             await until(lambda: len(relay.seen.filters) > 0, "it copies")
             running.process.send_signal(signal.SIGTERM)
@@ -381,7 +390,8 @@ async def test_bad_relays_beside_a_good_one(tmp_path: Path) -> None:
                 name: {
                     row["reason"]
                     for row in await connection.fetch(
-                        "SELECT reason FROM gaps g JOIN relays r ON r.id = g.relay_id"
+                        "SELECT reason FROM bigbrotr.gaps g"
+                        " JOIN bigbrotr.relays r ON r.id = g.relay_id"
                         " WHERE r.url = $1",
                         url,
                     )
@@ -401,7 +411,8 @@ async def test_bad_relays_beside_a_good_one(tmp_path: Path) -> None:
             rejected = {
                 row["reason"]: row["count"]
                 for row in await connection.fetch(
-                    "SELECT reason, count FROM rejected x JOIN relays r ON r.id = x.relay_id"
+                    "SELECT reason, count FROM bigbrotr.rejected x"
+                    " JOIN bigbrotr.relays r ON r.id = x.relay_id"
                     " WHERE r.url = $1",
                     urls["litters"],
                 )
@@ -409,7 +420,8 @@ async def test_bad_relays_beside_a_good_one(tmp_path: Path) -> None:
             assert {"malformed", "bad id", "bad signature"} <= rejected.keys()
             assert all(rejected.values())
             others = await connection.fetchval(
-                "SELECT count(*) FROM rejected x JOIN relays r ON r.id = x.relay_id"
+                "SELECT count(*) FROM bigbrotr.rejected x"
+                " JOIN bigbrotr.relays r ON r.id = x.relay_id"
                 " WHERE r.url <> $1",
                 urls["litters"],
             )
@@ -417,12 +429,16 @@ async def test_bad_relays_beside_a_good_one(tmp_path: Path) -> None:
             # No second is both proven and a gap, and none is neither.
             for name, url in urls.items():
                 row = await connection.fetchrow(
-                    "SELECT (SELECT range_agg(proven) FROM coverage WHERE relay_id = r.id) AS p,"
-                    " (SELECT range_agg(span) FROM gaps WHERE relay_id = r.id) AS g,"
+                    "SELECT (SELECT range_agg(proven)"
+                    " FROM bigbrotr.coverage WHERE relay_id = r.id) AS p,"
+                    " (SELECT range_agg(span) FROM bigbrotr.gaps WHERE relay_id = r.id) AS g,"
                     " missing_spans(r.id, 0, v.visited_at - 60, v.visited_at) AS missing,"
-                    " coalesce((SELECT range_agg(proven) FROM coverage WHERE relay_id = r.id)"
-                    " && (SELECT range_agg(span) FROM gaps WHERE relay_id = r.id), false) AS both"
-                    " FROM relays r JOIN visits v ON v.relay_id = r.id WHERE r.url = $1",
+                    " coalesce((SELECT range_agg(proven)"
+                    " FROM bigbrotr.coverage WHERE relay_id = r.id)"
+                    " && (SELECT range_agg(span) FROM bigbrotr.gaps"
+                    " WHERE relay_id = r.id), false) AS both"
+                    " FROM bigbrotr.relays r"
+                    " JOIN bigbrotr.visits v ON v.relay_id = r.id WHERE r.url = $1",
                     url,
                 )
                 assert row is not None

@@ -14,16 +14,16 @@ from bigbrotr.models.filter import Filter
 from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.net.politeness import politeness_of
-from bigbrotr.services.sync import visit as visits
-from bigbrotr.services.sync.ingest import Report
-from bigbrotr.services.sync.worker import Order, Worker
+from bigbrotr.services.sync import conversation
+from bigbrotr.services.sync.report import Report
+from bigbrotr.services.sync.worker import Slice, Worker
 from tests.relays.events import make_event, wire
 from tests.relays.model import Vices
 from tests.relays.scripted import ScriptedRelay
 
 BEGIN = 1_600_000_000
 EVENTS = [make_event(BEGIN + 60 * n, content=f"{n}", key=n % 4) for n in range(300)]
-ORDER = Order("test", 60.0, {Network.LOCAL: 10})
+ORDER = Slice("test", 60.0, {Network.LOCAL: 10})
 OTHER = Relay("wss://other.example.com")
 ELSEWHERE = [make_event(BEGIN + 7 * n, content=f"elsewhere {n}", key=n % 4) for n in range(30)]
 
@@ -42,9 +42,9 @@ def config(**settings: Any) -> Config:
 async def visit(brotr: Brotr, *, at_once: bool = True, **settings: Any) -> Report:
     """One visit to each relay; `at_once`: whatever had to wait does not."""
     politeness_of.cache_clear()
-    await brotr.pool.execute("UPDATE visits SET due_at = 0")
+    await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
     if at_once:
-        await brotr.pool.execute("UPDATE gaps SET due_at = 0")
+        await brotr.pool.execute("UPDATE bigbrotr.gaps SET due_at = 0")
     return await Worker(config(**settings), brotr).work(ORDER)
 
 
@@ -53,26 +53,31 @@ async def know_others(brotr: Brotr) -> None:
     events = [Event.from_json(wire(event)) for event in ELSEWHERE]
     await brotr.insert_events([EventRelay(event, OTHER, BEGIN) for event in events])
     await brotr.pool.execute(
-        "DELETE FROM visits WHERE relay_id = (SELECT id FROM relays WHERE url = $1)", OTHER.url
+        "DELETE FROM bigbrotr.visits WHERE relay_id = (SELECT id"
+        " FROM bigbrotr.relays WHERE url = $1)",
+        OTHER.url,
     )
 
 
 async def held(brotr: Brotr, relay: ScriptedRelay) -> set[str]:
     rows = await brotr.pool.fetch(
-        "SELECT encode(event_id, 'hex') FROM events_relays WHERE relay_url = $1",
+        "SELECT encode(event_id, 'hex') FROM bigbrotr.events_relays WHERE relay_url = $1",
         Relay(relay.url).url,
     )
     return {row[0] for row in rows}
 
 
 async def gaps(brotr: Brotr) -> list[tuple[str, int, int]]:
-    rows = await brotr.pool.fetch("SELECT reason, lower(span), upper(span) FROM gaps ORDER BY span")
+    rows = await brotr.pool.fetch(
+        "SELECT reason, lower(span), upper(span) FROM bigbrotr.gaps ORDER BY span"
+    )
     return [tuple(row) for row in rows]
 
 
 async def missing(brotr: Brotr) -> list[Any]:
     spans = await brotr.pool.fetchval(
-        "SELECT missing_spans(r.id, 0, v.until, $1) FROM visits v JOIN relays r ON r.id = relay_id",
+        "SELECT bigbrotr.missing_spans(r.id, 0, v.until, $1)"
+        " FROM bigbrotr.visits v JOIN bigbrotr.relays r ON r.id = relay_id",
         int(time.time()),
     )
     return list(spans)
@@ -137,7 +142,7 @@ async def test_archived_and_not_proven(brotr: Brotr, name: str) -> None:
         await brotr.insert_relays([Relay(relay.url)])
         await visit(brotr)
         assert await held(brotr, relay) == ids(EVENTS)
-        assert await brotr.pool.fetchval("SELECT count(*) FROM coverage") == 0
+        assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.coverage") == 0
         assert {reason for reason, *_ in await gaps(brotr)} <= {"closed", "suspected-empty"}
         # The next visits begin with what has worked, and follow what is new.
         await relay.add(make_event(int(time.time()) - 5, key=1))
@@ -162,7 +167,7 @@ async def test_a_relay_that_ceases_to_show_anything_still_holds_it(
             relay.vices = vices
             await visit(brotr, rewalk_s=7200)
             assert await held(brotr, relay) == ids(EVENTS[:30])
-            assert await brotr.pool.fetchval("SELECT count(*) FROM dropped") == 0
+            assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.dropped") == 0
 
 
 async def test_an_empty_relay_is_believed_when_it_could_be_tested(brotr: Brotr) -> None:
@@ -213,7 +218,7 @@ async def test_a_relay_that_says_no_is_left_alone(
         assert 2 <= visits <= 9
         assert relay.seen.connections <= 3 * visits
         assert len(await gaps(brotr)) <= 1
-        state = await brotr.pool.fetchrow("SELECT failures, failing_since FROM visits")
+        state = await brotr.pool.fetchrow("SELECT failures, failing_since FROM bigbrotr.visits")
         assert state is not None
         assert state["failures"] >= visits - 1
 
@@ -222,7 +227,7 @@ async def test_visits_together_get_on_although_each_is_cut_short(
     brotr: Brotr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One answer a connection, and one connection a visit."""
-    monkeypatch.setattr(visits, "MOST_RETURNS", 0)
+    monkeypatch.setattr(conversation, "MOST_RETURNS", 0)
     now = time.time()  # stands still: each new second would want a visit of its own
     monkeypatch.setattr(time, "time", lambda: now)
     async with ScriptedRelay(EVENTS, Vices(clamp=100, drop_after_pages=1)) as relay:
@@ -239,18 +244,23 @@ async def test_what_was_found_while_a_clock_was_ahead_does_not_wait_for_it(brotr
     """Nobody has tried it yet: it bears no other time."""
     await brotr.insert_relays([OTHER])
     later = int(time.time()) + 86_400
-    await brotr.pool.execute("INSERT INTO checks (relay_id, due_at) SELECT id, 0 FROM relays")
     await brotr.pool.execute(
-        "INSERT INTO candidates (url, network, source, discovered_at, due_at)"
+        "INSERT INTO bigbrotr.checks (relay_id, due_at) SELECT id, 0 FROM bigbrotr.relays"
+    )
+    await brotr.pool.execute(
+        "INSERT INTO bigbrotr.candidates (url, network, source, discovered_at, due_at)"
         " VALUES ('wss://new.example.com', 'clearnet', 'test', $1, $1)",
         later,
     )
     for table in ("visits", "checks"):
-        await brotr.pool.execute(f"UPDATE {table} SET due_at = $1", later)
+        await brotr.pool.execute(f"UPDATE bigbrotr.{table} SET due_at = $1", later)
     assert await brotr.forget_the_future() == (0, 3)
     for table in ("visits", "checks", "candidates"):
-        assert await brotr.pool.fetchval(f"SELECT max(due_at) FROM {table}") <= time.time()
-    untold = "SELECT v.failing_since, c.since FROM visits v JOIN checks c USING (relay_id)"
+        assert await brotr.pool.fetchval(f"SELECT max(due_at) FROM bigbrotr.{table}") <= time.time()
+    untold = (
+        "SELECT v.failing_since, c.since FROM bigbrotr.visits v"
+        " JOIN bigbrotr.checks c USING (relay_id)"
+    )
     assert tuple(await brotr.pool.fetchrow(untold) or ()) == (None, None)
     assert await brotr.forget_the_future() == (0, 0)
 
@@ -262,9 +272,9 @@ async def test_what_was_shown_within_a_filter_is_not_taken_up_for_another(
     async with ScriptedRelay([*EVENTS, *others], Vices(clamp=100, drop_after_pages=1)) as relay:
         await brotr.insert_relays([Relay(relay.url)])
         with monkeypatch.context() as hasty:
-            hasty.setattr(visits, "MOST_RETURNS", 0)
+            hasty.setattr(conversation, "MOST_RETURNS", 0)
             await visit(brotr, reconcile=False, filter=Filter(kinds=frozenset([1])))
-        assert '"pending"' in await brotr.pool.fetchval("SELECT dialect FROM visits")
+        assert '"pending"' in await brotr.pool.fetchval("SELECT dialect FROM bigbrotr.visits")
         relay.vices = Vices()
         await visit(brotr, reconcile=False)
         assert await missing(brotr) == []
@@ -277,7 +287,7 @@ async def test_a_relay_that_has_had_enough_is_asked_for_no_other_time(brotr: Bro
         await brotr.insert_relays([Relay(relay.url)])
         await visit(brotr, reconcile=False)
         assert len(relay.seen.filters) < 25
-        assert await brotr.pool.fetchval("SELECT outcome FROM visits") == "rate-limited"
+        assert await brotr.pool.fetchval("SELECT outcome FROM bigbrotr.visits") == "rate-limited"
         assert len(await gaps(brotr)) == 1
 
 
@@ -298,13 +308,13 @@ async def test_what_was_shown_long_ago_is_not_taken_up(
     brotr: Brotr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many visits in vain there were since."""
-    monkeypatch.setattr(visits, "MOST_RETURNS", 0)
+    monkeypatch.setattr(conversation, "MOST_RETURNS", 0)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now)
     async with ScriptedRelay(EVENTS, Vices(clamp=100, drop_after_pages=1)) as relay:
         await brotr.insert_relays([Relay(relay.url)])
         await visit(brotr, reconcile=False)
-        assert '"pending"' in await brotr.pool.fetchval("SELECT dialect FROM visits")
+        assert '"pending"' in await brotr.pool.fetchval("SELECT dialect FROM bigbrotr.visits")
         late = make_event(BEGIN + 60 * 250 + 5, content="dated within what was shown")
         await relay.add(late)
         relay.vices = Vices(drop_after_pages=0)
@@ -331,7 +341,7 @@ async def test_a_stored_event_that_is_none_leaves_no_gap(
         assert await held(brotr, relay) == ids([*good, EVENTS[60]])
         assert await gaps(brotr) == []
         assert await missing(brotr) == []
-        assert await brotr.pool.fetchval("SELECT reason FROM rejected") == "malformed"
+        assert await brotr.pool.fetchval("SELECT reason FROM bigbrotr.rejected") == "malformed"
 
 
 async def test_an_event_that_is_too_large_costs_its_second_at_most(brotr: Brotr) -> None:
@@ -341,7 +351,7 @@ async def test_an_event_that_is_too_large_costs_its_second_at_most(brotr: Brotr)
         await visit(brotr, max_event_bytes=100_000)
         assert await held(brotr, relay) == ids(EVENTS)
         assert await gaps(brotr) == [("oversize", BEGIN + 6030, BEGIN + 6031)]
-        assert await brotr.pool.fetchval("SELECT reason FROM rejected") == "too large"
+        assert await brotr.pool.fetchval("SELECT reason FROM bigbrotr.rejected") == "too large"
         # Once it may be as large as that, it is there, and the gap is closed.
         await visit(brotr)
         assert await held(brotr, relay) == ids([*EVENTS, large])
@@ -365,12 +375,12 @@ async def test_a_relay_that_lied_is_asked_again_for_all_it_proved(brotr: Brotr) 
     async with ScriptedRelay(EVENTS) as relay:
         await brotr.insert_relays([Relay(relay.url)])
         await visit(brotr, since=BEGIN + 9000)
-        before = await brotr.pool.fetchval("SELECT range_agg(proven) FROM coverage")
+        before = await brotr.pool.fetchval("SELECT range_agg(proven) FROM bigbrotr.coverage")
         assert before
         relay.vices = Vices(pick="random", clamp=60)
-        await brotr.pool.execute("UPDATE visits SET dialect = '{}'")
+        await brotr.pool.execute("UPDATE bigbrotr.visits SET dialect = '{}'")
         await visit(brotr)
-        dialect = await brotr.pool.fetchval("SELECT dialect FROM visits")
+        dialect = await brotr.pool.fetchval("SELECT dialect FROM bigbrotr.visits")
         assert '"disorderly": true' in dialect
         for _ in range(3):
             await visit(brotr)
@@ -391,7 +401,7 @@ async def test_a_clock_that_was_ahead_proves_nothing(
         await relay.add(late)
         assert await missing(brotr) != []  # such proofs do not count ...
         assert (await brotr.forget_the_future())[0] == 1  # ... and are taken back
-        assert await brotr.pool.fetchval("SELECT count(*) FROM coverage") == 0
+        assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.coverage") == 0
         due = await brotr.next_visit_at([Network.LOCAL])
         assert due is not None
         assert due <= time.time()

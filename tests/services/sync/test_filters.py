@@ -30,7 +30,7 @@ from bigbrotr.nostr.session import Page
 from bigbrotr.reads.relays import progress as progress_of
 from bigbrotr.services.sync.dialect import NARROW_KINDS, Known, request
 from bigbrotr.services.sync.ingest import sift
-from bigbrotr.services.sync.worker import Order, Worker, signer_of
+from bigbrotr.services.sync.worker import Slice, Worker, signer_of
 from bigbrotr.supervisor import choose
 from tests.processes import Archive, Place, until
 from tests.relays.events import make_event, pubkey, wire
@@ -52,7 +52,7 @@ EVENTS = [
     for n in range(120)
 ]
 END = EVENTS[-1]["created_at"]
-ORDER = Order("test/synchronizer", 60.0, {Network.LOCAL: 10})
+ORDER = Slice("test/synchronizer", 60.0, {Network.LOCAL: 10})
 NOTES = Filter(kinds=frozenset([1]))
 
 
@@ -75,20 +75,20 @@ def decode(event: Event) -> WireEvent:
 
 
 async def archived(brotr: Brotr) -> set[str]:
-    rows = await brotr.pool.fetch("SELECT encode(id, 'hex') AS id FROM events")
+    rows = await brotr.pool.fetch("SELECT encode(id, 'hex') AS id FROM bigbrotr.events")
     return {row["id"] for row in rows}
 
 
 async def visit(brotr: Brotr, **settings: Any) -> None:
     """Every relay is called at once, and all that is due is done."""
-    await brotr.pool.execute("UPDATE visits SET due_at = 0")
+    await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
     worker = Worker(config(**settings), brotr)
     while (await worker.work(ORDER)).visits:
         pass
 
 
 async def gaps(brotr: Brotr) -> list[tuple[str, str]]:
-    rows = await brotr.pool.fetch("SELECT filter, reason FROM gaps")
+    rows = await brotr.pool.fetch("SELECT filter, reason FROM bigbrotr.gaps")
     return sorted(map(tuple, rows))
 
 
@@ -218,7 +218,7 @@ async def test_archive_ends_where_it_should(brotr: Brotr, vices: Vices, until: i
         await visit(brotr, since=since, filter=Filter(until=until))
         if until < END + 2:  # all is in the past and proven: the relay is left in peace
             assert relay.seen.filters == asked
-        await brotr.pool.execute("UPDATE gaps SET due_at = 0")
+        await brotr.pool.execute("UPDATE bigbrotr.gaps SET due_at = 0")
         await visit(brotr)
         assert await archived(brotr) == selected({})
         assert await gaps(brotr) == []
@@ -290,7 +290,7 @@ async def test_new_filter_beside_old_gaps(brotr: Brotr) -> None:
         due_at = await brotr.next_visit_at([Network.LOCAL])
         assert due_at is not None
         assert due_at > time.time() + 60
-        await brotr.pool.execute("UPDATE gaps SET due_at = 0")
+        await brotr.pool.execute("UPDATE bigbrotr.gaps SET due_at = 0")
         await visit(brotr)
         assert await archived(brotr) == selected({})
         assert await gaps(brotr) == []
@@ -323,7 +323,7 @@ async def test_some_relays_apart(brotr: Brotr) -> None:
             },
         )
         rows = await brotr.pool.fetch(
-            "SELECT encode(event_id, 'hex') AS id, relay_url FROM events_relays"
+            "SELECT encode(event_id, 'hex') AS id, relay_url FROM bigbrotr.events_relays"
         )
         held = [{row["id"] for row in rows if row["relay_url"] == url} for url in urls]
         assert held == [
@@ -353,20 +353,20 @@ async def test_relay_that_insists_on_a_key(brotr: Brotr) -> None:
     async with known_relay(brotr, Vices(needs_auth=True)) as relay:
         await visit(brotr, auth="never")
         assert await gaps(brotr) == [("", "closed")]
-        detail = await brotr.pool.fetchval("SELECT detail FROM gaps")
+        detail = await brotr.pool.fetchval("SELECT detail FROM bigbrotr.gaps")
         assert detail == "auth-required: who are you?"
         assert await identity(brotr) is None
-        await brotr.pool.execute("UPDATE gaps SET due_at = 0")
+        await brotr.pool.execute("UPDATE bigbrotr.gaps SET due_at = 0")
         await visit(brotr)
         assert await archived(brotr) == selected({})
         assert await gaps(brotr) == []
         first = await identity(brotr)
         assert first is not None
-        await brotr.pool.execute("DELETE FROM coverage")
+        await brotr.pool.execute("DELETE FROM bigbrotr.coverage")
         await visit(brotr)  # another worker
         assert await identity(brotr) not in (None, first)
         relay.vices = Vices()
-        await brotr.pool.execute("DELETE FROM coverage")
+        await brotr.pool.execute("DELETE FROM bigbrotr.coverage")
         await visit(brotr)
         assert await identity(brotr) is None
 
@@ -408,7 +408,7 @@ async def test_filtered_archive_and_then_everything(tmp_path: Path) -> None:
             assert archive.pairs == {(each, relay.url) for each in held} | {
                 (each, shy.url) for each in later
             }
-            await connection.execute("UPDATE visits SET due_at = 0")
+            await connection.execute("UPDATE bigbrotr.visits SET due_at = 0")
         shy.vices = Vices(needs_auth=True)
         text = place.config.read_text().replace(more, "")
         place.config.write_text(text.replace("workers = 2", 'workers = 2\nauth = "configured"'))
@@ -441,7 +441,8 @@ async def test_what_comes_in_live_is_filtered(tmp_path: Path) -> None:
             async def outcomes() -> dict[str, str | None]:
                 async with place.look() as connection:
                     rows = await connection.fetch(
-                        "SELECT r.url, outcome FROM visits v JOIN relays r ON r.id = relay_id"
+                        "SELECT r.url, outcome FROM bigbrotr.visits v"
+                        " JOIN bigbrotr.relays r ON r.id = relay_id"
                     )
                     return {row["url"]: row["outcome"] for row in rows}
 

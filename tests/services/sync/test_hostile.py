@@ -18,16 +18,16 @@ from bigbrotr.net.politeness import politeness_of
 from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.session import Bounds, Page, Session
 from bigbrotr.reads.relays import RelayProgress, progress
-from bigbrotr.services.sync.ingest import Report
 from bigbrotr.services.sync.ingest import sift as sorted_out
-from bigbrotr.services.sync.worker import Order, Worker
+from bigbrotr.services.sync.report import Report
+from bigbrotr.services.sync.worker import Slice, Worker
 from bigbrotr.view.archive import relay_lines
 from tests.net.test_frames import frame
 from tests.relays.events import make_event
 from tests.relays.model import Vices
 from tests.relays.scripted import ScriptedRelay
 
-ORDER = Order("test", 60.0, {Network.LOCAL: 10})
+ORDER = Slice("test", 60.0, {Network.LOCAL: 10})
 
 
 async def visit(brotr: Brotr, *, times: int = 1, page_bytes: int = 1 << 22) -> Report:
@@ -41,8 +41,8 @@ async def visit(brotr: Brotr, *, times: int = 1, page_bytes: int = 1 << 22) -> R
     report = Report()
     for _ in range(times):
         politeness_of.cache_clear()  # as if a while had passed
-        await brotr.pool.execute("UPDATE visits SET due_at = 0")
-        await brotr.pool.execute("UPDATE gaps SET due_at = 0")
+        await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
+        await brotr.pool.execute("UPDATE bigbrotr.gaps SET due_at = 0")
         report = await Worker(config, brotr).work(ORDER)
     return report
 
@@ -59,7 +59,7 @@ async def test_invalid_events_on_top_hide_nothing(brotr: Brotr) -> None:
         await brotr.insert_relays([Relay(relay.url)])
         await visit(brotr)
         assert (await brotr.totals()).pairs == len(good)
-        rejected = await brotr.pool.fetch("SELECT reason, count FROM rejected")
+        rejected = await brotr.pool.fetch("SELECT reason, count FROM bigbrotr.rejected")
         assert [row["reason"] for row in rejected] == ["bad id"]
         assert rejected[0]["count"] >= len(junk)
 
@@ -73,7 +73,7 @@ async def test_invalid_events_fill_a_second(brotr: Brotr) -> None:
         await brotr.insert_relays([Relay(relay.url)])
         await visit(brotr)
         archived = (await brotr.totals()).pairs
-        gaps = await brotr.pool.fetch("SELECT span FROM gaps")
+        gaps = await brotr.pool.fetch("SELECT span FROM bigbrotr.gaps")
         # The relay hands out 50 of 90 in that second: whole, or a gap that says so.
         assert archived == 40 or any(
             row["span"].lower <= second < row["span"].upper for row in gaps
@@ -87,9 +87,11 @@ async def test_large_events_make_smaller_pages(brotr: Brotr) -> None:
         await brotr.insert_relays([Relay(relay.url)])
         await visit(brotr, page_bytes=300_000)
         assert (await brotr.totals()).pairs == len(events)
-        assert await brotr.pool.fetchval("SELECT count(*) FROM gaps") == 0
+        assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.gaps") == 0
         # What was still on its way when a page was full is not late.
-        assert "linger" not in await brotr.pool.fetchval("SELECT dialect::text FROM visits")
+        assert "linger" not in await brotr.pool.fetchval(
+            "SELECT dialect::text FROM bigbrotr.visits"
+        )
 
 
 async def test_progress_counts_attempts_anew(brotr: Brotr) -> None:
@@ -98,9 +100,9 @@ async def test_progress_counts_attempts_anew(brotr: Brotr) -> None:
         await brotr.insert_relays([Relay(relay.url)])
         for _ in range(12):
             await visit(brotr)
-            attempts = await brotr.pool.fetchval("SELECT max(attempts) FROM gaps")
+            attempts = await brotr.pool.fetchval("SELECT max(attempts) FROM bigbrotr.gaps")
             assert attempts in (None, 0, 1)
-            row = await brotr.pool.fetchrow("SELECT outcome, due_at FROM visits")
+            row = await brotr.pool.fetchrow("SELECT outcome, due_at FROM bigbrotr.visits")
             assert row is not None
             if row["outcome"] == "rate-limited":
                 assert row["due_at"] > time.time() + 400  # it is left alone
@@ -118,7 +120,7 @@ async def test_reasons_do_not_grow_with_what_a_relay_invents(brotr: Brotr) -> No
     async with ScriptedRelay([good, *junk]) as relay:
         await brotr.insert_relays([Relay(relay.url)])
         await visit(brotr)
-        rows = await brotr.pool.fetch("SELECT reason, samples FROM rejected")
+        rows = await brotr.pool.fetch("SELECT reason, samples FROM bigbrotr.rejected")
         assert 1 <= len(rows) <= 3
         assert all(len(row["samples"]) <= 3 for row in rows)
 
@@ -126,18 +128,20 @@ async def test_reasons_do_not_grow_with_what_a_relay_invents(brotr: Brotr) -> No
 async def test_bad_row_stops_nobody(brotr: Brotr) -> None:
     async with ScriptedRelay([make_event(1_600_000_000)]) as relay:
         await brotr.insert_relays([Relay(relay.url)])
-        await brotr.pool.execute("SELECT insert_relays('{wss://bad host}', '{local}', '{0}')")
         await brotr.pool.execute(
-            "INSERT INTO candidates (url, network, source, discovered_at, due_at)"
+            "SELECT bigbrotr.insert_relays('{wss://bad host}', '{local}', '{0}')"
+        )
+        await brotr.pool.execute(
+            "INSERT INTO bigbrotr.candidates (url, network, source, discovered_at, due_at)"
             " VALUES ('ws://also bad', 'local', 'hand', 0, 0)"
         )
         await visit(brotr)
         assert (await brotr.totals()).pairs == 1
-        outcomes = await brotr.pool.fetch("SELECT outcome FROM visits ORDER BY outcome")
+        outcomes = await brotr.pool.fetch("SELECT outcome FROM bigbrotr.visits ORDER BY outcome")
         assert [row["outcome"] for row in outcomes] == ["complete", "invalid-url"]
         wanted = {"limit": 5, "max_attempts": 9, "owner": "x", "lease_s": 60}
         assert await brotr.claim_candidates(Network.LOCAL, **wanted) == []  # type: ignore[arg-type]
-        row = await brotr.pool.fetchrow("SELECT outcome, attempts FROM candidates")
+        row = await brotr.pool.fetchrow("SELECT outcome, attempts FROM bigbrotr.candidates")
         assert row is not None
         assert tuple(row) == ("invalid-url", 1)
 
@@ -214,7 +218,7 @@ async def test_what_one_relay_makes_our_code_raise_is_its_alone(
     async def refused(*_: Any, **__: Any) -> Any:
         raise asyncpg.ConnectionDoesNotExistError("the server has gone")
 
-    monkeypatch.setattr("bigbrotr.services.sync.visit.sift", sift)
+    monkeypatch.setattr("bigbrotr.services.sync.pages.sift", sift)
     if not is_ours:
         monkeypatch.setattr(brotr, "store_page", refused)
     async with ScriptedRelay([poison]) as bad, ScriptedRelay([make_event()]) as good:
@@ -225,7 +229,7 @@ async def test_what_one_relay_makes_our_code_raise_is_its_alone(
             return
         report = await visit(brotr)
         assert report.outcomes == {"defect": 1, "complete": 1}
-        row = await brotr.pool.fetchrow("SELECT * FROM visits WHERE outcome = 'defect'")
+        row = await brotr.pool.fetchrow("SELECT * FROM bigbrotr.visits WHERE outcome = 'defect'")
         assert row is not None
         assert (row["failures"], row["owner"]) == (1, None)
         assert row["detail"] == "ZeroDivisionError: nobody thought of this"

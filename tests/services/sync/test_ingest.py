@@ -5,15 +5,18 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from bigbrotr.config.settings import SynchronizerSettings
+from bigbrotr.config.settings import Config, SynchronizerSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.visits import Visit
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr import message
 from bigbrotr.nostr.message import EventMessage
-from bigbrotr.nostr.questions import Answer, Ask, End, Progress
+from bigbrotr.nostr.questions import Answer, Ask, End
 from bigbrotr.nostr.session import Page
-from bigbrotr.services.sync.ingest import FORESIGHT, IN_VAIN, Crowd, Intake, Report, sift
+from bigbrotr.services.sync.contention import FORESIGHT, IN_VAIN, ContentionGate
+from bigbrotr.services.sync.context import VisitContext, VisitState
+from bigbrotr.services.sync.ingest import Ingest, sift
+from bigbrotr.services.sync.report import Report
 from tests.relays.events import make_event, wire
 
 POLICY = SynchronizerSettings().policy("")
@@ -32,46 +35,55 @@ async def claim(brotr: Brotr, count: int) -> list[Visit]:
     )
 
 
-def test_a_crowd_comes_and_goes() -> None:
-    crowd = Crowd()
+def test_contention_comes_and_goes() -> None:
+    gate = ContentionGate()
 
-    def heed(unknown: int, new: int) -> bool:
-        crowd.heed(unknown, new)
-        return crowd.is_there
+    def note(unknown: int, new: int) -> bool:
+        gate.note(unknown, new)
+        return gate.is_contended
 
-    assert not any(heed(100, 100) or heed(100, 96) or heed(0, 0) for _ in range(500))
+    assert not any(note(100, 100) or note(100, 96) or note(0, 0) for _ in range(500))
     # A few events say little.
-    assert heed(20, 0)
-    assert not heed(500, 500)
+    assert note(20, 0)
+    assert not note(500, 500)
     # Many say that it goes on; but not for ever.
-    assert heed(500, 0)
-    assert all(heed(500, 500) for _ in range(IN_VAIN - 1))
-    assert not heed(500, 500)
+    assert note(500, 0)
+    assert all(note(500, 500) for _ in range(IN_VAIN - 1))
+    assert not note(500, 500)
     for _ in range(100):
-        heed(500, 0)
-    assert all(heed(500, 500) for _ in range(FORESIGHT // 500 - 1))
-    assert not heed(500, 500)
+        note(500, 0)
+    assert all(note(500, 500) for _ in range(FORESIGHT // 500 - 1))
+    assert not note(500, 500)
 
 
-async def test_a_crowd_verifies_and_stores_each_event_about_once(brotr: Brotr) -> None:
+async def test_under_contention_each_event_is_verified_and_stored_about_once(
+    brotr: Brotr,
+) -> None:
     """Ten relays bring the same events at the same moment, page after page."""
-    total, crowd = Report(), Crowd()
+    total, gate = Report(), ContentionGate()
 
-    async def bring(visit: Visit) -> None:
-        intake = Intake(brotr, visit, POLICY, crowd, total.add)
+    async def bring(claim: Visit) -> None:
+        context = VisitContext(
+            brotr=brotr,
+            config=Config(),
+            relay=Relay(claim.url),
+            network=Network.LOCAL,
+            report=total.add,
+            contention=gate,
+        )
+        ingest = Ingest(context, VisitState(claim))
         for start in range(0, len(EVENTS), 20):
-            brought = page(EVENTS[start : start + 20])
-            _, haul = sift(brought, Ask(0, None, 20), POLICY)
-            await intake.prepare(haul)
-            await intake.store(brought, haul, Progress([], []))
+            _, batch = sift(page(EVENTS[start : start + 20]), Ask(0, None, 20), POLICY)
+            await ingest.prepare(batch)
+            await ingest.store(batch)
 
     async with asyncio.TaskGroup() as group:
-        for visit in await claim(brotr, 10):
-            group.create_task(bring(visit))
+        for each in await claim(brotr, 10):
+            group.create_task(bring(each))
     assert total.new == len(EVENTS)
     assert total.received == 10 * len(EVENTS)
     assert (await brotr.totals()).pairs == 10 * len(EVENTS)
-    assert crowd.is_there
+    assert gate.is_contended
     # Only the first pages were looked at by each for itself.
     assert total.received - total.known <= len(EVENTS) + 10 * 20 * 2
 
@@ -79,14 +91,14 @@ async def test_a_crowd_verifies_and_stores_each_event_about_once(brotr: Brotr) -
 def test_what_the_page_before_brought_already_is_heard_and_not_stored_twice() -> None:
     first, second, third = (make_event(1_600_000_000, content=f"{n}") for n in range(3))
     forged = {**second, "sig": first["sig"]}
-    _, haul = sift(page([*EVENTS[1:4], first, forged]), Ask(1_600_000_000, None, 5), POLICY)
-    haul.verify()
-    under_way = haul.oldest()
+    _, batch = sift(page([*EVENTS[1:4], first, forged]), Ask(1_600_000_000, None, 5), POLICY)
+    batch.verify()
+    under_way = batch.oldest()
     assert under_way == {bytes.fromhex(first["id"])}  # the other is not being stored
-    answer, haul = sift(page([first, second, third]), Ask(0, 1_600_000_000, 5), POLICY, under_way)
+    answer, batch = sift(page([first, second, third]), Ask(0, 1_600_000_000, 5), POLICY, under_way)
     assert answer.created_ats == [1_600_000_000] * 3
-    assert {event[1].hex() for event in haul.events} == {second["id"], third["id"]}
-    assert haul.oldest() == set()  # nothing is verified yet
+    assert {event[1].hex() for event in batch.events} == {second["id"], third["id"]}
+    assert batch.oldest() == set()  # nothing is verified yet
 
 
 def test_a_page_reaches_no_further_than_what_is_proven_of_it() -> None:

@@ -11,8 +11,8 @@ import pytest
 from bigbrotr.config.settings import Config, Link, Networks, SynchronizerSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.services.sync import visit as visits
-from bigbrotr.services.sync.worker import Order, Worker
+from bigbrotr.services.sync import live
+from bigbrotr.services.sync.worker import Slice, Worker
 from tests.processes import Archive, Place, Running, until
 from tests.relays.events import make_event
 from tests.relays.real import fill, local_relay, nostr_relay
@@ -30,7 +30,9 @@ async def archived(place: Place) -> set[str]:
 async def is_live(place: Place, relays: int) -> None:
     async def all_live() -> bool:
         async with place.look() as connection:
-            count = await connection.fetchval("SELECT count(*) FROM visits WHERE outcome = 'live'")
+            count = await connection.fetchval(
+                "SELECT count(*) FROM bigbrotr.visits WHERE outcome = 'live'"
+            )
             return bool(count == relays)
 
     await until(all_live, "all relays are followed live")
@@ -69,7 +71,7 @@ async def test_what_comes_in_live_is_counted_too(brotr: Brotr) -> None:
     async with ScriptedRelay(OLD) as relay:
         await brotr.insert_relays([Relay(relay.url)])
         worker = Worker(config, brotr)
-        order = Order("test", 60.0, {Network.LOCAL: 5}, live_calls=1)
+        order = Slice("test", 60.0, {Network.LOCAL: 5}, live_visits=1)
         work = asyncio.create_task(worker.work(order))
 
         def is_followed() -> bool:  # it has subscribed, and walked what came in meanwhile
@@ -86,22 +88,24 @@ async def test_what_comes_in_live_is_counted_too(brotr: Brotr) -> None:
             await relay.show_late(event)
 
         async def is_there() -> bool:
-            found = "SELECT EXISTS (SELECT FROM events WHERE id = decode($1, 'hex'))"
+            found = "SELECT EXISTS (SELECT FROM bigbrotr.events WHERE id = decode($1, 'hex'))"
             return bool(await brotr.pool.fetchval(found, late["id"]))
 
         await until(is_there, "the late one is archived")
-        covered = "SELECT coalesce(range_agg(proven) @> $1::bigint, false) FROM coverage"
+        covered = "SELECT coalesce(range_agg(proven) @> $1::bigint, false) FROM bigbrotr.coverage"
         assert not await brotr.pool.fetchval(covered, late["created_at"])
         assert await brotr.pool.fetchval(covered, late["created_at"] - 1)
 
         async def is_noted() -> bool:
-            return bool(await brotr.pool.fetchval("SELECT count > 0 FROM rejected"))
+            return bool(await brotr.pool.fetchval("SELECT count > 0 FROM bigbrotr.rejected"))
 
         await until(is_noted, "the forged one is noted")
         worker.stop.set()
         async with asyncio.timeout(30):
             report = await work
-    assert report.reasons == {"bad id": await brotr.pool.fetchval("SELECT count FROM rejected")}
+    assert report.reasons == {
+        "bad id": await brotr.pool.fetchval("SELECT count FROM bigbrotr.rejected")
+    }
     assert report.new == len(OLD) + 3
 
 
@@ -111,7 +115,7 @@ async def test_after_a_good_stay_one_comes_back_at_once(
 ) -> None:
     """A relay that drops us again and again is not hammered."""
     if is_good:
-        monkeypatch.setattr(visits, "GOOD_STAY_S", 0.0)
+        monkeypatch.setattr(live, "GOOD_STAY_S", 0.0)
     config = Config(
         networks=Networks(clearnet=Link(enabled=False), local=Link(timeout_s=10.0)),
         synchronizer=SynchronizerSettings(settle_s=60, revisit_s=3600),
@@ -119,7 +123,7 @@ async def test_after_a_good_stay_one_comes_back_at_once(
     async with ScriptedRelay(OLD) as relay:
         await brotr.insert_relays([Relay(relay.url)])
         worker = Worker(config, brotr)
-        order = Order("test", 60.0, {Network.LOCAL: 5}, live_calls=1)
+        order = Slice("test", 60.0, {Network.LOCAL: 5}, live_visits=1)
         work = asyncio.create_task(worker.work(order))
 
         def is_followed() -> bool:  # it has subscribed, and walked what came in meanwhile
@@ -132,10 +136,12 @@ async def test_after_a_good_stay_one_comes_back_at_once(
         await relay.add(missed)
 
         async def is_made_good() -> bool:
-            return bool(await brotr.pool.fetchval("SELECT count(*) = $1 FROM events", len(OLD) + 1))
+            return bool(
+                await brotr.pool.fetchval("SELECT count(*) = $1 FROM bigbrotr.events", len(OLD) + 1)
+            )
 
         async def is_left_alone() -> bool:
-            row = await brotr.pool.fetchrow("SELECT outcome, due_at, failures FROM visits")
+            row = await brotr.pool.fetchrow("SELECT outcome, due_at, failures FROM bigbrotr.visits")
             assert row is not None
             is_late = row["due_at"] > time.time() + 30
             return is_late and (row["outcome"], row["failures"]) == ("subscription-ended", 0)

@@ -25,9 +25,9 @@ from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.net.politeness import politeness_of
 from bigbrotr.reads import where as reads
-from bigbrotr.services.sync import reconcile
-from bigbrotr.services.sync.ingest import Report
-from bigbrotr.services.sync.worker import Order, Worker
+from bigbrotr.services.sync import honesty, reconcile
+from bigbrotr.services.sync.report import Report
+from bigbrotr.services.sync.worker import Slice, Worker
 from tests.processes import until
 from tests.relays.events import make_event, pubkey, wire
 from tests.relays.model import Order as Order_
@@ -80,7 +80,8 @@ async def archive(brotr: Brotr, events: Iterable[TimedSocket], relay: Relay = OL
         [EventRelay(Event.from_json(wire(event)), relay, now) for event in events]
     )
     await brotr.pool.execute(
-        "UPDATE visits SET due_at = $1 WHERE relay_id = (SELECT id FROM relays WHERE url = $2)",
+        "UPDATE bigbrotr.visits SET due_at = $1"
+        " WHERE relay_id = (SELECT id FROM bigbrotr.relays WHERE url = $2)",
         2**40,
         relay.url,
     )
@@ -91,33 +92,38 @@ async def visit(brotr: Brotr, relay: ScriptedRelay | str, settings: Config | Non
     url = Relay(relay if isinstance(relay, str) else relay.url).url
     await brotr.insert_relays([Relay(url)])
     await brotr.pool.execute(
-        "UPDATE visits SET due_at = 0 WHERE relay_id = (SELECT id FROM relays WHERE url = $1)", url
+        "UPDATE bigbrotr.visits SET due_at = 0"
+        " WHERE relay_id = (SELECT id FROM bigbrotr.relays WHERE url = $1)",
+        url,
     )
     worker = Worker(settings or config(), brotr)
     async with asyncio.timeout(60):
-        return await worker.work(Order("test", 30.0, {Network.LOCAL: 5}))
+        return await worker.work(Slice("test", 30.0, {Network.LOCAL: 5}))
 
 
 async def held(brotr: Brotr, relay: ScriptedRelay | str) -> set[str]:
     url = Relay(relay if isinstance(relay, str) else relay.url).url
-    rows = await brotr.pool.fetch("SELECT event_id FROM events_relays WHERE relay_url = $1", url)
+    rows = await brotr.pool.fetch(
+        "SELECT event_id FROM bigbrotr.events_relays WHERE relay_url = $1", url
+    )
     return {row["event_id"].hex() for row in rows}
 
 
 async def archived(brotr: Brotr) -> set[str]:
-    return {row["id"].hex() for row in await brotr.pool.fetch("SELECT id FROM events")}
+    return {row["id"].hex() for row in await brotr.pool.fetch("SELECT id FROM bigbrotr.events")}
 
 
 async def outcome(brotr: Brotr) -> str | None:
-    found: str | None = await brotr.pool.fetchval("SELECT outcome FROM reconciliation")
+    found: str | None = await brotr.pool.fetchval("SELECT outcome FROM bigbrotr.reconciliation")
     return found
 
 
 async def grow_old(brotr: Brotr, seconds: int = 100_000) -> None:
     """What is proven was proven so long ago, and all that is held was seen as long ago."""
-    await brotr.pool.execute("UPDATE coverage SET proven_at = proven_at - $1", seconds)
+    await brotr.pool.execute("UPDATE bigbrotr.coverage SET proven_at = proven_at - $1", seconds)
     await brotr.pool.execute(
-        "UPDATE presence SET seen_ats = ARRAY(SELECT at - $1::int FROM unnest(seen_ats) AS at)",
+        "UPDATE bigbrotr.presence SET seen_ats = ARRAY(SELECT at - $1::int"
+        " FROM unnest(seen_ats) AS at)",
         seconds,
     )
 
@@ -125,12 +131,12 @@ async def grow_old(brotr: Brotr, seconds: int = 100_000) -> None:
 async def is_proven(brotr: Brotr, relay: ScriptedRelay | str) -> bool:
     url = Relay(relay if isinstance(relay, str) else relay.url).url
     missing = await brotr.pool.fetchval(
-        "SELECT missing_spans(id, 0, $2, $3) FROM relays WHERE url = $1",
+        "SELECT bigbrotr.missing_spans(id, 0, $2, $3) FROM bigbrotr.relays WHERE url = $1",
         url,
         UNTIL,
         int(time.time()),
     )
-    gaps = await brotr.pool.fetchval("SELECT count(*) FROM gaps")
+    gaps = await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.gaps")
     return not list(missing) and gaps == 0
 
 
@@ -141,8 +147,8 @@ def ids(events: Iterable[TimedSocket]) -> set[str]:
 async def check_totals(brotr: Brotr) -> None:
     """What is counted along the way equals what is there."""
     totals = await brotr.totals()
-    events = await brotr.pool.fetchval("SELECT count(*) FROM events")
-    pairs = await brotr.pool.fetchval("SELECT count(*) FROM events_relays")
+    events = await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.events")
+    pairs = await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.events_relays")
     assert (totals.events, totals.pairs) == (events, pairs)
 
 
@@ -157,10 +163,10 @@ async def test_a_relay_that_is_newly_met(brotr: Brotr) -> None:
         assert await is_proven(brotr, relay)
         assert (report.windows, report.dropped, report.withheld) == (1, 0, 0)
         # Of what is known only the few that it was tested with were sent.
-        tested = reconcile.PROBE + 2 * reconcile.TESTED
+        tested = reconcile.PROBE + 2 * honesty.TESTED
         assert report.received < len(OTHERS) + tested + 20
         assert await outcome(brotr) == "works"
-        hows = await brotr.pool.fetch("SELECT how, proven FROM coverage ORDER BY how DESC")
+        hows = await brotr.pool.fetch("SELECT how, proven FROM bigbrotr.coverage ORDER BY how DESC")
         assert hows[0]["how"] == "reconciliation"
         await check_totals(brotr)
         place = await where(brotr, bytes.fromhex(EVENTS[0]["id"]))
@@ -229,7 +235,8 @@ async def test_an_audit_of_what_has_not_changed(brotr: Brotr) -> None:
         assert len(relay.seen.reconciliations) == asked + 1
         assert relay.seen.bytes_out - before < 4000
         ages = await brotr.pool.fetch(
-            "SELECT proven_at FROM coverage c JOIN relays r ON r.id = relay_id WHERE url = $1",
+            "SELECT proven_at FROM bigbrotr.coverage c"
+            " JOIN bigbrotr.relays r ON r.id = relay_id WHERE url = $1",
             relay.url,
         )
         assert all(row["proven_at"] > time.time() - 60 for row in ages)
@@ -276,7 +283,7 @@ async def test_dropped_events_stay_in_the_archive(brotr: Brotr) -> None:
         assert await held(brotr, relay) == ids(EVENTS)
         assert await brotr.delete_orphan_events() == 0
         assert await archived(brotr) == ids(EVENTS) | ids(OTHERS)
-        await brotr.pool.execute("DELETE FROM relays WHERE url = $1", relay.url)
+        await brotr.pool.execute("DELETE FROM bigbrotr.relays WHERE url = $1", relay.url)
         assert await brotr.delete_orphan_events() == len(OTHERS)
         await check_totals(brotr)
 
@@ -299,17 +306,17 @@ async def test_relays_that_cannot(brotr: Brotr, manner: Reconciling, remembered:
         await visit(brotr, relay, config(timeout_s=1.0))
         assert await outcome(brotr) == remembered
         if manner == "cut":  # the conversation was over
-            await brotr.pool.execute("UPDATE gaps SET due_at = 0")
+            await brotr.pool.execute("UPDATE bigbrotr.gaps SET due_at = 0")
             await visit(brotr, relay)
         assert await held(brotr, relay) == ids(theirs)
         assert await is_proven(brotr, relay)
         asked = len(relay.seen.reconciliations)
         relay.vices = Vices(reconciles="honestly")
-        await brotr.pool.execute("DELETE FROM coverage")
+        await brotr.pool.execute("DELETE FROM bigbrotr.coverage")
         await visit(brotr, relay)
         assert len(relay.seen.reconciliations) == asked
-        await brotr.pool.execute("DELETE FROM coverage")
-        await brotr.pool.execute("UPDATE reconciliation SET due_at = 0")
+        await brotr.pool.execute("DELETE FROM bigbrotr.coverage")
+        await brotr.pool.execute("UPDATE bigbrotr.reconciliation SET due_at = 0")
         await visit(brotr, relay)
         assert len(relay.seen.reconciliations) == asked + 1
         assert await outcome(brotr) == "works"
@@ -326,11 +333,11 @@ async def test_windows_halve_until_they_fit(brotr: Brotr, names_most: bool) -> N
         assert await held(brotr, relay) == ids(EVENTS)
         assert await is_proven(brotr, relay)
         assert await outcome(brotr) == "works"
-        most = await brotr.pool.fetchval("SELECT most_items FROM reconciliation")
+        most = await brotr.pool.fetchval("SELECT most_items FROM bigbrotr.reconciliation")
         assert most == (360 if names_most else 350)
         # Next time it is asked for more, in case that was a bad day.
         relay.vices = Vices(reconciles="honestly")
-        await brotr.pool.execute("DELETE FROM digests")
+        await brotr.pool.execute("DELETE FROM bigbrotr.digests")
         await grow_old(brotr)
         assert (await visit(brotr, relay)).windows == 1
 
@@ -364,7 +371,7 @@ async def test_liars_are_caught(brotr: Brotr, vices: Vices) -> None:
         assert await held(brotr, relay) == ids(theirs)
         assert await archived(brotr) == ids(EVENTS) | ids(theirs)
         assert await is_proven(brotr, relay)
-        hows = await brotr.pool.fetch("SELECT DISTINCT how FROM coverage")
+        hows = await brotr.pool.fetch("SELECT DISTINCT how FROM bigbrotr.coverage")
         assert [row["how"] for row in hows] == ["paging"]
 
 
@@ -380,8 +387,8 @@ async def test_a_liar_is_asked_again_for_what_it_did_not_name(
         return next(places, 0) if most >= len(EVENTS) else most - 1
 
     monkeypatch.setattr(random, "randrange", chosen)
-    monkeypatch.setattr(reconcile, "TESTED", 8)
-    monkeypatch.setattr(reconcile, "HIDDEN", 1)
+    monkeypatch.setattr(honesty, "TESTED", 8)
+    monkeypatch.setattr(honesty, "HIDDEN", 1)
     await archive(brotr, [*EVENTS, *OTHERS])  # which it has not: few questions meet what it hides
     vices = Vices(reconciles="honestly", hides=frozenset(ids(EVENTS[-3:])))
     async with ScriptedRelay(EVENTS, vices) as relay:
@@ -395,7 +402,7 @@ async def test_what_a_liar_has_told_before_is_taken_back(
 ) -> None:
     """It is caught at a late window, after others in which its lie did not show."""
     monkeypatch.setattr(reconcile, "MOST_ITEMS", 250)
-    monkeypatch.setattr(reconcile, "TESTED", 8)
+    monkeypatch.setattr(honesty, "TESTED", 8)
     await archive(brotr, EVENTS)
     lacks = {*range(0, 250, 60), *range(300, 640)}
     theirs = [event for place, event in enumerate(EVENTS) if place not in lacks]
@@ -405,7 +412,7 @@ async def test_what_a_liar_has_told_before_is_taken_back(
         await visit(brotr, relay)
         assert await held(brotr, relay) == ids(theirs)
         assert await is_proven(brotr, relay)
-        assert await brotr.pool.fetchval("SELECT count(*) FROM digests") == 0
+        assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.digests") == 0
         await check_totals(brotr)
 
 
@@ -462,7 +469,7 @@ async def test_a_window_of_nothing_but_withheld_events(brotr: Brotr) -> None:
             await visit(brotr, relay)
         assert await outcome(brotr) == "works"
         assert await held(brotr, relay) == set()
-        assert await brotr.pool.fetchval("SELECT count(*) FROM withheld") == 1
+        assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.withheld") == 1
 
 
 @pytest.mark.parametrize("share", [0.9, 0.33])
@@ -473,7 +480,7 @@ async def test_names_are_tested_before_they_are_noted(brotr: Brotr, share: float
     withheld = frozenset(ids(EVENTS) - ids(theirs))
     for chance in range(4):
         random.seed(chance)
-        await brotr.pool.execute("DELETE FROM relays WHERE url <> $1", OLD.url)
+        await brotr.pool.execute("DELETE FROM bigbrotr.relays WHERE url <> $1", OLD.url)
         vices = Vices(reconciles="honestly", withholds=withheld)
         async with ScriptedRelay(EVENTS, vices) as relay:
             report = await visit(brotr, relay)
@@ -492,7 +499,8 @@ async def test_an_audit_tests_what_is_named_for_the_first_time(brotr: Brotr) -> 
     async with ScriptedRelay(own, Vices(reconciles="honestly")) as relay:
         await visit(brotr, relay)
         await brotr.pool.execute(
-            "INSERT INTO reconciliation SELECT id, 'works', '', 0, 0 FROM relays WHERE url = $1",
+            "INSERT INTO bigbrotr.reconciliation SELECT id, 'works', '', 0, 0"
+            " FROM bigbrotr.relays WHERE url = $1",
             relay.url,
         )
         await archive(brotr, others)
@@ -565,15 +573,15 @@ async def test_messages_that_are_too_large_are_remembered(brotr: Brotr) -> None:
     vices = Vices(reconciles="honestly", max_message_bytes=32_768)
     async with ScriptedRelay(theirs, vices) as relay:
         await visit(brotr, relay)
-        row = await brotr.pool.fetchrow("SELECT * FROM reconciliation")
+        row = await brotr.pool.fetchrow("SELECT * FROM bigbrotr.reconciliation")
         assert row is not None
         assert row["outcome"] == "refused"
         assert "1009" in row["detail"]
         assert 4096 <= row["most_bytes"] <= 16_000
         assert await held(brotr, relay) == ids(theirs)  # pages took over at once
         assert await is_proven(brotr, relay)
-        await brotr.pool.execute("UPDATE reconciliation SET due_at = 0")
-        await brotr.pool.execute("DELETE FROM coverage")
+        await brotr.pool.execute("UPDATE bigbrotr.reconciliation SET due_at = 0")
+        await brotr.pool.execute("DELETE FROM bigbrotr.coverage")
         report = await visit(brotr, relay)
         assert await outcome(brotr) == "works"
         assert report.windows > 0
@@ -591,9 +599,9 @@ async def test_who_hangs_up_on_the_smallest_messages_is_paged(
     async with relay:
         await visit(brotr, relay)
         assert await outcome(brotr) == "refused"
-        due_at = await brotr.pool.fetchval("SELECT due_at FROM reconciliation")
+        due_at = await brotr.pool.fetchval("SELECT due_at FROM bigbrotr.reconciliation")
         assert due_at > time.time() + 50_000
-        await brotr.pool.execute("UPDATE gaps SET due_at = 0")
+        await brotr.pool.execute("UPDATE bigbrotr.gaps SET due_at = 0")
         report = await visit(brotr, relay)
         assert report.windows == 0
         assert await held(brotr, relay) == ids(theirs)
@@ -619,11 +627,11 @@ async def test_what_is_withheld_en_masse_is_no_holding(
     async with ScriptedRelay([*EVENTS, *OTHERS], vices) as relay:
         await visit(brotr, relay)
         assert await outcome(brotr) == "refused"
-        assert await brotr.pool.fetchval("SELECT count(*) FROM withheld") == 20
+        assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.withheld") == 20
         assert await archived(brotr) == ids(EVENTS) | ids(OTHERS[30:])
         assert await is_proven(brotr, relay)
         # Its pages have said since that it has none of them.
-        for row in await brotr.pool.fetch("SELECT event_id FROM withheld"):
+        for row in await brotr.pool.fetch("SELECT event_id FROM bigbrotr.withheld"):
             place = await where(brotr, row["event_id"])
             assert place["present"] == []
 
@@ -658,10 +666,13 @@ async def test_an_audit_that_is_cut_is_not_repeated_at_once(brotr: Brotr) -> Non
         await visit(brotr, relay)
         assert await outcome(brotr) == "refused"
         relay.vices = Vices()
-        await brotr.pool.execute("UPDATE gaps SET due_at = 100")
+        await brotr.pool.execute("UPDATE bigbrotr.gaps SET due_at = 100")
         report = await visit(brotr, relay)
         assert report.visits == 1
-        due = "SELECT due_at FROM visits v JOIN relays r ON r.id = relay_id WHERE url = $1"
+        due = (
+            "SELECT due_at FROM bigbrotr.visits v"
+            " JOIN bigbrotr.relays r ON r.id = relay_id WHERE url = $1"
+        )
         assert await brotr.pool.fetchval(due, relay.url) > time.time()
         assert await is_proven(brotr, relay)
 
@@ -680,7 +691,7 @@ async def test_events_that_are_deleted_meanwhile(brotr: Brotr) -> None:
     async with ScriptedRelay(EVENTS, Vices(reconciles="honestly", delay_s=0.05)) as relay:
         worker = asyncio.create_task(visit(brotr, relay))
         await until(lambda: bool(relay.seen.reconciliations), "it reconciles")
-        await brotr.pool.execute("DELETE FROM relays WHERE url = $1", OLD.url)
+        await brotr.pool.execute("DELETE FROM bigbrotr.relays WHERE url = $1", OLD.url)
         await brotr.delete_orphan_events()
         await worker
         assert await held(brotr, relay) == ids(EVENTS)
@@ -692,7 +703,7 @@ async def test_a_relay_that_is_deleted_meanwhile(brotr: Brotr) -> None:
     async with ScriptedRelay(EVENTS, Vices(reconciles="honestly", delay_s=0.05)) as relay:
         worker = asyncio.create_task(visit(brotr, relay))
         await until(lambda: bool(relay.seen.reconciliations), "it reconciles")
-        await brotr.pool.execute("DELETE FROM relays WHERE url = $1", relay.url)
+        await brotr.pool.execute("DELETE FROM bigbrotr.relays WHERE url = $1", relay.url)
         assert (await worker).visits == 0
         await check_totals(brotr)
 
@@ -703,7 +714,8 @@ async def test_a_relay_that_has_dropped_all_is_no_orphan(brotr: Brotr) -> None:
     async with ScriptedRelay(own, Vices(reconciles="honestly")) as relay:
         await visit(brotr, relay)
         await brotr.pool.execute(
-            "INSERT INTO reconciliation SELECT id, 'works', '', 0, 0 FROM relays WHERE url = $1",
+            "INSERT INTO bigbrotr.reconciliation SELECT id, 'works', '', 0, 0"
+            " FROM bigbrotr.relays WHERE url = $1",
             relay.url,
         )
         relay.events = []
@@ -736,7 +748,7 @@ async def test_a_liar_is_caught_at_an_audit(brotr: Brotr) -> None:
         await grow_old(brotr)
         await visit(brotr, relay)
         assert await outcome(brotr) == "lies"
-        assert await brotr.pool.fetchval("SELECT count(*) FROM dropped") == 0
+        assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.dropped") == 0
 
 
 async def test_events_that_are_not_handed_over(brotr: Brotr) -> None:
@@ -749,7 +761,7 @@ async def test_events_that_are_not_handed_over(brotr: Brotr) -> None:
         assert report.withheld == 5
         assert await archived(brotr) == ids(EVENTS) | ids(OTHERS[5:])
         assert await is_proven(brotr, relay)
-        rows = await brotr.pool.fetch("SELECT * FROM withheld")
+        rows = await brotr.pool.fetch("SELECT * FROM bigbrotr.withheld")
         assert {row["event_id"].hex() for row in rows} == withheld
         assert {(row["reason"], row["attempts"]) for row in rows} == {("not-handed-over", 1)}
         place = await where(brotr, rows[0]["event_id"])
@@ -764,14 +776,14 @@ async def test_events_that_are_not_handed_over(brotr: Brotr) -> None:
         assert not any("ids" in f for each in relay.seen.filters[asked:] for f in each)
         # Asked for again when they are, in vain; in the end they are there.
         await grow_old(brotr)
-        await brotr.pool.execute("UPDATE withheld SET due_at = 0")
+        await brotr.pool.execute("UPDATE bigbrotr.withheld SET due_at = 0")
         assert (await visit(brotr, relay)).withheld == 5
-        assert await brotr.pool.fetchval("SELECT max(attempts) FROM withheld") == 2
+        assert await brotr.pool.fetchval("SELECT max(attempts) FROM bigbrotr.withheld") == 2
         relay.vices = Vices(reconciles="honestly")
         await grow_old(brotr)
-        await brotr.pool.execute("UPDATE withheld SET due_at = 0")
+        await brotr.pool.execute("UPDATE bigbrotr.withheld SET due_at = 0")
         assert (await visit(brotr, relay)).withheld == 0
-        assert await brotr.pool.fetchval("SELECT count(*) FROM withheld") == 0
+        assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.withheld") == 0
         assert await held(brotr, relay) == ids(relay.events)
         await check_totals(brotr)
 
@@ -797,7 +809,7 @@ async def test_forged_events_are_not_believed(brotr: Brotr) -> None:
         report = await visit(brotr, relay)
         assert await archived(brotr) == ids(EVENTS) | ids(OTHERS[1:4])
         assert report.withheld == 1
-        assert await brotr.pool.fetchval("SELECT count FROM rejected") >= 1
+        assert await brotr.pool.fetchval("SELECT count FROM bigbrotr.rejected") >= 1
         assert await is_proven(brotr, relay)
 
 
@@ -820,7 +832,7 @@ async def test_every_rejected_event_is_counted(brotr: Brotr) -> None:
     async def look(relay: ScriptedRelay) -> Report:
         report = await visit(brotr, relay)
         counted.update(report.reasons)
-        rows = await brotr.pool.fetch("SELECT reason, sum(count) FROM rejected GROUP BY 1")
+        rows = await brotr.pool.fetch("SELECT reason, sum(count) FROM bigbrotr.rejected GROUP BY 1")
         assert counted == {row[0]: row[1] for row in rows}
         assert report.rejected == sum(report.reasons.values())
         return report
@@ -831,7 +843,7 @@ async def test_every_rejected_event_is_counted(brotr: Brotr) -> None:
         await look(relay)
         assert counted["bad signature"] >= 1
         # Nothing has changed since, and a page that is only looked at has a forged event.
-        await brotr.pool.execute("UPDATE withheld SET due_at = 2 * due_at")
+        await brotr.pool.execute("UPDATE bigbrotr.withheld SET due_at = 2 * due_at")
         relay.vices = Vices(reconciles="honestly", forged=frozenset({"id", "content"}))
         await grow_old(brotr)
         report = await look(relay)
@@ -1004,7 +1016,7 @@ async def test_what_a_cut_walk_has_noted_may_be_gone(
         await visit(brotr, relay, config(page_limit=40, reconcile=False))
         seen = await held(brotr, relay)
         assert len(seen) >= 40
-        spans = await brotr.pool.fetchval("SELECT range_agg(proven) FROM coverage")
+        spans = await brotr.pool.fetchval("SELECT range_agg(proven) FROM bigbrotr.coverage")
         unproven = [
             event
             for event in EVENTS
@@ -1014,7 +1026,7 @@ async def test_what_a_cut_walk_has_noted_may_be_gone(
         gone_from(relay, unproven[0])
         relay.vices = Vices(reconciles="honestly" if by == "ids" else "unknown")
         politeness_of.cache_clear()  # as if a while had passed
-        await brotr.pool.execute("UPDATE gaps SET due_at = 0")
+        await brotr.pool.execute("UPDATE bigbrotr.gaps SET due_at = 0")
         await grow_old(brotr)
         report = await visit(brotr, relay, settings)
         assert report.dropped == 1
@@ -1038,7 +1050,7 @@ async def test_walking_within_a_filter_ends_no_other_pairs(brotr: Brotr, profile
             (Filter(until=UNTIL, tags={"t": frozenset("x")}), tagged[:1]),
         ):
             before = await held(brotr, relay)
-            await brotr.pool.execute("DELETE FROM coverage")
+            await brotr.pool.execute("DELETE FROM bigbrotr.coverage")
             await visit(brotr, relay, config(reconcile=False, filter=filter_))
             can_tell = profile is Profile.FULL or not filter_.tags
             assert await held(brotr, relay) == before - (ids(gone) if can_tell else set())

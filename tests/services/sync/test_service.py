@@ -18,15 +18,16 @@ from bigbrotr.core.logger import configure
 from bigbrotr.errors import WorkerLostError
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.net.websocket import HELD_BYTES
+from bigbrotr.services.sync.context import PAGES_AT_WORK
 from bigbrotr.services.sync.service import Synchronizer, share
-from bigbrotr.services.sync.worker import PAGES_AT_WORK, Order, Worker
+from bigbrotr.services.sync.worker import Slice, Worker
 from tests.processes import children, command, until
 from tests.relays.events import make_event
 from tests.relays.model import Vices
 from tests.relays.scripted import ScriptedRelay
 
 EVENTS = [make_event(1_600_000_000 + n, content=f"{n} " + "x" * 2000) for n in range(300)]
-ORDER = Order("test/synchronizer", 60.0, {Network.LOCAL: 10})
+ORDER = Slice("test/synchronizer", 60.0, {Network.LOCAL: 10})
 
 
 def config(page_limit: int = 20, workers: int = 1) -> Config:
@@ -60,14 +61,14 @@ async def test_lease_lost_in_mid_copy_drops_the_work(
         await until(lambda: len(relay.seen.filters) > 3 or work.done(), "it copies")
         assert not work.done(), work
         await brotr.pool.execute(
-            "UPDATE visits SET epoch = epoch + 1, owner = 'another', due_at = due_at + 600"
+            "UPDATE bigbrotr.visits SET epoch = epoch + 1, owner = 'another', due_at = due_at + 600"
         )
         before = await pairs(brotr)
         async with asyncio.timeout(60):
             report = await work
         assert report.visits == 0
         assert await pairs(brotr) <= before + 40  # what was under way
-        assert await brotr.pool.fetchval("SELECT owner FROM visits") == "another"
+        assert await brotr.pool.fetchval("SELECT owner FROM bigbrotr.visits") == "another"
         assert "lease lost" in capsys.readouterr().err
         assert relay.open_connections == 0 or await _closed(relay)
 
@@ -82,7 +83,7 @@ async def test_leases_of_a_crashed_one_are_given_back_at_the_start(brotr: Brotr,
     context = Context(config(), dsn, "test")
     synchronizer = Synchronizer(brotr, context=context)
     for owner in (synchronizer.owner, "another/synchronizer"):
-        await brotr.pool.execute("UPDATE visits SET due_at = 0, owner = NULL")
+        await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0, owner = NULL")
         visits = await brotr.claim_visits(
             [Network.LOCAL], limit=5, owner=owner, lease_s=600, since=0, until=10
         )
@@ -123,7 +124,7 @@ async def test_stalled_database_stops_the_reading(brotr: Brotr, dsn: str) -> Non
         try:
             transaction = blocker.transaction()
             await transaction.start()
-            await blocker.execute("LOCK TABLE presence, events")
+            await blocker.execute("LOCK TABLE bigbrotr.presence, bigbrotr.events")
             work = asyncio.create_task(Worker(config(), brotr).work(ORDER))
 
             async def is_waiting() -> bool:
@@ -177,7 +178,7 @@ async def test_memory_stays_within_its_bound(brotr: Brotr, dsn: str) -> None:
         stack.push_async_callback(blocker.close)
         transaction = blocker.transaction()
         await transaction.start()
-        await blocker.execute("LOCK TABLE presence, events")
+        await blocker.execute("LOCK TABLE bigbrotr.presence, bigbrotr.events")
         await brotr.insert_relays([Relay(relay.url) for relay in relays])
         work = asyncio.create_task(synchronizer.run())
         sent = -1
@@ -222,9 +223,9 @@ async def test_relay_that_is_away_is_asked_later_each_time(brotr: Brotr) -> None
         await brotr.insert_relays([Relay(relay.url)])
     waits = []
     for failures in range(1, 4):
-        await brotr.pool.execute("UPDATE visits SET due_at = 0")
+        await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
         await Worker(config(), brotr).work(ORDER)
-        row = await brotr.pool.fetchrow("SELECT * FROM visits")
+        row = await brotr.pool.fetchrow("SELECT * FROM bigbrotr.visits")
         assert row is not None
         assert (row["failures"], row["outcome"], row["owner"]) == (failures, "refused", None)
         waits.append(row["due_at"] - row["visited_at"])
@@ -239,17 +240,17 @@ async def test_relay_that_never_ends_an_answer_is_not_asked_for_ever(brotr: Brot
     async with ScriptedRelay(EVENTS[:100]) as relay:
         await brotr.insert_relays([Relay(relay.url)])
         relay.vices = Vices(no_eose=True)
-        order = Order("test/synchronizer", 1.0, {Network.LOCAL: 10})
+        order = Slice("test/synchronizer", 1.0, {Network.LOCAL: 10})
         visits = 0
         while (await brotr.next_visit_at([Network.LOCAL]) or 0) <= time.time():
             await worker.work(order)
             visits += 1
             assert visits < 30
-        row = await brotr.pool.fetchrow("SELECT * FROM visits")
+        row = await brotr.pool.fetchrow("SELECT * FROM bigbrotr.visits")
         assert row is not None
         assert row["due_at"] - row["visited_at"] > 20
         assert 0 < await pairs(brotr) <= 100
-        reasons = await brotr.pool.fetch("SELECT DISTINCT reason FROM gaps")
+        reasons = await brotr.pool.fetch("SELECT DISTINCT reason FROM bigbrotr.gaps")
         assert [row["reason"] for row in reasons] == ["timeout"]
 
 
@@ -259,21 +260,22 @@ async def test_a_clock_that_jumps_is_said_and_put_right(
     configure("INFO")
     await brotr.insert_relays([Relay("wss://clock.example.com")])
     await brotr.pool.execute(
-        "INSERT INTO coverage SELECT id, '', 'paging', '{[0,1000)}', $1 FROM relays",
+        "INSERT INTO bigbrotr.coverage SELECT id, '', 'paging', '{[0,1000)}', $1"
+        " FROM bigbrotr.relays",
         int(time.time()) + 7200,
     )
     context = Context(config(), dsn, "test")
     synchronizer = Synchronizer(brotr, context=context)
     await brotr.pool.execute(
-        "UPDATE visits SET due_at = due_at + 9000, visited_at = 1"
+        "UPDATE bigbrotr.visits SET due_at = due_at + 9000, visited_at = 1"
     )  # nobody to call
-    await brotr.pool.execute("ALTER FUNCTION forget_the_future RENAME TO forgotten")
+    await brotr.pool.execute("ALTER FUNCTION bigbrotr.forget_the_future RENAME TO forgotten")
     with pytest.raises(asyncpg.UndefinedFunctionError):
         await synchronizer.run()
-    await brotr.pool.execute("ALTER FUNCTION forgotten RENAME TO forget_the_future")
+    await brotr.pool.execute("ALTER FUNCTION bigbrotr.forgotten RENAME TO forget_the_future")
     await synchronizer.run()  # says what it finds at the start, also if it could not at once
     assert "the clock was ahead" in capsys.readouterr().err
-    assert await brotr.pool.fetchval("SELECT count(*) FROM coverage") == 0
+    assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.coverage") == 0
     await synchronizer.run()
     assert "clock" not in capsys.readouterr().err
     for set_by in (3600.0, -3600.0):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigbrotr.config.settings import Profile, SynchronizerSettings
+from bigbrotr.config.settings import Config, Profile, SynchronizerSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.visits import Visit
 from bigbrotr.errors import LeaseLostError
@@ -15,9 +15,10 @@ from bigbrotr.models.coverage import How, Proof, Span
 from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.filter import Filter
 from bigbrotr.models.relay import Network, Relay
-from bigbrotr.services.sync import shown
-from bigbrotr.services.sync.ingest import Crowd, Intake, Report
-from bigbrotr.services.sync.shown import Absences, Shown
+from bigbrotr.services.sync import absences as module
+from bigbrotr.services.sync.absences import Absences, Shown
+from bigbrotr.services.sync.context import VisitContext, VisitState
+from bigbrotr.services.sync.report import Report
 from tests.events import make_event
 
 BEGIN = 1_600_000_000
@@ -50,7 +51,7 @@ def test_what_is_shown_agrees_with_a_dumb_memory(
 
 
 async def claim(brotr: Brotr) -> Visit:
-    await brotr.pool.execute("UPDATE visits SET due_at = 0")
+    await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
     visits = await brotr.claim_visits(
         [Network.CLEARNET], limit=9, owner="me", lease_s=600, since=0, until=BEGIN + 1000
     )
@@ -62,7 +63,9 @@ async def archive(brotr: Brotr, events: Sequence[Event], seen_at: int = BEGIN) -
 
 
 async def held(brotr: Brotr) -> set[bytes]:
-    rows = await brotr.pool.fetch("SELECT event_id FROM events_relays WHERE relay_url = $1", A.url)
+    rows = await brotr.pool.fetch(
+        "SELECT event_id FROM bigbrotr.events_relays WHERE relay_url = $1", A.url
+    )
     return {row["event_id"] for row in rows}
 
 
@@ -70,9 +73,17 @@ def keys(events: Sequence[Event]) -> list[tuple[int, bytes, object]]:
     return sorted(((event.created_at, event.id, event) for event in events), key=lambda e: e[:2])
 
 
-def intake(brotr: Brotr, visit: Visit, total: Report, filter_: Filter | None = None) -> Intake:
-    policy = SynchronizerSettings(filter=filter_ or Filter()).policy("")
-    return Intake(brotr, visit, policy, Crowd(), total.add)
+async def absences_of(
+    brotr: Brotr, visit: Visit, total: Report, filter_: Filter | None = None
+) -> Absences:
+    context = VisitContext(
+        brotr=brotr,
+        config=Config(synchronizer=SynchronizerSettings(filter=filter_ or Filter())),
+        relay=A,
+        network=Network.CLEARNET,
+        report=total.add,
+    )
+    return await Absences.of(context, VisitState(visit))
 
 
 def proof(since: int, until: int) -> Proof:
@@ -82,12 +93,12 @@ def proof(since: int, until: int) -> Proof:
 async def test_a_proof_ends_the_pairs_that_were_not_shown(
     brotr: Brotr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shown, "CHUNK", 4)
-    monkeypatch.setattr(shown, "PAIRS", 3)
+    monkeypatch.setattr(module, "CHUNK", 4)
+    monkeypatch.setattr(module, "PAIRS", 3)
     events = [make_event(created_at=BEGIN + n // 2) for n in range(40)]
     await archive(brotr, events)
     total = Report()
-    absences = await Absences.of(intake(brotr, await claim(brotr), total))
+    absences = await absences_of(brotr, await claim(brotr), total)
     absences.saw(keys(events[20:30]))
     absences.saw(keys(events[10:20:2]))  # [5, 10): half of them
     await absences.conclude([proof(12, 15)])
@@ -95,13 +106,16 @@ async def test_a_proof_ends_the_pairs_that_were_not_shown(
     await absences.conclude([proof(5, 7), proof(7, 12), proof(16, 17)])
     gone = {event.id for event in [*events[11:20:2], *events[32:34]]}
     assert (await held(brotr), total.dropped) == ({event.id for event in events} - gone, 7)
-    rows = await brotr.pool.fetch("SELECT event_id FROM dropped")
+    rows = await brotr.pool.fetch("SELECT event_id FROM bigbrotr.dropped")
     assert {row["event_id"] for row in rows} == gone
     assert (await brotr.totals()).pairs == 80 - 7
     # Nothing is left of what is proven; and B's pairs are its own.
     await absences.conclude([proof(0, 5)])
     assert await held(brotr) == {event.id for event in events[10:]} - gone
-    assert await brotr.pool.fetchval("SELECT pairs FROM relay_progress WHERE url = $1", B.url) == 40
+    assert (
+        await brotr.pool.fetchval("SELECT pairs FROM bigbrotr.relay_progress WHERE url = $1", B.url)
+        == 40
+    )
 
 
 async def test_what_came_after_the_question_stays(brotr: Brotr) -> None:
@@ -109,7 +123,7 @@ async def test_what_came_after_the_question_stays(brotr: Brotr) -> None:
     await archive(brotr, [old])
     total = Report()
     visit = await claim(brotr)
-    absences = await Absences.of(intake(brotr, visit, total))
+    absences = await absences_of(brotr, visit, total)
     await brotr.store_page(visit, [new], now=int(time.time()))
     await absences.conclude([proof(-9, 9)])
     assert (await held(brotr), total.dropped) == ({new.id}, 1)
@@ -118,7 +132,7 @@ async def test_what_came_after_the_question_stays(brotr: Brotr) -> None:
 async def test_what_was_shown_before_a_proof_was_taken_back_stays(brotr: Brotr) -> None:
     events = [make_event(created_at=BEGIN + n) for n in range(10)]
     await archive(brotr, events)
-    absences = await Absences.of(intake(brotr, await claim(brotr), Report()))
+    absences = await absences_of(brotr, await claim(brotr), Report())
     absences.saw(keys(events[:5]))
     await absences.conclude([proof(0, 5)])
     absences.leave_out([Span(BEGIN, BEGIN + 5)])  # the relay had lied in its order
@@ -133,7 +147,7 @@ async def test_where_nothing_was_held_nothing_is_looked_for(
     """A first copy must not pay: neither memory nor questions to the database."""
     await archive(brotr, [make_event(created_at=BEGIN)])
     total = Report()
-    absences = await Absences.of(intake(brotr, await claim(brotr), total))
+    absences = await absences_of(brotr, await claim(brotr), total)
     await brotr.pool.close()
     for first in range(1, 200, 10):
         absences.saw(keys([make_event(created_at=BEGIN + first + n) for n in range(10)]))
@@ -146,7 +160,7 @@ async def test_what_had_to_be_forgotten_ends_nothing(
 ) -> None:
     events = [make_event(created_at=BEGIN + n) for n in range(20)]
     await archive(brotr, events)
-    absences = await Absences.of(intake(brotr, await claim(brotr), Report()))
+    absences = await absences_of(brotr, await claim(brotr), Report())
     monkeypatch.setattr(absences, "_shown", Shown(most=5))
     absences.saw(keys(events[8:14:2]))
     absences.saw(keys(events[8:14]))
@@ -167,7 +181,7 @@ async def test_within_a_filter(brotr: Brotr, profile: Profile) -> None:
         (Filter(kinds=frozenset([7, 8])), {others[1].id}),
     ):
         before = await held(brotr)
-        absences = await Absences.of(intake(brotr, await claim(brotr), Report(), filter_))
+        absences = await absences_of(brotr, await claim(brotr), Report(), filter_)
         await absences.conclude([proof(0, 1)])
         assert await held(brotr) == before - gone
 
@@ -175,7 +189,7 @@ async def test_within_a_filter(brotr: Brotr, profile: Profile) -> None:
 async def test_a_lease_that_has_passed_on(brotr: Brotr) -> None:
     event = make_event(created_at=BEGIN)
     await archive(brotr, [event])
-    absences = await Absences.of(intake(brotr, await claim(brotr), Report()))
+    absences = await absences_of(brotr, await claim(brotr), Report())
     await claim(brotr)
     with pytest.raises(LeaseLostError):
         await absences.conclude([proof(0, 1)])

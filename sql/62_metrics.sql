@@ -1,72 +1,70 @@
--- Figures: the state of the archive in numbers, for whoever watches it. Read-only.
+-- Metrics: the state of the archive in numbers.
 
--- A row a figure, by the name under which it is served and the values of its labels. It looks at each relay, gap and
--- candidate once, at what is due of the outbox, and at no event. What waits for its turn counts if it is in one of the
--- networks p_networks: the turn of a network that is switched off does not come.
-CREATE OR REPLACE FUNCTION public.figures(p_now bigint, p_networks text[])
+-- Reads each relay, gap and candidate once, the due entries of the outbox, and no event.
+CREATE OR REPLACE FUNCTION bigbrotr.metrics(p_now bigint, p_networks text[])
 RETURNS TABLE (name text, labels text[], value double precision)
-LANGUAGE plpgsql STABLE AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
-    SELECT 'archive_events', '{}'::text[], coalesce(sum(t.events), 0)::double precision FROM public.tallies t
+    SELECT 'archive_events', '{}'::text[], coalesce(sum(t.events), 0)::double precision FROM bigbrotr.tallies t
     UNION ALL
     SELECT 'archive_pairs', '{}', coalesce(sum(t.pairs), 0)::double precision
-    FROM public.tallies t JOIN public.relays r ON r.id = t.relay_id
+    FROM bigbrotr.tallies t JOIN bigbrotr.relays r ON r.id = t.relay_id
     UNION ALL
     SELECT 'relays', ARRAY[r.network, s.state], count(*)::double precision
-    FROM public.visits v JOIN public.relays r ON r.id = v.relay_id,
-    LATERAL (SELECT CASE WHEN v.rests_since IS NOT NULL THEN 'resting'
-                         WHEN v.owner IS NOT NULL AND v.outcome = 'live' THEN 'live'
-                         WHEN v.owner IS NOT NULL THEN 'copying'
-                         WHEN v.failures > 0 THEN 'failing'
-                         ELSE 'waiting' END) AS s (state)
+    FROM bigbrotr.visits v JOIN bigbrotr.relays r ON r.id = v.relay_id,
+    LATERAL (SELECT bigbrotr.stage_of(v)) AS s (state)  -- retired, live, copying, failing or waiting
     GROUP BY r.network, s.state
     UNION ALL
     SELECT 'relays_complete', ARRAY[r.network], count(*)::double precision
-    FROM public.visits v JOIN public.relays r ON r.id = v.relay_id
-    WHERE v.until > v.since AND v.rests_since IS NULL
-      AND isempty(public.missing_spans(v.relay_id, v.since, v.until, p_now, v.filter))
+    FROM bigbrotr.visits v JOIN bigbrotr.relays r ON r.id = v.relay_id
+    WHERE v.until > v.since AND v.retired_at IS NULL
+      AND isempty(bigbrotr.missing_spans(
+          p_relay_id => v.relay_id, p_since => v.since, p_until => v.until, p_filter => v.filter, p_now => p_now))
     GROUP BY r.network
     UNION ALL
     SELECT 'relays_checked', ARRAY[r.network, c.state], count(*)::double precision
-    FROM public.checks c JOIN public.relays r ON r.id = c.relay_id
+    FROM bigbrotr.checks c JOIN bigbrotr.relays r ON r.id = c.relay_id
     GROUP BY r.network, c.state
     UNION ALL
     SELECT 'candidates', ARRAY[c.network, s.state], count(*)::double precision
-    FROM public.candidates c,
+    FROM bigbrotr.candidates c,
     LATERAL (SELECT CASE WHEN c.alias_of IS NOT NULL THEN 'alias'
                          WHEN c.attempts > 0 THEN 'failing'
                          ELSE 'new' END) AS s (state)
     GROUP BY c.network, s.state
     UNION ALL
     SELECT 'gaps', ARRAY[g.reason], count(*)::double precision
-    FROM public.gaps g JOIN public.visits v ON v.relay_id = g.relay_id AND v.filter = g.filter
+    FROM bigbrotr.gaps g JOIN bigbrotr.visits v ON v.relay_id = g.relay_id AND v.filter = g.filter
     GROUP BY g.reason
     UNION ALL
     SELECT f.name, ARRAY['visits'], f.value FROM (
         SELECT count(*)::double precision AS due, coalesce(p_now - min(v.due_at), 0)::double precision AS age
-        FROM public.visits v JOIN public.relays r ON r.id = v.relay_id
-        WHERE v.due_at <= p_now AND v.rests_since IS NULL AND r.network = ANY (p_networks)
+        FROM bigbrotr.visits v JOIN bigbrotr.relays r ON r.id = v.relay_id
+        WHERE v.due_at <= p_now AND v.retired_at IS NULL AND r.network = ANY (p_networks)
     ) AS q, LATERAL (VALUES ('backlog', q.due), ('backlog_age_seconds', q.age)) AS f (name, value)
     UNION ALL
     SELECT f.name, ARRAY['candidates'], f.value FROM (
         SELECT count(*)::double precision AS due, coalesce(p_now - min(c.due_at), 0)::double precision AS age
-        FROM public.candidates c
+        FROM bigbrotr.candidates c
         WHERE c.due_at <= p_now AND c.alias_of IS NULL AND c.network = ANY (p_networks)
     ) AS q, LATERAL (VALUES ('backlog', q.due), ('backlog_age_seconds', q.age)) AS f (name, value)
     UNION ALL
     SELECT f.name, ARRAY['checks'], f.value FROM (
         SELECT count(*)::double precision AS due, coalesce(p_now - min(c.due_at), 0)::double precision AS age
-        FROM public.checks c JOIN public.relays r ON r.id = c.relay_id
+        FROM bigbrotr.checks c JOIN bigbrotr.relays r ON r.id = c.relay_id
         WHERE c.due_at <= p_now AND r.network = ANY (p_networks)
     ) AS q, LATERAL (VALUES ('backlog', q.due), ('backlog_age_seconds', q.age)) AS f (name, value)
     UNION ALL
     SELECT f.name, ARRAY['outbox'], f.value FROM (
         SELECT count(*)::double precision AS due, coalesce(p_now - min(o.due_at), 0)::double precision AS age
-        FROM public.outbox o WHERE o.due_at <= p_now
+        FROM bigbrotr.outbox o WHERE o.due_at <= p_now
     ) AS q, LATERAL (VALUES ('backlog', q.due), ('backlog_age_seconds', q.age)) AS f (name, value)
     UNION ALL
-    SELECT 'backlog', ARRAY['sightings'], count(*)::double precision FROM public.sightings
+    SELECT 'backlog', ARRAY['mentions'], count(*)::double precision FROM bigbrotr.mentions
     UNION ALL
     SELECT 'database_size_bytes', '{}', pg_database_size(current_database())::double precision;
 END $$;
+COMMENT ON FUNCTION bigbrotr.metrics IS
+    'The state of the archive in numbers: a row for each metric, with its name and the values of its labels. The '
+    'backlog counts what is due in the networks p_networks only.';

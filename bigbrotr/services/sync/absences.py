@@ -1,18 +1,18 @@
-"""What a walk's pages have shown, and the end of what a relay held where they prove that it holds
-it no longer."""
+"""Absences: ends what a relay held, where the pages of a walk prove that it holds it no longer."""
 
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
+from bigbrotr.core.calls.visits import Visit
 from bigbrotr.models.coverage import Proof, Span, merge, uncovered
-from bigbrotr.services.sync.ingest import Intake, Report
+from bigbrotr.services.sync.context import VisitContext, VisitState
+from bigbrotr.services.sync.ingest import Key
+from bigbrotr.services.sync.report import Report
 
 MOST_SHOWN = 50_000  # keys that are remembered, 150 bytes each: pages that nothing proves yet
 CHUNK = 20_000  # ids that are read at once
 PAIRS = 5_000  # that are ended at once
-
-Key = tuple[int, bytes]  # (created_at, id)
 
 
 class Shown:
@@ -57,17 +57,20 @@ class Absences:
     is not answered by it. Within a filter, those with events of others stay as well.
     """
 
-    def __init__(self, intake: Intake, touched: Sequence[Span], began_at: int) -> None:
-        self._brotr, self._visit, self._intake = intake.brotr, intake.visit, intake
+    def __init__(
+        self, context: VisitContext, claim: Visit, touched: Sequence[Span], began_at: int
+    ) -> None:
+        self._context, self._brotr, self._claim = context, context.brotr, claim
         self._touched = touched
         self._began_at = began_at
         self._shown = Shown()
 
     @classmethod
-    async def of(cls, intake: Intake) -> "Absences":
-        """For a walk that begins now."""
+    async def of(cls, context: VisitContext, state: VisitState) -> "Absences":
+        """Makes them for a walk that begins now."""
         began_at = int(time.time())
-        return cls(intake, await intake.brotr.touched(intake.visit), began_at)
+        touched = await context.brotr.touched(state.claim)
+        return cls(context, state.claim, touched, began_at)
 
     def touch(self, span: Span) -> bool:
         """Whether the relay may have held something in a span before."""
@@ -96,7 +99,7 @@ class Absences:
                 for clear in uncovered(part, self._shown.blind):
                     ended += await self._end(clear, self._shown.take(clear))
         if ended:
-            self._intake.report(Report(dropped=ended))
+            self._context.report(Report(dropped=ended))
 
     def _meets(self, span: Span) -> list[Span]:
         """The parts of a span in which the relay may have held something before."""
@@ -106,7 +109,7 @@ class Absences:
         return [part for part in parts if part.since < part.until]
 
     async def _end(self, span: Span, shown: set[bytes]) -> int:
-        filter_ = self._intake.policy.filter
+        filter_ = self._context.policy.filter
         ended, size, after = 0, CHUNK, b""
         while size == CHUNK:
             created_ats, ids = await self._brotr.read_ids(
@@ -116,7 +119,7 @@ class Absences:
                 kinds=filter_.kinds,
                 authors=filter_.authors,
                 tags=filter_.tags,
-                held_by=self._visit.relay_id,
+                held_by=self._claim.relay_id,
             )
             size = len(ids) // 32
             absent = [
@@ -126,7 +129,7 @@ class Absences:
             ]
             for start in range(0, len(absent), PAIRS):
                 ended += await self._brotr.note_drops(
-                    self._visit,
+                    self._claim,
                     absent[start : start + PAIRS],
                     before=self._began_at,
                     now=int(time.time()),

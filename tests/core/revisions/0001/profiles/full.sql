@@ -1,7 +1,0 @@
--- The full profile keeps whole events.
-
-CREATE OR REPLACE FUNCTION public.kept_columns() RETURNS text[]
-LANGUAGE sql IMMUTABLE
-RETURN ARRAY['sig', 'tags', 'tagvalues', 'content', 'raw'];
-
-CREATE INDEX IF NOT EXISTS events_tagvalues_idx ON public.events USING gin (tagvalues);
