@@ -33,7 +33,7 @@ def causes(said: str) -> list[str]:
     lines = [_PREFIX.sub("", line.strip()) for line in said.split("\n") if line.strip()]
     found = [
         line
-        for line, after in zip(lines, [*lines[1:], ""], strict=True)
+        for line, after in zip(lines, [*lines[1:], ""], strict=False)
         if _SERIOUS.search(line) or (_SERIOUS.search(after) and _LESS.search(line))
     ]
     found = found or [line for line in lines if _LESS.search(line)] or lines
