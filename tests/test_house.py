@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "serve": FOUNDATION | {"core"},
     "services": FOUNDATION | {"net", "nostr", "core"},
     "runner": FOUNDATION | {"core"},
-    "telemetry": FOUNDATION | {"core", "net", "runner", "serve", "systemd"},
+    "telemetry": FOUNDATION | {"core", "embedded", "net", "runner", "serve", "systemd"},
     "supervisor": FOUNDATION | {"core", "embedded", "reads", "runner", "services", "telemetry"},
     "reads": FOUNDATION | {"core"},
     "view": FOUNDATION | {"core", "reads", "runner", "supervisor"},

@@ -112,7 +112,8 @@ class Database(Section, frozen=True):
         query = parse_qs(parts.query)
         host = unquote(parts.hostname or query.get("host", ["localhost"])[0])
         port = parts.port or query.get("port", ["5432"])[0]
-        return f"{host}:{port}{unquote(parts.path) or '/'}"
+        shown = f"[{host}]" if ":" in host else host
+        return f"{shown}:{port}{unquote(parts.path) or '/'}"
 
 
 class Limits(Section, frozen=True):

@@ -19,6 +19,7 @@ from bigbrotr.config.settings import SynchronizerSettings
 from bigbrotr.core.base_service import BaseService, Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.metrics import Sample, memory_of
+from bigbrotr.core.reasons import Reasons
 from bigbrotr.errors import WorkerLostError
 from bigbrotr.models.relay import Network
 from bigbrotr.services.sync.process import holding_signals, run_slice, start_process
@@ -56,6 +57,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
         self._slices = 0
         self._busy = 0
         self._is_endless = False  # one cycle alone would never end with live visits
+        self.reasons = Reasons()
         self._told = Report()
         self._told_at = 0.0
         self._clock = Clock()
@@ -249,6 +251,8 @@ class Synchronizer(BaseService[SynchronizerSettings]):
             return
         if not is_final and time.monotonic() - self._told_at < QUIET_S:
             return
+        failing = self.reasons.words(now.troubles)
+        now.troubles.clear()
         self.log.info(
             "copied",
             visits=now.visits - before.visits,
@@ -259,6 +263,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
             windows=now.windows - before.windows,
             matched=now.matched - before.matched,
             **(Counter(now.outcomes) - Counter(before.outcomes)),
+            **({"failing": failing} if failing else {}),
         )
         self._told = Report(
             **{name: getattr(now, name) for name in COUNTED}, outcomes=dict(now.outcomes)

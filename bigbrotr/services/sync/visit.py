@@ -94,6 +94,7 @@ class RelayVisit:
         that are due."""
         live = LiveStay(self.context, self.state, self._conversation, self._ingest, self._pages)
         await live.begin()
+        await self._renew()  # whoever asks is told at once that it is followed
         while (result := await live.follow()) is None:
             await self._renew()
             result = await self._copy()

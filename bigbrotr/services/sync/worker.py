@@ -24,6 +24,7 @@ from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.visits import Visit, Wanted
 from bigbrotr.core.defects import Defects, is_outside
 from bigbrotr.core.logger import Logger
+from bigbrotr.core.reasons import Trouble
 from bigbrotr.errors import ConfigError, LeaseLostError
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.net.connect import OFFLINE_SAMPLE, OURS, UNTRIED, Failure, is_offline
@@ -42,6 +43,7 @@ from bigbrotr.services.sync.context import (
 from bigbrotr.services.sync.report import Report
 from bigbrotr.services.sync.visit import RelayVisit
 
+FAILING = ("failed", "refused", "throttled")  # verdicts on a visit
 CLAIM = 2  # relays at a time ...
 PACE_S = 0.05  # ... and the time until the next are claimed
 IDLE_S = 0.5  # between looks for due relays while others are under way
@@ -240,7 +242,10 @@ class Worker:
             words = self.defects.note(error, relay=relay.url)
             verdict, outcome, detail = VisitResult("failed", Failure.DEFECT, words)
         ended = (str(visit.context.network), str(outcome))
-        self._add(Report(visits=1, outcomes={str(outcome): 1}, visited={ended: 1}))
+        troubles = [Trouble(str(outcome), relay.url, detail)] if verdict in FAILING else []
+        self._add(
+            Report(visits=1, outcomes={str(outcome): 1}, visited={ended: 1}, troubles=troubles)
+        )
         pause_s = self.config.synchronizer.revisit_s
         if outcome == "rate-limited" and verdict == "throttled":
             pause_s = max(pause_s, random.uniform(*THROTTLED_S))
