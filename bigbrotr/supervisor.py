@@ -149,17 +149,21 @@ class Supervisor:
         with scope:
             while True:
                 code = await server.wait_dead()
-                self.log.error("PostgreSQL died, starting it again", exit_code=code)
+                self.log.error(
+                    "PostgreSQL died, starting it again", exit_code=code, reason=server.last_words
+                )
                 delay_s = self.config.supervisor.restart_delay_s
                 while True:
                     try:
                         await server.restart()
                     except DatabaseError as error:
                         # A full disk, say: somebody may make room.
+                        self.telemetry.trouble = str(error)
                         self.log.error("cannot start PostgreSQL", error=error, again_in_s=delay_s)
                         await anyio.sleep(delay_s)
                         delay_s = min(2 * delay_s + 0.1, self.config.supervisor.max_restart_delay_s)
                     else:
+                        self.telemetry.trouble = ""
                         break
 
     # The services

@@ -17,10 +17,12 @@ from bigbrotr.core.identity import identity
 from bigbrotr.core.logger import Logger
 from bigbrotr.core.metrics import Sample, memory_of
 from bigbrotr.core.schema import Schema
+from bigbrotr.embedded.room import is_full, without_space
 from bigbrotr.errors import BigBrotrError
 from bigbrotr.net.politeness import politeness_of
 from bigbrotr.runner import Runner, State
 from bigbrotr.serve import app, metrics
+from bigbrotr.serve.ask import at
 from bigbrotr.systemd import Notifier, extension
 
 BEAT_S = 1.0  # between two looks how late the loop is
@@ -44,6 +46,7 @@ class Telemetry:
     ) -> None:
         self.brotr: Brotr | None = None  # while there is a database
         self.doing = "starting"  # in words, until the services run
+        self.trouble = ""  # why the embedded database does not start again
         self._config = config
         self._profile = profile
         self._data_dir = data_dir
@@ -126,7 +129,7 @@ class Telemetry:
             metrics=self.metrics,
             identity=identity(self._config.database, self._data_dir),
         ) as port:
-            address = f"http://{app.at(host, port)}/healthz"
+            address = f"http://{at(host, port)}/healthz"
             self._log.info("serving health and metrics", address=address)
             yield
 
@@ -140,6 +143,8 @@ class Telemetry:
         """Why the supervisor cannot do its work now, in words; None when it can."""
         if self.doing:
             return self.doing
+        if trouble := self.trouble_of_database():
+            return trouble
         failed = [runner.name for runner in self._runners if runner.state is State.FAILED]
         if failed:
             return f"failed: {', '.join(failed)}"
@@ -154,6 +159,12 @@ class Telemetry:
         except (BigBrotrError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             return str(error)
         return None
+
+    def trouble_of_database(self) -> str:
+        """What keeps an embedded database from its work, in words; empty: nothing is known."""
+        if self._config.database.is_embedded and is_full(self._data_dir):
+            return without_space(self._data_dir)
+        return self.trouble
 
     async def metrics(self, accept: str = "") -> tuple[bytes, str]:
         """The page of all metrics in the format that `accept` asks for, and its content type."""

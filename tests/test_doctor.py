@@ -2,6 +2,7 @@
 
 import asyncio
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,7 @@ def test_descriptors() -> None:
 def test_room(
     free: int, finding: Finding, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = doctor.shutil._ntuple_diskusage(free, 0, free)  # type: ignore[attr-defined]
+    usage = shutil.disk_usage(tmp_path)._replace(free=free)
     monkeypatch.setattr("bigbrotr.cli.doctor.shutil.disk_usage", lambda _: usage)
     check = doctor.room(tmp_path / "not" / "there")
     assert check.finding is finding

@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "serve": FOUNDATION | {"core"},
     "services": FOUNDATION | {"net", "nostr", "core"},
     "runner": FOUNDATION | {"core"},
-    "telemetry": FOUNDATION | {"core", "net", "runner", "serve", "systemd"},
+    "telemetry": FOUNDATION | {"core", "embedded", "net", "runner", "serve", "systemd"},
     "supervisor": FOUNDATION | {"core", "embedded", "reads", "runner", "services", "telemetry"},
     "reads": FOUNDATION | {"core"},
     "view": FOUNDATION | {"core", "reads", "runner", "supervisor"},
@@ -46,7 +46,8 @@ ALLOWED: dict[str, set[str]] = {
 }
 # Within the synchronizer, from the service down to what a relay hands over.
 SYNC = {
-    "service": {"worker", "report"},
+    "service": {"process", "worker", "report"},
+    "process": {"worker", "report"},
     "worker": {"visit", "context", "contention", "report"},
     "visit": {"live", "ways", "pages", "reconcile", "ingest", "conversation", "context", "dialect"},
     "live": {"pages", "ingest", "conversation", "context", "dialect"},

@@ -233,7 +233,7 @@ async def test_a_variable_that_concerns_a_server_of_ones_own(
     [
         (asyncpg.TooManyConnectionsError("sorry"), "the database refuses: sorry"),
         (asyncpg.AdminShutdownError("sorry"), "the database refuses: sorry"),
-        (asyncpg.DiskFullError("sorry"), "the database refuses: sorry"),
+        (asyncpg.DiskFullError("x"), "no space left where the database lies: x; make room"),
         (asyncpg.LockNotAvailableError("sorry"), "the database refuses: sorry"),
         (asyncpg.DeadlockDetectedError("sorry"), "the database refuses: sorry"),
         (asyncpg.ConnectionDoesNotExistError("gone"), "the database refuses: gone"),

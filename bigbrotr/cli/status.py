@@ -5,6 +5,7 @@ import argparse
 from bigbrotr.cli import parse
 from bigbrotr.cli.output import say
 from bigbrotr.cli.place import Place, database, find, loop
+from bigbrotr.embedded.room import is_full, without_space
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.relay import Relay
 from bigbrotr.models.where import parse_event_id
@@ -67,6 +68,8 @@ async def _print_status(there: Place, options: argparse.Namespace) -> int:
     else:
         round_s = status.ROUND * monitor.check_every_s
         archive.print_status(found, f"{there}  ({found.profile})", round_s, shown)
+        if there.config.database.is_embedded and is_full(there.data_dir):
+            say(without_space(there.data_dir))
     return 0
 
 

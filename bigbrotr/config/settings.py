@@ -11,6 +11,7 @@ from typing import (
     Literal,
     NamedTuple,
     TypeAlias,
+    get_type_hints,
 )
 from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
@@ -111,7 +112,8 @@ class Database(Section, frozen=True):
         query = parse_qs(parts.query)
         host = unquote(parts.hostname or query.get("host", ["localhost"])[0])
         port = parts.port or query.get("port", ["5432"])[0]
-        return f"{host}:{port}{unquote(parts.path) or '/'}"
+        shown = f"[{host}]" if ":" in host else host
+        return f"{shown}:{port}{unquote(parts.path) or '/'}"
 
 
 class Limits(Section, frozen=True):
@@ -846,3 +848,9 @@ class Config(Section, frozen=True):
     supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)
     log: LogSettings = field(default_factory=LogSettings)
     web: WebSettings = field(default_factory=WebSettings)
+
+
+def service_names() -> list[str]:
+    """The services, in the order in which one cycle of each makes sense."""
+    hints = get_type_hints(Config)
+    return [name for name, kind in hints.items() if issubclass(kind, ServiceSection)]

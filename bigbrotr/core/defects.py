@@ -100,6 +100,8 @@ def refusal(error: BaseException) -> BigBrotrError | None:
                 f"the server cut a statement short: {words}; a statement_timeout is not needed, "
                 "bigbrotr has bounds of its own"
             )
+        if isinstance(error, asyncpg.DiskFullError):
+            return DatabaseError(f"no space left where the database lies: {words}; make room")
         if (error.sqlstate or "")[:2] in NOT_NOW:
             return DatabaseError(f"the database refuses: {words}")
         return None

@@ -105,7 +105,7 @@ def configure(
     """Send the log of this process to `stream` (standard error if None); repeating it replaces.
 
     `level` counts for bigbrotr; the libraries below it speak from WARNING on. On a terminal the
-    time is short and local, in the journal priorities stand in for times, elsewhere it is UTC.
+    time is short, in the journal priorities stand in for times; all times are of UTC.
     ValueError for an unknown level.
     """
     number = logging.getLevelNamesMapping().get(level.upper()) if isinstance(level, str) else level
@@ -182,7 +182,7 @@ class _Handler(logging.StreamHandler[IO[str]]):
         if self.in_journal:
             return ""
         if self.on_terminal:
-            clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+            clock = time.strftime("%H:%M:%SZ", time.gmtime(record.created))
             return f"{clock} {record.levelname:<8} "
         return f"{utc(record.created)} {record.levelname} "
 

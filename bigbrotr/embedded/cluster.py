@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bigbrotr.embedded import acl
+from bigbrotr.embedded.room import NO_SPACE, causes, is_full, without_space
 from bigbrotr.errors import DatabaseError
 
 ROLE = "bigbrotr"  # the role that owns everything, and the name of the database
@@ -240,7 +241,10 @@ def initialise(data_dir: Path, account: Account) -> None:
         command += ["--auth-local=peer", "--auth-host=scram-sha-256"]
         done = _run(command, account)  # it syncs everything itself
         if done.returncode:
-            raise DatabaseError(f"PostgreSQL's initdb failed: {_last(done.stdout)}")
+            said = "; ".join(causes(done.stdout.decode(errors="replace")))
+            if is_full(data_dir) or NO_SPACE in said:
+                raise DatabaseError(f"PostgreSQL's initdb failed: {without_space(data_dir)}")
+            raise DatabaseError(f"PostgreSQL's initdb failed: {said}")
         files = {"postgresql.conf": _CONFIGURATION, "postgresql.user.conf": _USER_CONFIGURATION}
         write(fresh, files, account)
         fresh.rename(data_dir / "postgres")

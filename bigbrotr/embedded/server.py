@@ -12,6 +12,7 @@ user, and gives up after ten seconds, which is too early for a long recovery aft
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -30,6 +31,7 @@ import asyncpg
 
 from bigbrotr.embedded import cluster as clusters
 from bigbrotr.embedded.cluster import ROLE, Account, binary
+from bigbrotr.embedded.room import NO_SPACE, causes, is_full, serious_lines, without_space
 from bigbrotr.embedded.tuning import available_cpus, available_memory, settings, shared_memory
 from bigbrotr.errors import BigBrotrError, BusyError, ConfigError, DatabaseError
 from bigbrotr.secret import read_secret
@@ -64,6 +66,8 @@ FAST_STOP_S = 60.0  # a checkpoint of all dirty buffers; systemd's own patience 
 IMMEDIATE_STOP_S = 20.0  # the server itself kills its processes 5 s after SIGQUIT
 LEFTOVERS_S = 15.0  # processes without a server notice it when they next wait for something
 LOG_BYTES = 16 << 20
+KEPT_BYTES = 64 << 10  # of a log that grew too long: its most serious lines
+SAID_BYTES = 64 << 10  # of a log, in which to look for a cause
 LOG_CHECK_S = 600.0
 
 
@@ -167,8 +171,11 @@ class EmbeddedPostgres:
         except BaseException as error:
             await self.stop()
             if isinstance(error, OSError) and not isinstance(error, BigBrotrError):
+                reason = error.strerror or str(error)
+                if error.errno == errno.ENOSPC:
+                    reason = without_space(self.data_dir)
                 raise DatabaseError(
-                    f"cannot keep a database in {self.data_dir}: {error}"
+                    f"cannot keep a database in {self.data_dir}: {reason}"
                 ) from error
             raise
 
@@ -314,8 +321,8 @@ class EmbeddedPostgres:
             if process.poll() is not None:
                 self._process = None
                 raise DatabaseError(
-                    f"PostgreSQL did not start (exit code {process.returncode}): "
-                    f"{'; '.join(self._log_tail()) or 'it said nothing'} (see {self.log})"
+                    f"PostgreSQL did not start (exit code {process.returncode}): {self.last_words}"
+                    f" (see {self.log})"
                 )
             lines = _lines(self.cluster / "postmaster.pid")
             if lines[:1] == [str(process.pid)] and lines[7:8] == ["ready"]:
@@ -417,9 +424,27 @@ class EmbeddedPostgres:
         self._log = os.open(self.log, flags, 0o600)
 
     def _curb_log(self) -> None:
-        """Empty a log that grew too long; the server, which appends, doesn't notice."""
-        if self._log is not None and os.fstat(self._log).st_size > LOG_BYTES:
+        """Empty a log that grew too long, but for what must not get lost; the server, which
+        appends, doesn't notice."""
+        if self._log is not None and (size := os.fstat(self._log).st_size) > LOG_BYTES:
+            begin = size - LOG_BYTES
+            kept = serious_lines(os.pread(self._log, LOG_BYTES, begin))[-KEPT_BYTES:]
             os.ftruncate(self._log, 0)
+            os.write(self._log, kept)
+            self._log_from = 0
+
+    @property
+    def last_words(self) -> str:
+        """Why the server ended, as its log has it."""
+        if self._log is None:
+            return "it said nothing"
+        end = os.fstat(self._log).st_size
+        begin = max(self._log_from, end - SAID_BYTES)
+        said = os.pread(self._log, max(0, end - begin), begin).decode(errors="replace")
+        words = "; ".join(causes(said)) or "it said nothing"
+        if is_full(self.data_dir) and NO_SPACE not in words:
+            words += f"; {without_space(self.data_dir)}"
+        return words
 
     def _log_tail(self) -> list[str]:
         """The last few messages of the current server, without their times."""

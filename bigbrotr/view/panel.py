@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 import asyncpg
+import msgspec
 from msgspec import Struct
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -60,6 +61,7 @@ class Picture(Struct, frozen=True, kw_only=True):
     up_s: float
     services: tuple[Service, ...]
     doing: str = ""  # instead of its work: starting, stopping
+    trouble: str = ""  # of the database
     totals: Totals | None = None
     counts: Counts | None = None
     relays: tuple[RelayProgress, ...] = ()
@@ -87,6 +89,7 @@ class Panel:
             up_s=time.monotonic() - supervisor.started_at,
             services=services,
             doing=supervisor.telemetry.doing,
+            trouble=supervisor.telemetry.trouble_of_database(),
         )
         brotr = supervisor.brotr
         if brotr is None or not brotr.pool.is_connected:
@@ -102,11 +105,8 @@ class Panel:
         new_per_s, _ = rates(self._samples, RATE_WINDOW_S)
         has_pace = self._samples[-1].at - self._samples[0].at >= LEAST_WINDOW_S
         _, pairs_per_s = rates(self._samples, PACE_WINDOW_S)
-        return Picture(
-            profile=picture.profile,
-            up_s=picture.up_s,
-            services=services,
-            doing=picture.doing,
+        return msgspec.structs.replace(
+            picture,
             totals=totals,
             counts=counts,
             relays=tuple(shown),
@@ -193,6 +193,8 @@ def draw(picture: Picture, width: int) -> RenderableType:
     if picture.doing:
         head.append(f"  {printable(picture.doing)}", style="yellow")
     lines: list[Text] = [Text(), head, *_services(picture.services)]
+    if picture.trouble:
+        lines.append(Text(printable(picture.trouble), style="bold red"))
     totals, counts = picture.totals, picture.counts
     if totals is not None and counts is not None:
         lines.append(

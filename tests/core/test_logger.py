@@ -173,7 +173,7 @@ def test_works_with_anybodys_handler(caplog: pytest.LogCaptureFixture) -> None:
 def test_on_a_terminal() -> None:
     log, stream = logged(Terminal())
     log.info("m", k=1)
-    assert re.fullmatch(r"\d\d:\d\d:\d\d INFO     finder: m k=1\n", stream.getvalue())
+    assert re.fullmatch(r"\d\d:\d\d:\d\dZ INFO     finder: m k=1\n", stream.getvalue())
 
 
 def test_in_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,7 +174,7 @@ async def test_what_is_no_backup(tmp_path: Path) -> None:
     assert done.code == 3
     assert "pg_restore" in done.sentence
     done = await place.call("db", "restore", str(tmp_path / "none"))
-    assert (done.code, "is no file" in done.sentence) == (2, True)
+    assert (done.code, "there is no such file" in done.sentence) == (2, True)
     async with place.database() as connection:
         assert await connection.fetchval("SELECT to_regclass('bigbrotr.ledger')") is None
     assert (await place.call("db", "migrate")).code == 0

@@ -262,6 +262,11 @@ async def test_a_log_that_grows_is_emptied(data_dir: Path, monkeypatch: pytest.M
             while postgres.log.stat().st_size:
                 await anyio.sleep(0.01)
             tasks.cancel_scope.cancel()
+        with pytest.raises(asyncpg.InvalidCatalogNameError):
+            await asyncpg.connect(postgres.url.replace("@/bigbrotr", "@/nowhere"))
+        monkeypatch.setattr(servers, "LOG_BYTES", postgres.log.stat().st_size - 1)
+        postgres._curb_log()
+        assert 'FATAL:  database "nowhere" does not exist' in postgres.log.read_text()
         await execute(postgres, "DO $$ BEGIN RAISE WARNING 'still written'; END $$")
         text = postgres.log.read_text()
         assert "still written" in text

@@ -11,6 +11,7 @@ import pytest
 
 from tests.processes import Archive, Place, until
 from tests.relays.events import make_event
+from tests.relays.real import free_port
 from tests.relays.scripted import ScriptedRelay
 
 SMALL, LARGE = "size=90m", "size=900m"
@@ -38,10 +39,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.slow
 async def test_full_disk_loses_nothing(small_disk: Path) -> None:
     async with ScriptedRelay(EVENTS) as relay:
-        place = Place(small_disk / "place", [relay.url], page_limit=50, settle_s=60)
+        more = f'[web]\nlisten = "127.0.0.1:{free_port()}"\n'
+        place = Place(small_disk / "place", [relay.url], page_limit=50, settle_s=60, more=more)
         async with place.start() as running:
             await running.says("ready")
             await running.says("cannot start PostgreSQL")
+            assert "No space left on device" in running.err
+            done = await place.call("health")
+            assert (done.code, "no space left on the disk" in done.out) == (1, True)
             grow = ["mount", "-o", f"remount,{LARGE}", str(small_disk)]
             await asyncio.to_thread(subprocess.run, grow, check=True)
 

@@ -2,6 +2,9 @@
 
 from msgspec import Struct
 
+from bigbrotr.core.reasons import Trouble
+
+MAX_TROUBLES = 100  # that are kept until the log names some of them
 REASONS = ("malformed", "bad id", "bad signature", "too large")  # why events are rejected
 
 
@@ -31,6 +34,7 @@ class Report(Struct):
     outcomes: dict[str, int] = {}
     visited: dict[tuple[str, str], int] = {}  # visits by network and outcome
     reasons: dict[str, int] = {}  # rejected events by reason
+    troubles: list[Trouble] = []  # some of the relays whose visits failed, and why
 
     def add(self, other: "Report") -> None:
         """Adds what another report counts."""
@@ -42,6 +46,7 @@ class Report(Struct):
             self.visited[ended] = self.visited.get(ended, 0) + times
         for reason, times in other.reasons.items():
             self.reasons[reason] = self.reasons.get(reason, 0) + times
+        self.troubles += other.troubles[: max(0, MAX_TROUBLES - len(self.troubles))]
 
     def since(self, before: "Report") -> "Report":
         """Returns what an older report did not count yet; numbers only."""
@@ -51,5 +56,5 @@ class Report(Struct):
 COUNTED = [
     name
     for name in Report.__struct_fields__
-    if name not in ("live", "outcomes", "visited", "reasons")
+    if name not in ("live", "outcomes", "visited", "reasons", "troubles")
 ]

@@ -11,6 +11,7 @@ import pytest
 from bigbrotr.config.settings import Config, Link, Networks, SynchronizerSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.relay import Network, Relay
+from bigbrotr.reads import relays
 from bigbrotr.services.sync import live
 from bigbrotr.services.sync.worker import Slice, Worker
 from tests.processes import Archive, Place, Running, until
@@ -61,6 +62,28 @@ async def test_new_and_late_events_arrive_within_seconds(tmp_path: Path) -> None
             await until(lambda: len(relay.seen.filters) > asked + 1, "it is walked again")
             assert relay.seen.connections == connections
             assert await running.end() == 0
+
+
+async def test_it_is_said_at_once_that_a_relay_is_followed(brotr: Brotr) -> None:
+    """Not only after the next look at what has settled."""
+    config = Config(
+        networks=Networks(clearnet=Link(enabled=False), local=Link(timeout_s=10.0)),
+        synchronizer=SynchronizerSettings(settle_s=60, revisit_s=3600),
+    )
+    async with ScriptedRelay(OLD) as relay:
+        await brotr.insert_relays([Relay(relay.url)])
+        worker = Worker(config, brotr)
+        order = Slice("test", 60.0, {Network.LOCAL: 5}, live_visits=1)
+        work = asyncio.create_task(worker.work(order))
+
+        async def is_said() -> bool:
+            (progress,) = await relays.progress(brotr.pool)
+            return progress.stage is relays.Stage.LIVE
+
+        await until(is_said, "it is said")
+        worker.stop.set()
+        async with asyncio.timeout(30):
+            await work
 
 
 async def test_what_comes_in_live_is_counted_too(brotr: Brotr) -> None:
