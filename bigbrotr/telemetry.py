@@ -22,6 +22,7 @@ from bigbrotr.errors import BigBrotrError
 from bigbrotr.net.politeness import politeness_of
 from bigbrotr.runner import Runner, State
 from bigbrotr.serve import app, metrics
+from bigbrotr.serve.ask import at
 from bigbrotr.systemd import Notifier, extension
 
 BEAT_S = 1.0  # between two looks how late the loop is
@@ -128,7 +129,7 @@ class Telemetry:
             metrics=self.metrics,
             identity=identity(self._config.database, self._data_dir),
         ) as port:
-            address = f"http://{app.at(host, port)}/healthz"
+            address = f"http://{at(host, port)}/healthz"
             self._log.info("serving health and metrics", address=address)
             yield
 

@@ -645,7 +645,7 @@ async def test_status_of_a_running_archive(archive: Place) -> None:
     assert "monitored" not in done.out  # nobody monitors here
 
 
-PATH_OF_USERS = "bigbrotr, public"
+PATH_OF_USERS = "bigbrotr,public"
 
 
 async def test_url_for_psql_while_running(archive: Place) -> None:

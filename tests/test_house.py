@@ -46,7 +46,8 @@ ALLOWED: dict[str, set[str]] = {
 }
 # Within the synchronizer, from the service down to what a relay hands over.
 SYNC = {
-    "service": {"worker", "report"},
+    "service": {"process", "worker", "report"},
+    "process": {"worker", "report"},
     "worker": {"visit", "context", "contention", "report"},
     "visit": {"live", "ways", "pages", "reconcile", "ingest", "conversation", "context", "dialect"},
     "live": {"pages", "ingest", "conversation", "context", "dialect"},

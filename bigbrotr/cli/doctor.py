@@ -1,6 +1,5 @@
 """The command `doctor`: looks for what keeps an archive from working, and says what to do."""
 
-import argparse
 import asyncio
 import ctypes
 import os
@@ -20,9 +19,8 @@ import asyncpg
 from rich.console import Console
 from rich.text import Text
 
-from bigbrotr.cli import parse
 from bigbrotr.cli.output import pasteable, shown
-from bigbrotr.cli.place import GLANCE, Place, find, loop
+from bigbrotr.cli.place import GLANCE, Place
 from bigbrotr.config.settings import Config
 from bigbrotr.config.shipped import shipped
 from bigbrotr.core.defects import refusal
@@ -35,7 +33,7 @@ from bigbrotr.errors import BigBrotrError
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.net.connect import Unreached
 from bigbrotr.net.dial import dial
-from bigbrotr.serve import app
+from bigbrotr.serve.ask import ask, at
 from bigbrotr.services.seeder import read_seeds, usable_relays
 from bigbrotr.supervisor import choose
 
@@ -65,18 +63,8 @@ class Check(NamedTuple):
     words: str
 
 
-def add(commands: parse.Group, shared: parse.Shared) -> None:
-    """Adds the command."""
-    words = "look for what keeps an archive from working, and say what to do"
-    parse.add(commands, "doctor", _doctor, words, shared.place)
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    there = find(options, may_start=False)
-    return loop(_examine(there))
-
-
-async def _examine(there: Place) -> int:
+async def examine(there: Place) -> int:
+    """Prints each check as it is done; 1 if any has failed."""
     console = Console()
     colours = {Finding.OK: "green", Finding.WARN: "yellow", Finding.FAIL: "bold red"}
     failed = 0
@@ -210,9 +198,9 @@ async def web(there: Place) -> Check:
     host, port = there.config.web.address()
     name = identity(there.config.database, there.data_dir)
     is_well, words = await anyio.to_thread.run_sync(
-        lambda: app.ask(host, port, "/readyz", identity=name)
+        lambda: ask(host, port, "/readyz", identity=name)
     )
-    place = app.at(host, port)
+    place = at(host, port)
     if is_well:
         return Check(Finding.OK, "web", f"this archive runs and is well, says {place}")
     if words.startswith("nobody answers"):
@@ -232,11 +220,11 @@ async def proxy(network: Network, url: str) -> Check:
     except (OSError, TimeoutError) as error:
         reason = getattr(error, "strerror", None) or "no answer"
         words = (
-            f"nobody listens at {app.at(host, port)} ({reason}): start it, or change "
+            f"nobody listens at {at(host, port)} ({reason}): start it, or change "
             f"[networks.{network}] proxy, or enabled = false"
         )
         return Check(Finding.FAIL, what, words)
-    return Check(Finding.OK, what, f"somebody listens at {app.at(host, port)}")
+    return Check(Finding.OK, what, f"somebody listens at {at(host, port)}")
 
 
 async def reach(config: Config) -> AsyncIterator[Check]:

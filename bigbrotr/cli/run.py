@@ -3,15 +3,16 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bigbrotr import demo
 from bigbrotr.cli import parse, place
 from bigbrotr.cli.output import program
-from bigbrotr.config.settings import Config, LogSettings
+from bigbrotr.config.settings import Config, LogSettings, service_names
 from bigbrotr.core.logger import configure
 from bigbrotr.embedded import server as embedded
-from bigbrotr.supervisor import SERVICES, Supervisor
-from bigbrotr.view import panel
+
+if TYPE_CHECKING:  # half a second to import: no other command waits for the services
+    from bigbrotr.supervisor import Supervisor
 
 
 def add(commands: parse.Group, shared: parse.Shared) -> None:
@@ -19,7 +20,7 @@ def add(commands: parse.Group, shared: parse.Shared) -> None:
     words = "run the services until stopped"
     run = parse.add(commands, "run", _run, words, shared.place, shared.speech)
     run.add_argument(
-        "--only", type=parse.names, metavar="A,B", help=f"some of {','.join(SERVICES)}"
+        "--only", type=parse.names, metavar="A,B", help=f"some of {','.join(service_names())}"
     )
     run.add_argument("--once", action="store_true", help="one cycle of each service, then exit")
     words = "archive a small network of its own, without the internet"
@@ -28,6 +29,8 @@ def add(commands: parse.Group, shared: parse.Shared) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from bigbrotr.supervisor import Supervisor
+
     there = place.find(options)
     log = there.config.log
     configure(log.level, log.json)
@@ -35,7 +38,9 @@ def _run(options: argparse.Namespace) -> int:
     return place.loop(_supervise(supervisor, there.config, is_once=options.once))
 
 
-async def _supervise(supervisor: Supervisor, config: Config, *, is_once: bool) -> int:
+async def _supervise(supervisor: "Supervisor", config: Config, *, is_once: bool) -> int:
+    from bigbrotr.view import panel
+
     if sys.stderr.isatty() and not config.log.json:
         async with panel.live(supervisor, config.log):
             await supervisor.run(is_once=is_once)
@@ -45,6 +50,8 @@ async def _supervise(supervisor: Supervisor, config: Config, *, is_once: bool) -
 
 
 def _demo(options: argparse.Namespace) -> int:
+    from bigbrotr import demo
+
     log = LogSettings(options.log_level or "INFO", options.log_json)
     configure(log.level, log.json)
     data_dir = options.data_dir or embedded.default_data_dir().with_name("bigbrotr-demo")

@@ -11,6 +11,7 @@ from typing import (
     Literal,
     NamedTuple,
     TypeAlias,
+    get_type_hints,
 )
 from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
@@ -847,3 +848,9 @@ class Config(Section, frozen=True):
     supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)
     log: LogSettings = field(default_factory=LogSettings)
     web: WebSettings = field(default_factory=WebSettings)
+
+
+def service_names() -> list[str]:
+    """The services, in the order in which one cycle of each makes sense."""
+    hints = get_type_hints(Config)
+    return [name for name, kind in hints.items() if issubclass(kind, ServiceSection)]

@@ -35,7 +35,7 @@ class Known(Struct, frozen=True):
     dropped_seen_at: int | None  # it had shown it, ...
     dropped_at: int | None  # ... and was found to hold it no longer
     withheld_at: int | None  # it named it, and did not hand it over
-    proofs: str  # of the event's second, as JSON: see `Proof`
+    proofs: str  # of the event's second, as JSON: see `ProvenSecond`
 
 
 class Present(Struct, frozen=True):

@@ -6,7 +6,7 @@ from bigbrotr.models.coverage import Gap, How, Proof, Span, merge, second_of, un
 from bigbrotr.nostr.questions import GapReason, Progress
 
 
-class Ledger:
+class ProofLedger:
     """Collects proofs and gaps until they are handed out, and remembers what was."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from bigbrotr.nostr.questions import GapReason, Probe
 ORDER_EVIDENCE = 10  # seconds in order that are no accident
 
 
-class Stage(Enum):
+class Phase(Enum):
     """How far a leg has come: what its next question is about."""
 
     NEW = "nothing is known of its upper end"
@@ -44,55 +44,55 @@ class Fate(Enum):
     ANEW = "the whole walk begins anew: its answers are worth nothing"
 
 
-State: TypeAlias = Stage | Probe  # of a leg, or the question beside it which is open
-Table: TypeAlias = Mapping[State, Mapping[Heard, frozenset[State | Fate]]]
+LegState: TypeAlias = Phase | Probe  # of a leg, or the question beside it which is open
+Table: TypeAlias = Mapping[LegState, Mapping[Heard, frozenset[LegState | Fate]]]
 
 
-def _to(*states: State | Fate) -> frozenset[State | Fate]:
+def _to(*states: LegState | Fate) -> frozenset[LegState | Fate]:
     return frozenset(states)
 
 
 _LONE = (Probe.BEHIND, Probe.ROOM, Fate.PROVEN)  # a second alone, with nothing wanted behind it
-_PAGED = (Stage.ANCHORED, Stage.HALVING, Probe.AGAIN, Probe.FINISH, Fate.PROVEN)
+_PAGED = (Phase.ANCHORED, Phase.HALVING, Probe.AGAIN, Probe.FINISH, Fate.PROVEN)
 _LOST = {Heard.FAILURE: _to(Fate.GAP)}
 _REFUSED = {Heard.OTHERS: _to(Fate.GAP), Heard.JUNK: _to(Fate.GAP), **_LOST}
-_GONE_ON = _to(Stage.ANCHORED, Stage.ALONE, Probe.AGAIN, *_LONE)  # with the page before the probe
+_GONE_ON = _to(Phase.ANCHORED, Phase.ALONE, Probe.AGAIN, *_LONE)  # with the page before the probe
 
 # Which answer leads from which state into which; what is known of the relay decides between them.
 TRANSITIONS: Final[Table] = {
-    Stage.NEW: {
-        Heard.EVENTS: _to(Stage.NEW, *_PAGED),
-        Heard.OUTSIDE: _to(Stage.NEW),
-        Heard.NOTHING: _to(Stage.NEW, Probe.ANY, Fate.PROVEN, Fate.GAP),
+    Phase.NEW: {
+        Heard.EVENTS: _to(Phase.NEW, *_PAGED),
+        Heard.OUTSIDE: _to(Phase.NEW),
+        Heard.NOTHING: _to(Phase.NEW, Probe.ANY, Fate.PROVEN, Fate.GAP),
         **_REFUSED,
     },
-    Stage.ANCHORED: {
-        Heard.EVENTS: _to(Stage.UNTIED, Stage.ALONE, *_PAGED, *_LONE),
-        Heard.OUTSIDE: _to(Stage.ANCHORED),
-        Heard.NOTHING: _to(Stage.UNTIED, Fate.GAP),
+    Phase.ANCHORED: {
+        Heard.EVENTS: _to(Phase.UNTIED, Phase.ALONE, *_PAGED, *_LONE),
+        Heard.OUTSIDE: _to(Phase.ANCHORED),
+        Heard.NOTHING: _to(Phase.UNTIED, Fate.GAP),
         **_REFUSED,
     },
-    Stage.UNTIED: {
-        Heard.EVENTS: _to(Stage.ALONE, *_PAGED, *_LONE),
-        Heard.OUTSIDE: _to(Stage.UNTIED),
+    Phase.UNTIED: {
+        Heard.EVENTS: _to(Phase.ALONE, *_PAGED, *_LONE),
+        Heard.OUTSIDE: _to(Phase.UNTIED),
         Heard.NOTHING: _to(Fate.GAP),
         **_REFUSED,
     },
-    Stage.ALONE: {
-        Heard.EVENTS: _to(Stage.ALONE, *_PAGED),
-        Heard.OUTSIDE: _to(Stage.ALONE),
-        Heard.NOTHING: _to(Stage.ALONE, Probe.ANY, *_LONE, Fate.GAP),
+    Phase.ALONE: {
+        Heard.EVENTS: _to(Phase.ALONE, *_PAGED),
+        Heard.OUTSIDE: _to(Phase.ALONE),
+        Heard.NOTHING: _to(Phase.ALONE, Probe.ANY, *_LONE, Fate.GAP),
         **_REFUSED,
     },
-    Stage.HALVING: {
-        Heard.EVENTS: _to(Stage.HALVING, Stage.CONFIRMING, Fate.PARTED, Fate.GAP),
-        Heard.OUTSIDE: _to(Stage.HALVING),
-        Heard.NOTHING: _to(Stage.HALVING, Probe.ANY, Fate.PROVEN, Fate.GAP),
+    Phase.HALVING: {
+        Heard.EVENTS: _to(Phase.HALVING, Phase.CONFIRMING, Fate.PARTED, Fate.GAP),
+        Heard.OUTSIDE: _to(Phase.HALVING),
+        Heard.NOTHING: _to(Phase.HALVING, Probe.ANY, Fate.PROVEN, Fate.GAP),
         **_REFUSED,
     },
-    Stage.CONFIRMING: {
-        Heard.EVENTS: _to(Stage.HALVING, Fate.PROVEN, Fate.PARTED, Fate.GAP),
-        Heard.OUTSIDE: _to(Stage.CONFIRMING),
+    Phase.CONFIRMING: {
+        Heard.EVENTS: _to(Phase.HALVING, Fate.PROVEN, Fate.PARTED, Fate.GAP),
+        Heard.OUTSIDE: _to(Phase.CONFIRMING),
         Heard.NOTHING: _to(Fate.GAP),
         **_REFUSED,
     },
@@ -130,14 +130,14 @@ TRANSITIONS: Final[Table] = {
     },
     # Is a relay's word worth something?
     Probe.AGAIN: {
-        Heard.EVENTS: _to(Stage.ANCHORED, Probe.PART, Fate.ANEW),
-        Heard.NOTHING: _to(Stage.ANCHORED),
-        Heard.FAILURE: _to(Stage.ANCHORED),
+        Heard.EVENTS: _to(Phase.ANCHORED, Probe.PART, Fate.ANEW),
+        Heard.NOTHING: _to(Phase.ANCHORED),
+        Heard.FAILURE: _to(Phase.ANCHORED),
     },
     Probe.PART: {
-        Heard.EVENTS: _to(Stage.ANCHORED, Fate.ANEW),
-        Heard.NOTHING: _to(Stage.ANCHORED),
-        Heard.FAILURE: _to(Stage.ANCHORED),
+        Heard.EVENTS: _to(Phase.ANCHORED, Fate.ANEW),
+        Heard.NOTHING: _to(Phase.ANCHORED),
+        Heard.FAILURE: _to(Phase.ANCHORED),
     },
     Probe.FINISH: {
         Heard.EVENTS: _GONE_ON,
@@ -146,15 +146,15 @@ TRANSITIONS: Final[Table] = {
     },
 }
 
-# Fields of a leg that may be set (to other than their defaults) in each stage. Bounds (`lo`, `hi`,
+# Fields of a leg that may be set (to other than their defaults) in each phase. Bounds (`lo`, `hi`,
 # `top`, `up`, `edge`), `slow` and `trial` may be so in any.
-BELONGS: Final[Mapping[Stage, frozenset[str]]] = {
-    Stage.NEW: frozenset({"slack", "known"}),
-    Stage.ANCHORED: frozenset({"slack", "crown"}),
-    Stage.UNTIED: frozenset({"slack", "crown"}),
-    Stage.ALONE: frozenset({"slack", "crown", "known", "flaw", "alone"}),
-    Stage.HALVING: frozenset({"known", "room"}),
-    Stage.CONFIRMING: frozenset({"known", "room", "shown"}),
+BELONGS: Final[Mapping[Phase, frozenset[str]]] = {
+    Phase.NEW: frozenset({"slack", "known"}),
+    Phase.ANCHORED: frozenset({"slack", "crown"}),
+    Phase.UNTIED: frozenset({"slack", "crown"}),
+    Phase.ALONE: frozenset({"slack", "crown", "known", "flaw", "alone"}),
+    Phase.HALVING: frozenset({"known", "room"}),
+    Phase.CONFIRMING: frozenset({"known", "room", "shown"}),
 }
 
 
@@ -190,7 +190,7 @@ class Leg:
     hi: int
     up: bool = False
     top: int = field(init=False)
-    stage: Stage = Stage.NEW
+    phase: Phase = Phase.NEW
     edge: Edge = Edge.EXACT
     slack: int = 0  # the same for `since`, upwards
     slow: bool = False  # an empty answer was slow once
@@ -206,19 +206,19 @@ class Leg:
         self.top = self.hi
 
     @property
-    def state(self) -> State:
+    def state(self) -> LegState:
         """What the leg waits for."""
-        return self.stage if self.trial is None else self.trial.probe
+        return self.phase if self.trial is None else self.trial.probe
 
     @property
     def is_anchored(self) -> bool:
         """Whether an event at hi - 1 is known."""
-        return self.stage in (Stage.ANCHORED, Stage.UNTIED)
+        return self.phase in (Phase.ANCHORED, Phase.UNTIED)
 
     @property
     def is_halving(self) -> bool:
         """Whether the leg is not walked in order, but cut in parts."""
-        return self.stage in (Stage.HALVING, Stage.CONFIRMING)
+        return self.phase in (Phase.HALVING, Phase.CONFIRMING)
 
     def span(self, lo: int, hi: int) -> Span:
         """Returns [lo, hi) of the walk as a span of time."""

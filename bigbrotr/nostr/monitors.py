@@ -6,7 +6,7 @@ from bigbrotr.models.coverage import Span
 from bigbrotr.models.event import Event, WireEvent
 from bigbrotr.models.mentions import mentioned
 from bigbrotr.nostr.paging import Paging
-from bigbrotr.nostr.questions import Answer, GapReason, Progress
+from bigbrotr.nostr.questions import GapReason, PageAnswer, Progress
 from bigbrotr.nostr.session import Page
 
 DISCOVERY = 30166  # one monitor's word on one relay, whose URL stands in `d`
@@ -63,7 +63,7 @@ class MonitorReading:
         if times:  # of what cannot be read nobody knows the time
             times += [min(times)] * page.unreadable
         progress = self._paging.answer(
-            Answer(
+            PageAnswer(
                 created_ats=times,
                 end=page.end,
                 off_filter=off_filter,

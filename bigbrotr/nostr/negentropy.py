@@ -1,4 +1,4 @@
-"""Reconciling two sets of event ids: Negentropy V1, as NIP-77 carries it, in pure machines.
+"""Reconciles two sets of event ids: Negentropy V1, as NIP-77 carries it, in pure machines.
 
 Bytes in, bytes out: no socket, no database, no hex. `Items` are what one side holds, `Client` asks
 until it knows both differences, `Server` answers and keeps nothing between two messages.
@@ -14,7 +14,7 @@ import sys
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from hashlib import sha256
 from itertools import compress, count, groupby, islice, pairwise
 from operator import eq, gt
@@ -108,8 +108,8 @@ class Digest(NamedTuple):
         return sha256(content).digest()[:FINGERPRINT_SIZE]
 
     def ask(self) -> bytes:
-        """The message that asks a peer whether it has just this; see `is_settled`."""
-        return bytes([VERSION]) + encode(END, START) + varint(FINGERPRINT) + self.fingerprint
+        """Returns the message that asks a peer whether it has just this; see `is_settled`."""
+        return bytes([VERSION]) + encode_bound(END, START) + varint(FINGERPRINT) + self.fingerprint
 
 
 def is_settled(answer: bytes) -> bool:
@@ -118,7 +118,7 @@ def is_settled(answer: bytes) -> bool:
         raise NegentropyError("another protocol version")
     if len(answer) > SPARE_BYTES:
         raise NegentropyError("longer than what was asked for")
-    return all(part.mode == SKIP for part in read(answer))
+    return all(part.mode == SKIP for part in read_parts(answer))
 
 
 class Items:
@@ -139,11 +139,11 @@ class Items:
         return len(self._created_ats)
 
     def add(self, created_at: int, event_id: bytes) -> None:
-        """Take one item; ValueError unless 0 <= created_at < 2^63 and the id has 32 bytes."""
+        """Takes one item; ValueError unless 0 <= created_at < 2^63 and the id has 32 bytes."""
         self.extend([(created_at, event_id)])
 
     def extend(self, rows: Iterable[tuple[int, bytes]]) -> None:
-        """Take items, each as `add` does."""
+        """Takes items, each as `add` does."""
         rest = iter(rows)
         while rows := list(islice(rest, CHUNK)):
             if self._sums is not None:
@@ -157,7 +157,7 @@ class Items:
             self._created_ats.extend(created_ats)
 
     def extend_packed(self, created_ats: bytes, ids: bytes) -> None:
-        """Take items as columns: times of 8 bytes, most significant first, and ids of 32."""
+        """Takes items as columns: times of 8 bytes, most significant first, and ids of 32."""
         if self._sums is not None:
             raise RuntimeError("the items are sealed")
         times = array("Q", created_ats)
@@ -171,7 +171,7 @@ class Items:
         self._ids += ids
 
     def cut(self, until: int) -> None:
-        """Leave out what was created at or after `until`; the items have come in order."""
+        """Leaves out what was created at or after `until`; the items have come in order."""
         if self._sums is not None:
             raise RuntimeError("the items are sealed")
         place = bisect_left(self._created_ats, until)
@@ -179,12 +179,13 @@ class Items:
         del self._ids[place * ID_SIZE :]
 
     def seal(self) -> None:
-        """Put the items in order, and sum their ids; doing so again changes nothing."""
+        """Puts the items in order, and sums their ids; doing so again changes nothing."""
         for _ in self.sealing():
             pass
 
     def sealing(self) -> Iterator[None]:
-        """What `seal` does, in steps of some milliseconds where the items have come in order."""
+        """Does what `seal` does, in steps of some milliseconds where the items have come in
+        order."""
         if self._sums is not None:
             return
         if not self._is_in_order():
@@ -201,19 +202,19 @@ class Items:
         self._sums = sums
 
     def created_at(self, position: int) -> int:
-        """When the event at a position was created."""
+        """Returns when the event at a position was created."""
         return self._created_ats[position]
 
     def id(self, position: int) -> bytes:
-        """The id at a position."""
+        """Returns the id at a position."""
         return self.ids(position, position + 1)
 
     def ids(self, lo: int, hi: int) -> bytes:
-        """The ids at the positions [lo, hi), one after the other."""
+        """Returns the ids at the positions [lo, hi), one after the other."""
         return bytes(memoryview(self._ids)[lo * ID_SIZE : hi * ID_SIZE])
 
     def position(self, bound: Bound, lo: int = 0) -> int:
-        """The position of the first item at or after a bound, which is not before `lo`."""
+        """Returns the position of the first item at or after a bound, which is not before `lo`."""
         if bound.timestamp == INFINITY:
             return len(self)
         first = bisect_left(self._created_ats, bound.timestamp, lo)
@@ -223,7 +224,7 @@ class Items:
         return first + bisect_left(range(first, last), bound.prefix, key=self.id)
 
     def bound(self, position: int) -> Bound:
-        """The shortest bound between an item and the one before it."""
+        """Returns the shortest bound between an item and the one before it."""
         timestamp = self._created_ats[position]
         if timestamp != self._created_ats[position - 1]:
             return Bound(timestamp)
@@ -232,7 +233,7 @@ class Items:
         return Bound(timestamp, item[: shared + 1])
 
     def fingerprints(self, cuts: Iterable[int]) -> list[bytes]:
-        """The fingerprints of the ids between each position and the next."""
+        """Returns the fingerprints of the ids between each position and the next."""
         sums = [(position, self._sum_before(position)) for position in cuts]
         return [
             Digest(hi - lo, (after - before) % MODULUS).fingerprint
@@ -240,11 +241,11 @@ class Items:
         ]
 
     def fingerprint(self, lo: int, hi: int) -> bytes:
-        """The fingerprint of the ids at the positions [lo, hi), whatever their number."""
+        """Returns the fingerprint of the ids at the positions [lo, hi), whatever their number."""
         return self.fingerprints((lo, hi))[0]
 
     def digest(self, lo: int, hi: int) -> Digest:
-        """The ids at the positions [lo, hi) in short, whatever their number."""
+        """Returns the ids at the positions [lo, hi) in short, whatever their number."""
         return Digest(hi - lo, (self._sum_before(hi) - self._sum_before(lo)) % MODULUS)
 
     def _sum_before(self, position: int) -> int:
@@ -310,19 +311,21 @@ class Client:
         return Digest(items, (mine.sum - lacking + more) % MODULUS)
 
     def initiate(self) -> bytes:
-        """The first message."""
+        """Returns the first message."""
         if self._asked or self.rounds:
             raise RuntimeError("initiated already")
         return self._ask()
 
     def reconcile(self, message: bytes) -> bytes | None:
-        """The next message, or None: it is finished. NegentropyError if the answer is no good."""
+        """Returns the next message, or None: it is finished. NegentropyError if the answer is no
+        good."""
         for _ in self.reconciling(message):
             pass
         return self.following
 
     def reconciling(self, message: bytes) -> Iterator[None]:
-        """What `reconcile` does, in steps of some milliseconds; `following` is what it returns."""
+        """Does what `reconcile` does, in steps of some milliseconds; `following` is what it
+        returns."""
         if not self._asked:
             raise RuntimeError("an answer without a question")
         if message[:1] != bytes([VERSION]):
@@ -331,8 +334,7 @@ class Client:
             raise NegentropyError("longer than what was asked for")
         self.rounds += 1
         asked, self._asked, self.following = self._asked, [], None
-        again: list[Stretch] = []
-        yield from self._judge(message, asked, again)
+        again = yield from self._judge(message, asked)
         self._open.extendleft(reversed(again))
         if len(self._open) > MOST_OPEN:
             raise NegentropyError("too many ranges")
@@ -345,7 +347,7 @@ class Client:
         self.following = self._ask()
 
     def _ask(self) -> bytes:
-        """As much as fits about the first open stretches; whatever comes after them is skipped."""
+        """Says as much as fits about the first open stretches; what comes after them is skipped."""
         writer = Writer(self._items, self._budget)
         while self._open:
             rest = writer.describe(self._open.popleft())
@@ -355,11 +357,12 @@ class Client:
         self._asked = writer.described
         return bytes(writer.message)
 
-    def _judge(self, message: bytes, asked: list[Stretch], again: list[Stretch]) -> Iterator[None]:
-        """Settle what the answer settles of what was asked; `again` takes what is open still."""
+    def _judge(self, message: bytes, asked: list[Stretch]) -> Generator[None, None, list[Stretch]]:
+        """Settles what the answer settles of what was asked; returns what is open still."""
+        again: list[Stretch] = []
         is_cut = False
         first = lo = 0
-        for number, part in enumerate(read(message), 1):
+        for number, part in enumerate(read_parts(message), 1):
             if number % STEP == 0:
                 yield
             hi = self._items.position(part.upper, lo)
@@ -380,9 +383,10 @@ class Client:
                 raise NegentropyError("too many ranges in all")
         self._budget = self._budget // 2 if is_cut else self._budget * 2
         self._budget = min(max(self._budget, SMALLEST_FRAME_LIMIT), self._frame_limit)
+        return again
 
     def _compare(self, lo: int, hi: int, theirs: set[bytes]) -> None:
-        """Both differences between our items at [lo, hi) and all that they have there."""
+        """Finds both differences between our items at [lo, hi) and all that they have there."""
         ours = self._items.ids(lo, hi)
         for position in range(lo, hi):
             at = (position - lo) * ID_SIZE
@@ -411,14 +415,14 @@ class Server:
         self._frame_limit = checked(frame_limit)
 
     def reconcile(self, message: bytes) -> bytes:
-        """The answer to a client's message; NegentropyError if that is no good."""
+        """Returns the answer to a client's message; NegentropyError if that is no good."""
         if not message:
             raise NegentropyError("truncated")
         if message[0] != VERSION:
             return bytes([VERSION])  # the one that we speak: the client may try again
         writer = Writer(self._items, self._frame_limit - TAIL_SIZE)
         lo = 0
-        for part in read(message):
+        for part in read_parts(message):
             hi = self._items.position(part.upper, lo)
             stretch = Stretch(part.lower, part.upper, lo, hi)
             rest = None
@@ -444,7 +448,8 @@ class Writer:
         self._at = START
 
     def describe(self, stretch: Stretch) -> Stretch | None:
-        """Say what we have in a stretch: ids, or fingerprints of its parts. What did not fit."""
+        """Says what we have in a stretch: ids, or fingerprints of its parts; returns what did not
+        fit."""
         items, size = self._items, stretch.hi - stretch.lo
         if size < 2 * BUCKETS:
             return self.list_ids(stretch)
@@ -458,7 +463,8 @@ class Writer:
         return None
 
     def list_ids(self, stretch: Stretch) -> Stretch | None:
-        """Say which ids we have in a stretch, or in as much of it as fits. What did not fit."""
+        """Says which ids we have in a stretch, or in as much of it as fits; returns what did
+        not."""
         lower, upper, lo, hi = stretch
         room = self._limit - len(self.message) - 2 * (BOUND_SIZE + 1) - 10
         fits = max(room, 0) // ID_SIZE
@@ -473,7 +479,7 @@ class Writer:
         return Stretch(cut, upper, lo + fits, hi)
 
     def end_early(self, rest: Stretch) -> None:
-        """Say what we have from the beginning of `rest` to the end of all: in TAIL_SIZE bytes."""
+        """Says what we have from the beginning of `rest` to the end of all: in TAIL_SIZE bytes."""
         self._limit += TAIL_SIZE
         stretch = Stretch(rest.lower, END, rest.lo, len(self._items))
         if stretch.lo == stretch.hi:
@@ -487,9 +493,9 @@ class Writer:
         at = self._at
         head = b""
         if stretch.lower > at:
-            head = encode(stretch.lower, at) + varint(SKIP)
+            head = encode_bound(stretch.lower, at) + varint(SKIP)
             at = stretch.lower
-        head += encode(stretch.upper, at) + varint(mode)
+        head += encode_bound(stretch.upper, at) + varint(mode)
         if len(self.message) + len(head) + len(payload) > self._limit:
             return False
         self.message += head + payload
@@ -508,8 +514,12 @@ class Part(NamedTuple):
     ids: set[bytes]
 
 
-def read(message: bytes) -> Iterator[Part]:
-    """The ranges of a message after its version; NegentropyError at the first that is no good."""
+def read_parts(message: bytes) -> Iterator[Part]:
+    """Yields the ranges of a message after its version.
+
+    Raises:
+        NegentropyError: at the first that is no good.
+    """
     at, lower = 1, START
     while at < len(message):
         upper, at = read_bound(message, at, lower)
@@ -532,7 +542,7 @@ def read(message: bytes) -> Iterator[Part]:
 
 
 def read_bound(message: bytes, at: int, lower: Bound) -> tuple[Bound, int]:
-    """The bound at an offset and the offset after it; `lower` is the bound before it."""
+    """Returns the bound at an offset and the offset after it; `lower` is the bound before it."""
     if lower == END:
         raise NegentropyError("a range after the last")
     offset, at = read_varint(message, at)
@@ -552,7 +562,7 @@ def read_bound(message: bytes, at: int, lower: Bound) -> tuple[Bound, int]:
 
 
 def read_varint(message: bytes, at: int) -> tuple[int, int]:
-    """The number at an offset, below 2^64, and the offset after it."""
+    """Returns the number at an offset, below 2^64, and the offset after it."""
     value = 0
     for end in range(at, min(at + 10, len(message))):
         digit = message[end]
@@ -565,7 +575,7 @@ def read_varint(message: bytes, at: int) -> tuple[int, int]:
 
 
 def take(message: bytes, at: int, size: int) -> tuple[bytes, int]:
-    """So many bytes at an offset, and the offset after them."""
+    """Returns so many bytes at an offset, and the offset after them."""
     if size > len(message) - at:
         raise NegentropyError("truncated")
     return message[at : at + size], at + size
@@ -586,7 +596,7 @@ def is_within(part: Part, stretch: Stretch) -> bool:
 
 
 def overlap(stretch: Stretch, others: list[Stretch], first: int) -> list[Stretch]:
-    """What a stretch has in common with others, ascending ones, of which `first` may be one."""
+    """Returns what a stretch has in common with others, in ascending order, from `first` on."""
     met = []
     for n in range(first, len(others)):
         other = others[n]
@@ -598,8 +608,8 @@ def overlap(stretch: Stretch, others: list[Stretch], first: int) -> list[Stretch
     return met
 
 
-def encode(bound: Bound, before: Bound) -> bytes:
-    """A bound in a message, where `before` is the one before it."""
+def encode_bound(bound: Bound, before: Bound) -> bytes:
+    """Encodes a bound, where `before` is the one before it."""
     if bound.timestamp == INFINITY:
         return b"\0\0"
     offset = varint(1 + bound.timestamp - before.timestamp)
@@ -607,7 +617,7 @@ def encode(bound: Bound, before: Bound) -> bytes:
 
 
 def varint(number: int) -> bytes:
-    """A number in base 128, most significant digit first."""
+    """Encodes a number in base 128, most significant digit first."""
     digits = [number & 0x7F]
     while number := number >> 7:
         digits.append(number & 0x7F | 0x80)
@@ -615,7 +625,7 @@ def varint(number: int) -> bytes:
 
 
 def checked(frame_limit: int) -> int:
-    """The limit itself; ValueError if a message could not say anything in it."""
+    """Returns the limit itself; ValueError if a message could not say anything in it."""
     if frame_limit < SMALLEST_FRAME_LIMIT:
         raise ValueError(f"a frame limit is at least {SMALLEST_FRAME_LIMIT} bytes")
     return frame_limit

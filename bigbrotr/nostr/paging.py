@@ -29,29 +29,29 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from bigbrotr.models.coverage import Gap, How, Span, second_of, uncovered
-from bigbrotr.nostr.ledger import Ledger
+from bigbrotr.nostr.ledger import ProofLedger
 from bigbrotr.nostr.leg import (
     Edge,
     Fate,
     Heard,
     Leg,
     LegPage,
+    LegState,
     PageOrder,
-    Stage,
-    State,
+    Phase,
     Trial,
     lone,
 )
 from bigbrotr.nostr.questions import (
     WHENEVER,
-    Answer,
-    Ask,
     End,
     GapReason,
     Habits,
+    PageAnswer,
     Pending,
     Probe,
     Progress,
+    Question,
 )
 from bigbrotr.nostr.traits import Traits
 
@@ -68,9 +68,9 @@ BESIDE = frozenset({Probe.AGAIN, Probe.PART, Probe.BEHIND, Probe.PAST, Probe.ROO
 class Move(NamedTuple):
     """A transition of the leg under way; `TRANSITIONS` has all that there are."""
 
-    state: State
+    state: LegState
     heard: Heard
-    to: State | Fate
+    to: LegState | Fate
 
 
 class Paging:
@@ -111,10 +111,10 @@ class Paging:
         self._check_in = check_after
         self._smallest_clamp = min(smallest_clamp, limit)
         self._traits = Traits(habits)
-        self._ledger = Ledger()
+        self._ledger = ProofLedger()
         self._asks = 0
         self._events = 0
-        self._asked: Ask | None = None
+        self._asked: Question | None = None
         self._fate: Fate | None = None  # of the leg that the newest answer was about
         self._pending: Pending | None = None  # at the end
         self._resumed: Pending | None = None  # at the beginning
@@ -134,10 +134,10 @@ class Paging:
         # First what the next answer may prove: who is interrupted each time gets on all the same.
         if pending.until < until:
             self._legs.append(Leg(pending.until, until, edge=edge))
-        leg = Leg(since, pending.since, stage=Stage.ANCHORED, edge=self._traits.exact_edge)
+        leg = Leg(since, pending.since, phase=Phase.ANCHORED, edge=self._traits.exact_edge)
         leg.top = pending.until
         if pending.alone:
-            leg.stage, leg.alone = Stage.ALONE, pending.alone
+            leg.phase, leg.alone = Phase.ALONE, pending.alone
             leg.flaw = lone(second_of(pending.since), pending.alone)
         self._legs.append(leg)
 
@@ -158,8 +158,8 @@ class Paging:
             return None
         leg = self._legs[-1]
         is_tried = leg.trial is not None and leg.trial.probe not in BESIDE
-        is_anchored = leg.stage is Stage.ANCHORED
-        is_alone = leg.stage is Stage.ALONE and leg.alone > 0
+        is_anchored = leg.phase is Phase.ANCHORED
+        is_alone = leg.phase is Phase.ALONE and leg.alone > 0
         if leg.up or is_tried or not (is_anchored or is_alone):
             return None
         top = leg.top if leg.crown is None else leg.crown
@@ -185,7 +185,7 @@ class Paging:
 
     # questions and answers
 
-    def ask(self) -> Ask | None:
+    def ask(self) -> Question | None:
         """Returns the next question, or None: every wanted second is proven or a gap."""
         if not self._legs:
             return None
@@ -195,16 +195,16 @@ class Paging:
                 leg = self._legs[-1] = self._halved(leg)
             if leg.trial is not None:
                 probe, since, last, *_ = leg.trial
-                self._asked = Ask(since, last, self._limit, probe)
+                self._asked = Question(since, last, self._limit, probe)
             else:
                 since, until = leg.span(leg.lo, leg.hi)
                 upper = None if leg.edge is Edge.OPEN else until - (leg.edge is Edge.EXACT)
-                self._asked = Ask(max(0, since - leg.slack), upper, self._limit)
+                self._asked = Question(max(0, since - leg.slack), upper, self._limit)
             self._asks += 1
             self._fate = None
         return self._asked
 
-    def answer(self, answer: Answer) -> Progress:
+    def answer(self, answer: PageAnswer) -> Progress:
         """Returns what became certain by the answer to the last `ask`."""
         if self._asked is None:
             raise RuntimeError("an answer without an ask")
@@ -244,14 +244,14 @@ class Paging:
         self._restart()
         return self._ledger.hand_out()
 
-    def _state(self) -> State:
+    def _state(self) -> LegState:
         """Returns the state of the leg under way, with which the next question is asked."""
         leg = self._legs[-1]
-        return Stage.HALVING if self._is_to_be_halved(leg) else leg.state
+        return Phase.HALVING if self._is_to_be_halved(leg) else leg.state
 
     # what an answer means
 
-    def _judge(self, leg: Leg, answer: Answer, times: list[int], off_filter: int) -> Heard:
+    def _judge(self, leg: Leg, answer: PageAnswer, times: list[int], off_filter: int) -> Heard:
         """Acts on an answer to a question of the walk's own; returns what it was to the leg."""
         traits = self._traits
         inside = [t for t in times if leg.lo <= leg.here(t) < leg.hi]
@@ -278,7 +278,7 @@ class Paging:
         return Heard.NOTHING
 
     def _page(
-        self, leg: Leg, answer: Answer, times: list[int], inside: list[int], off_filter: int
+        self, leg: Leg, answer: PageAnswer, times: list[int], inside: list[int], off_filter: int
     ) -> LegPage:
         flaw = None
         size = len(times) + off_filter + answer.malformed + answer.repeats
@@ -312,7 +312,7 @@ class Paging:
             return True
         return False
 
-    def _judge_empty(self, leg: Leg, answer: Answer, is_slow: bool) -> None:
+    def _judge_empty(self, leg: Leg, answer: PageAnswer, is_slow: bool) -> None:
         traits = self._traits
         if answer.more:
             self._suspect(leg, "empty, with a hint that there is more")
@@ -338,7 +338,7 @@ class Paging:
             self._flush(leg)  # the stretch above was in order: only this one is not answered
         self._fail(leg, GapReason.IGNORES_FILTER, f"{off_filter} other events")
 
-    def _judge_page(self, leg: Leg, answer: Answer, page: LegPage) -> None:
+    def _judge_page(self, leg: Leg, answer: PageAnswer, page: LegPage) -> None:
         if leg.is_halving:
             self._halve(leg, page)
             return
@@ -373,7 +373,7 @@ class Paging:
         if not page.is_cut:
             self._check_part(leg, page.inside)
 
-    def _is_finished(self, leg: Leg, answer: Answer, page: LegPage) -> bool:
+    def _is_finished(self, leg: Leg, answer: PageAnswer, page: LegPage) -> bool:
         """Whether the relay says that nothing older is left, and its page looks like it."""
         return (
             answer.finish
@@ -394,7 +394,7 @@ class Paging:
     # what a probe means
 
     def _judge_trial(
-        self, leg: Leg, trial: Trial, answer: Answer, heard: Heard, times: list[int]
+        self, leg: Leg, trial: Trial, answer: PageAnswer, heard: Heard, times: list[int]
     ) -> None:
         if trial.probe in WHENEVER:
             self._judge_openness(leg, trial, answer, heard)
@@ -405,8 +405,9 @@ class Paging:
         elif answer.end is End.EOSE:
             self._judge_part(leg, trial, times)
 
-    def _judge_openness(self, leg: Leg, trial: Trial, answer: Answer, heard: Heard) -> None:
-        """A relay that has shown nothing yet: is it empty, or does it not answer such questions?"""
+    def _judge_openness(self, leg: Leg, trial: Trial, answer: PageAnswer, heard: Heard) -> None:
+        """Decides whether a relay that has shown nothing is empty, or does not answer such
+        questions."""
         if heard is Heard.EVENTS and trial.probe is Probe.ANY:
             # So it is honest about the seconds that were asked for.
             self._traits.is_open, self._traits.is_wary = True, False
@@ -430,8 +431,8 @@ class Paging:
             self._suspect(leg, words)
 
     def _end(self, leg: Leg, how: How) -> None:
-        """Nothing lies behind: the rest is proven, once it is clear that the last second was shown
-        whole, where it stands alone."""
+        """Proves the rest, since nothing lies behind; where the last second stands alone, once it
+        is clear that it was shown whole."""
         if leg.flaw is None or leg.alone == 0:
             self._prove_rest(leg, how)
         elif leg.alone < min(2, self._smallest_clamp):
@@ -453,9 +454,9 @@ class Paging:
             since = second + next_one - (is_wider or self._traits.since_excluded)
             leg.trial = Trial(probe, max(0, since), None, how=how, is_wider=is_wider)
 
-    def _judge_second(self, leg: Leg, trial: Trial, answer: Answer, times: list[int]) -> None:
-        """A page that goes beyond the second shows it whole; so does one that could have been
-        larger than it."""
+    def _judge_second(self, leg: Leg, trial: Trial, answer: PageAnswer, times: list[int]) -> None:
+        """Decides whether the second that stands alone was shown whole: a page that goes beyond it
+        says so, and one that could have been larger."""
         assert leg.flaw is not None
         second, shown = leg.flaw.span.since, leg.alone
         ties = times.count(second)
@@ -482,7 +483,7 @@ class Paging:
             leg.flaw = None
         self._prove_rest(leg, trial.how)
 
-    def _judge_finish(self, leg: Leg, trial: Trial, answer: Answer, times: list[int]) -> None:
+    def _judge_finish(self, leg: Leg, trial: Trial, answer: PageAnswer, times: list[int]) -> None:
         oldest = min(trial.shown)
         if any(t < oldest for t in times):
             self._traits.finishes = -1
@@ -496,7 +497,7 @@ class Paging:
         self._go_on(leg, LegPage(inside, [], len(inside), 0, False, None))
 
     def _check_part(self, leg: Leg, inside: list[int]) -> None:
-        """Now and then a part of a page is asked for again: a relay that picks at random what it
+        """Asks for a part of a page again, now and then: a relay that picks at random what it
         shows, in whatever order, shows something else then."""
         self._check_in -= 1
         if self._check_in >= 0:
@@ -548,16 +549,16 @@ class Paging:
         return leg
 
     def _loosen(self, leg: Leg) -> bool:
-        """The event at the boundary is missing: is the boundary excluded? Asks once more; returns
-        False if that was not it."""
-        if leg.stage is Stage.UNTIED:  # it has been deleted, or it is withheld
+        """Asks once more where the event at the boundary is missing, since the boundary may be
+        excluded; returns False if that was not it."""
+        if leg.phase is Phase.UNTIED:  # it has been deleted, or it is withheld
             leg.slack = 0
             if leg.up:
                 self._traits.since_excluded = False
             else:
                 self._traits.until_excluded = False
             return False
-        leg.stage = Stage.UNTIED
+        leg.phase = Phase.UNTIED
         if leg.edge is Edge.EXACT:
             leg.edge = Edge.LOOSE
             self._traits.until_excluded = not leg.up
@@ -569,7 +570,7 @@ class Paging:
         return True
 
     def _step_blind(self, leg: Leg, page: LegPage) -> None:
-        """All in one second, from a relay whose order is unknown: look below, and above."""
+        """Looks below, and above, where all lies in one second and the order is unknown."""
         if page.strays and self._tighten(leg, page.strays):
             leg.known = 1
             return
@@ -578,15 +579,16 @@ class Paging:
         if second + 1 < leg.hi:
             self._defer(Leg(second + 1, leg.hi, edge=leg.edge))
         edge = self._traits.exact_edge
-        self._legs[-1] = Leg(leg.lo, second + 1, stage=Stage.ANCHORED, edge=edge)
+        self._legs[-1] = Leg(leg.lo, second + 1, phase=Phase.ANCHORED, edge=edge)
 
     def _stay(self, leg: Leg, page: LegPage) -> None:
-        """Nothing beyond the boundary second: it is whole or flawed, and the rest looks empty."""
-        if not leg.is_anchored or (page.strays and leg.stage is not Stage.UNTIED):
+        """Takes a page that shows nothing beyond the boundary second: that is whole or flawed, and
+        the rest looks empty."""
+        if not leg.is_anchored or (page.strays and leg.phase is not Phase.UNTIED):
             # this second has to be asked for as the boundary, without neighbours in the page
             if not leg.is_anchored:
                 self._flush(leg)
-                leg.stage = Stage.ANCHORED
+                leg.phase = Phase.ANCHORED
             if not self._tighten(leg, page.strays) and not leg.up:
                 leg.edge = self._traits.exact_edge
             return
@@ -596,14 +598,14 @@ class Paging:
         leg.flaw = Gap(span, *page.flaw) if page.flaw else lone(span, alone)
         leg.alone = 0 if page.flaw else alone
         leg.hi = second
-        leg.stage = Stage.ALONE
+        leg.phase = Phase.ALONE
         if not leg.up:
             leg.edge = self._traits.exact_edge
         if leg.lo >= leg.hi:
             self._end(leg, How.PAGING)
 
     def _step(self, leg: Leg, oldest: int, newest: int, crown: int) -> None:
-        """The page went down to `oldest`, in order: go on from there."""
+        """Goes on from `oldest`, down to which the page went, in order."""
         is_tied = leg.is_anchored and newest == leg.hi - 1
         if is_tied:
             # had the first page been picked from the far end, nothing would lie beyond it
@@ -617,7 +619,7 @@ class Paging:
         leg.top = leg.hi
         leg.hi = oldest + 1
         leg.crown = None if is_sure or crown >= leg.top else crown
-        leg.stage, leg.slow, leg.known = Stage.ANCHORED, False, 0
+        leg.phase, leg.slow, leg.known = Phase.ANCHORED, False, 0
         if leg.up:
             leg.slack = int(self._traits.since_excluded)
         else:
@@ -633,7 +635,7 @@ class Paging:
         since, until = leg.span(leg.lo, leg.top)
         edge = Edge.LOOSE if leg.edge is Edge.EXACT else leg.edge
         room = self._traits.largest if self._traits.is_varied else self._smallest_clamp
-        return Leg(since, until, stage=Stage.HALVING, room=room, known=leg.known, edge=edge)
+        return Leg(since, until, phase=Phase.HALVING, room=room, known=leg.known, edge=edge)
 
     def _halve(self, leg: Leg, page: LegPage) -> None:
         """Believes a page that is small and comes twice; splits the range of any other."""
@@ -645,11 +647,11 @@ class Paging:
         elif len(shown) < leg.known and not page.is_cut:
             self._fail(leg, GapReason.DISORDER, "known events were not shown again")
         elif not page.flaw and leg.shown is None:
-            leg.known, leg.shown, leg.stage = len(shown), shown, Stage.CONFIRMING
+            leg.known, leg.shown, leg.phase = len(shown), shown, Phase.CONFIRMING
         elif not page.flaw and leg.shown == shown:
             self._prove_rest(leg, How.PAGING)
         elif shown[0] == shown[-1] and self._tighten(leg, page.strays):
-            leg.known, leg.shown, leg.stage = len(shown), None, Stage.HALVING
+            leg.known, leg.shown, leg.phase = len(shown), None, Phase.HALVING
         elif leg.hi - leg.lo == 1:
             self._fail(leg, *(page.flaw or (GapReason.DISORDER, "answers differ")))
         else:
@@ -674,7 +676,7 @@ class Paging:
             if lo < hi:
                 known = sum(lo <= t < hi for t in shown)
                 top = edge if hi == leg.hi else Edge.LOOSE
-                part = Leg(lo, hi, stage=Stage.HALVING, room=room, known=known, edge=top)
+                part = Leg(lo, hi, phase=Phase.HALVING, room=room, known=known, edge=top)
                 self._legs.append(part)
 
     # what becomes certain
@@ -684,7 +686,7 @@ class Paging:
         self._legs.insert(0, leg)
 
     def _flush(self, leg: Leg) -> None:
-        """The answer made sense: what was held is certain."""
+        """Makes certain what was held, since the answer made sense."""
         if leg.crown is not None:
             span = leg.span(leg.crown, leg.top)
             self._defer(Leg(*span, edge=Edge.LOOSE))
@@ -716,7 +718,7 @@ class Paging:
             self._fail(self._legs[-1], reason, detail)
 
 
-def heard_by(trial: Trial, answer: Answer, times: Sequence[int], off_filter: int) -> Heard:
+def heard_by(trial: Trial, answer: PageAnswer, times: Sequence[int], off_filter: int) -> Heard:
     """Returns what an answer is to a probe."""
     if times or (off_filter and trial.probe in WHENEVER):
         return Heard.EVENTS

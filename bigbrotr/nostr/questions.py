@@ -29,7 +29,7 @@ class Probe(Enum):
 WHENEVER = frozenset({Probe.ANY, Probe.KINDS, Probe.KNOWN})
 
 
-class Ask(NamedTuple):
+class Question(NamedTuple):
     """One question: both ends included, as in NIP-01; `until` None is no upper bound.
 
     `probe` is what it is for, if it is none of the walk's own. Those `WHENEVER` have no bounds of
@@ -67,8 +67,8 @@ class GapReason(StrEnum):
     LATE = "late"  # events came after the relay had said that there were no more
 
 
-class Answer(Struct, frozen=True):
-    """What came back for one `Ask`.
+class PageAnswer(Struct, frozen=True):
+    """What came back for one `Question`.
 
     `created_ats` are those of the distinct events that match the filter, in order of arrival. Their
     ids are proven by hash; a few are only what the relay says of events that are not valid, or too

@@ -240,8 +240,8 @@ class Session:
         return page
 
     async def _see(self, page: Page, filters: Sequence[Mapping[str, Any]], bounds: Bounds) -> Page:
-        """What a page is worth after which nothing has been said yet of who we are: some relays
-        say that late, some never."""
+        """Decides what a page is worth after which nothing has been said yet of who we are: some
+        relays say that late, some never."""
         if self._is_asked_who(page):
             is_accepted = await self._await_verdict(bounds.reply_s, bounds)
             return await self._ask(filters, bounds, page.number) if is_accepted else page
@@ -281,8 +281,8 @@ class Session:
         self._late_bytes = 0
 
     async def drain(self, seconds: float, page_bytes: int) -> list[tuple[int, WireEvent | Event]]:
-        """The events of earlier questions, with the number of each question, that have come since
-        the last page, or come within `seconds`; at most about `page_bytes` of them."""
+        """Returns the events of earlier questions, with the number of each question, that have come
+        since the last page, or come within `seconds`; at most about `page_bytes` of them."""
         reading = _Reading(Page(events=[], end=End.CUT), page_bytes)
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
@@ -455,7 +455,7 @@ class Session:
         await self._say(message.offer(event), bounds)
 
     async def verdicts(self, bounds: Bounds) -> Verdicts:
-        """What the relay says of what it was offered, as soon as it says something."""
+        """Returns what the relay says of what it was offered, as soon as it says something."""
         page = Page(events=[], end=End.CUT)
         reading = _Reading(page, bounds.page_bytes, is_offer=True)
         if not self._oks:
@@ -494,7 +494,7 @@ class Session:
         return self.is_open and self.is_subscribed
 
     async def listen(self, seconds: float, max_bytes: int) -> Page:
-        """What has come in live since the last call, waiting up to `seconds` for it.
+        """Returns what has come in live since the last time, waiting up to `seconds` for it.
 
         When more than `max_bytes` come, or came in meanwhile, the connection is given up.
         """

@@ -1,6 +1,5 @@
 """What is served over HTTP: /healthz (the process goes on), /readyz (it can work), /metrics."""
 
-import http.client
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -11,11 +10,7 @@ from aiohttp import web
 
 from bigbrotr.config.settings import WebSettings
 from bigbrotr.errors import BusyError
-
-ASK_S = 15.0  # longer than any of these answers takes
-LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- where one asks who listens on all
-
-IDENTITY = "Bigbrotr-Archive"  # a header of the answers about health
+from bigbrotr.serve.ask import IDENTITY, at
 
 Check = Callable[[], Awaitable[str | None]]  # what is wrong, in words; None: nothing
 # Of the header Accept: the page and its content type.
@@ -104,37 +99,3 @@ def is_ours(host: str, settings: WebSettings) -> bool:
         return True
     ours = ("localhost", socket.gethostname(), settings.address()[0], *settings.hosts)
     return bool(name) and name in {each.lower().rstrip(".") for each in ours}
-
-
-def ask(host: str, port: int, path: str, *, identity: str = "") -> tuple[bool, str]:
-    """Asks one that serves; whether it is well, and what it says. Blocks, up to `ASK_S`.
-
-    With an `identity`, whoever tells another one is not the archive that is asked for.
-    """
-    place = at(host, port)
-    connection = http.client.HTTPConnection(LOOPBACK.get(host, host), port, timeout=ASK_S)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        words = answer.read(4096).decode(errors="replace").strip()
-        told = answer.headers.get(IDENTITY)
-    except TimeoutError:
-        return False, f"no answer from {place} within {ASK_S:.0f} s: its loop is stuck"
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "strerror", None) or error
-        return False, f"nobody answers at {place} ({reason}): is `bigbrotr run` running?"
-    finally:
-        connection.close()
-    if identity and told is None:
-        return False, f"something else than bigbrotr answers at {place}: see [web] listen"
-    if identity and told != identity:
-        return False, (
-            f"the bigbrotr at {place} runs another archive: this one is not running, or listens "
-            "elsewhere; give each its own port in [web] listen"
-        )
-    return answer.status == 200, words
-
-
-def at(host: str, port: int) -> str:
-    """Host and port as people write them: IPv6 in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -131,7 +131,7 @@ async def size(on: Stage, events: int) -> None:
 async def _bytes(archive: Archive, table: str) -> int:
     found: int = await archive.brotr.pool.fetchval(
         "SELECT sum(pg_total_relation_size(inhrelid)) FROM pg_inherits"
-        " WHERE inhparent = $1::text::regclass",
+        " WHERE inhparent = to_regclass('bigbrotr.' || $1::text)",
         table,
     )
     return found

@@ -20,7 +20,7 @@ from bigbrotr.models.event import Event, WireEvent
 from bigbrotr.net.frames import Oversized
 from bigbrotr.nostr import message
 from bigbrotr.nostr.message import EventMessage, Malformed, TooLarge
-from bigbrotr.nostr.questions import Ask, End
+from bigbrotr.nostr.questions import End, Question
 from bigbrotr.nostr.session import Page
 from bigbrotr.services.sync.ingest import sift
 from tests.bench import corpus
@@ -288,7 +288,7 @@ def pass_through(batch: Sequence[bytes], outcomes: Counter[str], wrong: list[str
             wrong.append(f"{error!r} from {bytes(frame[:300])!r}")
     received = len(page.events)
     try:
-        answer_, haul = sift(page, Ask(0, None, 500), POLICY)
+        answer_, haul = sift(page, Question(0, None, 500), POLICY)
         haul.verify()
     except Exception as error:
         wrong.append(f"{error!r} from a page with {bytes(batch[0][:300])!r}")

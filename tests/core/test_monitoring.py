@@ -426,7 +426,7 @@ async def test_uptime_of_nobody(brotr: Brotr) -> None:
 # The outbox
 
 
-async def letters(brotr: Brotr, **more: Any) -> list[Any]:
+async def entries(brotr: Brotr, **more: Any) -> list[Any]:
     options: dict[str, Any] = {"targets": 10, "limit": 100, "owner": "me", "lease_s": 60.0}
     return sorted(await brotr.claim_outbox(**(options | more)))
 
@@ -439,21 +439,21 @@ async def deliveries(brotr: Brotr) -> dict[tuple[str, ...], int]:
 async def test_a_newer_event_takes_the_place_of_an_older_one(brotr: Brotr) -> None:
     await brotr.post_events([Post("wss://a", 30166, "x", "1"), Post("wss://a", 30166, "y", "1")])
     await brotr.post_events([Post("wss://a", 30166, "x", "2"), Post("wss://b", 30166, "x", "2")])
-    found = await letters(brotr)
-    assert sorted((letter.target, letter.event) for letter in found) == [
+    found = await entries(brotr)
+    assert sorted((entry.target, entry.event) for entry in found) == [
         ("wss://a", "1"),
         ("wss://a", "2"),
         ("wss://b", "2"),
     ]
-    assert await letters(brotr) == []
+    assert await entries(brotr) == []
     assert await brotr.release_monitoring("me") == 3
-    assert len(await letters(brotr, targets=1)) == 2
-    assert len(await letters(brotr, limit=1)) == 1
+    assert len(await entries(brotr, targets=1)) == 2
+    assert len(await entries(brotr, limit=1)) == 1
 
 
-async def test_what_becomes_of_letters(brotr: Brotr) -> None:
+async def test_what_becomes_of_outbox_entries(brotr: Brotr) -> None:
     await brotr.post_events([Post("wss://a", 30166, str(n), "e") for n in range(5)])
-    found = await letters(brotr)
+    found = await entries(brotr)
     outcomes = [
         ("accepted", "", ""),
         ("accepted", "duplicate", "duplicate: have it"),
@@ -461,7 +461,7 @@ async def test_what_becomes_of_letters(brotr: Brotr) -> None:
         ("failed", "timeout", "x\x00y"),
         ("accepted", "", ""),
     ]
-    settled = [(letter, *outcome) for letter, outcome in zip(found, outcomes, strict=True)]
+    settled = [(entry, *outcome) for entry, outcome in zip(found, outcomes, strict=True)]
     assert await brotr.settle_outbox(settled, 3) == 4
     assert await deliveries(brotr) == {
         ("wss://a", "accepted", ""): 2,
@@ -481,12 +481,12 @@ async def test_what_fails_beside_what_is_taken_is_no_attempt(brotr: Brotr) -> No
     await brotr.post_events([*posts, Post("wss://b", 0, "", "e"), Post("wss://c", 0, "", "e")])
     for left in (4, 2, 0):
         await brotr.pool.execute("UPDATE bigbrotr.outbox SET due_at = 0")
-        found = await letters(brotr)
+        found = await entries(brotr)
         settled = []
-        for place, letter in enumerate(sorted(found, key=lambda each: each.target)):
-            taken = letter.target == "wss://a" and place < 2
+        for place, entry in enumerate(sorted(found, key=lambda each: each.target)):
+            taken = entry.target == "wss://a" and place < 2
             outcome = "accepted" if taken else "failed"
-            settled.append((letter, outcome, "" if taken else "rate-limited", ""))
+            settled.append((entry, outcome, "" if taken else "rate-limited", ""))
         await brotr.settle_outbox(settled, 3)
         rows = await brotr.pool.fetch(
             "SELECT target, attempts FROM bigbrotr.outbox WHERE target = 'wss://a'"
@@ -500,8 +500,8 @@ async def test_a_relay_s_words_have_a_bound(brotr: Brotr) -> None:
     for start in (0, 30):
         await brotr.post_events([Post("wss://a", 30166, str(start + n), "e") for n in range(30)])
         settled = [
-            (letter, "refused", f"prefix-{n}" if start + n else "blocked", "why")
-            for n, letter in enumerate(await letters(brotr), start)
+            (entry, "refused", f"prefix-{n}" if start + n else "blocked", "why")
+            for n, entry in enumerate(await entries(brotr), start)
         ]
         assert await brotr.settle_outbox(settled, 3) == 30
     found = await deliveries(brotr)
@@ -510,7 +510,7 @@ async def test_a_relay_s_words_have_a_bound(brotr: Brotr) -> None:
     assert found["wss://a", "refused", "other"] == 40
     # What is counted by its name goes on to be.
     await brotr.post_events([Post("wss://a", 30166, str(n), "e") for n in range(2)])
-    one, two = await letters(brotr)
+    one, two = await entries(brotr)
     long = "x" * 100_000
     await brotr.settle_outbox([(one, "refused", "blocked", ""), (two, "failed", long, long)], 3)
     found = await deliveries(brotr)
@@ -546,22 +546,22 @@ async def test_the_functions_themselves_cut_words(brotr: Brotr) -> None:
     assert await brotr.pool.fetchval("SELECT length(outcome) FROM bigbrotr.rtts") == 100
 
 
-async def test_letters_are_given_up_at_last(brotr: Brotr) -> None:
+async def test_outbox_entries_are_given_up_at_last(brotr: Brotr) -> None:
     await brotr.post_events([Post("wss://a", 0, "", "e")])
     for gone in (0, 0, 1):
         await brotr.pool.execute("UPDATE bigbrotr.outbox SET due_at = 0")
-        (letter,) = await letters(brotr)
-        assert await brotr.settle_outbox([(letter, "failed", "refused", "")], 3) == gone
-    assert await letters(brotr) == []
+        (entry,) = await entries(brotr)
+        assert await brotr.settle_outbox([(entry, "failed", "refused", "")], 3) == gone
+    assert await entries(brotr) == []
 
 
 async def test_what_was_replaced_on_the_way_is_sent_as_well(brotr: Brotr) -> None:
     await brotr.post_events([Post("wss://a", 0, "", "old")])
-    (letter,) = await letters(brotr)
+    (entry,) = await entries(brotr)
     await brotr.post_events([Post("wss://a", 0, "", "new")])
-    assert await letters(brotr) == []  # not while the old one is under way
-    assert await brotr.settle_outbox([(letter, "accepted", "", "")], 3) == 0
-    (newer,) = await letters(brotr)
+    assert await entries(brotr) == []  # not while the old one is under way
+    assert await brotr.settle_outbox([(entry, "accepted", "", "")], 3) == 0
+    (newer,) = await entries(brotr)
     assert newer.event == "new"
     assert await brotr.settle_outbox([(newer, "accepted", "", "")], 3) == 1
 
@@ -577,4 +577,4 @@ async def test_events_are_posted_together_with_a_verdict(brotr: Brotr) -> None:
     assert due.published_at is not None
     await record(brotr, due, "up")
     assert (await again(brotr)).published_digest == b"1"
-    assert len(await letters(brotr)) == 1
+    assert len(await entries(brotr)) == 1

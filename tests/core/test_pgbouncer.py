@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from urllib.parse import parse_qs, urlsplit
 
 import anyio
+import asyncpg
 import pytest
 
 from bigbrotr.config.settings import Database, Limits, PoolSettings
@@ -121,4 +122,29 @@ async def test_all_of_bigbrotr_behind_it(address: str, tmp_path: Path) -> None:
     assert "new_events=40" in said
     assert not place.data_dir.exists()
     done = await place.call("status", "--json")
+    assert json.loads(done.out)["events"] == 40
+
+
+async def test_all_of_bigbrotr_where_names_are_looked_for_elsewhere(
+    dsn: str, tmp_path: Path
+) -> None:
+    """A session of PgBouncer keeps no search path of ours: that of the database counts, and nothing
+    of ours is found by it."""
+    connection = await asyncpg.connect(dsn)
+    database = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"ALTER DATABASE {database} SET search_path = public")
+    await connection.close()
+    events = [make_event(1_600_000_000 + n, content=f"note {n}") for n in range(40)]
+    parts = urlsplit(dsn)
+    url = parts._replace(
+        netloc=f"{parts.username or ''}@{parts.netloc.rpartition('@')[2]}"
+    ).geturl()
+    async with ScriptedRelay(events) as relay:
+        more = f'[database]\nurl = "{url}"\n[pool]\npgbouncer = true\n'
+        place = Place(tmp_path / "place", [relay.url], more=more)
+        async with place.start("--once", DB_PASSWORD=parts.password or "") as running:
+            assert await running.wait() == 0, running.err
+            said = running.err
+    assert "new_events=40" in said
+    done = await place.call("status", "--json", DB_PASSWORD=parts.password or "")
     assert json.loads(done.out)["events"] == 40

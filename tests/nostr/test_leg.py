@@ -9,13 +9,22 @@ from typing import Any
 import pytest
 
 from bigbrotr.models.coverage import Span
-from bigbrotr.nostr.leg import BELONGS, TRANSITIONS, Fate, Heard, Leg, Stage, State
+from bigbrotr.nostr.leg import BELONGS, TRANSITIONS, Fate, Heard, Leg, LegState, Phase
 from bigbrotr.nostr.paging import Move, Paging
-from bigbrotr.nostr.questions import WHENEVER, Answer, Ask, End, GapReason, Habits, Pending, Probe
+from bigbrotr.nostr.questions import (
+    WHENEVER,
+    End,
+    GapReason,
+    Habits,
+    PageAnswer,
+    Pending,
+    Probe,
+    Question,
+)
 
 WALKS = 10_000
-IN_ANY_STAGE = {"lo", "hi", "up", "top", "stage", "edge", "slow", "trial"}
-UNSET = {each.name: each.default for each in fields(Leg) if each.name not in IN_ANY_STAGE}
+IN_ANY_PHASE = {"lo", "hi", "up", "top", "phase", "edge", "slow", "trial"}
+UNSET = {each.name: each.default for each in fields(Leg) if each.name not in IN_ANY_PHASE}
 
 
 class Walk:
@@ -90,14 +99,14 @@ class Walk:
             elif what < 0.045:
                 self.paging.give_up(GapReason.CUT, "enough")
 
-    def answer(self, ask: Ask) -> Answer:
+    def answer(self, ask: Question) -> PageAnswer:
         chance, noise = self.chance, self.noise if ask.probe is None else max(0.4, self.noise)
         times = self.shown(ask)
 
         def seldom(*values: int) -> int:
             return chance.choice(values) if chance.random() < noise else 0
 
-        return Answer(
+        return PageAnswer(
             times,
             chance.choice(list(End)) if chance.random() < noise else End.EOSE,
             off_filter=seldom(1, 3, 20),
@@ -109,7 +118,7 @@ class Walk:
             elapsed_s=30.0 if chance.random() < noise else 0.1,
         )
 
-    def shown(self, ask: Ask) -> list[int]:
+    def shown(self, ask: Question) -> list[int]:
         chance, manner = self.chance, self.manner
         until = 10**9 if ask.until is None else ask.until
         until -= manner == "excludes" and ask.until is not None
@@ -132,12 +141,12 @@ class Walk:
 
 
 def check_legs(paging: Paging) -> None:
-    """While a question is open, nothing is set in a leg that its stage has no use for."""
+    """While a question is open, nothing is set in a leg that its phase has no use for."""
     for leg in paging._legs:
         fields_set = {name for name, unset in UNSET.items() if getattr(leg, name) != unset}
-        assert fields_set <= BELONGS[leg.stage], f"{leg.stage}: {fields_set}"
-        assert (leg.flaw is not None) == (leg.stage is Stage.ALONE), leg
-        assert (leg.shown is not None) == (leg.stage is Stage.CONFIRMING), leg
+        assert fields_set <= BELONGS[leg.phase], f"{leg.phase}: {fields_set}"
+        assert (leg.flaw is not None) == (leg.phase is Phase.ALONE), leg
+        assert (leg.shown is not None) == (leg.phase is Phase.CONFIRMING), leg
         assert leg.lo <= leg.hi <= leg.top, leg
 
 
@@ -158,17 +167,17 @@ def test_the_machine_and_its_table_agree() -> None:
 
 
 def test_every_state_hears_everything_that_it_may() -> None:
-    assert set(TRANSITIONS) == {*Stage, *Probe}
+    assert set(TRANSITIONS) == {*Phase, *Probe}
     for state, row in TRANSITIONS.items():
-        wanted = set(Heard) if isinstance(state, Stage) else set(Heard) - OF_STAGES
+        wanted = set(Heard) if isinstance(state, Phase) else set(Heard) - OF_PHASES
         assert set(row) == wanted, state
-    assert set(BELONGS) == set(Stage)
+    assert set(BELONGS) == set(Phase)
 
 
-OF_STAGES = {Heard.OUTSIDE, Heard.OTHERS, Heard.JUNK}
+OF_PHASES = {Heard.OUTSIDE, Heard.OTHERS, Heard.JUNK}
 
 
-def ways_out(state: State | Fate, *, but: frozenset[State | Fate] = frozenset()) -> bool:
+def ways_out(state: LegState | Fate, *, but: frozenset[LegState | Fate] = frozenset()) -> bool:
     """Whether a fate can be reached from a state."""
     if isinstance(state, Fate):
         return True
@@ -176,7 +185,7 @@ def ways_out(state: State | Fate, *, but: frozenset[State | Fate] = frozenset())
     return any(ways_out(to, but=but | {state}) for to in ahead)
 
 
-@pytest.mark.parametrize("state", [*Stage, *Probe], ids=str)
-def test_no_state_is_a_trap(state: State) -> None:
+@pytest.mark.parametrize("state", [*Phase, *Probe], ids=str)
+def test_no_state_is_a_trap(state: LegState) -> None:
     assert ways_out(state)
     assert any(state in states for row in TRANSITIONS.values() for states in row.values())

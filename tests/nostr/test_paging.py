@@ -13,13 +13,13 @@ from bigbrotr.models.coverage import Gap, How, Proof, Span, merge, uncovered
 from bigbrotr.nostr.paging import Paging
 from bigbrotr.nostr.questions import (
     WHENEVER,
-    Answer,
-    Ask,
     End,
     GapReason,
     Habits,
+    PageAnswer,
     Pending,
     Probe,
+    Question,
 )
 from tests.relays.model import Event, Order, Reply, Vices, matches, respond
 
@@ -42,7 +42,7 @@ def note(created_at: int, nonce: int = 0, kind: int = 1) -> Event:
     }
 
 
-def wire_filter(ask: Ask) -> dict[str, Any]:
+def wire_filter(ask: Question) -> dict[str, Any]:
     wanted: dict[str, Any] = {"since": ask.since, "limit": ask.limit}
     if ask.until is not None:
         wanted["until"] = ask.until
@@ -55,11 +55,11 @@ def wire_filter(ask: Ask) -> dict[str, Any]:
     return wanted
 
 
-def answer_to(reply: Reply, ask: Ask) -> Answer:
+def answer_to(reply: Reply, ask: Question) -> PageAnswer:
     """What the edge makes of a relay's reply: it drops repeats and counts what does not match."""
     distinct = list({event["id"]: event for event in reply.events}.values())
     right = [event for event in distinct if matches(event, wire_filter(ask))]
-    return Answer(
+    return PageAnswer(
         created_ats=[event["created_at"] for event in right],
         off_filter=len(distinct) - len(right),
         repeats=len(reply.events) - len(distinct),
@@ -76,7 +76,7 @@ class Drive:
     """A whole walk: what was asked, found, proven and given up."""
 
     wanted: Span
-    asks: list[Ask] = field(default_factory=list)
+    asks: list[Question] = field(default_factory=list)
     found: set[str] = field(default_factory=set)
     proven: list[Proof] = field(default_factory=list)
     taken_back: int = 0  # times that proofs were
@@ -95,7 +95,7 @@ def drive(
     paging: Paging,
     wanted: Span,
     events: Sequence[Event],
-    vices: Vices | Callable[[Ask], Vices],
+    vices: Vices | Callable[[Question], Vices],
     patience: int = 1000,
     *,
     is_strict: bool = True,
@@ -237,7 +237,7 @@ def test_a_clamp_that_is_another_each_time(
 ) -> None:
     asks = 0
 
-    def vices(_: Ask) -> Vices:
+    def vices(_: Question) -> Vices:
         nonlocal asks
         asks += 1
         clamp = clamps[asks % len(clamps)]
@@ -329,7 +329,7 @@ def test_a_hostile_relay_cannot_keep_it_busy(
         times = data.draw(st.lists(st.integers(-5, TOP + 20), max_size=6))
         received += len(times)
         progress = paging.answer(
-            Answer(
+            PageAnswer(
                 times,
                 data.draw(st.sampled_from(End)),
                 off_filter=data.draw(st.integers(0, 3)),
@@ -357,23 +357,23 @@ ALL = Span(0, 10_000)
 def test_a_long_history_costs_three_asks_more_than_its_pages() -> None:
     walk = walk_of(LINE, Vices(clamp=100), ALL, open_top=True)
     assert len(walk.asks) <= 1000 / 100 + 4
-    assert walk.asks[0] == Ask(0, None, 500)
+    assert walk.asks[0] == Question(0, None, 500)
     assert walk.certain == [ALL]
     assert walk.gaps == []
 
 
 def test_what_is_proven_is_told_on_the_way() -> None:
     paging = Paging(ALL, limit=4)
-    assert paging.ask() == Ask(0, 10_000, 4)
-    assert paging.answer(Answer([90, 80, 80, 70], End.EOSE)).proven == []
-    assert paging.ask() == Ask(0, 70, 4)
-    assert merge(s for s, _ in paging.answer(Answer([70, 60, 50], End.EOSE)).proven) == [
+    assert paging.ask() == Question(0, 10_000, 4)
+    assert paging.answer(PageAnswer([90, 80, 80, 70], End.EOSE)).proven == []
+    assert paging.ask() == Question(0, 70, 4)
+    assert merge(s for s, _ in paging.answer(PageAnswer([70, 60, 50], End.EOSE)).proven) == [
         Span(70, 10_000)
     ]
-    assert paging.ask() == Ask(0, 50, 4)
-    assert paging.answer(Answer([50], End.EOSE)).proven == []
-    assert paging.ask() == Ask(0, 49, 4)
-    assert merge(s for s, _ in paging.answer(Answer([], End.EOSE)).proven) == [Span(0, 70)]
+    assert paging.ask() == Question(0, 50, 4)
+    assert paging.answer(PageAnswer([50], End.EOSE)).proven == []
+    assert paging.ask() == Question(0, 49, 4)
+    assert merge(s for s, _ in paging.answer(PageAnswer([], End.EOSE)).proven) == [Span(0, 70)]
     assert paging.ask() is None
 
 
@@ -411,7 +411,7 @@ def test_a_random_choice_that_is_sorted_is_found_out() -> None:
 def test_what_looked_proven_is_taken_back_when_a_relay_is_found_to_pick_at_random() -> None:
     paging = Paging(ALL, check_after=3)
 
-    def vices(ask: Ask) -> Vices:
+    def vices(ask: Question) -> Vices:
         is_honest = not paging.lies and (ask.until or 10_000) > 3200
         return Vices(clamp=100, pick="newest" if is_honest else "random")
 
@@ -431,18 +431,18 @@ def test_a_part_is_asked_for_again_now_and_then() -> None:
 def test_an_event_that_came_meanwhile_is_no_lie() -> None:
     paging = Paging(Span(0, 1000))
     paging.ask()
-    paging.answer(Answer(list(range(600, 500, -1)), End.EOSE))
+    paging.answer(PageAnswer(list(range(600, 500, -1)), End.EOSE))
     ask = paging.ask()
     assert ask is not None
     assert ask.probe is Probe.AGAIN
     assert ask.until is not None
     now = sorted([*range(ask.since, ask.until + 1), 550], reverse=True)
-    paging.answer(Answer(now, End.EOSE))
+    paging.answer(PageAnswer(now, End.EOSE))
     ask = paging.ask()
     assert ask is not None
     assert ask.probe is Probe.PART
     assert ask.until is not None
-    paging.answer(Answer([t for t in now if ask.since <= t <= ask.until], End.EOSE))
+    paging.answer(PageAnswer([t for t in now if ask.since <= t <= ask.until], End.EOSE))
     assert paging.lies == set()
 
 
@@ -478,7 +478,7 @@ def test_a_second_that_was_cut_is_never_proven(burst: int, vices: Vices, second:
 def test_a_clamp_that_shrinks_on_the_way() -> None:
     events = [*LINE, *(note(2000, 10_000 + n) for n in range(30))]
 
-    def vices(ask: Ask) -> Vices:
+    def vices(ask: Question) -> Vices:
         return Vices(clamp=100 if ask.until is None or ask.until > 2000 else 20)
 
     walk = drive(Paging(ALL), ALL, events, vices)
@@ -531,10 +531,10 @@ def test_an_empty_answer_against_what_the_archive_knows() -> None:
 
 
 def test_what_shows_nothing_is_believed_only_after_it_could_have_shown_something() -> None:
-    def probes(knows_others: bool, *answers: Answer) -> tuple[list[Probe | None], set[str]]:
+    def probes(knows_others: bool, *answers: PageAnswer) -> tuple[list[Probe | None], set[str]]:
         paging = Paging(Span(0, 100), knows_others=knows_others)
         asked, reasons = [], set()
-        for answer in (Answer([], End.EOSE), *answers):
+        for answer in (PageAnswer([], End.EOSE), *answers):
             ask = paging.ask()
             assert ask is not None
             asked.append(ask.probe)
@@ -542,15 +542,15 @@ def test_what_shows_nothing_is_believed_only_after_it_could_have_shown_something
         assert paging.ask() is None
         return asked, reasons
 
-    nothing, something = Answer([], End.EOSE), Answer([1000], End.EOSE)
+    nothing, something = PageAnswer([], End.EOSE), PageAnswer([1000], End.EOSE)
     chain = [None, Probe.ANY, Probe.KINDS, Probe.KNOWN]
     assert probes(True, nothing, nothing, nothing) == (chain, set())
     assert probes(False, nothing, nothing) == (chain[:3], {GapReason.SUSPECTED_EMPTY})
     assert probes(True, something) == (chain[:2], set())  # it shows events to anybody
     assert probes(True, nothing, something)[1] == {GapReason.SUSPECTED_EMPTY}
     assert probes(True, nothing, nothing, something)[1] == {GapReason.SUSPECTED_EMPTY}
-    assert probes(True, Answer([], End.EOSE, more=True))[1] == {GapReason.SUSPECTED_EMPTY}
-    refused = Answer([], End.CLOSED, reason="blocked: no")
+    assert probes(True, PageAnswer([], End.EOSE, more=True))[1] == {GapReason.SUSPECTED_EMPTY}
+    refused = PageAnswer([], End.CLOSED, reason="blocked: no")
     assert probes(True, refused)[1] == {GapReason.CLOSED}
 
 
@@ -577,7 +577,7 @@ def test_events_that_are_none_take_places_and_prove_nothing() -> None:
         gaps: list[Gap] = []
         for times in ([50, 40], [40], []):
             assert paging.ask() is not None
-            gaps += paging.answer(Answer(times, End.EOSE, malformed=malformed)).gaps
+            gaps += paging.answer(PageAnswer(times, End.EOSE, malformed=malformed)).gaps
         assert paging.ask() is None
         assert {gap.reason for gap in gaps} == reasons
 
@@ -588,7 +588,7 @@ def test_an_event_that_is_too_large_costs_its_second() -> None:
     gaps: list[Gap] = []
     for times, oversized in (([50, 45, 40], [45]), ([40], []), ([], [])):
         assert paging.ask() is not None
-        progress = paging.answer(Answer(times, End.EOSE, oversized=oversized))
+        progress = paging.answer(PageAnswer(times, End.EOSE, oversized=oversized))
         proven += progress.proven
         gaps += progress.gaps
     assert [(gap.span, gap.reason) for gap in gaps] == [(Span(45, 46), GapReason.OVERSIZE)]
@@ -598,28 +598,28 @@ def test_an_event_that_is_too_large_costs_its_second() -> None:
 def test_seconds_with_events_that_came_late_are_not_proven() -> None:
     paging = Paging(Span(0, 100), habits=Habits(newest_first=True, is_open=True))
     paging.ask()
-    paging.answer(Answer([50, 40], End.EOSE))
+    paging.answer(PageAnswer([50, 40], End.EOSE))
     paging.doubt([45])
     paging.ask()
-    progress = paging.answer(Answer([40, 30], End.EOSE))
+    progress = paging.answer(PageAnswer([40, 30], End.EOSE))
     assert [(gap.span, gap.reason) for gap in progress.gaps] == [(Span(45, 46), GapReason.LATE)]
     again = paging.start_over()
     assert merge(again.retracted) == [Span(40, 100)]
-    assert paging.ask() == Ask(0, 100, 500)
+    assert paging.ask() == Question(0, 100, 500)
 
 
 @pytest.mark.parametrize("is_late", [True, False])
 def test_what_a_walk_doubts_is_not_taken_up_by_the_next(is_late: bool) -> None:
     paging = Paging(Span(0, 100), habits=Habits(newest_first=True, is_open=True))
     paging.ask()
-    paging.answer(Answer([50, 45, 40], End.EOSE, oversized=[] if is_late else [45]))
+    paging.answer(PageAnswer([50, 45, 40], End.EOSE, oversized=[] if is_late else [45]))
     if is_late:
         paging.doubt([45])
     again = Paging(Span(0, 100), habits=paging.habits)
     assert again.pending is not None
     assert again.pending.span == Span(41, 45)
     again.ask()
-    progress = again.answer(Answer([40, 30], End.EOSE))
+    progress = again.answer(PageAnswer([40, 30], End.EOSE))
     assert merge(span for span, _ in progress.proven) == [Span(40, 45)]
 
 
@@ -628,7 +628,7 @@ def test_what_was_pending_elsewhere_is_not_whole_either_where_answers_are_not() 
     paging = Paging(Span(0, 100), habits=habits)
     assert paging.habits.pending == habits.pending
     paging.ask()
-    paging.answer(Answer([50, 40], End.EOSE))
+    paging.answer(PageAnswer([50, 40], End.EOSE))
     paging.start_over()
     assert paging.habits.pending is None
 
@@ -679,7 +679,7 @@ def test_what_is_no_event_does_not_make_a_relay_open() -> None:
     """Once: an EVENT frame that nobody could read, and EOSE, was proof enough."""
     paging = Paging(ALL)
     paging.ask()
-    assert paging.answer(Answer([], End.EOSE, malformed=1)).proven == []
+    assert paging.answer(PageAnswer([], End.EOSE, malformed=1)).proven == []
     ask = paging.ask()
     assert ask is not None
     assert ask.probe is Probe.ANY
@@ -689,13 +689,13 @@ def test_a_slow_empty_answer_is_asked_for_again() -> None:
     for last, is_believed in ((0.1, True), (40.0, False)):
         paging = Paging(Span(0, 100), habits=Habits(newest_first=True))
         paging.ask()
-        paging.answer(Answer([50, 40], End.EOSE, elapsed_s=0.1))
+        paging.answer(PageAnswer([50, 40], End.EOSE, elapsed_s=0.1))
         paging.ask()
-        paging.answer(Answer([40], End.EOSE, elapsed_s=0.1))
-        assert paging.ask() == Ask(0, 39, 500)
-        assert paging.answer(Answer([], End.EOSE, elapsed_s=30.0)).gaps == []
-        assert paging.ask() == Ask(0, 39, 500)
-        assert bool(paging.answer(Answer([], End.EOSE, elapsed_s=last)).proven) == is_believed
+        paging.answer(PageAnswer([40], End.EOSE, elapsed_s=0.1))
+        assert paging.ask() == Question(0, 39, 500)
+        assert paging.answer(PageAnswer([], End.EOSE, elapsed_s=30.0)).gaps == []
+        assert paging.ask() == Question(0, 39, 500)
+        assert bool(paging.answer(PageAnswer([], End.EOSE, elapsed_s=last)).proven) == is_believed
         assert paging.ask() is None
 
 
@@ -711,16 +711,16 @@ def test_emptiness_is_not_believed_where_events_were_seen() -> None:
     for times in ([9, 5, 12, 5], [12, 5, 9, 5], [12, 5, 5]):  # disorder, disorder, strays
         paging = Paging(Span(0, 10), open_top=True)
         paging.ask()
-        proven = list(paging.answer(Answer(times, End.EOSE)).proven)
+        proven = list(paging.answer(PageAnswer(times, End.EOSE)).proven)
         while paging.ask() is not None:
-            proven += paging.answer(Answer([], End.EOSE)).proven
+            proven += paging.answer(PageAnswer([], End.EOSE)).proven
         assert not any(span.since <= 5 < span.until for span, _ in proven)
 
 
 def test_giving_up_makes_a_gap_of_the_rest() -> None:
     paging = Paging(Span(0, 100))
     paging.ask()
-    paging.answer(Answer([90, 80], End.CUT))
+    paging.answer(PageAnswer([90, 80], End.CUT))
     assert paging.give_up(GapReason.CUT, "twice").gaps == [
         Gap(Span(0, 100), GapReason.CUT, "twice")
     ]
@@ -730,7 +730,7 @@ def test_giving_up_makes_a_gap_of_the_rest() -> None:
 def test_nothing_wanted_is_done_and_an_answer_needs_an_ask() -> None:
     assert Paging(Span(5, 5)).ask() is None
     with pytest.raises(RuntimeError):
-        Paging(Span(0, 5)).answer(Answer([], End.EOSE))
+        Paging(Span(0, 5)).answer(PageAnswer([], End.EOSE))
 
 
 spans = st.lists(

@@ -12,7 +12,7 @@ from websockets.asyncio.client import connect
 
 from bigbrotr.models.coverage import Span, merge
 from bigbrotr.nostr.paging import Paging
-from bigbrotr.nostr.questions import Answer, End
+from bigbrotr.nostr.questions import End, PageAnswer
 from tests.relays.events import make_event
 from tests.relays.real import local_relay, nostr_relay
 
@@ -70,7 +70,9 @@ async def test_a_walk_over_a_real_relay_proves_everything(start: Start) -> None:
             asked = {"since": question.since, "until": question.until, "limit": question.limit}
             events = await ask(url, asked)
             found |= {event["id"] for event in events}
-            progress = paging.answer(Answer([event["created_at"] for event in events], End.EOSE))
+            progress = paging.answer(
+                PageAnswer([event["created_at"] for event in events], End.EOSE)
+            )
             assert progress.gaps == []
             proven += [span for span, _ in progress.proven]
     assert merge(proven) == [wanted]

@@ -37,7 +37,8 @@ class Shown:
             self._pages = []
 
     def take(self, span: Span) -> set[bytes]:
-        """The ids that were shown of a span, as far as it is not blind there; forgets them."""
+        """Returns the ids that were shown of a span, as far as it is not blind there; forgets
+        them."""
         taken: set[bytes] = set()
         left = []
         for page in self._pages:
@@ -102,7 +103,7 @@ class Absences:
             self._context.report(Report(dropped=ended))
 
     def _meets(self, span: Span) -> list[Span]:
-        """The parts of a span in which the relay may have held something before."""
+        """Returns the parts of a span in which the relay may have held something before."""
         parts = (
             Span(max(span.since, held.since), min(span.until, held.until)) for held in self._touched
         )

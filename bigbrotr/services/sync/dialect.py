@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from bigbrotr.config.settings import SyncPolicy
 from bigbrotr.models.coverage import Gap
 from bigbrotr.nostr.message import Refusal
-from bigbrotr.nostr.questions import WHENEVER, Ask, GapReason, Habits, Probe
+from bigbrotr.nostr.questions import WHENEVER, GapReason, Habits, Probe, Question
 
 NARROW_KINDS = (0, 1, 3, 10002)  # what any relay with users holds
 # What is asked for at a relay that wants to be told kinds: all that are in common use.
@@ -59,7 +59,7 @@ NOTHING = frozenset(
 )
 
 
-class Way(StrEnum):
+class WayToAsk(StrEnum):
     """How the past is asked for."""
 
     PLAIN = "plain"  # by time alone
@@ -68,17 +68,17 @@ class Way(StrEnum):
     AUTHORS = "authors"  # by authors that are known from elsewhere: proves nothing
 
 
-ASIDE = frozenset({Way.KINDS, Way.AUTHORS})  # with conditions that are not the archive's
+ASIDE = frozenset({WayToAsk.KINDS, WayToAsk.AUTHORS})  # with conditions that are not the archive's
 
 
-class Known(NamedTuple):
+class KnownElsewhere(NamedTuple):
     """Some authors and events, in hex, that are known from other relays."""
 
     authors: Sequence[str] = ()
     ids: Sequence[str] = ()
 
 
-NOBODY = Known()
+NOBODY = KnownElsewhere()
 
 
 class Dialect(Struct, frozen=True, omit_defaults=True):
@@ -87,7 +87,7 @@ class Dialect(Struct, frozen=True, omit_defaults=True):
     habits: Habits = Habits()
     habits_at: int = 0  # Unix seconds, when what is pending was shown ...
     habits_for: str = ""  # ... for the conditions of this filter
-    way: Way = Way.PLAIN
+    way: WayToAsk = WayToAsk.PLAIN
     limit: int = 0  # events at once, where more was refused; 0: as many as configured
     linger_s: float = 0.0  # it says EOSE before its events come: how long to wait for them
 
@@ -97,15 +97,15 @@ class Dialect(Struct, frozen=True, omit_defaults=True):
             return
         if reason is not GapReason.SUSPECTED_EMPTY:
             for limit in (SMALL, TINY):
-                if self.way is Way.PLAIN and not 0 < self.limit <= limit:
+                if self.way is WayToAsk.PLAIN and not 0 < self.limit <= limit:
                     yield replace(self, limit=limit)
-            if self.way is Way.PLAIN:
-                yield replace(self, way=Way.DAYS, limit=self.limit or SMALL)
+            if self.way is WayToAsk.PLAIN:
+                yield replace(self, way=WayToAsk.DAYS, limit=self.limit or SMALL)
         if reason in (GapReason.CLOSED, GapReason.SUSPECTED_EMPTY):
-            if self.way in (Way.PLAIN, Way.DAYS):
-                yield replace(self, way=Way.KINDS)
-            if self.way is not Way.AUTHORS:
-                yield replace(self, way=Way.AUTHORS)
+            if self.way in (WayToAsk.PLAIN, WayToAsk.DAYS):
+                yield replace(self, way=WayToAsk.KINDS)
+            if self.way is not WayToAsk.AUTHORS:
+                yield replace(self, way=WayToAsk.AUTHORS)
 
 
 def dialect_of(text: str) -> Dialect:
@@ -123,8 +123,8 @@ def common_reason(gaps: Sequence[Gap]) -> GapReason | None:
     return reasons.pop() if len(reasons) == 1 and reasons <= NOTHING else None
 
 
-def request(
-    ask: Ask, policy: SyncPolicy, known: Known = NOBODY, authors: Sequence[str] = ()
+def filters_for(
+    ask: Question, policy: SyncPolicy, known: KnownElsewhere = NOBODY, authors: Sequence[str] = ()
 ) -> list[dict[str, object]]:
     """Returns the filters of the REQ that asks for what is wanted; `authors` narrow it down."""
     conditions = policy.filter.to_request()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from bigbrotr.models.coverage import Span
 from bigbrotr.nostr.message import Refusal
-from bigbrotr.nostr.questions import Ask, End
+from bigbrotr.nostr.questions import End, Question
 from bigbrotr.nostr.session import Page
 from bigbrotr.services.sync.context import VisitContext, VisitState, is_over
 from bigbrotr.services.sync.conversation import Conversation
@@ -224,5 +224,5 @@ class FetchById:
         return keys
 
     def _sift(self, page: Page, span: Span) -> Batch:
-        ask = Ask(span.since, span.until - 1, max(1, len(page.events)))
+        ask = Question(span.since, span.until - 1, max(1, len(page.events)))
         return sift(page, ask, self._context.policy)[1]

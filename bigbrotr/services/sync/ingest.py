@@ -12,7 +12,7 @@ from bigbrotr.core.calls.events import Rejected
 from bigbrotr.models.coverage import Gap
 from bigbrotr.models.event import MAX_CREATED_AT, Event, WireEvent, wire_id
 from bigbrotr.nostr.message import HINTS, claimed_time
-from bigbrotr.nostr.questions import Answer, Ask, Progress
+from bigbrotr.nostr.questions import PageAnswer, Progress, Question
 from bigbrotr.nostr.session import Page
 from bigbrotr.services.sync.context import VisitContext, VisitState
 from bigbrotr.services.sync.report import REASONS, Report
@@ -118,7 +118,7 @@ class Ingest:
         await self.prepare(batch)
         await self.store(batch)
 
-    async def take_unasked(self, page: Page, ask: Ask) -> Sequence[int]:
+    async def take_unasked(self, page: Page, ask: Question) -> Sequence[int]:
         """Stores what came within a question, but not in answer to it; it proves nothing. Returns
         when it was created."""
         answer, batch = sift(page, ask, self._context.policy)
@@ -169,7 +169,7 @@ class Ingest:
         return new
 
 
-class Asked(NamedTuple):
+class AskedSeconds(NamedTuple):
     """The seconds that a question asks for; both ends included."""
 
     since: int
@@ -180,7 +180,7 @@ class Asked(NamedTuple):
         return [at for at in created_ats if self.since <= at <= self.until]
 
 
-class Heard(Struct):
+class PageTimes(Struct):
     """What a page says to the paging machine, as it is sorted out."""
 
     times: list[int] = []  # of the events that match: proven
@@ -190,8 +190,8 @@ class Heard(Struct):
 
 
 def sift(
-    page: Page, ask: Ask, policy: SyncPolicy, under_way: Collection[bytes] = ()
-) -> tuple[Answer, Batch]:
+    page: Page, ask: Question, policy: SyncPolicy, under_way: Collection[bytes] = ()
+) -> tuple[PageAnswer, Batch]:
     """Sorts out a page: what it says to the paging machine, and what there is to store.
 
     A question may go a second beyond what is wanted: what lies there is heard and not stored.
@@ -201,7 +201,7 @@ def sift(
     only of events that are not archived yet.
     """
     batch = Batch(page.malformed, len(page.events), page.size)
-    bounds = Asked(ask.since, policy.filter.newest if ask.until is None else ask.until)
+    bounds = AskedSeconds(ask.since, policy.filter.newest if ask.until is None else ask.until)
     heard = _sort_events(page, bounds, policy, under_way, batch)
     said = [claimed_time(sample) for sample in page.oversized]
     for sample in page.oversized:
@@ -213,11 +213,11 @@ def sift(
     # What cannot be taken took a place in the page, and is where it says that it is; but the page
     # reaches no further than what is proven of it, if anything is: the next one tells.
     times = heard.times
-    inside = Asked(min(times), max(times)).of(claimed) if times else claimed
+    inside = AskedSeconds(min(times), max(times)).of(claimed) if times else claimed
     if inside:
         times = in_order(times, inside)
     batch.events.sort(key=lambda entry: entry[:2])
-    answer = Answer(
+    answer = PageAnswer(
         created_ats=times,
         end=page.end,
         off_filter=heard.off_filter,
@@ -234,8 +234,8 @@ def sift(
 
 
 def _sort_events(
-    page: Page, bounds: Asked, policy: SyncPolicy, under_way: Collection[bytes], batch: Batch
-) -> Heard:
+    page: Page, bounds: AskedSeconds, policy: SyncPolicy, under_way: Collection[bytes], batch: Batch
+) -> PageTimes:
     """Puts the events that are wanted into a batch, and returns what the page says of itself."""
     times: list[int] = []
     claimed: list[int] = []
@@ -267,7 +267,7 @@ def _sort_events(
         times.append(at)
         if policy.since <= at <= newest and event_id not in under_way:
             batch.events.append((at, event_id, event))
-    return Heard(times, claimed, off_filter, repeats)
+    return PageTimes(times, claimed, off_filter, repeats)
 
 
 def in_order(times: list[int], claimed: list[int]) -> list[int]:

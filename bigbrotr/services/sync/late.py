@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from bigbrotr.models.coverage import How, Span, merge
 from bigbrotr.models.event import MAX_CREATED_AT
-from bigbrotr.nostr.questions import Ask, End
+from bigbrotr.nostr.questions import End, Question
 from bigbrotr.nostr.session import Page, Session
 from bigbrotr.services.sync.context import VisitContext, VisitState
 from bigbrotr.services.sync.conversation import Conversation
@@ -18,7 +18,7 @@ REMEMBERED_ASKS = 32
 class Asked(NamedTuple):
     """An earlier question, and how it was answered."""
 
-    ask: Ask
+    ask: Question
     events: int
     was_all: bool  # the relay said that it had no more
 
@@ -51,7 +51,7 @@ class LateEvents:
         self._asked_in: Session | None = None  # where these numbers count
         self._settled = 0  # the last question whose late events say nothing new
 
-    def remember(self, page: Page, ask: Ask) -> None:
+    def remember(self, page: Page, ask: Question) -> None:
         """Remembers a question with the page that answered it."""
         self._turn_to_session()
         self._asked[page.number] = Asked(ask, len(page.events), page.end is End.EOSE)
@@ -72,7 +72,7 @@ class LateEvents:
             number > self._settled and self._asked[number].was_all
             for number in page.late_dropped & self._asked.keys()
         )
-        anything = Asked(Ask(self._context.policy.since, None, 1), 0, True)
+        anything = Asked(Question(self._context.policy.since, None, 1), 0, True)
         for number in {number for number, _ in page.late}:
             events = [event for asked, event in page.late if asked == number]
             asked = self._asked.get(number, anything)

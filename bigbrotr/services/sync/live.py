@@ -6,10 +6,10 @@ from msgspec.structs import replace
 
 from bigbrotr.models.coverage import Span
 from bigbrotr.nostr.paging import Paging
-from bigbrotr.nostr.questions import Ask
+from bigbrotr.nostr.questions import Question
 from bigbrotr.services.sync.context import VisitContext, VisitResult, VisitState
 from bigbrotr.services.sync.conversation import Conversation
-from bigbrotr.services.sync.dialect import request
+from bigbrotr.services.sync.dialect import filters_for
 from bigbrotr.services.sync.ingest import Ingest
 from bigbrotr.services.sync.pages import Pages
 
@@ -35,13 +35,13 @@ class LiveStay:
         self._context, self._state = context, state
         self._conversation, self._ingest, self._pages = conversation, ingest, pages
         self._session = conversation.session  # the subscription ends with it
-        self._everything = Ask(context.policy.since, None, 1)
+        self._everything = Question(context.policy.since, None, 1)
         self._began = time.monotonic()
 
     async def begin(self) -> None:
         """Subscribes, and fetches what has come in since the last walk."""
         # `limit` 1, not 0, and `since`: some relays refuse the one or need the other.
-        filters = request(self._everything, self._context.policy)
+        filters = filters_for(self._everything, self._context.policy)
         await self._session.subscribe(filters[0], self._context.bounds.reply_s)
         # What came in between the walk and the subscription lies above what is settled.
         settled = self._state.claim.wanted[1]

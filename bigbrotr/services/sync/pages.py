@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from bigbrotr.models.coverage import How
 from bigbrotr.nostr.paging import Paging
-from bigbrotr.nostr.questions import Answer, Ask, End, GapReason, Probe, Progress
+from bigbrotr.nostr.questions import End, GapReason, PageAnswer, Probe, Progress, Question
 from bigbrotr.nostr.session import Page
 from bigbrotr.services.sync.absences import Absences
 from bigbrotr.services.sync.context import VisitContext, VisitState, is_over, is_stuck
@@ -18,9 +18,9 @@ from bigbrotr.services.sync.dialect import (
     COMMON_KINDS,
     LEAST_LIMIT,
     NOBODY,
-    Known,
-    Way,
-    request,
+    KnownElsewhere,
+    WayToAsk,
+    filters_for,
 )
 from bigbrotr.services.sync.ingest import Batch, Ingest, sift
 from bigbrotr.services.sync.late import Late, LateEvents
@@ -51,25 +51,25 @@ class Pages:
         self.context, self.state = context, state
         self.conversation, self.ingest = conversation, ingest
         self.late = LateEvents(context, state, conversation, ingest)
-        self._known: Known | None = None
+        self._known: KnownElsewhere | None = None
 
     async def walk(
         self, paging: Paging, *, may_stop: bool = False, aside: Aside | None = None
     ) -> Progress:
         """Follows a walk to its end, or to that of the visit; returns what became certain. What it
         proves is recorded, the gaps are not yet. `may_stop`: once most of what comes is known."""
-        return await Walk(self, paging, may_stop=may_stop, aside=aside).run()
+        return await PageWalk(self, paging, may_stop=may_stop, aside=aside).run()
 
-    async def known_elsewhere(self) -> Known:
+    async def known_elsewhere(self) -> KnownElsewhere:
         """Returns some authors and events that are known from other relays."""
         if self._known is None:
             url, now = self.context.relay.url, int(time.time())
             found = await self.context.brotr.some_known(url, SOME_KNOWN, now)
-            self._known = Known(*([each.hex() for each in some] for some in found))
+            self._known = KnownElsewhere(*([each.hex() for each in some] for some in found))
         return self._known
 
 
-class Walk:
+class PageWalk:
     """One walk: while a page is verified, the one before it is being stored, and the one after it
     is on its way."""
 
@@ -116,7 +116,7 @@ class Walk:
     async def _expected(self) -> Absences:
         """Returns what the relay held before; where it did, its silence is to be tested."""
         absences = await Absences.of(self._context, self._state)
-        is_plain = self._aside is None and self._state.dialect.way is Way.PLAIN
+        is_plain = self._aside is None and self._state.dialect.way is WayToAsk.PLAIN
         if (pending := self._paging.pending) is not None:
             absences.leave_out([pending.span])
         elif is_plain and absences.touch(self._paging.wanted):
@@ -125,7 +125,7 @@ class Walk:
 
     # What is asked
 
-    def _next_ask(self) -> Ask | None:
+    def _next_ask(self) -> Question | None:
         """Returns the question to ask, or that is on its way; None when the walk is over."""
         ask = self._paging.ask()
         if ask is None or is_over(self._context, self._state):
@@ -142,10 +142,10 @@ class Walk:
         seen, fresh = self._state.known - self._known, self._state.new - self._new
         return seen > 0 and seen >= KNOWN_SHARE * fresh
 
-    async def _fetch(self, ask: Ask) -> asyncio.Task[Page]:
+    async def _fetch(self, ask: Question) -> asyncio.Task[Page]:
         known = await self._pages.known_elsewhere() if ask.probe is Probe.KNOWN else NOBODY
         authors = () if self._aside is None else self._aside.authors
-        filters = request(ask, self._context.policy, known, authors)
+        filters = filters_for(ask, self._context.policy, known, authors)
         if self._aside is not None and not authors:
             filters[0].setdefault("kinds", list(COMMON_KINDS))
         bounds = replace(self._context.bounds, linger_s=self._state.dialect.linger_s)
@@ -170,7 +170,7 @@ class Walk:
 
     # What is answered
 
-    async def _take(self, page: Page, ask: Ask) -> None:
+    async def _take(self, page: Page, ask: Question) -> None:
         """Takes a page in: decides what follows from it, asks on, and begins to store it."""
         late = await self._take_late(page, ask)
         # Few pages are worked on at once, and who waits here has asked for no other.
@@ -199,7 +199,7 @@ class Walk:
         self._storing = asyncio.create_task(self._ingest.store(batch, proven))
         self._storing.add_done_callback(lambda _: gate.release())
 
-    async def _take_late(self, page: Page, ask: Ask) -> Late:
+    async def _take_late(self, page: Page, ask: Question) -> Late:
         """Stores what came for earlier questions: nothing is proven where it lies.
 
         A relay that shows nothing to broad questions is listened to for a while before it is
@@ -215,7 +215,7 @@ class Walk:
         self._paging.doubt(late.seconds)
         return late
 
-    def _judge(self, page: Page, answer: Answer, batch: Batch, late: Late) -> Progress:
+    def _judge(self, page: Page, answer: PageAnswer, batch: Batch, late: Late) -> Progress:
         """Returns what an answer proves, and the gaps that it leaves when the conversation cannot
         go on."""
         if page.end is End.OVERSIZE:

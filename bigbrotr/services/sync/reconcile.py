@@ -1,4 +1,4 @@
-"""Reconciling a relay's past with the archive (NIP-77): who has what, window by window."""
+"""Reconciles a relay's past with the archive (NIP-77): who has what, window by window."""
 
 import asyncio
 import random
@@ -394,8 +394,8 @@ class Reconciliation:
         return WindowResult.STOP
 
     async def _note_hanging_up(self, talk: Talk) -> None:
-        """Some end the conversation at a word that they don't know, others at a message that is too
-        large for them: those are tried again with smaller ones."""
+        """Remembers that the relay has hung up: at a word that it does not know, or at a message
+        that is too large for it; then it is tried again with smaller ones."""
         how = talk.reason or "connection lost"
         if self._largest > SMALLEST_FRAME_LIMIT:
             self._most_bytes = max(SMALLEST_FRAME_LIMIT, self._largest // 4)

@@ -22,8 +22,9 @@ from bigbrotr.core.metrics import Sample, memory_of
 from bigbrotr.core.reasons import Reasons
 from bigbrotr.errors import WorkerLostError
 from bigbrotr.models.relay import Network
+from bigbrotr.services.sync.process import holding_signals, run_slice, start_process
 from bigbrotr.services.sync.report import COUNTED, REASONS, Report
-from bigbrotr.services.sync.worker import Slice, holding_signals, run_slice, start_process
+from bigbrotr.services.sync.worker import Slice
 
 SLICES_PER_EXECUTOR = 500  # then its processes are replaced, with whatever their libraries leaked
 IDLE_S = 0.1  # a lane without work looks again while another is still busy
@@ -64,7 +65,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
     async def run_forever(
         self, interval: float | None = None, max_consecutive_failures: int | None = None
     ) -> None:
-        """The same as any service's; only here it stays subscribed to relays (`live`)."""
+        """Runs as any service does; only here it stays subscribed to relays (`live`)."""
         self._is_endless = self.settings.is_live_anywhere
         try:
             await super().run_forever(interval, max_consecutive_failures)
@@ -117,7 +118,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
         raise error
 
     def metrics(self) -> Iterator[Sample]:
-        """What the workers have reported, and what they take."""
+        """Yields what the workers have reported, and what they take."""
         copied = self.copied
         for name, value in {
             "events_received": copied.received,
@@ -162,7 +163,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
         return [network for network, _ in self.context.config.networks.enabled()]
 
     async def _keep_busy(self, lane: int, is_over: asyncio.Event) -> None:
-        """One worker's lane: slice after slice, until no lane of the cycle finds anything due.
+        """Keeps one worker busy, slice after slice, until no lane of the cycle finds anything due.
 
         When a slice fails, the other lanes end theirs: all leases are given back together.
         """
@@ -244,7 +245,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
             self._lifeline.close()
 
     def _tell(self, is_final: bool = False) -> None:
-        """A line in the log about what was copied since the last one."""
+        """Logs what was copied since the last time."""
         before, now = self._told, self.copied
         if (now.visits, now.pages, now.windows) == (before.visits, before.pages, before.windows):
             return
@@ -286,7 +287,8 @@ class Clock:
         self._ahead_s = self._look()
 
     def jump(self) -> float:
-        """By how many seconds it has been set forward, or (negative) back, since the last look."""
+        """Returns by how many seconds it was set forward, or (negative) back, since the last
+        look."""
         before, self._ahead_s = self._ahead_s, self._look()
         return self._ahead_s - before
 
@@ -296,5 +298,5 @@ class Clock:
 
 
 def share(width: int, parts: int, part: int) -> int:
-    """The part of `width` conversations that falls to one of `parts` workers."""
+    """Returns the part of `width` conversations that falls to one of `parts` workers."""
     return width // parts + (part < width % parts)

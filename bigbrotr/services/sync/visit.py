@@ -22,7 +22,7 @@ from bigbrotr.services.sync.context import (
     patience,
 )
 from bigbrotr.services.sync.conversation import Conversation
-from bigbrotr.services.sync.dialect import Way
+from bigbrotr.services.sync.dialect import WayToAsk
 from bigbrotr.services.sync.ingest import Ingest
 from bigbrotr.services.sync.live import LiveStay
 from bigbrotr.services.sync.pages import Pages
@@ -75,7 +75,7 @@ class RelayVisit:
                 verdict = "throttled" if is_ours else "failed"
                 return VisitResult(verdict, unreached.failure, unreached.detail)
             if not random.randrange(PLAIN_AGAIN):
-                self.state.dialect = replace(self.state.dialect, way=Way.PLAIN, limit=0)
+                self.state.dialect = replace(self.state.dialect, way=WayToAsk.PLAIN, limit=0)
             result = await self._copy()
             if result.verdict == "done" and conversation.session.is_open and self._is_to_stay():
                 self.state.is_live = True

@@ -12,7 +12,7 @@ from bigbrotr.nostr.paging import Paging
 from bigbrotr.nostr.questions import GapReason, Habits, Progress
 from bigbrotr.services.sync.context import VisitContext, VisitState, is_over, most_at_once
 from bigbrotr.services.sync.conversation import Conversation
-from bigbrotr.services.sync.dialect import ABOUT_US, ASIDE, Dialect, Way, common_reason
+from bigbrotr.services.sync.dialect import ABOUT_US, ASIDE, Dialect, WayToAsk, common_reason
 from bigbrotr.services.sync.ingest import Ingest
 from bigbrotr.services.sync.pages import Aside, Pages
 
@@ -65,7 +65,7 @@ class Ways:
         once most of what comes is known.
         """
         state = self._state
-        tried: set[tuple[Way, int]] = set()
+        tried: set[tuple[WayToAsk, int]] = set()
         ahead: list[Dialect] = []
         first, gaps_first = state.dialect, None
         while True:
@@ -112,7 +112,7 @@ class Ways:
         return walked, common_reason(walked.progress.gaps)
 
     async def _walk(self, span: Span, *, with_top: bool, may_stop: bool) -> Walked:
-        if self._state.dialect.way is Way.DAYS:
+        if self._state.dialect.way is WayToAsk.DAYS:
             return await self._walk_by_days(span, with_top=with_top)
         if self._state.dialect.way in ASIDE:
             return await self._walk_aside(span)
@@ -159,7 +159,7 @@ class Ways:
         not all there is: nothing is proven by it."""
         way = self._state.dialect.way
         batches = [Aside()]
-        if way is Way.AUTHORS:
+        if way is WayToAsk.AUTHORS:
             authors = (await self._pages.known_elsewhere()).authors
             starts = range(0, len(authors), BATCH_OF_AUTHORS)
             batches = [Aside(authors[start : start + BATCH_OF_AUTHORS]) for start in starts]
@@ -177,7 +177,7 @@ class Ways:
     def _paging(self, span: Span, *, with_top: bool) -> Paging:
         """Makes the machine for a walk over a span, with what is known of the relay."""
         habits = self._state.dialect.habits
-        if self._state.dialect.way is Way.DAYS:  # what it does not answer, it refuses in words
+        if self._state.dialect.way is WayToAsk.DAYS:  # what it does not answer, it refuses in words
             habits = replace(habits, is_open=True)
         return Paging(
             span,

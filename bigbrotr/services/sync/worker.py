@@ -1,4 +1,4 @@
-"""The synchronizer's worker: a process that copies relays for a while and reports in plain values.
+"""The worker: claims relays that are due, visits them side by side, and reports in plain values.
 
 Memory is arithmetic: each of at most `width` visits holds one page that is on its way or waits for
 its turn, and PAGES_AT_WORK pages are being verified or stored: so (width + PAGES_AT_WORK) x
@@ -9,33 +9,23 @@ at most max_page_bytes of arrivals, for a second. WINDOWS_AT_WORK windows are re
 """
 
 import asyncio
-import os
 import random
-import signal
-import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection as Pipe
 
 import anyio
-import asyncpg
 import msgspec
-import uvloop
 from msgspec import Struct
 
 from bigbrotr.config.settings import Config
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.visits import Visit, Wanted
 from bigbrotr.core.defects import Defects, is_outside
-from bigbrotr.core.logger import Logger, configure, open_up
-from bigbrotr.core.pool import Pool
+from bigbrotr.core.logger import Logger
 from bigbrotr.core.reasons import Trouble
-from bigbrotr.errors import ConfigError, DatabaseError, LeaseLostError, leaves
+from bigbrotr.errors import ConfigError, LeaseLostError
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.net.connect import OFFLINE_SAMPLE, OURS, UNTRIED, Failure, is_offline
 from bigbrotr.net.politeness import politeness_of
@@ -57,8 +47,7 @@ FAILING = ("failed", "refused", "throttled")  # verdicts on a visit
 CLAIM = 2  # relays at a time ...
 PACE_S = 0.05  # ... and the time until the next are claimed
 IDLE_S = 0.5  # between looks for due relays while others are under way
-CONNECTIONS = 2  # to the database, of one worker: more get into each other's way
-THROTTLED_S = (450, 750)  # how long a relay that calls us too fast is left alone
+THROTTLED_S = (450, 750)  # how long a relay that says `rate-limited:` is left alone
 
 
 class Slice(Struct, frozen=True):
@@ -109,7 +98,7 @@ class Worker:
         return sum(visit.state.is_live for visit in self._visits.values())
 
     def _use(self) -> Report:
-        """How the process's pool and politeness were used since the start."""
+        """Returns how the process's pool and politeness were used since the start."""
         use, paced, crowded = self.brotr.pool.use, self.politeness.paced, self.politeness.crowded
         return Report(
             database_uses=use.times,
@@ -162,7 +151,7 @@ class Worker:
         return self.stop.is_set() or time.monotonic() > self._deadline
 
     def _wanted(self, url: str = "") -> Wanted:
-        """What is wanted of the relay at `url` at this moment, or of any that is not set apart."""
+        """Returns what is wanted now of the relay at `url`, or of any without own settings."""
         settings = self.config.synchronizer
         policy = settings.policy(url)
         until = policy.until(int(time.time()) - settings.settle_s)
@@ -274,24 +263,8 @@ class Worker:
         )
 
 
-def pool_of(config: Config, dsn: str | None) -> Pool:
-    """A worker's pool: few connections, and as much patience for one as a statement may take. Who
-    waits has stopped his socket; two statements that are held up are no failure of the others."""
-    limits, timeouts = config.pool.limits, config.pool.timeouts
-    limits = msgspec.structs.replace(limits, min_size=1, max_size=min(limits.max_size, CONNECTIONS))
-    return Pool(
-        config.database,
-        msgspec.structs.replace(config.pool, limits=limits),
-        dsn=dsn,
-        # The archive may lose its last moments in a crash of the server, and coverage with them:
-        # both are fetched again.
-        session={"synchronous_commit": "off"},
-        patience_s=max(timeouts.acquisition, timeouts.command),
-    )
-
-
 def signer_of(auth: str) -> Signer | None:
-    """The key with which relays may know us, by the setting `auth`.
+    """Returns the key with which relays may know us, by the setting `auth`.
 
     Raises:
         ConfigError: PRIVATE_KEY is to be used, and is not there or no key.
@@ -309,90 +282,7 @@ def signer_of(auth: str) -> Signer | None:
 
 
 def raise_first(done: set[asyncio.Task[None]]) -> None:
-    """The error of a task that failed; those of others are taken note of, or asyncio complains."""
+    """Raises the error of a task that failed; takes note of the others, or asyncio complains."""
     for error in [task.exception() for task in done]:
         if error is not None:
             raise error
-
-
-# The process
-
-_worker: "Process | None" = None
-
-
-class Process:
-    """What a worker process keeps from slice to slice: its loop, connections and lifeline."""
-
-    def __init__(self, config: Config, dsn: str | None, lifeline: Pipe, parent: int) -> None:
-        self.config = config
-        self.lifeline = lifeline
-        self.parent = parent  # told, not looked up: it may have gone while this one started
-        # Runs all the time, so that live visits go on between slices.
-        self.loop = uvloop.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, daemon=True, name="loop").start()
-        self.brotr = Brotr(pool_of(config, dsn), notes_mentions=config.finder.enabled)
-        self.worker = Worker(config, self.brotr)
-        threading.Thread(target=self._watch, daemon=True, name="lifeline").start()
-
-    def _watch(self) -> None:
-        """Waits for the supervisor to let go of the lifeline: by closing it, or by dying."""
-        with suppress(EOFError, OSError):
-            self.lifeline.recv()
-        with suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self.worker.stop.set)
-        while os.getppid() == self.parent:
-            time.sleep(0.2)
-        os._exit(1)  # nobody is left to report to
-
-    def run(self, slice_: Slice) -> Report:
-        """One slice, in this process's loop."""
-        return asyncio.run_coroutine_threadsafe(self._slice(slice_), self.loop).result()
-
-    async def _slice(self, slice_: Slice) -> Report:
-        await self.brotr.pool.connect()
-        return await self.worker.work(slice_)
-
-
-# To stop is the supervisor's business, also where a signal goes to all processes of a group.
-NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM)
-
-
-@contextmanager
-def holding_signals() -> Iterator[None]:
-    """Processes that are started meanwhile hold back these signals until they ignore them."""
-    resource_tracker.ensure_running()  # it would let them pass again when it is started
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_WORKERS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def start_process(config: Config, dsn: str | None, lifeline: Pipe, parent: int) -> None:
-    """Makes this process a worker of `parent`: called once in it, before its first slice."""
-    global _worker  # the process is the object
-    for number in NOT_FOR_WORKERS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, NOT_FOR_WORKERS)
-    open_up(sys.stderr)
-    configure(config.log.level, config.log.json, sys.stderr)
-    _worker = Process(config, dsn, lifeline, parent)
-
-
-def run_slice(slice_: Slice) -> Report:
-    """Works for one slice in this process.
-
-    Raises:
-        DatabaseError: the database went away; it comes back as the supervisor's own.
-    """
-    assert _worker is not None
-    try:
-        return _worker.run(slice_)
-    except* (
-        OSError,
-        asyncpg.PostgresError,
-        asyncpg.InterfaceError,
-        asyncpg.InternalClientError,
-    ) as group:
-        lost = leaves(group)[0]
-    raise DatabaseError(f"worker: {lost}") from lost

@@ -444,7 +444,7 @@ class Campaign:
         elif not any(event_id in epoch.ever for epoch in epochs):
             assert event_id not in found.pairs, f"false pair: {words}"
 
-    async def check_whereabouts(self) -> None:
+    async def check_where(self) -> None:
         """Nothing is said to be absent at a time at which it was there throughout."""
         for event_id in set().union(*(epoch.ever for epoch in self.epochs)):
             made = self.made[event_id]
@@ -541,7 +541,7 @@ async def tell(
         for turn in story.turns:
             await campaign.visit(turn)
             await campaign.check()
-        await campaign.check_whereabouts()
+        await campaign.check_where()
         left = (await campaign.look()).gaps
         with monkeypatch.context() as patched:
             patched.setattr(visit, "PLAIN_AGAIN", 1)

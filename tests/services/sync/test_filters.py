@@ -25,10 +25,10 @@ from bigbrotr.models.filter import Filter
 from bigbrotr.models.keys import Keys
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.auth import Throwaway
-from bigbrotr.nostr.questions import Ask, End, Probe
+from bigbrotr.nostr.questions import End, Probe, Question
 from bigbrotr.nostr.session import Page
 from bigbrotr.reads.relays import progress as progress_of
-from bigbrotr.services.sync.dialect import NARROW_KINDS, Known, request
+from bigbrotr.services.sync.dialect import NARROW_KINDS, KnownElsewhere, filters_for
 from bigbrotr.services.sync.ingest import sift
 from bigbrotr.services.sync.worker import Slice, Worker, signer_of
 from bigbrotr.supervisor import choose
@@ -106,16 +106,16 @@ def test_requests() -> None:
     both = Filter(kinds=frozenset([7, 1]), tags={"t": frozenset("ba")}, until=90)
     policy = SyncPolicy(5, both, 100, True, True)
     conditions = {"kinds": [1, 7], "#t": ["a", "b"]}
-    assert request(Ask(5, 50, 500), policy) == [
+    assert filters_for(Question(5, 50, 500), policy) == [
         {**conditions, "since": 5, "until": 50, "limit": 100}
     ]
-    assert request(Ask(5, None, 20), policy) == [
+    assert filters_for(Question(5, None, 20), policy) == [
         {**conditions, "since": 5, "until": 90, "limit": 20}
     ]
-    assert request(Ask(5, None, 20), policy._replace(filter=Filter())) == [
+    assert filters_for(Question(5, None, 20), policy._replace(filter=Filter())) == [
         {"since": 5, "limit": 20}
     ]
-    assert request(Ask(0, None, 20, Probe.ANY), policy) == [
+    assert filters_for(Question(0, None, 20, Probe.ANY), policy) == [
         {**conditions, "until": 90, "limit": 20}
     ]
 
@@ -133,19 +133,19 @@ def test_narrow_requests_stay_within_the_filter(kinds: list[int] | None, asked: 
     filter_ = Filter(
         kinds=None if kinds is None else frozenset(kinds), authors=frozenset([pubkey()])
     )
-    said = request(Ask(0, None, 20, Probe.KINDS), SyncPolicy(0, filter_, 100, True, True))
+    said = filters_for(Question(0, None, 20, Probe.KINDS), SyncPolicy(0, filter_, 100, True, True))
     assert said == [{"limit": 20, "authors": [pubkey()], "kinds": asked}]
 
 
 def test_requests_for_what_is_known_from_elsewhere() -> None:
     policy = SyncPolicy(0, Filter(), 100, True, True)
-    known = Known(["aa", "bb"], ["cc"])
-    assert request(Ask(0, None, 20, Probe.KNOWN), policy, known) == [
+    known = KnownElsewhere(["aa", "bb"], ["cc"])
+    assert filters_for(Question(0, None, 20, Probe.KNOWN), policy, known) == [
         {"limit": 20, "authors": ["aa", "bb"]},
         {"ids": ["cc"], "limit": 1},
     ]
     mine = policy._replace(filter=Filter(authors=frozenset([pubkey()])))
-    assert request(Ask(0, None, 20, Probe.KNOWN), mine, known)[0] == {
+    assert filters_for(Question(0, None, 20, Probe.KNOWN), mine, known)[0] == {
         "limit": 20,
         "authors": [pubkey()],
     }
@@ -158,22 +158,22 @@ def test_sifting() -> None:
         return Page([*map(decode, events)], End.EOSE)
 
     policy = SyncPolicy(3, msgspec.structs.replace(NOTES, until=6), 100, True, True)
-    answer, haul = sift(page(), Ask(2, 7, 100), policy)
+    answer, batch = sift(page(), Question(2, 7, 100), policy)
     # A second more on either side was asked for: heard, but not wanted.
     assert answer.created_ats == [2, 3, 4, 5, 6, 7]
-    assert [created_at for created_at, *_ in haul.events] == [3, 4, 5, 6]
+    assert [created_at for created_at, *_ in batch.events] == [3, 4, 5, 6]
     assert answer.off_filter == len(events) - 6
-    answer, haul = sift(page(), Ask(3, None, 100), policy)
-    assert answer.created_ats == [created_at for created_at, *_ in haul.events] == [3, 4, 5, 6]
+    answer, batch = sift(page(), Question(3, None, 100), policy)
+    assert answer.created_ats == [created_at for created_at, *_ in batch.events] == [3, 4, 5, 6]
 
 
 def test_sifting_tags_that_are_none() -> None:
     bad = make_event(tags=[["t", 7]])  # type: ignore[list-item]
     page = Page([decode(bad)], End.EOSE)
     policy = SyncPolicy(0, Filter(tags={"t": frozenset(["x"])}), 100, True, True)
-    answer, haul = sift(page, Ask(0, None, 100), policy)
-    assert (answer.off_filter, haul.events) == (0, [])
-    assert haul.rejected.keys() == {"malformed"}
+    answer, batch = sift(page, Question(0, None, 100), policy)
+    assert (answer.off_filter, batch.events) == (0, [])
+    assert batch.rejected.keys() == {"malformed"}
 
 
 # One relay

@@ -11,7 +11,7 @@ from bigbrotr.core.calls.visits import Visit
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr import message
 from bigbrotr.nostr.message import EventMessage
-from bigbrotr.nostr.questions import Answer, Ask, End
+from bigbrotr.nostr.questions import End, PageAnswer, Question
 from bigbrotr.nostr.session import Page
 from bigbrotr.services.sync.contention import FORESIGHT, IN_VAIN, ContentionGate
 from bigbrotr.services.sync.context import VisitContext, VisitState
@@ -73,7 +73,7 @@ async def test_under_contention_each_event_is_verified_and_stored_about_once(
         )
         ingest = Ingest(context, VisitState(claim))
         for start in range(0, len(EVENTS), 20):
-            _, batch = sift(page(EVENTS[start : start + 20]), Ask(0, None, 20), POLICY)
+            _, batch = sift(page(EVENTS[start : start + 20]), Question(0, None, 20), POLICY)
             await ingest.prepare(batch)
             await ingest.store(batch)
 
@@ -91,11 +91,13 @@ async def test_under_contention_each_event_is_verified_and_stored_about_once(
 def test_what_the_page_before_brought_already_is_heard_and_not_stored_twice() -> None:
     first, second, third = (make_event(1_600_000_000, content=f"{n}") for n in range(3))
     forged = {**second, "sig": first["sig"]}
-    _, batch = sift(page([*EVENTS[1:4], first, forged]), Ask(1_600_000_000, None, 5), POLICY)
+    _, batch = sift(page([*EVENTS[1:4], first, forged]), Question(1_600_000_000, None, 5), POLICY)
     batch.verify()
     under_way = batch.oldest()
     assert under_way == {bytes.fromhex(first["id"])}  # the other is not being stored
-    answer, batch = sift(page([first, second, third]), Ask(0, 1_600_000_000, 5), POLICY, under_way)
+    answer, batch = sift(
+        page([first, second, third]), Question(0, 1_600_000_000, 5), POLICY, under_way
+    )
     assert answer.created_ats == [1_600_000_000] * 3
     assert {event[1].hex() for event in batch.events} == {second["id"], third["id"]}
     assert batch.oldest() == set()  # nothing is verified yet
@@ -105,9 +107,9 @@ def test_a_page_reaches_no_further_than_what_is_proven_of_it() -> None:
     """Once: a forged old event at the end of a page that was cut made all between look complete."""
     shown, at = EVENTS[150:100:-1], EVENTS[0]["created_at"]
     bad = {**EVENTS[0], "content": "other words"}
-    whole = Ask(0, None, 500)
+    whole = Question(0, None, 500)
 
-    def answer(events: Sequence[dict[str, object]], **more: Any) -> Answer:
+    def answer(events: Sequence[dict[str, object]], **more: Any) -> PageAnswer:
         brought = page(events)
         for name, value in more.items():
             setattr(brought, name, value)
