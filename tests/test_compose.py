@@ -235,7 +235,7 @@ async def test_all_of_it_together(tmp_path: Path) -> None:
         said = stack.enter_context(running(account, folder, "pgbouncer", *command))
         await until(lambda: "process up" in said.read_text(), "PgBouncer is up")
 
-        place = Place(tmp_path / "place", profile="lite")
+        place = Place(tmp_path / "place", profile="lite", is_prepared=False)
         place.config.write_text(moved(SETTINGS.read_text()))
         env = {"DB_PASSWORD_FILE": str(secret)}
         # The seeder alone, which reaches nobody.

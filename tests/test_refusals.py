@@ -93,7 +93,9 @@ async def make(
 
 
 RIGHTS = """
-    GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {login};
+    GRANT USAGE ON SCHEMA bigbrotr TO {login};
+    GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA bigbrotr TO {login};
+    GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA bigbrotr TO {login};
     GRANT EXECUTE ON FUNCTION bigbrotr.ensure_partitions(bigint) TO {login};"""
 SLOW = """
     ALTER ROLE {login} SET statement_timeout = 50;
