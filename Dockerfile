@@ -22,8 +22,7 @@ COPY configs configs
 RUN /opt/bigbrotr/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation . \
     && /opt/bigbrotr/bin/python -m compileall -q /opt/bigbrotr/lib \
     && mkdir -p /etc/bigbrotr \
-    && printf "[database]\nurl = \"\$DATABASE_URL\"\n\n" > /etc/bigbrotr/bigbrotr.toml \
-    && sed '1,3d; s/127\.0\.0\.1:9464/0.0.0.0:9464/' configs/full.toml >> /etc/bigbrotr/bigbrotr.toml
+    && printf '[database]\nurl = "%sDATABASE_URL"\n\n[web]\nlisten = "0.0.0.0:9464"\n' '$' > /etc/bigbrotr/bigbrotr.toml
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="bigbrotr" \

@@ -11,6 +11,7 @@ PREFIX ?= /opt/bigbrotr
 ETC    ?= /etc/bigbrotr
 UNITS  ?= /usr/local/lib/systemd/system
 BINDIR ?= /usr/local/bin
+SHARE  ?= /usr/local/share
 SYSUSERS ?= systemd-sysusers
 
 .DEFAULT_GOAL := help
@@ -60,7 +61,14 @@ install: ## install or upgrade bigbrotr as a service of systemd (as root)
 	@$(PREFIX)/bin/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation \
 		--force-reinstall .
 	@install -D -m 644 -t $(PREFIX)/share/doc/bigbrotr README.md CHANGELOG.md
-	@install -d $(ETC) && test -e $(ETC)/bigbrotr.toml || sed 1,3d configs/full.toml > $(ETC)/bigbrotr.toml
+	@install -d $(ETC) && test -e $(ETC)/bigbrotr.toml || $(PREFIX)/bin/bigbrotr config init \
+		| sed 's|^# listen = ""|listen = "127.0.0.1:9464"|' > $(ETC)/bigbrotr.toml
+	@install -d $(SHARE)/man/man1 $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions \
+		$(SHARE)/fish/vendor_completions.d
+	@$(PREFIX)/bin/bigbrotr manual > $(SHARE)/man/man1/bigbrotr.1
+	@$(PREFIX)/bin/bigbrotr completion bash > $(SHARE)/bash-completion/completions/bigbrotr
+	@$(PREFIX)/bin/bigbrotr completion zsh > $(SHARE)/zsh/site-functions/_bigbrotr
+	@$(PREFIX)/bin/bigbrotr completion fish > $(SHARE)/fish/vendor_completions.d/bigbrotr.fish
 	@install -D -m 644 -t $(UNITS) configs/systemd/bigbrotr.service
 	@install -D -m 755 configs/systemd/bigbrotr.sh $(BINDIR)/bigbrotr
 	@sed -i 's|/opt/bigbrotr/|$(PREFIX)/|g; s|/etc/bigbrotr/|$(ETC)/|g' $(UNITS)/bigbrotr.service $(BINDIR)/bigbrotr

@@ -199,4 +199,4 @@ async def report(
             "    SELECT kind, count(*) FROM events GROUP BY kind ORDER BY 2 DESC;",
             "    SELECT relay_url, count(*) FROM events_relays GROUP BY 1;",
         ):
-            console.print(f"  {command}", highlight=False, markup=False)
+            console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)

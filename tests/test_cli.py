@@ -621,7 +621,7 @@ async def test_where_an_event_is(archive: Place) -> None:
     assert (done.code, event_id in done.out) == (0, True)
     done = await archive.call("where", "xyz")
     assert (done.code, done.err) == (
-        *(2, "bigbrotr: 'xyz' is no event id: 64 hex digits, a note or an nevent\n"),
+        *(2, "bigbrotr: 'xyz' is not an event id: give 64 hex digits, a note or an nevent\n"),
     )
 
 

@@ -6,7 +6,6 @@ import re
 import secrets
 import shutil
 import subprocess
-import tomllib
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -19,8 +18,8 @@ import asyncpg
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from bigbrotr.config.settings import Config
-from bigbrotr.config.toml import decode, read_toml
+from bigbrotr.config.settings import Profile
+from bigbrotr.config.toml import load
 from bigbrotr.embedded.cluster import Account, account_of, binary, make_reachable
 from bigbrotr.serve.app import is_ours
 from tests.processes import Place, until
@@ -80,7 +79,7 @@ def test_read_only_services_take_files() -> None:
 
 
 def test_settings_of_bigbrotr(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = decode(read_toml(SETTINGS), Config, source=str(SETTINGS))
+    config = load(SETTINGS, Profile.LITE)
     assert config.pool.pgbouncer
     place = urllib.parse.urlsplit(config.database.dsn)
     bouncer = dict(re.findall(r"(?m)^(\w+) = (.+)$", content("pgbouncer")))
@@ -91,9 +90,7 @@ def test_settings_of_bigbrotr(monkeypatch: pytest.MonkeyPatch) -> None:
     proxy = urllib.parse.urlsplit(config.networks.tor.proxy)
     assert proxy.hostname in SERVICES
     assert f"0.0.0.0:{proxy.port}" in SERVICES["tor"]["command"]
-    # An own file stands instead of the profile's: what that says is in it as well.
-    shipped = tomllib.loads((CONFIGS / "full.toml").read_text())
-    assert tomllib.loads(SETTINGS.read_text())["finder"] == shipped["finder"]
+    assert config.finder == load(None, Profile.LITE).finder  # the profile stays for the rest
     # The password comes from where the secret is.
     (name,) = SERVICES["bigbrotr"]["secrets"]
     assert SERVICES["bigbrotr"]["environment"]["DB_PASSWORD_FILE"] == f"/run/secrets/{name}"
@@ -238,7 +235,7 @@ async def test_all_of_it_together(tmp_path: Path) -> None:
         said = stack.enter_context(running(account, folder, "pgbouncer", *command))
         await until(lambda: "process up" in said.read_text(), "PgBouncer is up")
 
-        place = Place(tmp_path / "place", profile="lite")
+        place = Place(tmp_path / "place", profile="lite", is_prepared=False)
         place.config.write_text(moved(SETTINGS.read_text()))
         env = {"DB_PASSWORD_FILE": str(secret)}
         # The seeder alone, which reaches nobody.

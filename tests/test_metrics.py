@@ -22,6 +22,7 @@ from bigbrotr.net.connect import Failure
 from bigbrotr.net.http import Fault
 from bigbrotr.nostr.delivery import Outcome
 from bigbrotr.nostr.questions import GapReason
+from bigbrotr.reads.relays import Stage
 from bigbrotr.runner import State
 from bigbrotr.serve import metrics
 from bigbrotr.services.finder import OK, SOURCES, Remark
@@ -284,6 +285,7 @@ def values(name: str, label: str) -> set[str]:
         ("politeness_waits", "reason"): ("pace", "address"),
         ("politeness_wait_seconds", "reason"): ("pace", "address"),
         ("pool_connections", "state"): ("used", "idle"),
+        ("relays", "state"): Stage,
         ("relays_checked", "state"): ("unknown", "up", "down"),
         ("service_state", "state"): State,
     }

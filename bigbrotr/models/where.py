@@ -85,25 +85,27 @@ def parse_event_id(text: str) -> bytes:
         return bytes.fromhex(bare)
     kind = bare.partition("1")[0]
     if kind in OTHERS:
-        raise ValueError(f"{OTHERS[kind]}, and is no event id: {WANTED}")
+        raise ValueError(f"{OTHERS[kind]}, and is not an event id: give {WANTED}")
     if kind not in ("note", "nevent"):
         shown = without_secrets(repr(text))
         if len(text) > MAX_SHOWN:  # perhaps a key, with one letter too many
             what = "hex digits" if re.fullmatch("[0-9a-f]+", bare) else "characters"
             shown = f"a text of {len(bare)} {what}"
-        raise ValueError(f"{shown} is no event id: {WANTED}")
+        raise ValueError(f"{shown} is not an event id: give {WANTED}")
     data = decode_bech32(bare) if BECH32.fullmatch(bare) else b""
     if not data:
         raise ValueError(
-            f"this {kind} is no event id: a letter is missing, wrong or too many (its checksum "
+            f"this {kind} is not an event id: a letter is missing, wrong or too many (its checksum "
             "says so)"
         )
     # Of an nevent the id alone counts, whatever else it says of relays, author and kind.
     ids = [data] if kind == "note" else [value for type_, value in records(data) if type_ == 0]
     if not ids:
-        raise ValueError("this nevent is no event id: there is none in it")
+        raise ValueError("this nevent is not an event id: there is none in it")
     if len(ids[0]) != ID_BYTES:
-        raise ValueError(f"this {kind} is no event id: it holds {len(ids[0])} bytes instead of 32")
+        raise ValueError(
+            f"this {kind} is not an event id: it holds {len(ids[0])} bytes instead of 32"
+        )
     return ids[0]
 
 

@@ -124,7 +124,7 @@ def test_event_ids() -> None:
         "\ud800",
         "é",
     ):
-        with pytest.raises(ValueError, match="no event id"):
+        with pytest.raises(ValueError, match="not an event id"):
             parse_event_id(text)
 
 
@@ -164,7 +164,7 @@ def test_an_nevent_counts_for_its_id(odd: bytes) -> None:
         (bech32("nprofile", b"x" * 32).upper(), "an nprofile names an author"),
         (bech32("note", bytes.fromhex(ID))[:-1] + "b", "its checksum"),
         ("note1\u00e9", "its checksum"),
-        ("hello", "'hello' is no event id"),
+        ("hello", "'hello' is not an event id"),
     ],
 )
 def test_what_is_odd_is_said(text: str, words: str) -> None:
@@ -178,7 +178,7 @@ def test_a_private_key_is_not_repeated() -> None:
         *(nsec, nsec.upper(), f"nostr:{nsec}", nsec[:-3], f"key {nsec}", f"{nsec} x"),
         *(bech32("ncryptsec", bytes(91)), f"{ID}0", ID[:-1], f"{ID[:50]} {ID[50:]}"),
     ):
-        with pytest.raises(ValueError, match="no event id") as raised:
+        with pytest.raises(ValueError, match="not an event id") as raised:
             parse_event_id(text)
         for secret in (nsec[5:20], nsec[5:20].upper(), ID[:10], "qqqqqqqq"):
             assert secret not in str(raised.value)
