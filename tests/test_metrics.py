@@ -297,7 +297,7 @@ def values(name: str, label: str) -> set[str]:
         return set(found)
     # Told by the database: what stands there in quotes.
     files = ("60_totals.sql", "62_metrics.sql")  # the former says in which stage a relay is
-    text = "".join((shipped("sql") / name).read_text() for name in files)
+    text = "".join(re.sub("--.*", "", (shipped("sql") / name).read_text()) for name in files)
     assert f"'{name}'" in text, f"say what the {label} of {name} can be"
     return set(re.findall(r"'([^']*)'", text))
 
