@@ -298,7 +298,8 @@ def values(name: str, label: str) -> set[str]:
     if found := told_by_us.get((name, label)) or of_any.get(label):
         return set(found)
     # Told by the database: what stands there in quotes.
-    text = (shipped("sql") / "62_metrics.sql").read_text()
+    files = ("60_totals.sql", "62_metrics.sql")  # the former says in which stage a relay is
+    text = "".join(re.sub("--.*", "", (shipped("sql") / name).read_text()) for name in files)
     assert f"'{name}'" in text, f"say what the {label} of {name} can be"
     return set(re.findall(r"'([^']*)'", text))
 

@@ -176,7 +176,7 @@ async def test_a_relay_that_is_newly_met(brotr: Brotr) -> None:
         assert abs(absent["as_of"] - time.time()) < 60
         place = await where(brotr, bytes.fromhex(OTHERS[3]["id"]))
         assert [each["relay"] for each in place["present"]] == [relay.url]
-        assert place["unknown"] == (OLD.url,)
+        assert place["unknown"] == [OLD.url]
         # Nothing is left to do.
         before = relay.seen.bytes_out
         report = await visit(brotr, relay)
@@ -633,7 +633,7 @@ async def test_what_is_withheld_en_masse_is_no_holding(
         # Its pages have said since that it has none of them.
         for row in await brotr.pool.fetch("SELECT event_id FROM bigbrotr.withheld"):
             place = await where(brotr, row["event_id"])
-            assert place["present"] == ()
+            assert place["present"] == []
 
 
 @pytest.mark.parametrize("text", ["Welcome to our relay", "please read the terms"])
