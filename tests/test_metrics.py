@@ -1,4 +1,4 @@
-"""Figures: what /metrics serves, and that those who watch it ask for nothing else."""
+"""Metrics: what /metrics serves, and that those who watch it ask for nothing else."""
 
 import asyncio
 import json
@@ -97,7 +97,7 @@ async def test_what_a_running_archive_tells(archive: tuple[Place, str]) -> None:
     place, url = archive
     page: Page = {}
 
-    async def is_told() -> bool:  # figures of the archive may be some seconds old
+    async def is_told() -> bool:  # metrics of the archive may be some seconds old
         nonlocal page
         page = await asyncio.to_thread(read, url)
         return page.get(("bigbrotr_archive_events", frozenset())) == 40 and {

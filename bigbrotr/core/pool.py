@@ -76,7 +76,7 @@ class _PoolTables(Section, frozen=True):
 
 
 class Pool:
-    """asyncpg's pool with retries, health checks and figures.
+    """asyncpg's pool with retries, health checks and metrics.
 
     `dsn` overrides where the settings say that the database is (the embedded server knows its own
     socket). `session` holds further settings of each session, e.g. {"synchronous_commit": "off"};

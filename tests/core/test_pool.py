@@ -1,4 +1,4 @@
-"""The pool, on real PostgreSQL: settings, retries, health, figures, and secrets that stay so."""
+"""The pool, on real PostgreSQL: settings, retries, health, metrics, and secrets that stay so."""
 
 import asyncio
 import socket

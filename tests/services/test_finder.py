@@ -57,7 +57,7 @@ def finder(brotr: Brotr, networks: Networks = LOCAL, **settings: Any) -> Finder:
 async def run(
     brotr: Brotr, networks: Networks = LOCAL, **settings: Any
 ) -> dict[tuple[str, ...], float]:
-    """One cycle; its figures by name and labels."""
+    """One cycle; its metrics by name and labels."""
     async with finder(brotr, networks, **settings) as service:
         async with asyncio.timeout(30):
             await service.run()

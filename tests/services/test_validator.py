@@ -122,8 +122,8 @@ async def candidates(brotr: Brotr) -> dict[str, dict[str, Any]]:
     return {row["url"]: dict(row) for row in rows}
 
 
-async def run(brotr: Brotr, surroundings: Context | None = None) -> None:
-    async with Validator(brotr, ValidatorSettings(max_attempts=3), surroundings or context()) as it:
+async def run(brotr: Brotr, wanted: Context | None = None) -> None:
+    async with Validator(brotr, ValidatorSettings(max_attempts=3), wanted or context()) as it:
         await it.run()
 
 
@@ -519,12 +519,12 @@ async def test_slow_names_are_nobody_else_s_time(
 
 async def test_opted_out_hosts_and_networks_are_never_dialled(brotr: Brotr) -> None:
     settings = PolitenessSettings(opt_out=("127.0.0.0/8",))
-    surroundings = Context(
+    wanted = Context(
         Config(networks=Networks(clearnet=Link(enabled=False), local=LINK), politeness=settings)
     )
     async with ScriptedRelay([EVENT]) as relay:
         await brotr.insert_candidates([Relay(relay.url)], "test")
-        await run(brotr, surroundings)
+        await run(brotr, wanted)
         assert relay.seen.connections == 0
         (row,) = (await candidates(brotr)).values()
         assert (row["outcome"], row["attempts"]) == ("opted-out", 0)
@@ -532,7 +532,7 @@ async def test_opted_out_hosts_and_networks_are_never_dialled(brotr: Brotr) -> N
         # Nor by those who copy.
         await brotr.insert_relays([Relay(relay.url)])
         order = Slice("test", 60.0, {Network.LOCAL: 10})
-        await Worker(surroundings.config, brotr).work(order)
+        await Worker(wanted.config, brotr).work(order)
         assert relay.seen.headers == []
         assert await brotr.pool.fetchval("SELECT outcome FROM bigbrotr.visits") == "opted-out"
 

@@ -87,7 +87,7 @@ class ProbeConnection:
 
     def __init__(
         self,
-        wire: TimedSocket,
+        sock: TimedSocket,
         opening: Opening,
         tls: Secured | None,
         headers: Mapping[str, str],
@@ -97,11 +97,11 @@ class ProbeConnection:
         self.opening = opening
         self.tls = tls
         self.headers = headers
-        self.peer = wire.peer if is_direct else ""
+        self.peer = sock.peer if is_direct else ""
         self.challenge: str | None = None  # NIP-42
         self.has_hints = False  # NIP-67
         self.refusal = ""  # of reading
-        self._wire = wire
+        self._sock = sock
         self._reader = FrameReader(FRAME_BYTES)
         self._rest = rest  # came together with the upgrade
         self.is_read = False  # without more ado
@@ -113,7 +113,7 @@ class ProbeConnection:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._wire.close()
+        self._sock.close()
 
     async def read(self, timeout_s: float) -> Check[float]:
         """How long the relay takes to answer a question, in seconds: with an event, or with the
@@ -168,8 +168,8 @@ class ProbeConnection:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._listen(waits=False)
-                self._wire.lap()
-                await self._wire.send(encode(frame))
+                self._sock.lap()
+                await self._sock.send(encode(frame))
                 check = await self._await_answer(answer)
         except TimeoutError as error:
             if error.errno is None:
@@ -178,7 +178,7 @@ class ProbeConnection:
         except (*FAULTS, LostError) as error:
             self._is_lost = str(error) or type(error).__name__
         else:
-            return Measured(self._wire.waited_s) if isinstance(check, Measured) else check
+            return Measured(self._sock.waited_s) if isinstance(check, Measured) else check
         return Failed("lost", self._is_lost)
 
     async def _await_answer(
@@ -195,7 +195,7 @@ class ProbeConnection:
         received = 0
         while True:
             data, self._rest = self._rest, b""
-            data = data or await self._wire.receive(waits=waits)
+            data = data or await self._sock.receive(waits=waits)
             if not data:
                 return None
             received += len(data)
@@ -211,7 +211,7 @@ class ProbeConnection:
             replies = b"".join(self._reader.replies)
             self._reader.replies.clear()
             if replies:
-                await self._wire.send(replies)
+                await self._sock.send(replies)
             if self._reader.goodbye is not None:
                 goodbye = self._reader.goodbye
                 raise LostError(f"closed with {goodbye.code} {goodbye.reason}".strip())
@@ -227,7 +227,7 @@ class ProbeConnection:
         """Sends what nothing is answered to."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._wire.send(encode(frame))
+                await self._sock.send(encode(frame))
         except (*FAULTS, LostError) as error:
             self._is_lost = str(error) or type(error).__name__
 
@@ -247,27 +247,27 @@ async def open_probe(
         )
     except UnreachedError as error:
         return Missed(error.value, None, "")
-    wire = _SlottedSocket(opened)
+    sock = _SlottedSocket(opened)
     is_direct = link.proxy is None
-    peer = wire.peer if is_direct else ""
+    peer = sock.peer if is_direct else ""
     tls: Secured | None = None
     why: Unreached
     try:
         async with asyncio.timeout(opened.left_s):
-            tcp_s = wire.tcp_rtt_s if is_direct else None
+            tcp_s = sock.tcp_rtt_s if is_direct else None
             tls_s = None
             if relay.scheme == "wss":
-                tls = await _secure(wire, relay.host)
-                tls_s = wire.waited_s
-            wire.lap()
-            headers, rest = await _upgrade(wire, relay.url, politeness.user_agent)
+                tls = await _secure(sock, relay.host)
+                tls_s = sock.waited_s
+            sock.lap()
+            headers, rest = await _upgrade(sock, relay.url, politeness.user_agent)
         opening = Opening(
             opened.resolved_s,
             opened.connected_s if tcp_s is None else tcp_s,
             tls_s,
-            wire.waited_s,
+            sock.waited_s,
         )
-        return ProbeConnection(wire, opening, tls, headers, rest, is_direct)
+        return ProbeConnection(sock, opening, tls, headers, rest, is_direct)
     except TimeoutError as error:
         why = Unreached(Failure.SLOW, f"connected, but no answer within {link.timeout_s:g} s")
         if error.errno is not None:
@@ -281,14 +281,14 @@ async def open_probe(
     except FAULTS as error:
         why = failure_of(error)
     except BaseException:
-        wire.close()
+        sock.close()
         raise
-    wire.close()
+    sock.close()
     return Missed(why, tls, peer)
 
 
 class _SlottedSocket(TimedSocket):
-    """A wire that gives back its slot among our politeness."""
+    """A timed socket that gives its slot back when it closes."""
 
     def __init__(self, opened: Opened) -> None:
         super().__init__(opened.sock)
@@ -308,10 +308,10 @@ class _InsecureError(Exception):
         self.tls = tls
 
 
-async def _secure(wire: TimedSocket, host: str) -> Secured:
-    connection = wire.prepare(observing_context(), host)
+async def _secure(sock: TimedSocket, host: str) -> Secured:
+    connection = sock.prepare(observing_context(), host)
     try:
-        await wire.encrypt(observing_context(), host)
+        await sock.encrypt(observing_context(), host)
     except (OSError, LostError) as error:
         why = (
             failure_of(error) if isinstance(error, OSError) else Unreached(Failure.TLS, str(error))
@@ -329,18 +329,18 @@ def _suite(connection: ssl.SSLObject) -> tuple[str | None, str | None]:
     return (None, None) if cipher is None else (cipher[1], cipher[0])
 
 
-async def _upgrade(wire: TimedSocket, url: str, user_agent: str) -> tuple[dict[str, str], bytes]:
+async def _upgrade(sock: TimedSocket, url: str, user_agent: str) -> tuple[dict[str, str], bytes]:
     """Makes the handshake of the WebSocket; the telling headers, and what came after it."""
     handshake = ClientProtocol(parse_uri(url))
     request = handshake.connect()
     request.headers["User-Agent"] = user_agent
     handshake.send_request(request)
-    await wire.send(b"".join(handshake.data_to_send()))
+    await sock.send(b"".join(handshake.data_to_send()))
     received = b""
     while b"\r\n\r\n" not in received:
         if len(received) > MAX_HEAD:
             raise NotWebSocketError(f"over {MAX_HEAD} bytes of headers")
-        received += await wire.receive()
+        received += await sock.receive()
     head, end, rest = received.partition(b"\r\n\r\n")
     check_answer(handshake, head + end)
     headers: dict[str, str] = {}

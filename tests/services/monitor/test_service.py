@@ -498,9 +498,9 @@ async def test_what_one_relay_makes_our_code_raise_is_its_alone(
         ScriptedRelay([EVENT], nip11=poison) as bad,
         ScriptedRelay([EVENT], nip11=poison) as worse,
     ):
-        figures = await look(brotr, good.url, bad.url, worse.url)
-        assert figures["connections", "monitor", "local", "defect"] == 2
-        assert figures["checks", "local", "defect"] == 2
+        metrics = await look(brotr, good.url, bad.url, worse.url)
+        assert metrics["connections", "monitor", "local", "defect"] == 2
+        assert metrics["checks", "local", "defect"] == 2
         assert await states(brotr) == {
             good.url: ("up", "up"),
             bad.url: ("unknown", "defect"),
@@ -740,16 +740,16 @@ async def test_what_it_counts(
     assert "writable not tried" in said
     found = {labels[0]: value for (name, *labels), value in told.items() if name == "deliveries"}
     assert found == {"accepted": 4, "failed": 4, "refused": 0}
-    figures = {(name, *labels): value for name, value, labels in await brotr.metrics()}
-    assert figures["relays_checked", "local", "up"] == 1
-    assert figures["relays_checked", "local", "down"] == 1
+    metrics = {(name, *labels): value for name, value, labels in await brotr.metrics()}
+    assert metrics["relays_checked", "local", "up"] == 1
+    assert metrics["relays_checked", "local", "down"] == 1
     # Nothing is due: checks come back in an hour, deliveries that failed in a while.
-    assert figures["backlog", "checks"] == figures["backlog", "outbox"] == 0
+    assert metrics["backlog", "checks"] == metrics["backlog", "outbox"] == 0
     await brotr.pool.execute("UPDATE bigbrotr.outbox SET due_at = due_at - 7200")
     await brotr.pool.execute("UPDATE bigbrotr.checks SET due_at = due_at - 7200")
-    figures = {(name, *labels): value for name, value, labels in await brotr.metrics()}
-    assert (figures["backlog", "outbox"], figures["backlog", "checks"]) == (4, 2)
-    assert 3600 < figures["backlog_age_seconds", "outbox"] < 7300
+    metrics = {(name, *labels): value for name, value, labels in await brotr.metrics()}
+    assert (metrics["backlog", "outbox"], metrics["backlog", "checks"]) == (4, 2)
+    assert 3600 < metrics["backlog_age_seconds", "outbox"] < 7300
 
 
 async def test_publishing_needs_a_key(brotr: Brotr, monkeypatch: pytest.MonkeyPatch) -> None:
