@@ -37,7 +37,7 @@ class Honesty(Enum):
     INTERRUPTED = "it could not be asked to the end"
 
 
-class Finding(NamedTuple):
+class Evidence(NamedTuple):
     """What a test has shown, and in what words."""
 
     honesty: Honesty
@@ -69,20 +69,20 @@ class HonestyTest:
         """Turns to another window."""
         self._strangers, self._missing, self._tries = set(), set(), 0
 
-    async def test(self, compared: Comparison, known: Sequence[Key]) -> Finding:
+    async def test(self, compared: Comparison, known: Sequence[Key]) -> Evidence:
         """Tests what the relay says it has, in proportion to what that is: some of what it names
         must be there when asked for, what it does not name must not, and a page must show nothing
         that it did not name. `known` are events of others that it names."""
         asked = self._chosen(compared, known)
         strangers = await self._strangers_in(compared)
-        if isinstance(strangers, Finding):
+        if isinstance(strangers, Evidence):
             return strangers
         fetched = await self._by_id.fetch(asked, compared.span)
         if fetched.interruption is not None:
-            return Finding(Honesty.INTERRUPTED, throttled=fetched.interruption.throttled)
+            return Evidence(Honesty.INTERRUPTED, throttled=fetched.interruption.throttled)
         missing = fetched.reasons
         if missing and len(missing) == len(asked) and {*missing.values()} == {End.CLOSED.value}:
-            return Finding(Honesty.UNTESTABLE, "cannot be tested: it is not asked by id")
+            return Evidence(Honesty.UNTESTABLE, "cannot be tested: it is not asked by id")
         return self._judge(strangers, missing.keys(), len(asked))
 
     def _chosen(self, compared: Comparison, known: Sequence[Key]) -> set[bytes]:
@@ -101,25 +101,25 @@ class HonestyTest:
 
     def _judge(
         self, strangers: Collection[bytes], missing: Collection[bytes], asked: int
-    ) -> Finding:
+    ) -> Evidence:
         """Returns what follows from the events that it showed and did not name, and those that it
         named and did not show when it was asked for so many."""
         if not self._strangers.isdisjoint(strangers):
-            return Finding(Honesty.LIES, "shows events that it did not name")
+            return Evidence(Honesty.LIES, "shows events that it did not name")
         if not self._missing.isdisjoint(missing):
             if len(missing) >= max(LIES, asked // 4):
-                return Finding(Honesty.LIES, "does not show events that it named")
-            return Finding(Honesty.WITHHOLDS, "names events that it does not hand over")
+                return Evidence(Honesty.LIES, "does not show events that it named")
+            return Evidence(Honesty.WITHHOLDS, "names events that it does not hand over")
         if not strangers and not missing:
-            return Finding(Honesty.HONEST)
+            return Evidence(Honesty.HONEST)
         self._strangers.update(strangers)
         self._missing.update(missing)
         self._tries += 1
-        return Finding(Honesty.UNSURE if self._tries < MOST_TRIES else Honesty.TOO_UNSURE)
+        return Evidence(Honesty.UNSURE if self._tries < MOST_TRIES else Honesty.TOO_UNSURE)
 
-    async def _strangers_in(self, compared: Comparison) -> set[bytes] | Finding:
+    async def _strangers_in(self, compared: Comparison) -> set[bytes] | Evidence:
         """Returns the events that the relay did not name and shows: in a page somewhere in the
-        window, or asked for those that it is said to lack. A finding if that cannot be told."""
+        window, or asked for those that it is said to lack. Evidence if that cannot be told."""
         span, items, client, is_held = compared
         absent = set(client.have)
         most = RETESTED if is_held else TESTED
@@ -156,15 +156,15 @@ class HonestyTest:
             questions.append({"ids": ids, "limit": len(ids)})
         return questions
 
-    async def _untestable(self, page: Page, span: Span) -> Finding:
+    async def _untestable(self, page: Page, span: Span) -> Evidence:
         """Takes note of an answer that tells nothing: what cannot be tested is not believed, and
         pages have to tell."""
         await self._by_id.look_at(page, span)
         if page.refusal is Refusal.RATE_LIMITED:
-            return Finding(Honesty.INTERRUPTED, throttled=page.reason)
+            return Evidence(Honesty.INTERRUPTED, throttled=page.reason)
         if page.end is End.CLOSED:
-            return Finding(Honesty.UNTESTABLE, f"cannot be tested: {page.reason}")
-        return Finding(Honesty.INTERRUPTED)
+            return Evidence(Honesty.UNTESTABLE, f"cannot be tested: {page.reason}")
+        return Evidence(Honesty.INTERRUPTED)
 
 
 def is_named(items: Items, absent: Collection[int], created_at: int, event_id: bytes) -> bool:
