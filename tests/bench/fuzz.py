@@ -288,20 +288,20 @@ def pass_through(batch: Sequence[bytes], outcomes: Counter[str], wrong: list[str
             wrong.append(f"{error!r} from {bytes(frame[:300])!r}")
     received = len(page.events)
     try:
-        answer_, batch = sift(page, Question(0, None, 500), POLICY)
-        batch.verify()
+        answer_, sifted = sift(page, Question(0, None, 500), POLICY)
+        sifted.verify()
     except Exception as error:
         wrong.append(f"{error!r} from a page with {bytes(batch[0][:300])!r}")
         return accepted
-    for reason, (times, _) in batch.rejected.items():
+    for reason, (times, _) in sifted.rejected.items():
         outcomes[f"rejected: {reason}"] += times
-    outcomes["accepted"] += len(batch.fresh)
+    outcomes["accepted"] += len(sifted.fresh)
     outcomes["off filter, or twice"] += answer_.off_filter + answer_.repeats
-    lost = {event.id for event in accepted} - {event.id for event in batch.fresh}
+    lost = {event.id for event in accepted} - {event.id for event in sifted.fresh}
     late = {event.id for event in accepted if event.created_at > POLICY.filter.newest}
     if lost - late:
         wrong.append(f"good, and not taken from a page of {received}: {min(lost - late).hex()}")
-    return accepted + batch.fresh
+    return accepted + sifted.fresh
 
 
 def taken_alone(event: WireEvent | Event) -> list[Event]:

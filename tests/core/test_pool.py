@@ -119,7 +119,7 @@ def test_settings_out_of_range(values: dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize(
     ("database", "address", "place"),
     [
-        (Database(host="::1"), "postgresql://bigbrotr@[::1]:5432/bigbrotr", "::1:5432/bigbrotr"),
+        (Database(host="::1"), "postgresql://bigbrotr@[::1]:5432/bigbrotr", "[::1]:5432/bigbrotr"),
         (
             Database(host="h", user="a@b:c", database="x/y z"),
             "postgresql://a%40b%3Ac@h:5432/x%2Fy%20z",

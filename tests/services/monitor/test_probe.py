@@ -120,7 +120,7 @@ async def test_an_answer_before_the_question_is_none() -> None:
     async with serve(guess, "127.0.0.1", 0) as relay:
         port = next(iter(relay.sockets)).getsockname()[1]
         async with await contact(f"ws://127.0.0.1:{port}") as met:
-            await asyncio.to_thread(select.select, [met._wire._sock], [], [], 5.0)
+            await asyncio.to_thread(select.select, [met._sock._sock], [], [], 5.0)
             check = await met.read(0.2)
             assert isinstance(check, Failed)
             assert check.reason == "no-answer"
@@ -528,7 +528,7 @@ async def test_without_stamps_the_reading_counts(monkeypatch: pytest.MonkeyPatch
 async def test_our_own_work_is_not_counted() -> None:
     with Punctual(0.0) as relay:
         async with await contact(relay.url) as met:
-            met._wire.lap()
+            met._sock.lap()
             pause(0.1)
             check = await met.read(5.0)
     assert isinstance(check, Measured)
