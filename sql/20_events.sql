@@ -69,7 +69,7 @@ DECLARE
     new_ids bytea[];  -- where not all are
 BEGIN
     LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
-    -- Presence first: its row is the lock by which an event is neither deleted as an orphan nor left without one.
+    -- Presence comes first: its row is the lock that keeps the event from being deleted as an orphan meanwhile.
     BEGIN
         -- The caller has just looked for these events, so nearly always all are new. Inserting them as new costs a fifth
         -- less than looking for each of them again, twice.
@@ -249,8 +249,8 @@ BEGIN
         last_at := times[cardinality(times)];
         last_id := ids[cardinality(ids)];
 
-        -- Locked, and then looked at by a statement that sees what was noted until then: after a wait for a lock, one
-        -- that deletes at once would judge the row as it is now by the relays that it was joined with before.
+        -- First the rows are locked, then a second statement looks at them, which sees what was noted until then. A single
+        -- DELETE that had waited for a lock would compare the new row with the relays of before.
         UPDATE bigbrotr.presence p SET seen_ats = p.seen_ats
         FROM unnest(times, ids) AS u (created_at, id)
         WHERE p.created_at = u.created_at AND p.event_id = u.id;

@@ -44,7 +44,7 @@ DECLARE
     noted integer;
     known integer[];
 BEGIN
-    -- Most pages bring nothing but known events, or none: then one pass decides, for this ends at the first that is known.
+    -- Most pages bring only known events, or only new ones. Then one pass decides: this one ends at the first known event.
     PERFORM FROM unnest(p_created_ats, p_ids) AS u (created_at, id)
     JOIN bigbrotr.presence p ON p.created_at = u.created_at AND p.event_id = u.id LIMIT 1;
     IF NOT FOUND THEN
@@ -204,7 +204,7 @@ BEGIN
       AND p.seen_ats[array_position(p.relay_ids, p_relay_id)] NOT BETWEEN until_at AND now_at
     ON CONFLICT (created_at, event_id, relay_id) DO UPDATE SET dropped_at = EXCLUDED.dropped_at;
 
-    -- Places are those in the row as it is when its turn comes: others may have left it since.
+    -- Positions are looked up in the row as it is now: pairs of other relays may have ended since the INSERT above.
     WITH ended_pairs AS (
         UPDATE bigbrotr.presence p SET
             relay_ids = array_remove(p.relay_ids, p_relay_id),

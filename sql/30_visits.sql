@@ -181,7 +181,7 @@ BEGIN
         detail     = p_detail
     WHERE v.relay_id = p_relay_id AND v.epoch = p_epoch
     RETURNING v.relay_id INTO found_id;
-    -- A second look that came to nothing leaves what was proven before; there is nothing to try again.
+    -- A gap from looking again at what is proven is deleted: the old proof stays, so there is nothing to try again.
     DELETE FROM bigbrotr.gaps g
     WHERE g.relay_id = found_id AND p_verdict = 'done' AND g.due_at <= p_now
       AND int8multirange(g.span) <@ (SELECT range_agg(c.proven) FROM bigbrotr.coverage c

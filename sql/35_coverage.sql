@@ -2,8 +2,8 @@
 -- is one subtraction. What is proven for all events (filter '') is proven for any filter; nothing else follows from one
 -- filter for another.
 
--- Each proven second stands in one row of its filter, the one of its newest proof. A row gathers what was proven within an
--- hour in one way; its time is that of the first, so that "as of" is never said of a later moment than is true.
+-- A row collects what was proven in one way within an hour. Its time is that of the first proof, so no second counts as
+-- proven later than it was.
 CREATE TABLE IF NOT EXISTS bigbrotr.coverage (
     relay_id  bigint         NOT NULL REFERENCES bigbrotr.relays (id) ON DELETE CASCADE,
     filter    text           NOT NULL DEFAULT '',
@@ -188,7 +188,7 @@ BEGIN
             ON u.reason = m.reason AND u.span <@ s.span
         GROUP BY s.span, u.reason
     LOOP
-        -- What is noted within one visit is one attempt.
+        -- All that one visit notes counts as one attempt.
         SELECT greatest(1, max(
             g.attempts + CASE WHEN g.span && gap.span OR g.noted_at < p_now - 30 THEN 1 ELSE 0 END)) INTO tried
         FROM bigbrotr.gaps g

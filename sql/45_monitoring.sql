@@ -319,7 +319,7 @@ DECLARE
     number  bigint := (SELECT r.id FROM bigbrotr.relays r WHERE r.url = p_relay);
     earlier bigint;
 BEGIN
-    -- From the last verdict 'up' before: an incident that reaches into the time began after it.
+    -- An incident that reaches into the wanted time began after the last verdict 'up' before it.
     SELECT max(s.checked_at) INTO earlier FROM bigbrotr.rtts s
     WHERE s.relay_id = number AND s.outcome IS NULL AND s.checked_at <= began;
 

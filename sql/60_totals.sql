@@ -33,7 +33,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE bigbrotr.tallies SET
         pairs   = pairs + p_pairs,
-        -- There is no second after the last that a bigint can count.
+        -- The largest bigint has no next second.
         touched = bigbrotr.add_span(touched, int8range(p_since, nullif(p_last, 9223372036854775807) + 1))
     WHERE relay_id = p_relay_id;
 END $$;

@@ -36,8 +36,8 @@ BEGIN
             leaf := family.parent || to_char(starts, '"_"YYYY"q"Q');
             CONTINUE WHEN to_regclass('bigbrotr.' || leaf) IS NOT NULL;
             IF made = 0 THEN
-                -- Nobody may write into the default partition while rows leave it. In the order of the writers, so
-                -- that neither waits for the other.
+                -- No rows may come into the default partition while others leave it. The order is that of the writers,
+                -- so that there is no deadlock.
                 LOCK TABLE ONLY bigbrotr.presence, ONLY bigbrotr.events IN ACCESS EXCLUSIVE MODE;
             END IF;
             lower_at := extract(epoch FROM starts);

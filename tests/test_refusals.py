@@ -95,8 +95,7 @@ async def make(
 RIGHTS = """
     GRANT USAGE ON SCHEMA bigbrotr TO {login};
     GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA bigbrotr TO {login};
-    GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA bigbrotr TO {login};
-    GRANT EXECUTE ON FUNCTION bigbrotr.ensure_partitions(bigint) TO {login};"""
+    GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA bigbrotr TO {login};"""
 SLOW = """
     ALTER ROLE {login} SET statement_timeout = 50;
     CREATE OR REPLACE FUNCTION bigbrotr.totals() RETURNS TABLE (relays bigint, candidates bigint,

@@ -65,10 +65,7 @@ class Publisher(BaseService[PublisherSettings]):
 
     async def run(self) -> None:
         """Delivers until nothing is due."""
-        limits_s = [link.timeout_s for _, link in self._networks.enabled()]
-        if not limits_s:
-            return  # nobody can be reached
-        link_s = max(limits_s)
+        link_s = max((link.timeout_s for _, link in self._networks.enabled()), default=0.0)
         while not self._stop.is_set():
             entries = await self.brotr.claim_outbox(
                 targets=TARGETS, limit=ENTRIES, owner=self.owner, lease_s=(ENTRIES + 2) * link_s

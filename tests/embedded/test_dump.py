@@ -80,7 +80,8 @@ async def test_move_to_a_server_of_ones_own(
         connection = await asyncpg.connect(dsn)
         assert len((await Archive.read(connection)).pairs) == 12
         assert not await connection.fetchval(
-            "SELECT has_function_privilege('public', 'ensure_partitions(bigint)', 'EXECUTE')"
+            "SELECT has_function_privilege("
+            "'public', 'bigbrotr.ensure_partitions(bigint)', 'EXECUTE')"
         )
         await connection.close()
         async with there.start("--once", "--only", "seeder", DB_PASSWORD="secret") as running:
