@@ -29,10 +29,10 @@ from bigbrotr.config.settings import WebSettings
 from bigbrotr.core.schema import Schema
 from bigbrotr.embedded.server import EmbeddedPostgres, binary
 from bigbrotr.serve.app import is_ours
-from tests.processes import Place, call, environment, until
-from tests.relays.events import make_event
-from tests.relays.real import free_port
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.events import make_event
+from tests.kit.processes import Place, call, environment, until
+from tests.kit.real import free_port
+from tests.kit.scripted import ScriptedRelay
 
 REVISION = Schema().revision
 SECRET = "correct-horse-battery-staple"

@@ -22,8 +22,8 @@ from bigbrotr.config.settings import Profile
 from bigbrotr.config.toml import load
 from bigbrotr.embedded.cluster import Account, account_of, binary, make_reachable
 from bigbrotr.serve.app import is_ours
-from tests.processes import Place, until
-from tests.relays.real import free_port
+from tests.kit.processes import Place, until
+from tests.kit.real import free_port
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"

@@ -23,7 +23,7 @@ from bigbrotr.net.connect import Failure
 from bigbrotr.nostr.questions import GapReason
 from bigbrotr.services import validator
 from docs import generate, generate_schema
-from tests.processes import Done, environment
+from tests.kit.processes import Done, environment
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -22,9 +22,9 @@ from bigbrotr.config.settings import (
     WebSettings,
 )
 from bigbrotr.models.relay import Network
-from tests.processes import Place
-from tests.relays.real import free_port
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.processes import Place
+from tests.kit.real import free_port
+from tests.kit.scripted import ScriptedRelay
 
 
 def local(seeds: Path, **more: object) -> Config:

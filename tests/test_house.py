@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import environment
+from tests.kit.processes import environment
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "bigbrotr"

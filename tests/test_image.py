@@ -11,7 +11,7 @@ import pytest
 from bigbrotr.config.settings import Database, Profile
 from bigbrotr.config.toml import decode, load
 from bigbrotr.errors import ConfigError
-from tests.processes import call
+from tests.kit.processes import call
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = ROOT / "Dockerfile"

@@ -32,10 +32,10 @@ from bigbrotr.services.sync.context import Ending
 from bigbrotr.services.sync.report import REASONS
 from bigbrotr.services.validator import Answer
 from bigbrotr.supervisor import SERVICES
-from tests.processes import Place, call, until
-from tests.relays.events import make_event
-from tests.relays.real import free_port
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.events import make_event
+from tests.kit.processes import Place, call, until
+from tests.kit.real import free_port
+from tests.kit.scripted import ScriptedRelay
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RULES = CONFIGS / "prometheus" / "bigbrotr.rules.yml"

@@ -16,7 +16,7 @@ from bigbrotr.config.settings import Profile
 from bigbrotr.core.defects import refusal
 from bigbrotr.errors import DatabaseError
 from tests.conftest import LOGIN, Databases
-from tests.processes import Place
+from tests.kit.processes import Place
 
 PASSWORD = "secret"
 COMMANDS = [

@@ -17,11 +17,11 @@ from bigbrotr.config.settings import Profile
 from bigbrotr.errors import ConfigError
 from bigbrotr.secret import read_secret, without_secrets
 from tests.conftest import LOGIN, Databases
-from tests.processes import Place, children, until
-from tests.relays.events import make_event
-from tests.relays.model import Vices
-from tests.relays.real import free_port
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.events import make_event
+from tests.kit.model import Vices
+from tests.kit.processes import Place, children, until
+from tests.kit.real import free_port
+from tests.kit.scripted import ScriptedRelay
 
 PASSWORD = "correct horse/battery:staple%@"  # what escapes badly as well
 KEY = "02" * 31 + "a7"

@@ -20,7 +20,7 @@ from bigbrotr.config.settings import Config, Database, Profile, ServiceSection
 from bigbrotr.core.base_service import BaseService
 from bigbrotr.supervisor import Supervisor
 from bigbrotr.systemd import Notifier
-from tests.processes import Place, until
+from tests.kit.processes import Place, until
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "configs" / "systemd"

@@ -12,7 +12,7 @@ from bigbrotr.core.schema import Schema
 from bigbrotr.models.relay import Relay
 from bigbrotr.services.validator import Validator
 from tests.bench.stage import Stage
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.scripted import ScriptedRelay
 
 COUNT = 1000
 ALIVE = 50  # the others accept a connection and say nothing

@@ -24,7 +24,7 @@ from bigbrotr.nostr.questions import End, Question
 from bigbrotr.nostr.session import Page
 from bigbrotr.services.sync.ingest import sift
 from tests.bench import corpus
-from tests.relays.events import is_valid, make_event
+from tests.kit.events import is_valid, make_event
 
 FRAMES = 300_000
 EVENTS = 500  # in the corpus

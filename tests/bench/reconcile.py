@@ -27,7 +27,7 @@ from bigbrotr.services.sync.report import Report
 from bigbrotr.services.sync.worker import Slice, Worker
 from tests.bench import corpus
 from tests.bench.stage import Stage
-from tests.relays.real import fill, local_relay
+from tests.kit.real import fill, local_relay
 
 REGULAR = {1, 4, 6, 7, 9735}  # a relay keeps only the newest of others
 NEAR_S, FAR_S = 0.0, 0.05  # round trips: on the machine itself, and across a continent

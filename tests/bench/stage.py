@@ -30,7 +30,7 @@ from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.relay import Relay
 from bigbrotr.services.sync.service import Synchronizer
 from tests.bench import corpus
-from tests.processes import children
+from tests.kit.processes import children
 
 WARM_UP = 20  # events of the relays that start the worker processes
 

@@ -28,8 +28,8 @@ from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.reads import relays
 from bigbrotr.reads.where import where
-from tests.events import NOW, make_event, serialise
-from tests.processes import until
+from tests.kit.events import NOW, serialise, verified
+from tests.kit.processes import until
 
 Make = Callable[[Profile | None], Awaitable[str]]
 
@@ -117,7 +117,7 @@ async def test_relays_that_bring_the_same_new_events_at_once_lose_no_pair(brotr:
     """An event that another relay's page commits between our look and our insert is not unknown
     to nobody: either it is noted, or it is inserted."""
     events = sorted(
-        (make_event(str(n), created_at=NOW - n) for n in range(400)),
+        (verified(str(n), created_at=NOW - n) for n in range(400)),
         key=lambda event: (event.created_at, event.id),
     )
     await brotr.insert_relays([Relay(f"wss://r{n}.example.com") for n in range(5)])
@@ -144,7 +144,7 @@ async def test_relays_that_bring_the_same_new_events_at_once_lose_no_pair(brotr:
 
 @BOTH
 async def test_new_known_and_repeated_events(brotr: Brotr) -> None:
-    events = [make_event() for _ in range(5)]
+    events = [verified() for _ in range(5)]
     assert await brotr.insert_events(pairs(events[:3], A)) == (3, 0)
     assert await brotr.insert_events(pairs(events, A)) == (2, 3)
     assert await brotr.insert_events(pairs(events, A)) == (0, 5)
@@ -156,7 +156,7 @@ async def test_new_known_and_repeated_events(brotr: Brotr) -> None:
 
 @BOTH
 async def test_several_relays_and_repetitions_in_one_batch(brotr: Brotr) -> None:
-    events = [make_event(created_at=NOW - n) for n in range(4)]
+    events = [verified(created_at=NOW - n) for n in range(4)]
     batch = pairs(events, A, B, C) + pairs(events[:2], B, A)
     random.Random(1).shuffle(batch)
     assert await brotr.insert_events(batch) == (4, 12)
@@ -165,7 +165,7 @@ async def test_several_relays_and_repetitions_in_one_batch(brotr: Brotr) -> None
 
 
 async def test_the_first_sight_counts(brotr: Brotr) -> None:
-    event = make_event()
+    event = verified()
     batch = [
         EventRelay(event, A, NOW + 5),
         EventRelay(event, A, NOW),
@@ -178,7 +178,7 @@ async def test_the_first_sight_counts(brotr: Brotr) -> None:
 
 async def test_the_relay_comes_along(brotr: Brotr) -> None:
     old = Relay("ws://old.example.com", 0)
-    await brotr.insert_events([*pairs([make_event()], A), *pairs([make_event()], old)])
+    await brotr.insert_events([*pairs([verified()], A), *pairs([verified()], old)])
     rows = await brotr.pool.fetch(
         "SELECT url, network, discovered_at FROM bigbrotr.relays ORDER BY url"
     )
@@ -191,7 +191,7 @@ async def test_the_relay_comes_along(brotr: Brotr) -> None:
 async def test_a_large_batch_is_split(dsn: str) -> None:
     limits = PoolSettings(max_batch_size=7)
     async with Brotr(Pool(settings=limits, dsn=dsn)) as brotr:
-        events = [make_event() for _ in range(20)]
+        events = [verified() for _ in range(20)]
         assert await brotr.insert_events(pairs(events, A, B)) == (20, 20)
         relays = [Relay(f"wss://r{n}.example.com") for n in range(20)]
         assert await brotr.insert_relays(relays) == 20
@@ -211,7 +211,7 @@ async def test_a_large_batch_is_split(dsn: str) -> None:
 
 
 async def test_a_batch_is_stored_whole_or_not_at_all(brotr: Brotr) -> None:
-    events = [make_event() for _ in range(3)]
+    events = [verified() for _ in range(3)]
     await brotr.pool.execute(
         "CREATE FUNCTION bigbrotr.refuse() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN RAISE EXCEPTION 'full'; END $$;"
@@ -225,36 +225,36 @@ async def test_a_batch_is_stored_whole_or_not_at_all(brotr: Brotr) -> None:
 
 
 NASTY: dict[str, Callable[[], Event]] = {
-    "plain": lambda: make_event("hello", [["e", "00" * 32, "wss://a.example.com"]]),
-    "empty": lambda: make_event("", []),
-    "nul": lambda: make_event("a\0b", [["t", "\0"], ["\0"]]),
-    "nul, verbatim": lambda: make_event("a\0b", [["t", "\0"]], verbatim=True),
-    "nul in tags only": lambda: make_event("", [["t", "x\0"]]),
-    "its picture": lambda: make_event("\ufffd", [["t", "\ufffd"]]),
-    "surrogates": lambda: make_event("\ud800", [["t", "\udfff"], ["d", "a\udc00b"]]),
-    "swapped surrogates": lambda: make_event("\udc00\ud800"),
-    "controls": lambda: make_event("".join(map(chr, range(1, 32))) + "\x7f\u2028", [["t", "\x1f"]]),
-    "controls, verbatim": lambda: make_event(
+    "plain": lambda: verified("hello", [["e", "00" * 32, "wss://a.example.com"]]),
+    "empty": lambda: verified("", []),
+    "nul": lambda: verified("a\0b", [["t", "\0"], ["\0"]]),
+    "nul, verbatim": lambda: verified("a\0b", [["t", "\0"]], verbatim=True),
+    "nul in tags only": lambda: verified("", [["t", "x\0"]]),
+    "its picture": lambda: verified("\ufffd", [["t", "\ufffd"]]),
+    "surrogates": lambda: verified("\ud800", [["t", "\udfff"], ["d", "a\udc00b"]]),
+    "swapped surrogates": lambda: verified("\udc00\ud800"),
+    "controls": lambda: verified("".join(map(chr, range(1, 32))) + "\x7f\u2028", [["t", "\x1f"]]),
+    "controls, verbatim": lambda: verified(
         "".join(map(chr, range(1, 32))) + "\\u0001", [["t", "\x1f\x01"]], verbatim=True
     ),
-    "backslashes before controls": lambda: make_event("\\\x01\\\\\x02\\u0003", verbatim=True),
-    "spelled escapes": lambda: make_event("\\u0000 \\ud800 \\\\u0000"),
-    "array literals": lambda: make_event(
+    "backslashes before controls": lambda: verified("\\\x01\\\\\x02\\u0003", verbatim=True),
+    "spelled escapes": lambda: verified("\\u0000 \\ud800 \\\\u0000"),
+    "array literals": lambda: verified(
         "", [["t", v] for v in ("", '"', "\\", "{", "}", ",", "NULL", "{}", '\\"', " ", "\n", "'")]
     ),
-    "json in tags": lambda: make_event("", [["t", '{"a": [1, "\\u0000"]}'], ["x"], ["y", ""]]),
-    "not quite letters": lambda: make_event("", [["é", "1"], ["", "2"], ["ab", "3"], ["1", "4"]]),
-    "a large tag": lambda: make_event("", [["t", "x" * 100_000], ["t", "é" * 50_000]]),
-    "incompressible": lambda: make_event(
+    "json in tags": lambda: verified("", [["t", '{"a": [1, "\\u0000"]}'], ["x"], ["y", ""]]),
+    "not quite letters": lambda: verified("", [["é", "1"], ["", "2"], ["ab", "3"], ["1", "4"]]),
+    "a large tag": lambda: verified("", [["t", "x" * 100_000], ["t", "é" * 50_000]]),
+    "incompressible": lambda: verified(
         "", [["r", random.Random(1).randbytes(50_000).hex()], ["p", *["q" * 1000] * 20]]
     ),
-    "many tags": lambda: make_event("", [["e", f"{n:064x}"] for n in range(2500)]),
-    "large content": lambda: make_event("\U0001d54f" * 60_000),
-    "the beginning": lambda: make_event(created_at=0),
-    "beyond doubles": lambda: make_event(created_at=2**53 + 1),
-    "the end": lambda: make_event(created_at=2**63 - 1),
-    "the last kind": lambda: make_event(kind=65535),
-    "kind 0": lambda: make_event('{"name":"x"}', kind=0),
+    "many tags": lambda: verified("", [["e", f"{n:064x}"] for n in range(2500)]),
+    "large content": lambda: verified("\U0001d54f" * 60_000),
+    "the beginning": lambda: verified(created_at=0),
+    "beyond doubles": lambda: verified(created_at=2**53 + 1),
+    "the end": lambda: verified(created_at=2**63 - 1),
+    "the last kind": lambda: verified(kind=65535),
+    "kind 0": lambda: verified('{"name":"x"}', kind=0),
 }
 
 
@@ -343,7 +343,7 @@ async def test_all_nasty_events_in_one_batch(brotr: Brotr, profile: Profile) -> 
 
 @BOTH
 async def test_presence_is_noted_of_what_is_archived(brotr: Brotr) -> None:
-    events = ordered([make_event(created_at=NOW - 10**7 * n) for n in range(8)])
+    events = ordered([verified(created_at=NOW - 10**7 * n) for n in range(8)])
     await brotr.insert_events(pairs(events[::2], A))
     b = await claim_one(brotr, B)
     for seen_at in (NOW, NOW + 1):
@@ -359,7 +359,7 @@ async def test_presence_is_noted_of_what_is_archived(brotr: Brotr) -> None:
 async def test_a_page_is_stored_with_its_coverage(brotr: Brotr) -> None:
     visit = await claim_a(brotr)
     assert visit.missing == [(0, NOW)]
-    events = ordered([make_event(created_at=at) for at in (NOW - 1, NOW - 2, NOW - 3)])
+    events = ordered([verified(created_at=at) for at in (NOW - 1, NOW - 2, NOW - 3)])
     counts = await brotr.store_page(
         visit,
         events,
@@ -451,7 +451,7 @@ async def test_what_is_stale(brotr: Brotr) -> None:
 
 
 async def test_ids_are_read_in_order(brotr: Brotr) -> None:
-    events = ordered([make_event(created_at=NOW + n // 3) for n in range(20)])
+    events = ordered([verified(created_at=NOW + n // 3) for n in range(20)])
     await brotr.insert_events([*pairs(events, A), *pairs(events[::2], B)])
     everything = Span(0, NOW + 100)
 
@@ -487,7 +487,7 @@ async def test_ids_are_read_in_order(brotr: Brotr) -> None:
 
 
 async def test_reading_ids_reads_the_index_only(brotr: Brotr) -> None:
-    await brotr.insert_events(pairs([make_event(created_at=NOW + n) for n in range(50)], A))
+    await brotr.insert_events(pairs([verified(created_at=NOW + n) for n in range(50)], A))
     await brotr.pool.execute("CHECKPOINT")  # what is not on the disk yet is not taken for visible
     await brotr.pool.execute("VACUUM bigbrotr.events")
     fetched = (
@@ -504,7 +504,7 @@ async def test_reading_ids_reads_the_index_only(brotr: Brotr) -> None:
 
 async def test_a_window_is_marked_in_one_pass(brotr: Brotr) -> None:
     visit = await claim_a(brotr)
-    events = ordered([make_event(created_at=NOW + n // 2) for n in range(30)])
+    events = ordered([verified(created_at=NOW + n // 2) for n in range(30)])
     await brotr.insert_events(pairs(events, B))
     await brotr.note_presence(visit, keys(events[:3]), NOW)
     span = Span(NOW, NOW + 10)
@@ -526,7 +526,7 @@ async def test_a_window_is_marked_in_one_pass(brotr: Brotr) -> None:
 
 async def test_what_a_reconciliation_found_is_recorded_as_one(brotr: Brotr) -> None:
     visit = await claim_a(brotr)
-    events = ordered([make_event(created_at=NOW + n) for n in range(30)])
+    events = ordered([verified(created_at=NOW + n) for n in range(30)])
     await brotr.insert_events([*pairs(events, B), *pairs(events[:20], A)])
     span = Span(NOW, NOW + 20)
     gone = keys(events[7:9])
@@ -572,7 +572,7 @@ async def test_who_slept_past_its_lease_writes_nothing(
 ) -> None:
     """Else it would bring back what another has taken away meanwhile."""
     visit = await claim_a(brotr)
-    events = ordered([make_event(created_at=NOW + n) for n in range(5)])
+    events = ordered([verified(created_at=NOW + n) for n in range(5)])
     await brotr.insert_events([*pairs(events, B), *pairs(events[:3], A)])
     window = Window(Span(0, NOW + 99), Span(0, NOW + 99), 3, bytes(32))
     await brotr.record_window(visit, window, filter="", identity=None, now=NOW)
@@ -599,7 +599,7 @@ async def test_who_slept_past_its_lease_writes_nothing(
 async def test_a_lease_that_passes_on_while_a_writer_waits(brotr: Brotr) -> None:
     """It looks at its lease when all is written, not when it begins."""
     visit = await claim_a(brotr)
-    events = ordered([make_event(created_at=NOW + n) for n in range(5)])
+    events = ordered([verified(created_at=NOW + n) for n in range(5)])
     await brotr.insert_events(pairs(events, B))
     waits = "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     async with brotr.pool.transaction() as connection:
@@ -616,11 +616,11 @@ async def test_a_lease_that_passes_on_while_a_writer_waits(brotr: Brotr) -> None
 async def test_where_a_relay_may_have_pairs(brotr: Brotr) -> None:
     visit = await claim_a(brotr)
     assert await brotr.touched(visit) == []
-    events = ordered([make_event(created_at=NOW + 10 * n) for n in range(6)])
+    events = ordered([verified(created_at=NOW + 10 * n) for n in range(6)])
     await brotr.insert_events(pairs(events, B))
     await brotr.note_presence(visit, keys(events[:2]), NOW)
     assert await brotr.touched(visit) == [(NOW, NOW + 11)]
-    await brotr.store_page(visit, [make_event(created_at=at) for at in (5, 9)], now=NOW)
+    await brotr.store_page(visit, [verified(created_at=at) for at in (5, 9)], now=NOW)
     assert await brotr.touched(visit) == [(5, 10), (NOW, NOW + 11)]
     await brotr.mark_window(visit, Span(NOW + 15, NOW + 25), events[2].id, [])
     assert await brotr.touched(visit) == [(5, 10), (NOW, NOW + 11), (NOW + 15, NOW + 25)]
@@ -629,16 +629,16 @@ async def test_where_a_relay_may_have_pairs(brotr: Brotr) -> None:
     await brotr.note_drops(visit, keys(events), before=NOW + 1, now=NOW)
     assert await brotr.touched(visit) == before
     # The last second that there is; and of very many stretches, what lies between them as well.
-    await brotr.store_page(visit, [make_event(created_at=2**63 - 1)], now=NOW)
+    await brotr.store_page(visit, [verified(created_at=2**63 - 1)], now=NOW)
     assert (await brotr.touched(visit))[-1] == (2**63 - 1, 2**63)
     for at in range(100, 400, 3):
-        await brotr.store_page(visit, [make_event(created_at=at)], now=NOW)
+        await brotr.store_page(visit, [verified(created_at=at)], now=NOW)
     assert len(await brotr.touched(visit)) < 100
 
 
 async def test_pairs_end_that_were_there_before(brotr: Brotr) -> None:
     visit = await claim_a(brotr)
-    events = ordered([make_event(created_at=NOW + n) for n in range(6)])
+    events = ordered([verified(created_at=NOW + n) for n in range(6)])
     for n, event in enumerate(events):
         await brotr.insert_events(pairs([event], A, B, seen_at=NOW + n))
     assert await brotr.note_drops(visit, keys(events), before=NOW + 2, now=NOW + 50) == 2
@@ -661,7 +661,7 @@ async def test_pairs_end_that_were_there_before(brotr: Brotr) -> None:
 async def test_held_ids_of_events_with_tags(brotr: Brotr, profile: Profile) -> None:
     """As a filter has it; where tags are not kept, nothing is said."""
     tagged = [
-        make_event(tags=tags, created_at=NOW)
+        verified(tags=tags, created_at=NOW)
         for tags in (
             [["t", "a"], ["p", "x"]],
             [["t", "b", "a"], ["t", "c"]],
@@ -730,7 +730,7 @@ async def test_what_a_relay_says_of_its_limits(brotr: Brotr) -> None:
 
 async def test_windows_and_pages_at_once(brotr: Brotr) -> None:
     """Many relays are marked, noted and stored over the same events without a deadlock."""
-    events = ordered([make_event(created_at=NOW + n // 2) for n in range(300)])
+    events = ordered([verified(created_at=NOW + n // 2) for n in range(300)])
     await brotr.insert_events(pairs(events[:200], C))
     relays = [Relay(f"wss://r{n}.example.com", NOW) for n in range(8)]
     await brotr.insert_relays(relays)
@@ -811,7 +811,7 @@ async def test_a_lost_lease_stores_nothing(brotr: Brotr) -> None:
     (other,) = await claim(brotr, owner="another")
     assert other.epoch == visit.epoch + 1
     before = await brotr.totals()
-    event = make_event()
+    event = verified()
     with pytest.raises(LeaseLostError, match="passed to another"):
         await brotr.store_page(
             visit,
@@ -826,7 +826,7 @@ async def test_a_lost_lease_stores_nothing(brotr: Brotr) -> None:
     assert await brotr.store_page(other, [event], now=NOW) == (1, 1)
     await brotr.pool.execute("DELETE FROM bigbrotr.relays")
     with pytest.raises(LeaseLostError):
-        await brotr.store_page(other, [make_event()], now=NOW)
+        await brotr.store_page(other, [verified()], now=NOW)
     await check_totals(brotr)
 
 
@@ -1260,7 +1260,7 @@ async def fail_visit(brotr: Brotr) -> None:
 
 
 async def test_relay_that_fails_for_long_is_a_candidate_again(brotr: Brotr) -> None:
-    await brotr.insert_events([EventRelay(make_event(), A, NOW)])
+    await brotr.insert_events([EventRelay(verified(), A, NOW)])
     relay_id = await brotr.pool.fetchval("SELECT id FROM bigbrotr.relays")
     for _ in range(4):
         await fail_visit(brotr)
@@ -1351,7 +1351,7 @@ async def test_alias_is_remembered_with_its_relay(brotr: Brotr) -> None:
 
 @BOTH
 async def test_a_deleted_relay_takes_its_own_along(brotr: Brotr) -> None:
-    both, only_a = make_event(), make_event("\0")
+    both, only_a = verified(), verified("\0")
     await brotr.insert_events([*pairs([both, only_a], A), *pairs([both], B)])
     await brotr.insert_relay_metadata(
         [RelayMetadata(A, Metadata({"name": "a"}), MetadataType.NIP11, NOW)]
@@ -1375,7 +1375,7 @@ async def test_a_deleted_relay_takes_its_own_along(brotr: Brotr) -> None:
 
 async def test_orphan_relays_are_those_of_which_nothing_is_known(brotr: Brotr) -> None:
     await brotr.insert_relays([A, B, C])
-    await brotr.insert_events(pairs([make_event()], A))
+    await brotr.insert_events(pairs([verified()], A))
     await brotr.insert_relay_metadata([RelayMetadata(B, Metadata({}), MetadataType.NIP11, NOW)])
     assert await brotr.cleanup_orphans() == {"metadata": 0, "events": 0, "relays": 1}
     assert await brotr.delete_orphan_relays() == 0
@@ -1384,7 +1384,7 @@ async def test_orphan_relays_are_those_of_which_nothing_is_known(brotr: Brotr) -
     await check_totals(brotr)
 
 
-POOL_OF_EVENTS = [make_event(f"number {n}", created_at=NOW - 10**7 * n) for n in range(6)]
+POOL_OF_EVENTS = [verified(f"number {n}", created_at=NOW - 10**7 * n) for n in range(6)]
 RELAYS = [A, B, C]
 OPERATIONS = st.lists(
     st.one_of(
@@ -1579,7 +1579,7 @@ async def crowd(dsn: str) -> AsyncIterator[Brotr]:
 async def test_sixteen_writers_of_the_same_events(crowd: Brotr) -> None:
     """Each with several relays, in an order of its own: no deadlock surfaces, nothing is lost."""
     rng = random.Random(7)
-    events = [make_event(created_at=NOW - rng.randrange(10**7)) for _ in range(120)]
+    events = [verified(created_at=NOW - rng.randrange(10**7)) for _ in range(120)]
     relays = [Relay(f"wss://r{n}.example.com") for n in range(6)]
     union: set[tuple[bytes, str]] = set()
     batches = []
@@ -1605,7 +1605,7 @@ async def test_sixteen_writers_of_the_same_events(crowd: Brotr) -> None:
 
 async def test_pages_batches_and_upkeep_at_once(crowd: Brotr) -> None:
     rng = random.Random(11)
-    events = ordered([make_event(created_at=NOW - rng.randrange(10**7)) for _ in range(60)])
+    events = ordered([verified(created_at=NOW - rng.randrange(10**7)) for _ in range(60)])
     relays = [Relay(f"wss://r{n}.example.com") for n in range(8)]
     await crowd.insert_relays(relays)
     visits = await claim(crowd)
@@ -1638,7 +1638,7 @@ async def test_pages_batches_and_upkeep_at_once(crowd: Brotr) -> None:
 @pytest.mark.parametrize("way", ["noted", "stored"])
 async def test_an_orphan_that_finds_a_relay_in_time_stays(crowd: Brotr, way: str) -> None:
     """The deletion waits for who writes, and judges by what that has written."""
-    *found, lost = ordered([make_event(created_at=NOW + n) for n in range(3)])
+    *found, lost = ordered([verified(created_at=NOW + n) for n in range(3)])
     await crowd.insert_events(pairs([*found, lost], A, B))
     await crowd.pool.execute("DELETE FROM bigbrotr.relays WHERE url = ANY ($1)", [A.url, B.url])
     visit = await claim_a(crowd)

@@ -16,7 +16,7 @@ from bigbrotr.core.calls.events import _event_columns
 from bigbrotr.core.pool import Pool
 from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.relay import Network, Relay
-from tests.events import NOW, make_event
+from tests.kit.events import NOW, verified
 
 HOLDER = Relay("wss://holder.example.com")
 A, B, C = (Relay(f"wss://{name}.example.com") for name in "abc")
@@ -37,9 +37,7 @@ async def named(brotr: Brotr) -> dict[str, tuple[str, int]]:
 
 def names(*relays: Relay, kind: int = 10002, created_at: int = NOW) -> Event:
     """An event that names relays, unlike any other."""
-    return make_event(
-        None, [["r", relay.url] for relay in relays], kind=kind, created_at=created_at
-    )
+    return verified(None, [["r", relay.url] for relay in relays], kind=kind, created_at=created_at)
 
 
 async def store(brotr: Brotr, *events: Event, at: Relay = HOLDER) -> tuple[int, int]:

@@ -25,10 +25,10 @@ from bigbrotr.embedded.cluster import Account
 from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.relay import Network, Relay
 from tests.conftest import Databases
-from tests.processes import Place
-from tests.relays.events import make_event
-from tests.relays.real import free_port
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.events import make_event
+from tests.kit.processes import Place
+from tests.kit.real import free_port
+from tests.kit.scripted import ScriptedRelay
 
 SESSIONS = 2  # fewer than clients: they must be shared
 

@@ -24,7 +24,7 @@ from tests.conftest import LOGIN, Databases
 from tests.core.statements import collect
 from tests.core.test_schema import Connection, connected
 from tests.core.test_sql_rules import schema_text
-from tests.relays.events import make_event
+from tests.kit.events import make_event
 
 ROLES = ("bigbrotr_reader", "bigbrotr_writer", "bigbrotr_admin")
 DENIED = asyncpg.InsufficientPrivilegeError

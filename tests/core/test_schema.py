@@ -17,7 +17,7 @@ from bigbrotr.core.schema import DISTRIBUTED, Schema, read_ledger
 from bigbrotr.errors import DatabaseError, SchemaError
 from bigbrotr.models.event import EventRelay
 from bigbrotr.models.relay import Relay
-from tests.events import NOW, make_event
+from tests.kit.events import NOW, verified
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Make = Callable[[Profile | None], Awaitable[str]]
@@ -302,7 +302,7 @@ async def test_leaves_are_as_the_parents_and_hold_the_settings(brotr: Brotr) -> 
 async def test_rows_move_to_the_quarter_that_is_made(brotr: Brotr) -> None:
     future = 1_900_000_000  # 2030q1
     relay = Relay("wss://a.example.com")
-    events = [make_event(created_at=at) for at in (0, future - 86_400 * 200, future, 2**53)]
+    events = [verified(created_at=at) for at in (0, future - 86_400 * 200, future, 2**53)]
     await brotr.insert_events([EventRelay(event, relay, NOW) for event in events])
     where = "SELECT tableoid::regclass::text FROM {} ORDER BY created_at"
     for table in ("bigbrotr.events", "bigbrotr.presence"):
@@ -325,7 +325,7 @@ async def test_rows_move_to_the_quarter_that_is_made(brotr: Brotr) -> None:
 async def test_rows_that_arrive_while_a_quarter_is_made(brotr: Brotr) -> None:
     future = 1_900_000_000
     relay = Relay("wss://a.example.com")
-    batches = [[make_event(created_at=future + n) for n in range(20)] for _ in range(8)]
+    batches = [[verified(created_at=future + n) for n in range(20)] for _ in range(8)]
 
     async def write(batch: list[EventRelay]) -> None:
         await brotr.insert_events(batch)

@@ -23,10 +23,9 @@ from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.relay import Network, Relay
 from tests.core.statements import FOLDER, broken, path_of, record, recorded
 from tests.core.test_schema import Make, catalog, connected
-from tests.events import NOW, make_event
-from tests.processes import Place
-from tests.relays import events as scripted
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.events import NOW, make_event, verified
+from tests.kit.processes import Place
+from tests.kit.scripted import ScriptedRelay
 
 REVISIONS = Path(__file__).parent / "revisions"  # of `sql/`, as they were released; none yet
 # What the next release changes: a column and an argument of the function that stores.
@@ -115,7 +114,7 @@ async def test_a_release_stores_while_the_next_one_migrates(dsn: str, tmp_path: 
         more = 10  # after the migration
         while more:
             more -= is_done.is_set()
-            event = make_event()
+            event = verified()
             assert await brotr.note_presence(visit, [(event.created_at, event.id)], NOW) == [0]
             assert await brotr.store_page(visit, [event], now=NOW) == (1, 1)
             assert await brotr.insert_events([EventRelay(event, relay, NOW)]) in ((0, 1), (1, 0))
@@ -131,7 +130,7 @@ async def test_a_release_stores_while_the_next_one_migrates(dsn: str, tmp_path: 
             await has_begun.wait()
             async with newer.pool.acquire() as connection:
                 assert await coming.migrate(connection, Profile.FULL, NOW)
-            assert await newer.store(make_event(), relays[0]) == 1
+            assert await newer.store(verified(), relays[0]) == 1
             is_done.set()
         async with brotr.pool.acquire() as connection:
             # One that starts again finds what serves it, and leaves it as it is.
@@ -185,7 +184,7 @@ async def test_a_supervisor_of_today_on_the_database_of_the_next_release(
     coming = with_another_argument(next_release(shipped("sql"), tmp_path / "next"))
     async with connected(dsn) as connection:
         await coming.migrate(connection, Profile.FULL, int(time.time()))
-    events = [scripted.make_event(1_600_000_000 + n, content=f"note {n}") for n in range(40)]
+    events = [make_event(1_600_000_000 + n, content=f"note {n}") for n in range(40)]
     parts = urlsplit(dsn)
     url = parts._replace(
         netloc=f"{parts.username or ''}@{parts.netloc.rpartition('@')[2]}"

@@ -14,9 +14,9 @@ from bigbrotr.config.settings import Profile
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.embedded.cluster import account_of
 from tests.conftest import LOGIN, Databases
-from tests.processes import Archive, Place
-from tests.relays.events import make_event
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.events import make_event
+from tests.kit.processes import Archive, Place
+from tests.kit.scripted import ScriptedRelay
 
 EVENTS = [
     make_event(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -22,7 +23,7 @@ from bigbrotr.models.event import (
     wire_id,
 )
 from bigbrotr.models.relay import Relay
-from tests.events import NOW, fields, key, make_event, on_the_wire, serialise
+from tests.kit.events import NOW, make_event, secret, serialise, verified
 
 CALM = settings(deadline=None, max_examples=150)
 
@@ -54,13 +55,20 @@ NASTY = st.sampled_from(
 )
 TEXT = st.lists(NASTY | st.text(max_size=4), max_size=6).map("".join)
 TAGS = st.lists(st.lists(TEXT, min_size=1, max_size=4), max_size=4)
+
+
+def signed(content: str = "", tags: Sequence[Sequence[str]] = (), **more: Any) -> dict[str, Any]:
+    """An event, by what the tests are about."""
+    return make_event(content=content, tags=tags, **more)
+
+
 EVENTS = st.builds(
-    fields,
+    signed,
     TEXT,
     TAGS,
     kind=st.integers(0, 65535),
     created_at=st.integers(0, 2**63 - 1) | st.integers(0, 2**33),
-    signer=st.integers(1, 5),
+    key=st.integers(1, 5),
 )
 # Two that make a pair are one character to every reader of JSON.
 SURROGATES = st.text(st.characters(categories=["Cs", "Lu", "Cc"]), max_size=6).map(
@@ -92,10 +100,10 @@ def wire_of(text: str) -> WireEvent:
 
 @CALM
 @given(EVENTS)
-@example(fields("a\0b", [["t", "\0"]]))
-@example(fields("", [["", ""]], kind=65535, created_at=0))
+@example(signed("a\0b", [["t", "\0"]]))
+@example(signed("", [["", ""]], kind=65535, created_at=0))
 def test_signed_events_are_accepted_by_both(made: dict[str, Any]) -> None:
-    text = on_the_wire(made)
+    text = serialise(made)
     assert sdk_accepts(text)
     event = Event.from_json(text)
     assert event == Event.from_json(text.encode())
@@ -116,7 +124,7 @@ def test_signed_events_are_accepted_by_both(made: dict[str, Any]) -> None:
 @CALM
 @given(EVENTS)
 def test_the_journey_to_json_and_back(made: dict[str, Any]) -> None:
-    event = Event.from_json(on_the_wire(made))
+    event = Event.from_json(serialise(made))
     again = Event.from_json(event.to_json())
     assert again == event
     assert hash(again) == hash(event)
@@ -128,8 +136,8 @@ def test_the_journey_to_json_and_back(made: dict[str, Any]) -> None:
 @given(TEXT, TAGS)
 def test_control_characters_hashed_as_they_are(content: str, tags: list[list[str]]) -> None:
     """NIP-01 escapes seven characters and no others; nostr-sdk escapes all, and refuses these."""
-    made = fields(content, tags, verbatim=True)
-    text = on_the_wire(made)
+    made = signed(content, tags, verbatim=True)
+    text = serialise(made)
     event = Event.from_json(text)
     assert (event.content, [list(tag) for tag in event.tags]) == (content, tags)
     hashed = serialise([0, made["pubkey"], NOW, 1, tags, content], verbatim=True).encode()
@@ -146,8 +154,8 @@ def test_control_characters_hashed_as_they_are(content: str, tags: list[list[str
 @CALM
 @given(SURROGATES, SURROGATES)
 def test_lone_surrogates_as_javascript_hashes_them(content: str, value: str) -> None:
-    made = fields(content, [["t", value]])
-    text = on_the_wire(made)
+    made = signed(content, [["t", value]])
+    text = serialise(made)
     event = Event.from_json(text)
     has_surrogates = any("\ud800" <= letter <= "\udfff" for letter in content + value)
     assert sdk_accepts(text) == (not has_surrogates)
@@ -158,20 +166,20 @@ def test_lone_surrogates_as_javascript_hashes_them(content: str, value: str) -> 
 
 
 def test_created_at_ends_with_bigint() -> None:
-    assert we_accept(on_the_wire(fields(created_at=2**63 - 1)))
+    assert we_accept(serialise(signed(created_at=2**63 - 1)))
     for beyond in (2**63, 2**64 - 1):
-        text = on_the_wire(fields(created_at=beyond))
+        text = serialise(signed(created_at=beyond))
         assert sdk_accepts(text)
         with pytest.raises(ValueError, match="created_at out of range"):
             Event.from_json(text)
     for wrong in (-1, 2**64, 10**30):
-        text = on_the_wire(fields(created_at=wrong))
+        text = serialise(signed(created_at=wrong))
         assert sdk_accepts(text) == we_accept(text) is False
 
 
 def test_kind_ends_with_sixteen_bits() -> None:
     for kind, is_valid in ((0, True), (65535, True), (65536, False), (-1, False), (2**70, False)):
-        text = on_the_wire(fields(kind=kind))
+        text = serialise(signed(kind=kind))
         assert sdk_accepts(text) == we_accept(text) == is_valid
 
 
@@ -183,23 +191,23 @@ VALUES += [[["a", None]], ["a"], {"a": 1}, [["a"], "b"], 1700000000.0, "00" * 32
 @pytest.mark.parametrize("name", FIELDS)
 @pytest.mark.parametrize("value", VALUES, ids=repr)
 def test_other_values_are_judged_alike(name: str, value: Any) -> None:
-    made = fields("x", [["e", "00"]]) | {name: value}
-    text = on_the_wire(made)
+    made = signed("x", [["e", "00"]]) | {name: value}
+    text = serialise(made)
     assert we_accept(text) == sdk_accepts(text)
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_missing_and_misspelled_fields_are_judged_alike(name: str) -> None:
-    made = fields("x")
+    made = signed("x")
     rest = {field: value for field, value in made.items() if field != name}
     for wrong in (rest, rest | {name.upper(): made[name]}, rest | {name + " ": made[name]}):
-        text = on_the_wire(wrong)
+        text = serialise(wrong)
         assert we_accept(text) == sdk_accepts(text) is False
 
 
 @pytest.mark.parametrize("extra", [None, 1, "x", [[[]]], {"id": "x"}, 1e300])
 def test_extra_fields_are_left_out(extra: Any) -> None:
-    text = on_the_wire({"a": extra, **fields("x"), "ots": extra, "": extra})
+    text = serialise({"a": extra, **signed("x"), "ots": extra, "": extra})
     assert we_accept(text)
     assert sdk_accepts(text)
 
@@ -211,7 +219,7 @@ def test_one_changed_digit_is_noticed(made: dict[str, Any], name: str, data: st.
     place = data.draw(st.integers(0, len(digits) - 1))
     digit = data.draw(st.sampled_from("0123456789abcdef"))
     changed = digits[:place] + digit + digits[place + 1 :]
-    text = on_the_wire(made | {name: changed})
+    text = serialise(made | {name: changed})
     assert we_accept(text) == sdk_accepts(text) == (changed == digits)
 
 
@@ -221,22 +229,22 @@ def test_other_content_or_tags_are_noticed(
     made: dict[str, Any], content: str, tags: list[list[str]]
 ) -> None:
     for changed in ({"content": content}, {"tags": tags}, {"kind": made["kind"] ^ 1}):
-        text = on_the_wire(made | changed)
+        text = serialise(made | changed)
         same = all(made[name] == value for name, value in changed.items())
         assert we_accept(text) == sdk_accepts(text) == same
 
 
 @pytest.mark.parametrize("name", ["id", "pubkey", "sig"])
 def test_upper_case_digits_are_judged_alike(name: str) -> None:
-    made = fields("x")
-    text = on_the_wire(made | {name: str(made[name]).upper()})
+    made = signed("x")
+    text = serialise(made | {name: str(made[name]).upper()})
     assert we_accept(text) == sdk_accepts(text)
 
 
 @pytest.mark.parametrize("name", ["id", "pubkey", "sig"])
 @pytest.mark.parametrize("change", ["short", "odd", "blank", "not hex", "not ascii"])
 def test_other_lengths_and_letters_are_judged_alike(name: str, change: str) -> None:
-    made = fields("x")
+    made = signed("x")
     digits = str(made[name])
     changed = {
         "short": digits[2:],
@@ -245,19 +253,19 @@ def test_other_lengths_and_letters_are_judged_alike(name: str, change: str) -> N
         "not hex": "g" + digits[1:],
         "not ascii": "\uff10" + digits[1:],
     }[change]
-    text = on_the_wire(made | {name: changed})
+    text = serialise(made | {name: changed})
     assert we_accept(text) == sdk_accepts(text) is False
     # nostr-sdk doesn't look at what follows the digits that it needs; NIP-01 wants just those.
-    assert not we_accept(on_the_wire(made | {name: digits + "00"}))
+    assert not we_accept(serialise(made | {name: digits + "00"}))
 
 
 def test_a_public_key_that_is_no_point() -> None:
-    made = fields("x")
+    made = signed("x")
     for pubkey in ("00" * 32, "ff" * 32):
         digest = hashlib.sha256(serialise([0, pubkey, NOW, 1, [], "x"]).encode()).digest()
-        signed = {"pubkey": pubkey, "id": digest.hex()}
-        signed["sig"] = key().sign_schnorr(digest, b"\0" * 32).hex()
-        text = on_the_wire(made | signed)
+        forged = {"pubkey": pubkey, "id": digest.hex()}
+        forged["sig"] = secret(0).sign_schnorr(digest, b"\0" * 32).hex()
+        text = serialise(made | forged)
         assert we_accept(text) == sdk_accepts(text) is False
 
 
@@ -281,16 +289,16 @@ def test_spacing_escapes_and_order_on_the_wire_do_not_matter(
     text = "\n{ " + "\t,\r\n ".join(f'"{name}" : {value}' for name, value in shown.items()) + "} "
     assert sdk_accepts(text)
     event = Event.from_json(text)
-    assert event == Event.from_json(on_the_wire(made))
+    assert event == Event.from_json(serialise(made))
     assert wire_id(wire_of(text)) in (None, event.id)
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_of_repeated_fields_the_last_counts(name: str) -> None:
     """As in JavaScript; nostr-sdk refuses repetitions. What is stored is verified either way."""
-    made = fields("x", [["t", "y"]])
-    good = on_the_wire(made)
-    other = json.dumps(fields("other", [], kind=7, created_at=1, signer=2)[name])
+    made = signed("x", [["t", "y"]])
+    good = serialise(made)
+    other = json.dumps(signed("other", [], kind=7, created_at=1, key=2)[name])
     assert we_accept(f'{{"{name}":{other},' + good[1:])
     assert not we_accept(good[:-1] + f',"{name}":{other}}}')
     for text in (f'{{"{name}":0,' + good[1:], good[:-1] + f',"{name}":0}}'):
@@ -327,16 +335,16 @@ def test_anything_else_is_malformed(junk: bytes | str) -> None:
 
 
 def test_only_utf_8_is_json() -> None:
-    text = on_the_wire(fields("x"))
+    text = serialise(signed("x"))
     for encoding in ("utf-16", "utf-32-le", "utf-8-sig"):
         assert not we_accept(text.encode(encoding))
     assert not we_accept("\ufeff" + text)
-    lone = on_the_wire(fields("\ud800")).replace("\\ud800", "\ud800")
+    lone = serialise(signed("\ud800")).replace("\\ud800", "\ud800")
     assert not we_accept(lone.encode("utf-8", "surrogatepass"))
 
 
 def test_strict_json() -> None:
-    text = on_the_wire(fields("\t"))
+    text = serialise(signed("\t"))
     for wrong in (text.replace("\\t", "\t"), text[:-1] + ",}", text + "x", text.replace('"', "'")):
         assert we_accept(wrong) == sdk_accepts(wrong) is False
 
@@ -345,13 +353,13 @@ def test_strict_json() -> None:
 
 
 @CALM
-@given(EVENTS | st.builds(fields, TEXT, TAGS, verbatim=st.booleans()), st.data())
+@given(EVENTS | st.builds(signed, TEXT, TAGS, verbatim=st.booleans()), st.data())
 def test_the_fast_path_agrees_with_the_slow_one(made: dict[str, Any], data: st.DataObject) -> None:
     if data.draw(st.booleans()):
         name = data.draw(st.sampled_from(FIELDS))
-        made = made | {name: data.draw(st.sampled_from([made[name], fields("other")[name]]))}
+        made = made | {name: data.draw(st.sampled_from([made[name], signed("other")[name]]))}
     spaced = data.draw(st.booleans())
-    text = json.dumps(made, indent=1) if spaced else on_the_wire(made)
+    text = json.dumps(made, indent=1) if spaced else serialise(made)
     wire = wire_of(text)
     fast = wire_id(wire)
     slow: bytes | None
@@ -367,7 +375,7 @@ def test_the_fast_path_agrees_with_the_slow_one(made: dict[str, Any], data: st.D
 
 
 def test_the_fast_path_of_other_shapes() -> None:
-    text = on_the_wire(fields("x"))
+    text = serialise(signed("x"))
     assert wire_id(wire_of(text)) is not None
     assert wire_id(wire_of(text.replace('"x"', '"y"'))) is None
     assert wire_id(wire_of(text.replace('"tags":[]', '"tags":[ ]'))) is None
@@ -377,7 +385,7 @@ def test_the_fast_path_of_other_shapes() -> None:
 
 
 def test_a_wrong_event_cannot_be_made() -> None:
-    event = make_event("x", [["e", "00"]])
+    event = verified("x", [["e", "00"]])
     for change, reason in (
         ({"content": "y"}, "bad id"),
         ({"tags": ()}, "bad id"),
@@ -398,17 +406,17 @@ def test_a_wrong_event_cannot_be_made() -> None:
 
 
 def test_equality_is_the_id() -> None:
-    event = make_event("x")
-    assert event == make_event("x")
-    assert event != make_event("y")
+    event = verified("x")
+    assert event == verified("x")
+    assert event != verified("y")
     different: object = event.id
     assert event != different
-    assert len({event, make_event("x")}) == 1
+    assert len({event, verified("x")}) == 1
 
 
 @pytest.mark.parametrize("wrong", [-1, 2**31 + 1_577_836_800, 1_700_000_000_000, 1.5, True])
 def test_seen_at_is_a_unix_time_that_presence_can_hold(wrong: int) -> None:
-    relay, event = Relay("wss://a.example.com"), make_event()
+    relay, event = Relay("wss://a.example.com"), verified()
     assert EventRelay(event, relay, 0).seen_at == 0
     with pytest.raises(ValueError, match="seen_at"):
         EventRelay(event, relay, wrong)

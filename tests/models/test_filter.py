@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from bigbrotr.models.event import Event, WireEvent
 from bigbrotr.models.filter import MAX_KEY, Filter, public_key
-from tests.relays.events import make_event, pubkey, wire
-from tests.relays.model import matches
+from tests.kit.events import make_event, pubkey, wire
+from tests.kit.model import matches
 
 HEX = "3bf0c63fcb93463407af97a5e5ee64fa883d107ef9e558472c4eb9aaaefa459d"
 NPUB = "npub180cvv07tjdrrgpa0j7j7tmnyl2yr6yr7l8j4s3evf6u64th6gkwsyjh6w6"

@@ -18,11 +18,11 @@ from bigbrotr.net import connect as connecting
 from bigbrotr.net.connect import UNTRIED, Failure, Unreached, is_offline, tls_context
 from bigbrotr.net.dial import dial
 from bigbrotr.net.politeness import Politeness
-from tests.processes import until
-from tests.relays.certificates import Authority, handshakes
-from tests.relays.model import Vices
-from tests.relays.real import free_port
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.certificates import Authority, handshakes
+from tests.kit.model import Vices
+from tests.kit.processes import until
+from tests.kit.real import free_port
+from tests.kit.scripted import ScriptedRelay
 
 
 def onion(key: bytes) -> str:

@@ -20,10 +20,10 @@ from bigbrotr.net import connect
 from bigbrotr.net.connect import Failure
 from bigbrotr.net.http import Document, Fault, Unfetched, _Answer, _FaultError, _place, fetch
 from bigbrotr.net.politeness import Politeness
+from tests.kit.certificates import Authority
+from tests.kit.processes import until
+from tests.kit.real import free_port
 from tests.net.test_dial import socks5
-from tests.processes import until
-from tests.relays.certificates import Authority
-from tests.relays.real import free_port
 
 LOCAL = Networks(clearnet=Link(enabled=False), local=Link(timeout_s=2.0))
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

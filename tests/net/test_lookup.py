@@ -11,7 +11,7 @@ import pytest
 
 from bigbrotr.net import lookup
 from bigbrotr.net.lookup import Lookups, NoTurnError
-from tests.processes import until
+from tests.kit.processes import until
 
 FOUND = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 1))]
 

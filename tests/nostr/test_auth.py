@@ -20,10 +20,10 @@ from bigbrotr.net.dial import dial
 from bigbrotr.nostr.auth import MAX_CHALLENGE, Signer, Throwaway, answer_challenge
 from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.session import Bounds, Session
-from tests.relays.events import make_event
-from tests.relays.model import Vices
-from tests.relays.real import free_port
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.events import make_event
+from tests.kit.model import Vices
+from tests.kit.real import free_port
+from tests.kit.scripted import ScriptedRelay
 
 EVENTS = [make_event(1_600_000_000 + n) for n in range(5)]
 BOUNDS = Bounds(reply_s=20.0, page_s=60.0, page_bytes=1 << 20)

@@ -15,10 +15,10 @@ from bigbrotr.models.relay import Relay
 from bigbrotr.net.politeness import Politeness
 from bigbrotr.nostr.auth import Signer
 from bigbrotr.nostr.delivery import WINDOW, Delivery, deliver
-from tests.relays.events import make_event
-from tests.relays.model import Vices
-from tests.relays.real import free_port, local_relay
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.events import make_event
+from tests.kit.model import Vices
+from tests.kit.real import free_port, local_relay
+from tests.kit.scripted import ScriptedRelay
 
 KEYS = Keys("11" * 32)
 EVENTS = [make_event(created_at=1_700_000_000 + n) for n in range(3 * WINDOW)]

@@ -11,8 +11,8 @@ from bigbrotr.models.event import WireEvent
 from bigbrotr.nostr.likeness import LEAST, Ask, is_alike, newest
 from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.session import Page
-from tests.relays.events import make_event, wire
-from tests.relays.model import Vices, respond
+from tests.kit.events import make_event, wire
+from tests.kit.model import Vices, respond
 
 BEGAN = 1_600_000_000
 EVENTS = [make_event(BEGAN + 100_000 * n, content=str(n)) for n in range(200)]

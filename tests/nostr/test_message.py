@@ -23,7 +23,7 @@ from bigbrotr.nostr.message import (
     Other,
     TooLarge,
 )
-from tests.relays.events import make_event, wire
+from tests.kit.events import make_event, wire
 
 EVENT = make_event(content="hello", tags=[["t", "x"], ["e", "ab" * 32, "wss://relay.example"]])
 FRAME = b'["EVENT","sub",' + wire(EVENT) + b"]"

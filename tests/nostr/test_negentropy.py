@@ -26,8 +26,8 @@ from bigbrotr.nostr.negentropy import (
     TooManyNeededError,
     is_settled,
 )
-from tests.relays.events import make_event
-from tests.relays.real import local_relay
+from tests.kit.events import make_event
+from tests.kit.real import local_relay
 
 Item = tuple[int, bytes]
 

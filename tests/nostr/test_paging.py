@@ -21,7 +21,7 @@ from bigbrotr.nostr.questions import (
     Probe,
     Question,
 )
-from tests.relays.model import Event, Order, Reply, Vices, matches, respond
+from tests.kit.model import Event, Order, Reply, Vices, matches, respond
 
 ENDS = {
     "eose": End.EOSE,

@@ -20,9 +20,9 @@ from bigbrotr.net.connect import Unreached
 from bigbrotr.net.dial import dial
 from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.session import SAMPLE_BYTES, Bounds, Page, Session, is_objection
-from tests.relays.events import make_event
-from tests.relays.model import Vices
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.events import make_event
+from tests.kit.model import Vices
+from tests.kit.scripted import ScriptedRelay
 
 EVENTS = [make_event(1_600_000_000 + n, content=f"{n} " + "x" * 200) for n in range(50)]
 BOUNDS = Bounds(reply_s=20.0, page_s=60.0, page_bytes=4 << 20)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Place, children, until
-from tests.relays.events import make_event
-from tests.relays.model import Vices
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.events import make_event
+from tests.kit.model import Vices
+from tests.kit.processes import Place, children, until
+from tests.kit.scripted import ScriptedRelay
 
 
 @pytest.mark.parametrize("profile", ["full", "lite"])

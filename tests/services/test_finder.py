@@ -30,13 +30,12 @@ from bigbrotr.core.pool import Pool
 from bigbrotr.models.event import EventRelay
 from bigbrotr.models.relay import Relay
 from bigbrotr.services.finder import MAX_LISTED, Finder, read_list
-from tests import events as signed
+from tests.kit.events import make_event, pubkey, verified
+from tests.kit.model import Vices
+from tests.kit.processes import until
+from tests.kit.real import free_port
+from tests.kit.scripted import ScriptedRelay
 from tests.net.test_http import give, http, raw
-from tests.processes import until
-from tests.relays.events import make_event, pubkey
-from tests.relays.model import Vices
-from tests.relays.real import free_port
-from tests.relays.scripted import ScriptedRelay
 
 A, B, C = (f"wss://{name}.example.com" for name in "abc")
 LIST = json.dumps([A, B]).encode()
@@ -81,8 +80,8 @@ async def make_due(brotr: Brotr) -> None:
 
 
 async def test_what_events_name_becomes_a_candidate(brotr: Brotr) -> None:
-    events = [signed.make_event(None, [["r", url]], kind=10002) for url in (A, A, B, HOLDER.url)]
-    local = signed.make_event(None, [["e", "x", "ws://127.0.0.1:1"]])
+    events = [verified(None, [["r", url]], kind=10002) for url in (A, A, B, HOLDER.url)]
+    local = verified(None, [["e", "x", "ws://127.0.0.1:1"]])
     await brotr.insert_events([EventRelay(each, HOLDER, NOW) for each in (*events, local)])
     told = await run(brotr, Networks())
     assert told["candidates_found", "events"] == 2
@@ -93,17 +92,15 @@ async def test_what_events_name_becomes_a_candidate(brotr: Brotr) -> None:
 
 async def test_archive_from_before_is_walked_once(dsn: str, brotr: Brotr) -> None:
     profile_text = "nevent and nprofile: " + json.dumps({B: {}})
-    before = [
-        signed.make_event(None, [["r", A], ["t", "x"]], created_at=NOW - n) for n in range(4500)
-    ]
-    contacts = signed.make_event(json.dumps({B: {}}), [["p", "ab" * 32, C]], kind=3)
-    raw_one = signed.make_event("a\0b " + profile_text, [["r", C + "/\ud800"], ["r", C]])
+    before = [verified(None, [["r", A], ["t", "x"]], created_at=NOW - n) for n in range(4500)]
+    contacts = verified(json.dumps({B: {}}), [["p", "ab" * 32, C]], kind=3)
+    raw_one = verified("a\0b " + profile_text, [["r", C + "/\ud800"], ["r", C]])
     async with Brotr(Pool(dsn=dsn), notes_mentions=False) as older:
         await older.insert_events(
             [EventRelay(each, HOLDER, NOW - 100) for each in (*before, contacts, raw_one)]
         )
     # An event that came by the queue is not counted again.
-    after = signed.make_event(None, [["r", A], ["r", "wss://d.example.com"]])
+    after = verified(None, [["r", A], ["r", "wss://d.example.com"]])
     await brotr.insert_events([EventRelay(after, HOLDER, NOW)])
     await brotr.upsert_service_data([(*WALK, Walk(NOW, -1, "")._asdict())])
     await run(brotr)
@@ -113,7 +110,7 @@ async def test_archive_from_before_is_walked_once(dsn: str, brotr: Brotr) -> Non
 
 
 async def test_shutdown_ends_a_walk_where_it_goes_on(dsn: str, brotr: Brotr) -> None:
-    events = [signed.make_event(None, [["r", A]], created_at=NOW - n) for n in range(2500)]
+    events = [verified(None, [["r", A]], created_at=NOW - n) for n in range(2500)]
     async with Brotr(Pool(dsn=dsn), notes_mentions=False) as older:
         await older.insert_events([EventRelay(each, HOLDER, NOW - 100) for each in events])
     await brotr.upsert_service_data([(*WALK, Walk(NOW, -1, "")._asdict())])

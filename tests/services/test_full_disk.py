@@ -9,10 +9,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tests.processes import Archive, Place, until
-from tests.relays.events import make_event
-from tests.relays.real import free_port
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.events import make_event
+from tests.kit.processes import Archive, Place, until
+from tests.kit.real import free_port
+from tests.kit.scripted import ScriptedRelay
 
 SMALL, LARGE = "size=90m", "size=900m"
 EVENTS = [

@@ -11,10 +11,10 @@ import pytest
 
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.relay import Relay
-from tests.processes import Archive, Place, Running, until
-from tests.relays.events import make_event
-from tests.relays.model import Vices
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.events import make_event
+from tests.kit.model import Vices
+from tests.kit.processes import Archive, Place, Running, until
+from tests.kit.scripted import ScriptedRelay
 
 NAMES = ["anna", "bert", "carl", "dora"]
 VICTIMS, SURVIVORS = set(NAMES[:2]), set(NAMES[2:])

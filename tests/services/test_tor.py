@@ -15,10 +15,10 @@ from bigbrotr.models.relay import Network, Relay
 from bigbrotr.services.monitor.service import Monitor
 from bigbrotr.services.sync.worker import Slice, Worker
 from bigbrotr.services.validator import Validator, greet
+from tests.kit import tor
+from tests.kit.events import make_event
+from tests.kit.scripted import ScriptedRelay
 from tests.net.test_dial import onion
-from tests.relays import tor
-from tests.relays.events import make_event
-from tests.relays.scripted import ScriptedRelay
 
 EVENTS = [make_event(1_600_000_000 + n, content=str(n)) for n in range(30)]
 READY_S = 45.0

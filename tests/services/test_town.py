@@ -17,9 +17,9 @@ import pytest
 
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.relay import Relay
-from tests.processes import environment, until
-from tests.relays.scripted import ScriptedRelay
-from tests.town import CROWD, EVENTS, PER_ADDRESS, PER_SUBNET
+from tests.kit.processes import environment, until
+from tests.kit.scripted import ScriptedRelay
+from tests.kit.town import CROWD, EVENTS, PER_ADDRESS, PER_SUBNET
 
 NAMESPACES = (
     ("unshare", "--net", "--mount"),
@@ -76,7 +76,7 @@ async def test_town_is_sorted_in_one_run(
     words: list[str] = []
     if place == "internet":
         words = [*in_a_namespace(dsn)]
-    town = [sys.executable, "-m", "tests.town", dsn, str(tmp_path)]
+    town = [sys.executable, "-m", "tests.kit.town", dsn, str(tmp_path)]
     code, out, err = await output(*words, *town, *(["--on-loopback"] if not words else []))
     assert code == 0, err
     seen = json.loads(out)
@@ -132,7 +132,7 @@ async def test_crowd_at_one_address_is_copied_in_turns(
     words = in_a_namespace(dsn)
     await brotr.insert_relays([Relay(f"ws://crowd{n}.example") for n in range(CROWD)])
     code, out, err = await output(
-        *words, sys.executable, "-m", "tests.town", dsn, str(tmp_path), "--follow"
+        *words, sys.executable, "-m", "tests.kit.town", dsn, str(tmp_path), "--follow"
     )
     assert code == 0, err
     # Two workers, of which each has its part.

@@ -30,11 +30,11 @@ from bigbrotr.services.validator import (
     decide,
     greet,
 )
-from tests.processes import until
-from tests.relays.events import make_event
-from tests.relays.model import Vices
-from tests.relays.real import free_port
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.events import make_event
+from tests.kit.model import Vices
+from tests.kit.processes import until
+from tests.kit.real import free_port
+from tests.kit.scripted import ScriptedRelay
 
 LINK = Link(timeout_s=1.0, width=20)
 EVENT = make_event()

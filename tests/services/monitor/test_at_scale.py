@@ -16,9 +16,9 @@ from bigbrotr.core.base_service import Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.relay import Relay
 from bigbrotr.services.monitor.service import Monitor
-from tests.processes import Place, children, until
-from tests.relays.crowd import address
-from tests.relays.punctual import Punctual
+from tests.kit.crowd import address
+from tests.kit.processes import Place, children, until
+from tests.kit.punctual import Punctual
 
 ROOT = Path(__file__).parents[2]
 RELAYS = 2_000
@@ -61,7 +61,7 @@ async def test_two_thousand_relays_in_one_run(brotr: Brotr) -> None:
             memory.append(resident_mb())
             await asyncio.sleep(0.1)
 
-    async with companion("-m", "tests.relays.crowd") as port:
+    async with companion("-m", "tests.kit.crowd") as port:
         await brotr.insert_relays(
             [Relay(f"ws://{address(number)}:{int(port)}") for number in range(1, RELAYS + 1)]
         )

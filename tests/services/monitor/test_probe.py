@@ -28,13 +28,13 @@ from bigbrotr.nostr.message import prefix_of
 from bigbrotr.services.monitor.claims import compare
 from bigbrotr.services.monitor.probe import Missed, ProbeConnection, open_probe
 from bigbrotr.services.monitor.trial import make_trial
+from tests.kit.certificates import Authority, handshakes, of_version
+from tests.kit.events import is_valid, make_event
+from tests.kit.model import Vices
+from tests.kit.punctual import Punctual
+from tests.kit.real import free_port, local_relay, nostr_relay
+from tests.kit.scripted import ScriptedRelay
 from tests.net.test_dial import server, socks5
-from tests.relays.certificates import Authority, handshakes, of_version
-from tests.relays.events import is_valid, make_event
-from tests.relays.model import Vices
-from tests.relays.punctual import Punctual
-from tests.relays.real import free_port, local_relay, nostr_relay
-from tests.relays.scripted import ScriptedRelay
 
 LINK = Link(timeout_s=5.0)
 EVENT = make_event()

@@ -49,13 +49,13 @@ from bigbrotr.services.monitor.service import Monitor
 from bigbrotr.services.monitor.verdict import Findings, Verdict, failures, judge, milliseconds
 from bigbrotr.services.publisher import Publisher
 from bigbrotr.view.archive import print_status
+from tests.kit.certificates import Authority, handshakes
+from tests.kit.events import make_event
+from tests.kit.model import Vices
+from tests.kit.real import free_port, local_relay
+from tests.kit.scripted import ScriptedRelay
 from tests.net.test_dial import server
 from tests.net.test_dns import answer, nameserver
-from tests.relays.certificates import Authority, handshakes
-from tests.relays.events import make_event
-from tests.relays.model import Vices
-from tests.relays.real import free_port, local_relay
-from tests.relays.scripted import ScriptedRelay
 from tests.services.monitor.test_geoip import NESTED, make_database
 
 EVENT = make_event()

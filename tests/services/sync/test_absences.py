@@ -19,7 +19,7 @@ from bigbrotr.services.sync import absences as module
 from bigbrotr.services.sync.absences import Absences, Shown
 from bigbrotr.services.sync.context import VisitContext, VisitState
 from bigbrotr.services.sync.report import Report
-from tests.events import make_event
+from tests.kit.events import verified
 
 BEGIN = 1_600_000_000
 A, B = Relay("wss://a.example.com"), Relay("wss://b.example.com")
@@ -95,7 +95,7 @@ async def test_a_proof_ends_the_pairs_that_were_not_shown(
 ) -> None:
     monkeypatch.setattr(module, "CHUNK", 4)
     monkeypatch.setattr(module, "PAIRS", 3)
-    events = [make_event(created_at=BEGIN + n // 2) for n in range(40)]
+    events = [verified(created_at=BEGIN + n // 2) for n in range(40)]
     await archive(brotr, events)
     total = Report()
     absences = await absences_of(brotr, await claim(brotr), total)
@@ -119,7 +119,7 @@ async def test_a_proof_ends_the_pairs_that_were_not_shown(
 
 
 async def test_what_came_after_the_question_stays(brotr: Brotr) -> None:
-    old, new = make_event(created_at=BEGIN), make_event(created_at=BEGIN)
+    old, new = verified(created_at=BEGIN), verified(created_at=BEGIN)
     await archive(brotr, [old])
     total = Report()
     visit = await claim(brotr)
@@ -130,7 +130,7 @@ async def test_what_came_after_the_question_stays(brotr: Brotr) -> None:
 
 
 async def test_what_was_shown_before_a_proof_was_taken_back_stays(brotr: Brotr) -> None:
-    events = [make_event(created_at=BEGIN + n) for n in range(10)]
+    events = [verified(created_at=BEGIN + n) for n in range(10)]
     await archive(brotr, events)
     absences = await absences_of(brotr, await claim(brotr), Report())
     absences.saw(keys(events[:5]))
@@ -145,12 +145,12 @@ async def test_where_nothing_was_held_nothing_is_looked_for(
     brotr: Brotr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A first copy must not pay: neither memory nor questions to the database."""
-    await archive(brotr, [make_event(created_at=BEGIN)])
+    await archive(brotr, [verified(created_at=BEGIN)])
     total = Report()
     absences = await absences_of(brotr, await claim(brotr), total)
     await brotr.pool.close()
     for first in range(1, 200, 10):
-        absences.saw(keys([make_event(created_at=BEGIN + first + n) for n in range(10)]))
+        absences.saw(keys([verified(created_at=BEGIN + first + n) for n in range(10)]))
         await absences.conclude([proof(first, first + 10)])
     assert absences._shown._pages == []
 
@@ -158,7 +158,7 @@ async def test_where_nothing_was_held_nothing_is_looked_for(
 async def test_what_had_to_be_forgotten_ends_nothing(
     brotr: Brotr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = [make_event(created_at=BEGIN + n) for n in range(20)]
+    events = [verified(created_at=BEGIN + n) for n in range(20)]
     await archive(brotr, events)
     absences = await absences_of(brotr, await claim(brotr), Report())
     monkeypatch.setattr(absences, "_shown", Shown(most=5))
@@ -171,8 +171,8 @@ async def test_what_had_to_be_forgotten_ends_nothing(
 @pytest.mark.parametrize("profile", list(Profile))
 async def test_within_a_filter(brotr: Brotr, profile: Profile) -> None:
     """What a filter leaves out is not shown, and is not ended; nor what the archive cannot tell."""
-    tagged = make_event(tags=[["t", "x"]], created_at=BEGIN)
-    others = [make_event(created_at=BEGIN, kind=kind) for kind in (1, 7)]
+    tagged = verified(tags=[["t", "x"]], created_at=BEGIN)
+    others = [verified(created_at=BEGIN, kind=kind) for kind in (1, 7)]
     await archive(brotr, [tagged, *others])
     for filter_, gone in (
         (Filter(tags={"t": frozenset("y")}), set()),
@@ -187,7 +187,7 @@ async def test_within_a_filter(brotr: Brotr, profile: Profile) -> None:
 
 
 async def test_a_lease_that_has_passed_on(brotr: Brotr) -> None:
-    event = make_event(created_at=BEGIN)
+    event = verified(created_at=BEGIN)
     await archive(brotr, [event])
     absences = await absences_of(brotr, await claim(brotr), Report())
     await claim(brotr)

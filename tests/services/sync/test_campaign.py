@@ -38,9 +38,9 @@ from bigbrotr.net.politeness import politeness_of
 from bigbrotr.reads import where
 from bigbrotr.services.sync import conversation, holdings, pages, reconcile, visit
 from bigbrotr.services.sync.worker import Slice, Worker
-from tests.relays.events import make_event, wire
-from tests.relays.model import Vices
-from tests.relays.scripted import Held, ScriptedRelay
+from tests.kit.events import make_event, wire
+from tests.kit.model import Vices
+from tests.kit.scripted import Held, ScriptedRelay
 
 IS_EXPLORING = os.environ.get("HYPOTHESIS_PROFILE") == "explore"
 BEGIN = 1_600_000_000

@@ -15,11 +15,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.processes import Archive, Place, Running, children, command, parent, until
-from tests.relays.events import make_event
-from tests.relays.model import Vices
-from tests.relays.real import local_relay, nostr_relay
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.events import make_event
+from tests.kit.model import Vices
+from tests.kit.processes import Archive, Place, Running, children, command, parent, until
+from tests.kit.real import local_relay, nostr_relay
+from tests.kit.scripted import ScriptedRelay
 
 Event = Mapping[str, Any]
 

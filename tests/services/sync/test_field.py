@@ -17,9 +17,9 @@ from bigbrotr.net.politeness import politeness_of
 from bigbrotr.services.sync import conversation
 from bigbrotr.services.sync.report import Report
 from bigbrotr.services.sync.worker import Slice, Worker
-from tests.relays.events import make_event, wire
-from tests.relays.model import Vices
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.events import make_event, wire
+from tests.kit.model import Vices
+from tests.kit.scripted import ScriptedRelay
 
 BEGIN = 1_600_000_000
 EVENTS = [make_event(BEGIN + 60 * n, content=f"{n}", key=n % 4) for n in range(300)]

@@ -32,11 +32,11 @@ from bigbrotr.services.sync.dialect import NARROW_KINDS, KnownElsewhere, filters
 from bigbrotr.services.sync.ingest import sift
 from bigbrotr.services.sync.worker import Slice, Worker, signer_of
 from bigbrotr.supervisor import choose
-from tests.processes import Archive, Place, until
-from tests.relays.events import make_event, pubkey, wire
-from tests.relays.model import Vices, matches
-from tests.relays.real import local_relay, nostr_relay
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.events import make_event, pubkey, wire
+from tests.kit.model import Vices, matches
+from tests.kit.processes import Archive, Place, until
+from tests.kit.real import local_relay, nostr_relay
+from tests.kit.scripted import ScriptedRelay
 
 Event = Mapping[str, Any]
 

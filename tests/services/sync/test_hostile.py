@@ -22,10 +22,10 @@ from bigbrotr.services.sync.ingest import sift as sorted_out
 from bigbrotr.services.sync.report import Report
 from bigbrotr.services.sync.worker import Slice, Worker
 from bigbrotr.view.archive import relay_lines
+from tests.kit.events import make_event
+from tests.kit.model import Vices
+from tests.kit.scripted import ScriptedRelay
 from tests.net.test_frames import frame
-from tests.relays.events import make_event
-from tests.relays.model import Vices
-from tests.relays.scripted import ScriptedRelay
 
 ORDER = Slice("test", 60.0, {Network.LOCAL: 10})
 

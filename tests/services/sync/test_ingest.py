@@ -17,7 +17,7 @@ from bigbrotr.services.sync.contention import FORESIGHT, IN_VAIN, ContentionGate
 from bigbrotr.services.sync.context import VisitContext, VisitState
 from bigbrotr.services.sync.ingest import Ingest, sift
 from bigbrotr.services.sync.report import Report
-from tests.relays.events import make_event, wire
+from tests.kit.events import make_event, wire
 
 POLICY = SynchronizerSettings().policy("")
 EVENTS = [make_event(1_600_000_000 + n, content=f"{n}") for n in range(200)]

@@ -14,10 +14,10 @@ from bigbrotr.models.relay import Network, Relay
 from bigbrotr.reads import relays
 from bigbrotr.services.sync import live
 from bigbrotr.services.sync.worker import Slice, Worker
-from tests.processes import Archive, Place, Running, until
-from tests.relays.events import make_event
-from tests.relays.real import fill, local_relay, nostr_relay
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.events import make_event
+from tests.kit.processes import Archive, Place, Running, until
+from tests.kit.real import fill, local_relay, nostr_relay
+from tests.kit.scripted import ScriptedRelay
 
 NOW = int(time.time())
 OLD = [make_event(NOW - 5000 + n, content=f"old {n}") for n in range(60)]

@@ -28,12 +28,12 @@ from bigbrotr.reads import where as reads
 from bigbrotr.services.sync import honesty, reconcile
 from bigbrotr.services.sync.report import Report
 from bigbrotr.services.sync.worker import Slice, Worker
-from tests.processes import until
-from tests.relays.events import make_event, pubkey, wire
-from tests.relays.model import Order as Order_
-from tests.relays.model import Reconciling, Vices
-from tests.relays.real import local_relay
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.events import make_event, pubkey, wire
+from tests.kit.model import Order as Order_
+from tests.kit.model import Reconciling, Vices
+from tests.kit.processes import until
+from tests.kit.real import local_relay
+from tests.kit.scripted import ScriptedRelay
 
 BEGIN = 1_600_000_000
 EVENTS = [

@@ -21,10 +21,10 @@ from bigbrotr.net.websocket import HELD_BYTES
 from bigbrotr.services.sync.context import PAGES_AT_WORK
 from bigbrotr.services.sync.service import Synchronizer, share
 from bigbrotr.services.sync.worker import Slice, Worker
-from tests.processes import children, command, until
-from tests.relays.events import make_event
-from tests.relays.model import Vices
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.events import make_event
+from tests.kit.model import Vices
+from tests.kit.processes import children, command, until
+from tests.kit.scripted import ScriptedRelay
 
 EVENTS = [make_event(1_600_000_000 + n, content=f"{n} " + "x" * 2000) for n in range(300)]
 ORDER = Slice("test/synchronizer", 60.0, {Network.LOCAL: 10})

@@ -10,9 +10,9 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.relays.events import is_valid, make_event, wire
-from tests.relays.model import Vices
-from tests.relays.scripted import ScriptedRelay
+from tests.kit.events import is_valid, make_event, wire
+from tests.kit.model import Vices
+from tests.kit.scripted import ScriptedRelay
 
 EVENTS = [make_event(1000 + n, content=str(n)) for n in range(10)]
 

@@ -11,8 +11,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.processes import until
-from tests.relays.real import free_port, stop
+from tests.kit.processes import until
+from tests.kit.real import free_port, stop
 
 START_S = 90.0
 PASSPHRASE = "only for tests\n"

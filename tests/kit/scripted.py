@@ -18,8 +18,8 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from bigbrotr.nostr import negentropy
-from tests.relays.events import is_valid, make_event, wire
-from tests.relays.model import Event, Filter, Vices, matches, respond
+from tests.kit.events import is_valid, make_event, wire
+from tests.kit.model import Event, Filter, Vices, matches, respond
 
 AUTH = 22242
 

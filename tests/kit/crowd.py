@@ -12,7 +12,7 @@ from typing import cast
 import uvloop
 
 from tests.bench.relay import GUID, header
-from tests.relays.events import make_event, wire
+from tests.kit.events import make_event, wire
 
 EVENT = wire(make_event(content="x" * 300))
 DOCUMENT = json.dumps(

@@ -1,7 +1,7 @@
 """A town of relays and impostors with an internet of its own, and one `bigbrotr` sorting them.
 
-`python -m tests.town` builds it where it is run: in a network namespace (`unshare --net --mount`),
-with public addresses, a name server, unreachable and silent networks; elsewhere with
+`python -m tests.kit.town` builds it where it is run: in a network namespace (`unshare --net
+--mount`), with public addresses, a name server, unreachable and silent networks; elsewhere with
 `--on-loopback`, which leaves out what needs names or routes. It prints one JSON object: what each
 house is in truth, and what was seen of the visitor.
 """
@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 import asyncpg
 from websockets.asyncio.server import ServerConnection, serve
 
+from tests.kit.certificates import Authority, handshakes
+from tests.kit.events import make_event
+from tests.kit.model import Vices
+from tests.kit.processes import environment, until
+from tests.kit.scripted import ScriptedRelay
 from tests.net.test_dial import onion
-from tests.processes import environment, until
-from tests.relays.certificates import Authority, handshakes
-from tests.relays.events import make_event
-from tests.relays.model import Vices
-from tests.relays.scripted import ScriptedRelay
 
 PUBLIC, SIX = "45.0.0.0/8", "2600:6::1"  # ours, in the namespace
 UNREACHABLE, SILENT = "198.41", "198.97"

@@ -13,8 +13,8 @@ from websockets.asyncio.client import connect
 from bigbrotr.models.coverage import Span, merge
 from bigbrotr.nostr.paging import Paging
 from bigbrotr.nostr.questions import End, PageAnswer
-from tests.relays.events import make_event
-from tests.relays.real import local_relay, nostr_relay
+from tests.kit.events import make_event
+from tests.kit.real import local_relay, nostr_relay
 
 Start = Callable[..., AbstractAsyncContextManager[str]]
 

@@ -1,0 +1,1 @@
+"""What tests share: events, relays, processes, certificates, a town of servers."""

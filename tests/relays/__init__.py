@@ -1,1 +1,0 @@
-"""Relays to test against: real ones, a scriptable one with vices, and the model behind it."""
