@@ -15,7 +15,7 @@ SHARE  ?= /usr/local/share
 SYSUSERS ?= systemd-sysusers
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check format lint types bench docs lock wheel install clean
+.PHONY: help run demo test quick check format lint types bench docs lock wheel install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ demo: $(VENV)/.run ## see it at work on a small network of its own, without the 
 
 test: $(VENV)/.dev ## run all tests, a process a core (JOBS=0: in one); ARGS="-k name" …
 	@$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
+
+quick: $(VENV)/.dev ## run the tests that are quick: a minute and a half
+	@$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal -m "not slow" $(ARGS)
 
 check: format lint types test ## everything that must pass before a commit
 

@@ -6,7 +6,7 @@ server runs for the whole session.
 
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +23,7 @@ from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
 from bigbrotr.embedded.server import EmbeddedPostgres
 from bigbrotr.net.politeness import politeness_of
+from tests.kit.processes import adopt_orphans, left_behind
 
 # The same examples each time: a failure is the change's, not the day's.
 # HYPOTHESIS_PROFILE=explore looks at others.
@@ -31,12 +32,24 @@ hypothesis.settings.register_profile("explore", deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 LOGIN = "bigbrotr_test_login"  # a role that has to give a password
+LEFT_S = 20.0  # what was told to end may take this long
 FAST = "fsync = off\nsynchronous_commit = off\nfull_page_writes = off\nautovacuum = off\n"
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Fails when a process that a test has started lives on at the end."""
+    adopt_orphans()
+    yield
+    deadline = time.monotonic() + LEFT_S
+    while (left := left_behind()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
 
 
 @pytest.fixture(autouse=True)

@@ -102,6 +102,7 @@ async def test_help_everywhere(command: str) -> None:
     assert done.err == ""
 
 
+@pytest.mark.slow
 async def test_version_and_nothing() -> None:
     assert re.fullmatch(r"bigbrotr \d+\.\d+\.\d+\n", (await call("--version")).out)
     assert (await call()).code == 2
@@ -230,6 +231,7 @@ async def foreign_archive(tmp_path_factory: pytest.TempPathFactory) -> AsyncIter
         assert await running.end() == 0
 
 
+@pytest.mark.slow
 async def test_whatever_the_locale(tongue: Env, foreign_archive: Place, tmp_path: Path) -> None:
     place = foreign_archive
     done = await place.call("config", "show", **tongue)
@@ -247,6 +249,7 @@ async def test_whatever_the_locale(tongue: Env, foreign_archive: Place, tmp_path
     assert (done.code, "No such file" in done.sentence) == (2, True)
 
 
+@pytest.mark.slow
 async def test_a_terminal_that_cannot_show_everything(
     tongue: Env, terminal: Callable[..., Terminal], foreign_archive: Place
 ) -> None:
@@ -259,6 +262,7 @@ async def test_a_terminal_that_cannot_show_everything(
         assert 'name = "\u65e5\u672c ?\\U0000202e"'.encode("euc_jp") in shown.raw
 
 
+@pytest.mark.slow
 async def test_run_whatever_the_locale(tongue: Env, relay: ScriptedRelay, tmp_path: Path) -> None:
     if "EUC-JP" not in tongue["LC_ALL"]:
         return  # the others can less, and are quicker
@@ -273,6 +277,7 @@ async def test_run_whatever_the_locale(tongue: Env, relay: ScriptedRelay, tmp_pa
     assert json.loads(done.out)["events"] == 40
 
 
+@pytest.mark.slow
 async def test_a_path_that_is_none(tmp_path: Path) -> None:
     place = Place(tmp_path / "place")
     text = place.config.read_text()
@@ -284,6 +289,7 @@ async def test_a_path_that_is_none(tmp_path: Path) -> None:
 # Mistakes in files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -312,6 +318,7 @@ async def test_mistake_in_the_configuration(text: str, words: list[str], tmp_pat
         assert "postgresql://a:b" not in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -343,6 +350,7 @@ async def test_mistake_on_the_command_line(
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "words"), [("missing", "No such file"), ("folder", "Is a directory")]
 )
@@ -360,6 +368,7 @@ async def test_seed_file_that_cannot_be_read(what: str, words: str, tmp_path: Pa
     assert (done.code, words in done.sentence) == (2, True)
 
 
+@pytest.mark.slow
 async def test_seed_file_of_junk(tmp_path: Path) -> None:
     place = Place(tmp_path / "place", ["not a url", "http://x.example"])
     done = await place.call("seed", str(place.seeds))
@@ -373,6 +382,7 @@ async def test_seed_file_of_junk(tmp_path: Path) -> None:
 # The database
 
 
+@pytest.mark.slow
 async def test_unreachable_database(tmp_path: Path) -> None:
     url = f"postgresql://bigbrotr@127.0.0.1:{free_port()}/bigbrotr"
     more = f'[database]\nurl = "{url}"\n[pool.retry]\nmax_attempts = 2\ninitial_delay = 0.01\n'
@@ -431,6 +441,7 @@ async def _pipe(folder: Path, reader: asyncio.StreamReader, writer: asyncio.Stre
     await asyncio.gather(copy(reader, out), copy(back, writer))
 
 
+@pytest.mark.slow
 async def test_wrong_and_right_password(tcp_server: int, tmp_path: Path) -> None:
     more = f'[database]\nhost = "127.0.0.1"\nport = {tcp_server}\n'
     place = Place(tmp_path / "place", more=more)
@@ -462,6 +473,7 @@ async def test_wrong_and_right_password(tcp_server: int, tmp_path: Path) -> None
     assert "abababab" not in done.err + done.out
 
 
+@pytest.mark.slow
 async def test_database_of_another_profile_or_revision(tmp_path: Path) -> None:
     place = Place(tmp_path / "place")
     assert (await place.call("db", "migrate")).code == 0
@@ -481,6 +493,7 @@ async def test_database_of_another_profile_or_revision(tmp_path: Path) -> None:
         assert "install a newer bigbrotr" in done.sentence
 
 
+@pytest.mark.slow
 async def test_database_of_an_older_revision(tmp_path: Path) -> None:
     place = Place(tmp_path / "place")
     assert (await place.call("db", "migrate")).code == 0
@@ -502,6 +515,7 @@ async def test_database_of_an_older_revision(tmp_path: Path) -> None:
     assert (await place.call("status")).code == 0
 
 
+@pytest.mark.slow
 async def test_data_dir_that_cannot_be_used(tmp_path: Path) -> None:
     place = Place(tmp_path / "place")
     place.data_dir.write_text("a file")
@@ -539,6 +553,7 @@ def test_data_dir_that_is_not_ours() -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 async def test_data_dir_and_port_in_use(archive: Place, tmp_path: Path) -> None:
     done = await archive.call("run", "--once")
     assert done.code == 5
@@ -591,6 +606,7 @@ def test_a_private_key_is_not_repeated(
         assert "qqqq" not in (said.out + said.err).lower()
 
 
+@pytest.mark.slow
 async def test_status_while_running_and_after(relay: ScriptedRelay, tmp_path: Path) -> None:
     place = Place(tmp_path / "place", [relay.url])
     await place.run_once()
@@ -601,6 +617,7 @@ async def test_status_while_running_and_after(relay: ScriptedRelay, tmp_path: Pa
         assert words in done.out.replace("\n", ""), words
 
 
+@pytest.mark.slow
 async def test_where_an_event_is(archive: Place) -> None:
     event_id = EVENTS[3]["id"]
     done = await archive.call("where", event_id)
@@ -625,6 +642,7 @@ async def test_where_an_event_is(archive: Place) -> None:
     )
 
 
+@pytest.mark.slow
 async def test_status_of_a_running_archive(archive: Place) -> None:
     done = await archive.call("status", "--json")
     assert done.code == 0, done.err
@@ -648,6 +666,7 @@ async def test_status_of_a_running_archive(archive: Place) -> None:
 PATH_OF_USERS = "bigbrotr,public"
 
 
+@pytest.mark.slow
 async def test_url_for_psql_while_running(archive: Place) -> None:
     """Its relations are found by bare names: by psql, and by others that take the address."""
     done = await archive.call("db", "url")
@@ -678,6 +697,7 @@ async def test_psql_finds_bare_names(archive: Place) -> None:
     assert path == PATH_OF_USERS
 
 
+@pytest.mark.slow
 async def test_url_while_not_running(tmp_path: Path) -> None:
     place = Place(tmp_path / "place")
     done = await place.call("db", "url")
@@ -686,6 +706,7 @@ async def test_url_while_not_running(tmp_path: Path) -> None:
     assert "not running" in done.err
 
 
+@pytest.mark.slow
 async def test_migrate_and_seed_while_running(archive: Place) -> None:
     done = await archive.call("db", "migrate")
     assert (done.code, done.out) == (0, f"the database is of revision {REVISION}, full\n")
@@ -696,6 +717,7 @@ async def test_migrate_and_seed_while_running(archive: Place) -> None:
     assert (done.code, done.out) == (0, "added 0, known before 1\n")
 
 
+@pytest.mark.slow
 async def test_distribute_without_citus(archive: Place) -> None:
     done = await archive.call("db", "distribute")
     assert (done.code, done.out, done.err) == (
@@ -829,12 +851,14 @@ def test_hints_can_be_pasted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     remember(parser().parse_args(["demo"]))
 
 
+@pytest.mark.slow
 async def test_psql_passes_on_its_exit_code(archive: Place) -> None:
     done = await archive.call("db", "psql", "--", "-Atc", "SELECT nonsense")
     assert done.code == 1
     assert "nonsense" in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", ["full", "lite"])
 async def test_config_show_can_be_read_again(profile: str, tmp_path: Path) -> None:
     shown = await call("config", "show", "--profile", profile, DB_PASSWORD=SECRET)
@@ -848,6 +872,7 @@ async def test_config_show_can_be_read_again(profile: str, tmp_path: Path) -> No
     assert again.out == shown.out
 
 
+@pytest.mark.slow
 async def test_reader_of_our_output_goes_away() -> None:
     process = subprocess.Popen(  # noqa: ASYNC220 -- for a moment
         [sys.executable, "-m", "bigbrotr", "config", "show"],
@@ -876,6 +901,7 @@ def ask(url: str, host: str | None = None) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
+@pytest.mark.slow
 async def test_health(tmp_path: Path) -> None:
     port = free_port()
     hosts = 'hosts = ["Archive.example"]'
@@ -916,6 +942,7 @@ async def test_health(tmp_path: Path) -> None:
 # On a terminal
 
 
+@pytest.mark.slow
 async def test_live_status_on_a_terminal(
     relay: ScriptedRelay, terminal: Callable[..., Terminal], tmp_path: Path
 ) -> None:
@@ -932,6 +959,7 @@ async def test_live_status_on_a_terminal(
     assert run.raw.rfind(b"\x1b[?25h") > run.raw.rfind(b"\x1b[?25l")
 
 
+@pytest.mark.slow
 async def test_status_on_a_terminal_without_a_run(
     terminal: Callable[..., Terminal], archive: Place
 ) -> None:
@@ -962,6 +990,7 @@ async def test_demo(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
     assert (other / "thesis.txt").exists()
 
 
+@pytest.mark.slow
 async def test_no_escape_sequences_in_a_file(relay: ScriptedRelay, tmp_path: Path) -> None:
     place = Place(tmp_path / "place", [relay.url])
     said = await place.run_once()
@@ -969,6 +998,7 @@ async def test_no_escape_sequences_in_a_file(relay: ScriptedRelay, tmp_path: Pat
     assert "copied" in said
 
 
+@pytest.mark.slow
 async def test_json_log(relay: ScriptedRelay, tmp_path: Path) -> None:
     place = Place(tmp_path / "place", [relay.url])
     started = time.time()

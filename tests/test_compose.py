@@ -160,6 +160,7 @@ def ask(port: int, path: str) -> Any:
         return json.load(answer)["data"]
 
 
+@pytest.mark.slow
 async def test_all_of_it_together(tmp_path: Path) -> None:
     """bigbrotr, PgBouncer, PostgreSQL and Prometheus with the settings of compose.yaml, where
     only places differ: names are 127.0.0.1, ports are free ones, files lie in a folder."""

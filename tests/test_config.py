@@ -524,6 +524,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     return WORDS
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(values(Config))
 def test_anything_that_is_read_is_shown_and_read_again(

@@ -166,6 +166,8 @@ async def bigbrotr(home: Path, command: str) -> Done:
 CODES = {"health": {1, 2}, "doctor": {0, 1}}
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("command", OURS)
 async def test_commands_run(command: str, home: Path) -> None:
     dump = home / "archive.dump"

@@ -74,6 +74,7 @@ def test_address_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.slow
 async def test_defaults_from_the_environment(tmp_path: Path) -> None:
     path = tmp_path / "some.toml"
     path.write_text("[log]\nlevel = 'ERROR'\n")

@@ -93,6 +93,7 @@ async def archive(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tup
             assert await running.end() == 0
 
 
+@pytest.mark.slow
 async def test_what_a_running_archive_tells(archive: tuple[Place, str]) -> None:
     place, url = archive
     page: Page = {}
@@ -140,6 +141,7 @@ async def test_what_a_running_archive_tells(archive: tuple[Place, str]) -> None:
     assert str(place.data_dir) not in str(page)
 
 
+@pytest.mark.slow
 async def test_health_of_a_running_archive(archive: tuple[Place, str]) -> None:
     place, _ = archive
     done = await place.call("health")
@@ -156,6 +158,7 @@ async def test_health_of_a_running_archive(archive: tuple[Place, str]) -> None:
     assert "install a newer bigbrotr" in done.out
 
 
+@pytest.mark.slow
 async def test_health_of_nothing(tmp_path: Path) -> None:
     place = Place(tmp_path / "place")
     done = await place.call("health")
@@ -376,6 +379,7 @@ def annotations(alert: str) -> dict[str, str]:
     return {name.strip(): text.strip(' "') for name, _, text in (x.partition(":") for x in lines)}
 
 
+@pytest.mark.slow
 def test_rules_are_right() -> None:
     run_promtool("check", "rules", str(RULES))
     run_promtool("check", "config", str(RULES.with_name("prometheus.yml")))

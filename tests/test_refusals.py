@@ -136,6 +136,7 @@ TROUBLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", list(TROUBLES))
 async def test_a_sentence_for_each(
     trouble: str,
@@ -193,6 +194,7 @@ LIBPQ = {
 }
 
 
+@pytest.mark.slow
 async def test_variables_of_another_database(tmp_path: Path) -> None:
     """None of libpq's concerns the server that we run ourselves."""
     home = tmp_path / "home"

@@ -81,6 +81,7 @@ def test_what_is_hidden(text: str, shown: str) -> None:
     assert without_secrets(text) == shown
 
 
+@pytest.mark.slow
 async def test_no_secret_is_written_anywhere(
     make_database: Callable[[Profile | None], Awaitable[str]], databases: Databases, tmp_path: Path
 ) -> None:

@@ -157,6 +157,7 @@ async def test_database_away_is_nobodys_crash(dsn: str, tmp_path: Path) -> None:
         runners.DATABASE_CHECK_S = usual
 
 
+@pytest.mark.slow
 async def test_service_that_does_not_stop_is_cancelled(
     dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

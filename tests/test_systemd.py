@@ -69,6 +69,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 # What is told
 
 
+@pytest.mark.slow
 async def test_ready_watched_and_stopping(manager: Manager, tmp_path: Path) -> None:
     place = Place(tmp_path / "place", is_prepared=False)
     env = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "900000"}
@@ -105,6 +106,7 @@ class Blocking(BaseService[ServiceSection]):
             Blocking.span = begun, time.monotonic()
 
 
+@pytest.mark.slow
 async def test_no_sign_of_life_from_a_stuck_loop(
     manager: Manager, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

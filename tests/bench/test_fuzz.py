@@ -9,6 +9,7 @@ from tests.bench import fuzz
 FRAMES = 1_500
 
 
+@pytest.mark.slow
 def test_nothing_is_accepted_but_what_was_signed() -> None:
     found = fuzz.run(FRAMES)
     assert found.wrong == []
@@ -21,6 +22,7 @@ def test_nothing_is_accepted_but_what_was_signed() -> None:
     assert fuzz.run(FRAMES, seed=2).outcomes != found.outcomes
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_found(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

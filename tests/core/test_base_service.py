@@ -108,6 +108,7 @@ async def test_without_an_interval_cycles_follow_each_other(probe: Probe) -> Non
     assert time.monotonic() - start < 2
 
 
+@pytest.mark.slow
 async def test_a_failed_cycle_is_repeated_sooner(probe: Probe) -> None:
     async def cycle(number: int) -> None:
         if number <= 2:

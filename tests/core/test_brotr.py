@@ -113,6 +113,7 @@ async def claim_one(brotr: Brotr, relay: Relay) -> Visit:
 # --- events ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_relays_that_bring_the_same_new_events_at_once_lose_no_pair(brotr: Brotr) -> None:
     """An event that another relay's page commits between our look and our insert is not unknown
     to nobody: either it is noted, or it is inserted."""
@@ -285,6 +286,7 @@ async def given_back(brotr: Brotr, event: Event) -> tuple[Event, dict[str, Any]]
     return again, dict(row)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NASTY)
 async def test_the_exact_event_comes_back(brotr: Brotr, name: str) -> None:
     event = NASTY[name]()
@@ -959,6 +961,7 @@ async def claim_for(
     return visit
 
 
+@pytest.mark.slow
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -1401,6 +1404,7 @@ OPERATIONS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -274,6 +274,7 @@ async def discover(brotr: Brotr, relays: Iterable[Relay], max_per_host: int) -> 
     return await brotr.add_mentions([Mention(r, "x", 0) for r in relays], max_per_host)
 
 
+@pytest.mark.slow
 async def test_host_has_a_few_addresses_and_always_itself(brotr: Brotr) -> None:
     paths = [Relay(f"wss://one.example.com/{n}") for n in range(10_000)]
     ports = [Relay(f"wss://one.example.com:{n}") for n in range(1000, 1100)]

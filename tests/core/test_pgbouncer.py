@@ -83,6 +83,7 @@ def address(databases: Databases, dsn: str) -> Iterator[str]:
         yield f"postgresql://bigbrotr@127.0.0.1:{port}{parts.path}"
 
 
+@pytest.mark.slow
 async def test_many_clients_share_few_sessions(address: str) -> None:
     settings = PoolSettings(pgbouncer=True, limits=Limits(min_size=8, max_size=8))
     relays = [Relay(f"wss://relay{n}.example") for n in range(8)]
@@ -113,6 +114,7 @@ async def test_many_clients_share_few_sessions(address: str) -> None:
         assert used <= SESSIONS
 
 
+@pytest.mark.slow
 async def test_all_of_bigbrotr_behind_it(address: str, tmp_path: Path) -> None:
     events = [make_event(1_600_000_000 + n, content=f"note {n}") for n in range(40)]
     async with ScriptedRelay(events) as relay:

@@ -26,6 +26,7 @@ EVENTS = [
 ]
 
 
+@pytest.mark.slow
 async def test_backup_and_restore(tmp_path: Path) -> None:
     file = tmp_path / "archive.dump"
     async with ScriptedRelay(EVENTS) as relay:
@@ -57,6 +58,7 @@ async def test_backup_and_restore(tmp_path: Path) -> None:
     assert "the schema is current" not in await other.run_once("--only", "seeder")
 
 
+@pytest.mark.slow
 async def test_move_to_a_server_of_ones_own(
     make_database: Callable[[Profile | None], Awaitable[str]], databases: Databases, tmp_path: Path
 ) -> None:
@@ -131,6 +133,7 @@ def old_server() -> Iterator[str]:
             control("stop", "-m", "fast")
 
 
+@pytest.mark.slow
 async def test_move_to_an_older_server(old_server: str, tmp_path: Path) -> None:
     """And on from there; other tools say no, and we say whose turn it is."""
     file = tmp_path / "archive.dump"
@@ -158,6 +161,7 @@ async def test_move_to_an_older_server(old_server: str, tmp_path: Path) -> None:
         assert await running.wait() == 0, running.err
 
 
+@pytest.mark.slow
 async def test_a_backup_of_a_newer_release(tmp_path: Path) -> None:
     place = Place(tmp_path / "place")
     file = tmp_path / "newer.dump"
@@ -167,6 +171,7 @@ async def test_a_backup_of_a_newer_release(tmp_path: Path) -> None:
     assert "a newer release than this one, which brings pg_restore (PostgreSQL) 18" in done.sentence
 
 
+@pytest.mark.slow
 async def test_what_is_no_backup(tmp_path: Path) -> None:
     place = Place(tmp_path / "place")
     file = tmp_path / "junk"

@@ -154,6 +154,7 @@ async def execute(postgres: EmbeddedPostgres, *statements: str) -> Any:
 # -- the ordinary life
 
 
+@pytest.mark.slow
 async def test_answers_by_its_url(server: EmbeddedPostgres) -> None:
     query = "SELECT current_user || ' ' || current_database() || ' ' || getdatabaseencoding()"
     assert await execute(server, query) == "bigbrotr bigbrotr UTF8"
@@ -200,6 +201,7 @@ async def test_the_url_ignores_the_port_of_the_environment(
     assert await execute(server, "SELECT 1") == 1
 
 
+@pytest.mark.slow
 async def test_keeps_what_it_was_given(data_dir: Path) -> None:
     postgres = EmbeddedPostgres(data_dir)
     await postgres.start()
@@ -316,6 +318,7 @@ async def test_a_cancelled_start_leaves_nothing(tmp_path: Path) -> None:
 # -- deaths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_pidfd", [True, False])
 async def test_the_server_is_killed(
     data_dir: Path, with_pidfd: bool, monkeypatch: pytest.MonkeyPatch
@@ -336,6 +339,7 @@ async def test_the_server_is_killed(
         assert await execute(postgres, "SELECT answer FROM t") == 42
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seen", [True, False], ids=["seen in /proc", "seen by PostgreSQL"])
 async def test_a_backend_of_a_killed_server_is_waited_for(
     data_dir: Path, seen: bool, monkeypatch: pytest.MonkeyPatch
@@ -403,6 +407,7 @@ async def test_bigbrotr_is_killed(data_dir: Path, child: Callable[..., Child]) -
         assert await execute(postgres, "SELECT answer FROM t") == 42
 
 
+@pytest.mark.slow
 async def test_bigbrotr_is_killed_while_initdb_runs(
     tmp_path: Path, child: Callable[..., Child]
 ) -> None:
@@ -510,6 +515,7 @@ async def test_awkward_names_get_a_socket_elsewhere(data_dir: Path, name: str) -
 # -- users
 
 
+@pytest.mark.slow
 @as_root
 async def test_runs_as_an_ordinary_user(public_path: Path, child: Callable[..., Child]) -> None:
     uid = pwd.getpwnam("nobody").pw_uid
@@ -556,6 +562,7 @@ async def test_somebody_elses_cluster_is_refused(
     assert f"belongs to the user {owner}" in await child(theirs, uid).says("DatabaseError")
 
 
+@pytest.mark.slow
 @as_root
 async def test_root_opens_its_own_directories_for_the_server_alone(tmp_path: Path) -> None:
     closed = tmp_path / "closed"

@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import ctypes
 import os
 import shutil
 import signal
@@ -22,6 +23,8 @@ from bigbrotr.embedded.server import EmbeddedPostgres
 
 DEADLINE_S = 60.0  # generous: the machine may be busy with something else
 POLL_S = 0.02
+PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+HELPER = "multiprocessing.resource_tracker"
 
 CONFIG = """
 [networks.clearnet]
@@ -325,6 +328,23 @@ def parent(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, IndexError):
         return 0
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of what its children leave behind."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def left_behind() -> dict[int, str]:
+    """What lives on below this process, by process id: its command line."""
+    parents = {pid: parent(pid) for pid in pids()}
+    found = {os.getpid()}
+    while more := {pid for pid, above in parents.items() if above in found} - found:
+        found |= more
+    lines = {pid: command(pid) for pid in found - {os.getpid()}}
+    # Processes that have ended have no command line; multiprocessing's helper ends with us.
+    return {pid: line for pid, line in lines.items() if line and HELPER not in line}
 
 
 def children(pid: int, words: str = "") -> list[int]:

@@ -48,6 +48,7 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> Start:
     return local_relay if request.param == "LocalRelay" else partial(nostr_relay, tmp_path)
 
 
+@pytest.mark.slow
 async def test_a_real_relay_gives_back_what_it_takes(start: Start) -> None:
     async with start(EVENTS) as url:
         events = await ask(url, {"since": 0, "limit": 500})
@@ -59,6 +60,7 @@ async def test_a_real_relay_gives_back_what_it_takes(start: Start) -> None:
         assert len(within) == (2 if start is local_relay else 0)  # one excludes its `until`
 
 
+@pytest.mark.slow
 async def test_a_walk_over_a_real_relay_proves_everything(start: Start) -> None:
     wanted = Span(1_600_000_010, 1_600_000_100)
     inside = {e["id"] for e in EVENTS if wanted.since <= e["created_at"] < wanted.until}

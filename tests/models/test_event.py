@@ -121,6 +121,7 @@ def test_signed_events_are_accepted_by_both(made: dict[str, Any]) -> None:
     assert wire_id(wire_of(text)) == event.id
 
 
+@pytest.mark.slow
 @CALM
 @given(EVENTS)
 def test_the_journey_to_json_and_back(made: dict[str, Any]) -> None:

@@ -126,6 +126,7 @@ TAGS = st.lists(st.lists(TEXTS, min_size=1, max_size=5), max_size=8)
 CONTENTS = TEXTS | st.dictionaries(TEXTS, st.none(), max_size=4).map(json.dumps)
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(st.sampled_from([0, 1, 2, 3, 10002, 30166, 65535]), TAGS, CONTENTS)
 def test_anything_yields_relay_urls_or_nothing(

@@ -75,6 +75,7 @@ async def answering(reply: Callable[[list[Any]], list[Any] | None]) -> AsyncIter
         yield f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [

@@ -578,6 +578,7 @@ def ask(message: bytes) -> None:
     assert len(answer) <= SMALLEST
 
 
+@pytest.mark.slow
 def test_every_truncation() -> None:
     for client, question, answer in (TALK[0], TALK[-1]):
         for end in range(len(question)):
@@ -668,6 +669,7 @@ def test_servers_that_never_agree_come_to_an_end(
     assert client.rounds <= 33 + (count + most) / 8
 
 
+@pytest.mark.slow
 def test_splitting_without_end_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(negentropy, "MOST_OPEN", 10_000)
     monkeypatch.setattr(negentropy, "SPARE_BYTES", PLENTY)

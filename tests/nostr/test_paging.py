@@ -200,6 +200,7 @@ def vicious(draw: st.DrawFn) -> Vices:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(
     events=archives(),

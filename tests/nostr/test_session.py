@@ -170,6 +170,7 @@ async def test_question_after_the_connection_was_lost() -> None:
         assert not talk.is_open
 
 
+@pytest.mark.slow
 async def test_relay_that_no_longer_reads() -> None:
     async with ScriptedRelay(EVENTS, Vices(delay_s=2)) as relay, session(relay) as talk:
         filler = {"limit": 1, "#t": ["x" * 1000] * 10_000}
@@ -354,6 +355,7 @@ def test_words_that_may_refuse(text: str, is_one: bool) -> None:
     assert is_objection(text) == is_one
 
 
+@pytest.mark.slow
 async def test_refusals_by_notice() -> None:
     """Nothing follows on them: the answer is no, without waiting for ever."""
     refusal = "ERROR: limit 500 exceeds max_limit 300"

@@ -13,6 +13,7 @@ from tests.kit.processes import Place, children, until
 from tests.kit.scripted import ScriptedRelay
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", ["full", "lite"])
 async def test_one_seed_leads_to_the_next_relay(profile: str, tmp_path: Path) -> None:
     held = [make_event(1_700_000_000 + n, tags=[["t", "x"]]) for n in range(5)]

@@ -90,6 +90,7 @@ async def test_what_events_name_becomes_a_candidate(brotr: Brotr) -> None:
     assert await found(brotr) == {A: ("kind 10002", 2), B: ("kind 10002", 1)}
 
 
+@pytest.mark.slow
 async def test_archive_from_before_is_walked_once(dsn: str, brotr: Brotr) -> None:
     profile_text = "nevent and nprofile: " + json.dumps({B: {}})
     before = [verified(None, [["r", A], ["t", "x"]], created_at=NOW - n) for n in range(4500)]
@@ -109,6 +110,7 @@ async def test_archive_from_before_is_walked_once(dsn: str, brotr: Brotr) -> Non
     assert counts == {A: 4501, B: 1, C: 2, "wss://d.example.com": 1}
 
 
+@pytest.mark.slow
 async def test_shutdown_ends_a_walk_where_it_goes_on(dsn: str, brotr: Brotr) -> None:
     events = [verified(None, [["r", A]], created_at=NOW - n) for n in range(2500)]
     async with Brotr(Pool(dsn=dsn), notes_mentions=False) as older:
@@ -186,6 +188,7 @@ async def test_list_is_asked_again_after_a_while(brotr: Brotr) -> None:
         assert asked[2:] == ["/other"]
 
 
+@pytest.mark.slow
 async def test_bad_lists_beside_a_good_one(
     brotr: Brotr, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -277,6 +280,7 @@ async def test_without_a_network_it_is_quiet(
         assert "trouble=offline" in line
 
 
+@pytest.mark.slow
 def test_long_lists_are_cut() -> None:
     many = [f"wss://r{n}.example.com" for n in range(MAX_LISTED + 10)]
     listed = read_list(json.dumps(many).encode(), "$[*]")
@@ -342,6 +346,7 @@ async def test_what_known_monitors_say(brotr: Brotr) -> None:
         assert C in await found(brotr)
 
 
+@pytest.mark.slow
 async def test_monitors_are_read_page_by_page(brotr: Brotr) -> None:
     words = [
         word(f"wss://r{n}.example.com", created_at=NOW - 10_000 + n // 3, key=1 + n % 2)

@@ -126,6 +126,7 @@ def check_internet(seen: dict[str, Any]) -> None:
     assert "relay.town.example" not in seen["asked"]
 
 
+@pytest.mark.slow
 async def test_crowd_at_one_address_is_copied_in_turns(
     brotr: Brotr, dsn: str, tmp_path: Path
 ) -> None:
@@ -158,6 +159,7 @@ def validate(dsn: str, folder: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_known", [True, False], ids=["with relays", "at the first start"])
 async def test_machine_without_a_network_blames_nobody(
     brotr: Brotr, dsn: str, tmp_path: Path, is_known: bool

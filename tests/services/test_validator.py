@@ -438,6 +438,7 @@ async def test_host_that_limits_the_rate_is_left_alone(brotr: Brotr) -> None:
 # Time
 
 
+@pytest.mark.slow
 async def test_the_slow_do_not_hold_up_the_others(brotr: Brotr) -> None:
     link = Link(width=1, quick_s=0.2, timeout_s=3.0)
     async with (
@@ -467,6 +468,7 @@ async def test_slow_host_is_waited_for_once(brotr: Brotr) -> None:
         assert {row["outcome"] for row in rows} == {"slow"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most_slow", [30, 4])
 async def test_slow_names_are_nobody_else_s_time(
     brotr: Brotr, monkeypatch: pytest.MonkeyPatch, most_slow: int

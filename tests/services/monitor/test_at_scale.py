@@ -53,6 +53,7 @@ def resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+@pytest.mark.slow
 async def test_two_thousand_relays_in_one_run(brotr: Brotr) -> None:
     memory: list[float] = []
 

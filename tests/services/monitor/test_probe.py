@@ -104,6 +104,7 @@ async def test_an_empty_relay_reads_well() -> None:
         assert len(closed) == 16
 
 
+@pytest.mark.slow
 async def test_an_answer_before_the_question_is_none() -> None:
     words = ("read", "count", "search", "neg", "")
 
@@ -460,6 +461,7 @@ async def test_payment_is_seen_where_it_is_asked_for() -> None:
     assert (await answering(reply, ask))["payment"] == {"claimed": False, "seen": True}
 
 
+@pytest.mark.slow
 async def test_real_relays(tmp_path: Path) -> None:
     async with local_relay([EVENT]) as url, await contact(url) as met:
         assert isinstance(await met.read(2.0), Measured)

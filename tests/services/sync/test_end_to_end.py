@@ -78,6 +78,7 @@ async def expect_complete(connection: "asyncpg.Connection[asyncpg.Record]") -> N
         assert row["owner"] is None, row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", ["full", "lite"])
 async def test_archive_is_the_union_of_three_relays(profile: str, tmp_path: Path) -> None:
     thirds = [EVENTS[:150], EVENTS[60:210], EVENTS[::2]]
@@ -107,6 +108,7 @@ async def test_archive_is_the_union_of_three_relays(profile: str, tmp_path: Path
             await expect_complete(connection)
 
 
+@pytest.mark.slow
 async def test_new_events_of_two_relays_arrive_while_it_runs(tmp_path: Path) -> None:
     async with ScriptedRelay(EVENTS[:50]) as one, ScriptedRelay(EVENTS[40:80]) as two:
         place = Place(tmp_path / "place", [one.url, two.url], revisit_s=1)
@@ -234,6 +236,7 @@ def slow_relay() -> ScriptedRelay:
     return ScriptedRelay(EVENTS, Vices(delay_s=0.05))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "is_group"),
     [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, True)],
@@ -275,6 +278,7 @@ async def test_stops_cleanly_in_mid_copy(
             await expect_complete(connection)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["", "asyncpg"])
 async def test_stops_cleanly_while_workers_start(library: str, tmp_path: Path) -> None:
     """Whom a signal to the group finds before it knows that signals are not for it."""
@@ -290,6 +294,7 @@ async def test_stops_cleanly_while_workers_start(library: str, tmp_path: Path) -
         await gone(place)
 
 
+@pytest.mark.slow
 async def test_second_signal_stops_at_once(tmp_path: Path) -> None:
     async with ScriptedRelay(EVENTS, Vices(silent=True)) as relay, ScriptedRelay() as good:
         place = Place(tmp_path / "place", [good.url], timeout_s=60)
@@ -311,6 +316,7 @@ async def test_second_signal_stops_at_once(tmp_path: Path) -> None:
         await gone(place)
 
 
+@pytest.mark.slow
 async def test_kill_leaves_no_orphans(tmp_path: Path) -> None:
     async with slow_relay() as relay:
         place = Place(tmp_path / "place", [relay.url], page_limit=10)
@@ -324,6 +330,7 @@ async def test_kill_leaves_no_orphans(tmp_path: Path) -> None:
 
 
 # A library that a worker loads while it starts; "": as soon as it is there.
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["", "uvloop"])
 async def test_kill_at_the_start_leaves_no_orphans(library: str, tmp_path: Path) -> None:
     async with slow_relay() as relay:

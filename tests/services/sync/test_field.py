@@ -105,6 +105,7 @@ PROVEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROVEN)
 async def test_archived_and_proven(brotr: Brotr, name: str) -> None:
     async with ScriptedRelay(EVENTS, PROVEN[name]) as relay:
@@ -153,6 +154,7 @@ async def test_archived_and_not_proven(brotr: Brotr, name: str) -> None:
         assert len(await gaps(brotr)) == 1
 
 
+@pytest.mark.slow
 async def test_a_relay_that_ceases_to_show_anything_still_holds_it(
     brotr: Brotr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +172,7 @@ async def test_a_relay_that_ceases_to_show_anything_still_holds_it(
             assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.dropped") == 0
 
 
+@pytest.mark.slow
 async def test_an_empty_relay_is_believed_when_it_could_be_tested(brotr: Brotr) -> None:
     async with ScriptedRelay([]) as relay:
         await brotr.insert_relays([Relay(relay.url)])
@@ -183,6 +186,7 @@ async def test_an_empty_relay_is_believed_when_it_could_be_tested(brotr: Brotr) 
         assert any("authors" in filter_ for filter_ in asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "vices",
     [

@@ -202,6 +202,7 @@ async def test_archive_holds_what_the_filter_selects(brotr: Brotr, name: str) ->
         assert await gaps(brotr) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "vices", [Vices(), Vices(until_excluded=True), Vices(pick="oldest", order="oldest")]
 )
@@ -224,6 +225,7 @@ async def test_archive_ends_where_it_should(brotr: Brotr, vices: Vices, until: i
         assert await gaps(brotr) == []
 
 
+@pytest.mark.slow
 async def test_relays_of_others(brotr: Brotr, tmp_path: Path) -> None:
     filter_ = Filter(kinds=frozenset([1, 7]), tags={"t": frozenset(["tag1"])}, until=END - 10)
     async with AsyncExitStack() as stack:
@@ -391,6 +393,7 @@ def test_keys_by_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
 # The whole
 
 
+@pytest.mark.slow
 async def test_filtered_archive_and_then_everything(tmp_path: Path) -> None:
     secret = "02" * 32
     async with ScriptedRelay(EVENTS) as relay, ScriptedRelay(EVENTS[::2]) as shy:
@@ -430,6 +433,7 @@ async def test_filtered_archive_and_then_everything(tmp_path: Path) -> None:
     assert missing.sentence.endswith("but PRIVATE_KEY is not set")
 
 
+@pytest.mark.slow
 async def test_what_comes_in_live_is_filtered(tmp_path: Path) -> None:
     async with ScriptedRelay(EVENTS, Vices(needs_auth=True)) as relay, ScriptedRelay() as still:
         more = "[synchronizer.filter]\nkinds = [1]\n"

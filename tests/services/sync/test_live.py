@@ -39,6 +39,7 @@ async def is_live(place: Place, relays: int) -> None:
     await until(all_live, "all relays are followed live")
 
 
+@pytest.mark.slow
 async def test_new_and_late_events_arrive_within_seconds(tmp_path: Path) -> None:
     async with ScriptedRelay(OLD) as relay:
         place = Place(tmp_path / "place", [relay.url], live=True, revisit_s=1, settle_s=60)
@@ -86,6 +87,7 @@ async def test_it_is_said_at_once_that_a_relay_is_followed(brotr: Brotr) -> None
             await work
 
 
+@pytest.mark.slow
 async def test_what_comes_in_live_is_counted_too(brotr: Brotr) -> None:
     config = Config(
         networks=Networks(clearnet=Link(enabled=False), local=Link(timeout_s=10.0)),
@@ -132,6 +134,7 @@ async def test_what_comes_in_live_is_counted_too(brotr: Brotr) -> None:
     assert report.new == len(OLD) + 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_good", [True, False])
 async def test_after_a_good_stay_one_comes_back_at_once(
     brotr: Brotr, monkeypatch: pytest.MonkeyPatch, is_good: bool
@@ -179,6 +182,7 @@ async def test_after_a_good_stay_one_comes_back_at_once(
             await work
 
 
+@pytest.mark.slow
 async def test_a_cut_connection_is_made_good(tmp_path: Path) -> None:
     async with ScriptedRelay(OLD) as relay:
         place = Place(tmp_path / "place", [relay.url], live=True, revisit_s=1, settle_s=60)

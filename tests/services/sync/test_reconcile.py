@@ -152,6 +152,7 @@ async def check_totals(brotr: Brotr) -> None:
     assert (totals.events, totals.pairs) == (events, pairs)
 
 
+@pytest.mark.slow
 @BOTH
 async def test_a_relay_that_is_newly_met(brotr: Brotr) -> None:
     theirs = [*EVENTS[100:], *OTHERS]
@@ -209,6 +210,7 @@ async def test_pages_are_read_where_ids_are_no_help(
         assert await is_proven(brotr, relay)
 
 
+@pytest.mark.slow
 async def test_pages_give_way_once_most_of_them_is_known(brotr: Brotr) -> None:
     """The newest events are the relay's own, the many older ones are archived."""
     own = [make_event(BEGIN + 30_000 + n, content=f"own {n}") for n in range(60)]
@@ -242,6 +244,7 @@ async def test_an_audit_of_what_has_not_changed(brotr: Brotr) -> None:
         assert all(row["proven_at"] > time.time() - 60 for row in ages)
 
 
+@pytest.mark.slow
 @BOTH
 async def test_an_audit_finds_what_has_come_and_gone(brotr: Brotr) -> None:
     """Events with old dates, in a past that was proven; and events that the relay has dropped."""
@@ -288,6 +291,7 @@ async def test_dropped_events_stay_in_the_archive(brotr: Brotr) -> None:
         await check_totals(brotr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("manner", "remembered"),
     [
@@ -322,6 +326,7 @@ async def test_relays_that_cannot(brotr: Brotr, manner: Reconciling, remembered:
         assert await outcome(brotr) == "works"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names_most", [False, True])
 async def test_windows_halve_until_they_fit(brotr: Brotr, names_most: bool) -> None:
     await archive(brotr, EVENTS)
@@ -342,6 +347,7 @@ async def test_windows_halve_until_they_fit(brotr: Brotr, names_most: bool) -> N
         assert (await visit(brotr, relay)).windows == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most_items", [-1, 100])
 async def test_too_small_windows_are_no_use(brotr: Brotr, most_items: int) -> None:
     await archive(brotr, EVENTS)
@@ -354,6 +360,7 @@ async def test_too_small_windows_are_no_use(brotr: Brotr, most_items: int) -> No
         assert await is_proven(brotr, relay)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "vices",
     [
@@ -435,6 +442,7 @@ async def test_a_late_event_makes_no_liar(brotr: Brotr) -> None:
         assert await held(brotr, relay) == ids(EVENTS) | {late["id"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("manner", ["always-equal", "honestly"])
 async def test_a_relay_that_is_not_asked_by_id(brotr: Brotr, manner: Reconciling) -> None:
     """What cannot be tested is not believed; what it shows in pages is."""
@@ -448,6 +456,7 @@ async def test_a_relay_that_is_not_asked_by_id(brotr: Brotr, manner: Reconciling
         assert await is_proven(brotr, relay)
 
 
+@pytest.mark.slow
 async def test_what_is_named_and_not_handed_over_is_not_taken_for_held(brotr: Brotr) -> None:
     await archive(brotr, EVENTS)
     withheld = frozenset(event["id"] for event in EVENTS[::4])
@@ -457,6 +466,7 @@ async def test_what_is_named_and_not_handed_over_is_not_taken_for_held(brotr: Br
         assert await is_proven(brotr, relay)
 
 
+@pytest.mark.slow
 async def test_a_window_of_nothing_but_withheld_events(brotr: Brotr) -> None:
     await archive(brotr, EVENTS)
     async with ScriptedRelay(EVENTS, Vices(reconciles="honestly")) as relay:
@@ -472,6 +482,7 @@ async def test_a_window_of_nothing_but_withheld_events(brotr: Brotr) -> None:
         assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.withheld") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.9, 0.33])
 async def test_names_are_tested_before_they_are_noted(brotr: Brotr, share: float) -> None:
     """A relay names all that the archive has, and holds a random share of it."""
@@ -493,6 +504,7 @@ async def test_names_are_tested_before_they_are_noted(brotr: Brotr, share: float
             await check_totals(brotr)
 
 
+@pytest.mark.slow
 async def test_an_audit_tests_what_is_named_for_the_first_time(brotr: Brotr) -> None:
     """Others have brought what a relay names from one day to the next."""
     own, others = EVENTS[:100], EVENTS[100:]
@@ -515,6 +527,7 @@ async def test_an_audit_tests_what_is_named_for_the_first_time(brotr: Brotr) -> 
         assert await is_proven(brotr, relay)
 
 
+@pytest.mark.slow
 async def test_what_is_named_is_tested_again_over_time(
     brotr: Brotr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -536,6 +549,7 @@ async def test_what_is_named_is_tested_again_over_time(
         await check_totals(brotr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "most_ids"),
     [
@@ -564,6 +578,7 @@ async def test_limits_that_are_told(brotr: Brotr, limits: Mapping[str, int], mos
         assert await held(brotr, relay) == ids([*EVENTS[350:], *OTHERS])
 
 
+@pytest.mark.slow
 async def test_messages_that_are_too_large_are_remembered(brotr: Brotr) -> None:
     """A relay that hangs up on a large message is paged, and met with smaller ones next time."""
     many = [make_event(BEGIN + n, content=f"many {n}") for n in range(2500)]
@@ -590,6 +605,7 @@ async def test_messages_that_are_too_large_are_remembered(brotr: Brotr) -> None:
         assert await is_proven(brotr, relay)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theirs", [EVENTS[::2], EVENTS[:-2]], ids=["by ids", "in a talk"])
 async def test_who_hangs_up_on_the_smallest_messages_is_paged(
     brotr: Brotr, theirs: Sequence[TimedSocket]
@@ -617,6 +633,7 @@ async def test_floods_of_ranges_stall_nobody(brotr: Brotr) -> None:
         assert await held(brotr, relay) == ids(EVENTS)
 
 
+@pytest.mark.slow
 async def test_what_is_withheld_en_masse_is_no_holding(
     brotr: Brotr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -636,6 +653,7 @@ async def test_what_is_withheld_en_masse_is_no_holding(
             assert place["present"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["Welcome to our relay", "please read the terms"])
 async def test_a_greeting_is_no_refusal(brotr: Brotr, text: str) -> None:
     await archive(brotr, EVENTS)
@@ -646,6 +664,7 @@ async def test_a_greeting_is_no_refusal(brotr: Brotr, text: str) -> None:
         assert await outcome(brotr) == "works"
 
 
+@pytest.mark.slow
 async def test_notices_without_end_do_not_hold_a_worker(brotr: Brotr) -> None:
     await archive(brotr, EVENTS)
     vices = Vices(reconciles="chatters")
@@ -656,6 +675,7 @@ async def test_notices_without_end_do_not_hold_a_worker(brotr: Brotr) -> None:
         assert await held(brotr, relay) == ids(EVENTS)
 
 
+@pytest.mark.slow
 async def test_an_audit_that_is_cut_is_not_repeated_at_once(brotr: Brotr) -> None:
     """What it looked at stays proven, and the gap that it left ends when nobody can tell more."""
     await archive(brotr, EVENTS)
@@ -677,6 +697,7 @@ async def test_an_audit_that_is_cut_is_not_repeated_at_once(brotr: Brotr) -> Non
         assert await is_proven(brotr, relay)
 
 
+@pytest.mark.slow
 async def test_who_does_not_reconcile_walks_no_more_for_it(brotr: Brotr) -> None:
     await archive(brotr, EVENTS)
     async with ScriptedRelay(EVENTS, Vices(reconciles="honestly")) as relay:
@@ -685,6 +706,7 @@ async def test_who_does_not_reconcile_walks_no_more_for_it(brotr: Brotr) -> None
         assert (await visit(brotr, relay, config(reconcile=False))).received == 0
 
 
+@pytest.mark.slow
 async def test_events_that_are_deleted_meanwhile(brotr: Brotr) -> None:
     """The archive forgets events between reading their ids and noting who holds them."""
     await archive(brotr, EVENTS)
@@ -698,6 +720,7 @@ async def test_events_that_are_deleted_meanwhile(brotr: Brotr) -> None:
         assert await is_proven(brotr, relay)
 
 
+@pytest.mark.slow
 async def test_a_relay_that_is_deleted_meanwhile(brotr: Brotr) -> None:
     await archive(brotr, EVENTS)
     async with ScriptedRelay(EVENTS, Vices(reconciles="honestly", delay_s=0.05)) as relay:
@@ -708,6 +731,7 @@ async def test_a_relay_that_is_deleted_meanwhile(brotr: Brotr) -> None:
         await check_totals(brotr)
 
 
+@pytest.mark.slow
 async def test_a_relay_that_has_dropped_all_is_no_orphan(brotr: Brotr) -> None:
     own = EVENTS[:40]
     await archive(brotr, EVENTS[40:])
@@ -726,6 +750,7 @@ async def test_a_relay_that_has_dropped_all_is_no_orphan(brotr: Brotr) -> None:
         assert await archived(brotr) == ids(EVENTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["random", "oldest"])
 async def test_disorder_does_not_begin_again_and_again(brotr: Brotr, order: Order_) -> None:
     await archive(brotr, EVENTS)
@@ -739,6 +764,7 @@ async def test_disorder_does_not_begin_again_and_again(brotr: Brotr, order: Orde
     assert counts[0] <= counts[1] + 60
 
 
+@pytest.mark.slow
 async def test_a_liar_is_caught_at_an_audit(brotr: Brotr) -> None:
     await archive(brotr, EVENTS)
     async with ScriptedRelay(EVENTS, Vices(reconciles="honestly")) as relay:
@@ -751,6 +777,7 @@ async def test_a_liar_is_caught_at_an_audit(brotr: Brotr) -> None:
         assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.dropped") == 0
 
 
+@pytest.mark.slow
 async def test_events_that_are_not_handed_over(brotr: Brotr) -> None:
     """They are recorded, asked for again later, and do not hold up the others."""
     await archive(brotr, EVENTS)
@@ -788,6 +815,7 @@ async def test_events_that_are_not_handed_over(brotr: Brotr) -> None:
         await check_totals(brotr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clamp", [1, 7, 20])
 async def test_few_ids_at_a_time(brotr: Brotr, clamp: int) -> None:
     """A relay that silently hands out fewer events than it was asked for by id."""
@@ -825,6 +853,7 @@ async def test_a_forged_copy_hides_no_good_one(brotr: Brotr) -> None:
         assert await held(brotr, relay) == ids(theirs)
 
 
+@pytest.mark.slow
 async def test_every_rejected_event_is_counted(brotr: Brotr) -> None:
     """Whatever it was asked for with: in pages, by ids, to test the relay, or for a look again."""
     counted: Counter[str] = Counter()
@@ -854,6 +883,7 @@ async def test_every_rejected_event_is_counted(brotr: Brotr) -> None:
         assert (await look(relay)).reasons["bad id"] >= 1
 
 
+@pytest.mark.slow
 async def test_interrupted_and_gone_on_with(brotr: Brotr) -> None:
     """Each answer may be the last of its connection: the next one goes on from there."""
     await archive(brotr, EVENTS)
@@ -879,6 +909,7 @@ async def test_events_that_come_meanwhile_are_not_taken_for_held(brotr: Brotr) -
         await check_totals(brotr)
 
 
+@pytest.mark.slow
 @BOTH
 async def test_within_a_filter(brotr: Brotr) -> None:
     """Kinds and authors are told by both profiles; tags are not reconciled."""

@@ -94,6 +94,7 @@ async def test_leases_of_a_crashed_one_are_given_back_at_the_start(brotr: Brotr,
             assert (due_at <= time.time()) is (owner == synchronizer.owner)
 
 
+@pytest.mark.slow
 async def test_lost_worker_is_replaced(brotr: Brotr, dsn: str) -> None:
     async with ScriptedRelay(EVENTS, Vices(delay_s=0.1)) as relay:
         await brotr.insert_relays([Relay(relay.url)])
@@ -116,6 +117,7 @@ async def test_lost_worker_is_replaced(brotr: Brotr, dsn: str) -> None:
         assert not any(command(pid) for pid in workers)
 
 
+@pytest.mark.slow
 async def test_stalled_database_stops_the_reading(brotr: Brotr, dsn: str) -> None:
     """A page in flight and one being stored, whatever there is to be had."""
     async with ScriptedRelay(EVENTS) as relay:
@@ -155,6 +157,7 @@ def resident(pid: int) -> int:
     return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 async def test_memory_stays_within_its_bound(brotr: Brotr, dsn: str) -> None:
     """Many relays have far more to give than a worker may hold, and the database takes nothing."""
     width, page = 12, 1 << 20
@@ -232,6 +235,7 @@ async def test_relay_that_is_away_is_asked_later_each_time(brotr: Brotr) -> None
     assert waits == sorted(set(waits))
 
 
+@pytest.mark.slow
 async def test_relay_that_never_ends_an_answer_is_not_asked_for_ever(brotr: Brotr) -> None:
     """Each visit proves something, or the next one comes later: never neither."""
     settings = config(page_limit=30)
