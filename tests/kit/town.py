@@ -463,6 +463,8 @@ async def build_internet(town: Town) -> dict[str, Callable[[], Any]]:
 CONFIG = """
 [database]
 url = "{dsn}"
+[web]
+listen = ""
 [networks]
 clearnet = {{ enabled = {is_internet}, width = 40, quick_s = {quick_s}, timeout_s = {timeout_s} }}
 local = {{ enabled = {is_loopback}, width = 40, quick_s = {quick_s}, timeout_s = {timeout_s} }}
@@ -549,6 +551,8 @@ async def follow(town: Town, folder: Path, dsn: str) -> dict[str, int]:
 FOLLOW = """
 [database]
 url = "{dsn}"
+[web]
+listen = ""
 [networks]
 clearnet = {{ timeout_s = 1 }}
 [politeness]

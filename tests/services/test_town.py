@@ -143,6 +143,8 @@ async def test_crowd_at_one_address_is_copied_in_turns(
 CONFIG = """
 [database]
 url = "{dsn}"
+[web]
+listen = ""
 [networks]
 clearnet = {{ timeout_s = 2, quick_s = 1 }}
 local = {{ enabled = true, width = 100, timeout_s = 1, quick_s = 0.2 }}
