@@ -24,6 +24,7 @@ from bigbrotr.core.schema import Schema
 from bigbrotr.embedded.server import EmbeddedPostgres
 from bigbrotr.net.politeness import politeness_of
 from tests.kit.processes import adopt_orphans, left_behind
+from tests.kit.terminal import Terminal
 
 # The same examples each time: a failure is the change's, not the day's.
 # HYPOTHESIS_PROFILE=explore looks at others.
@@ -33,22 +34,18 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 LOGIN = "bigbrotr_test_login"  # a role that has to give a password
 LEFT_S = 20.0  # what was told to end may take this long
-SERVICES = Path(__file__).parent / "services"
-PROGRAM = {
-    "test_cli.py",
-    "test_doctor.py",
-    "test_metrics.py",
-    "test_upgrade.py",
-    "test_refusals.py",
-}
+HERE = Path(__file__).parent
+# The tests of whole services and of the program: each starts something.
+SLOW = [HERE / name for name in ("cli", "serve", "services", "test_refusals.py")]
+SLOW.append(HERE / "core" / "test_upgrade.py")
+QUICK = {HERE / "cli" / "test_completion.py"}  # starts nothing
 FAST = "fsync = off\nsynchronous_commit = off\nfull_page_writes = off\nautovacuum = off\n"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks as slow, besides those that say so themselves, the tests of whole services and of the
-    program: each starts something."""
+    """Marks as slow, besides those that say so themselves, all tests of some folders and files."""
     for item in items:
-        if item.path.is_relative_to(SERVICES) or item.path.name in PROGRAM:
+        if item.path not in QUICK and any(item.path.is_relative_to(place) for place in SLOW):
             item.add_marker(pytest.mark.slow)
 
 
@@ -173,3 +170,17 @@ async def brotr(dsn: str) -> AsyncIterator[Brotr]:
     """The database of this test, connected."""
     async with Brotr(Pool(settings=PoolSettings(limits=Limits(max_size=16)), dsn=dsn)) as brotr:
         yield brotr
+
+
+@pytest.fixture
+def terminal() -> Iterator[Callable[..., Terminal]]:
+    """Starts commands on terminals, and ends them with the test."""
+    opened: list[Terminal] = []
+
+    def start(*words: str, cwd: Path | str, **env: str) -> Terminal:
+        opened.append(Terminal(*words, cwd=cwd, **env))
+        return opened[-1]
+
+    yield start
+    for each in opened:
+        each.close()
