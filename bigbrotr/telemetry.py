@@ -21,7 +21,6 @@ from bigbrotr.embedded.room import is_full, without_space
 from bigbrotr.errors import BigBrotrError
 from bigbrotr.net.politeness import politeness_of
 from bigbrotr.runner import Runner, State
-from bigbrotr.serve import app, metrics
 from bigbrotr.serve.ask import at
 from bigbrotr.systemd import Notifier, extension
 
@@ -121,6 +120,8 @@ class Telemetry:
         if not self._config.web.listen:
             yield
             return
+        from bigbrotr.serve import app  # a quarter of a second, where nobody may listen
+
         host, _ = self._config.web.address()
         async with app.serve(
             self._config.web,
@@ -168,6 +169,8 @@ class Telemetry:
 
     async def metrics(self, accept: str = "") -> tuple[bytes, str]:
         """The page of all metrics in the format that `accept` asks for, and its content type."""
+        from bigbrotr.serve import metrics
+
         of_database = await self._of_database()
         return metrics.page([*self._of_process(), *of_database], accept)
 

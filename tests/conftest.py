@@ -33,7 +33,23 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 LOGIN = "bigbrotr_test_login"  # a role that has to give a password
 LEFT_S = 20.0  # what was told to end may take this long
+SERVICES = Path(__file__).parent / "services"
+PROGRAM = {
+    "test_cli.py",
+    "test_doctor.py",
+    "test_metrics.py",
+    "test_upgrade.py",
+    "test_refusals.py",
+}
 FAST = "fsync = off\nsynchronous_commit = off\nfull_page_writes = off\nautovacuum = off\n"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as slow, besides those that say so themselves, the tests of whole services and of the
+    program: each starts something."""
+    for item in items:
+        if item.path.is_relative_to(SERVICES) or item.path.name in PROGRAM:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +107,7 @@ class Databases:
         self._made += 1
         name = f"bigbrotr_test_{os.getpid()}_{self._made}"
         source = "template0" if template is None else self._templates[template]
-        await self.execute(f"CREATE DATABASE {name} TEMPLATE {source}")
+        await self.execute(f"CREATE DATABASE {name} TEMPLATE {source} STRATEGY FILE_COPY")
         return name
 
     async def drop(self, name: str) -> None:

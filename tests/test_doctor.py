@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bigbrotr.cli import doctor
-from bigbrotr.cli.doctor import Check, Finding
+from bigbrotr.cli.doctor import Diagnosis, Finding
 from bigbrotr.cli.place import Place as Where
 from bigbrotr.config.settings import (
     Config,
@@ -99,7 +99,7 @@ async def test_who_has_the_port(tmp_path: Path) -> None:
 def test_clock() -> None:
     assert doctor.clock(1e9, True).finding is Finding.FAIL
     assert doctor.clock(1_800_000_000, False).finding is Finding.WARN
-    assert doctor.clock(1_800_000_000, None) == Check(
+    assert doctor.clock(1_800_000_000, None) == Diagnosis(
         Finding.OK, "clock", "it says 2027-01-15 08:00:00 UTC"
     )
 

@@ -15,7 +15,7 @@ from bigbrotr.core.logger import json_line
 from bigbrotr.models.relay import Relay
 from bigbrotr.reads import relays, status
 from bigbrotr.reads.relays import Counts, RelayProgress, Stage, Way
-from bigbrotr.reads.status import Measured
+from bigbrotr.reads.status import LastRound
 from bigbrotr.reads.where import where
 from bigbrotr.runner import State
 from bigbrotr.view import archive, panel
@@ -154,8 +154,8 @@ def test_choice_and_order_of_relays() -> None:
         assert len(archive.chosen(MANY, sort=sort)) == len(MANY)
 
 
-def measured(**changes: object) -> Measured:
-    found = Measured(
+def measured(**changes: object) -> LastRound:
+    found = LastRound(
         relays=5,
         up=3,
         down=1,
@@ -262,7 +262,7 @@ def test_the_panel_before_there_is_a_database() -> None:
 
 
 def test_pace() -> None:
-    samples = [panel.Sample(float(at), 10 * at, 100 * at) for at in range(30)]
+    samples = [panel.Moment(float(at), 10 * at, 100 * at) for at in range(30)]
     assert panel.rates(samples, 10.0) == (10.0, 100.0)
     assert panel.rates(samples[:1], 10.0) == panel.rates([], 10.0) == (0.0, 0.0)
 

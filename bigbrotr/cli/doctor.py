@@ -55,7 +55,7 @@ class Finding(StrEnum):
     FAIL = "fail"
 
 
-class Check(NamedTuple):
+class Diagnosis(NamedTuple):
     """What was looked at, how it is, and, where it is not well, what to do."""
 
     finding: Finding
@@ -76,7 +76,7 @@ async def examine(there: Place) -> int:
     return 1 if failed else 0
 
 
-async def checks(there: Place) -> AsyncIterator[Check]:
+async def checks(there: Place) -> AsyncIterator[Diagnosis]:
     """Each check, as it is done."""
     yield clock(time.time(), _is_synchronised())
     if there.config.database.is_embedded:
@@ -92,16 +92,16 @@ async def checks(there: Place) -> AsyncIterator[Check]:
         yield check
 
 
-def clock(now: float, is_synchronised: bool | None) -> Check:
+def clock(now: float, is_synchronised: bool | None) -> Diagnosis:
     """Whether the clock can be right: what is proven is dated by it."""
     told = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     if now < RELEASED_AT:
-        return Check(Finding.FAIL, "clock", f"it says {told}, which is long ago: set it")
+        return Diagnosis(Finding.FAIL, "clock", f"it says {told}, which is long ago: set it")
     if is_synchronised is False:
         words = f"it says {told}, and nothing keeps it: run chrony or systemd-timesyncd"
-        return Check(Finding.WARN, "clock", words)
+        return Diagnosis(Finding.WARN, "clock", words)
     known = "" if is_synchronised is None else ", and it is kept"
-    return Check(Finding.OK, "clock", f"it says {told}{known}")
+    return Diagnosis(Finding.OK, "clock", f"it says {told}{known}")
 
 
 def _is_synchronised() -> bool | None:
@@ -115,27 +115,27 @@ def _is_synchronised() -> bool | None:
     return None if state < 0 else bool(state != UNSYNCHRONISED)
 
 
-def room(data_dir: Path) -> Check:
+def room(data_dir: Path) -> Diagnosis:
     """Whether the disk has room for the embedded database."""
     place = next(each for each in (data_dir, *data_dir.parents) if each.exists())
     try:
         free = shutil.disk_usage(place).free
     except OSError as error:
-        return Check(Finding.FAIL, "disk", f"cannot look at {place}: {error.strerror}")
+        return Diagnosis(Finding.FAIL, "disk", f"cannot look at {place}: {error.strerror}")
     words = f"{free / 1e9:,.1f} GB are free for {data_dir}"
     if not os.access(place, os.W_OK):
         words = f"{place} cannot be written to: choose another --data-dir"
-        return Check(Finding.FAIL, "disk", words)
+        return Diagnosis(Finding.FAIL, "disk", words)
     if free < NO_ROOM:
         words += ": no space left for an archive; make room, or choose another --data-dir"
-        return Check(Finding.FAIL, "disk", words)
+        return Diagnosis(Finding.FAIL, "disk", words)
     if free < LITTLE_ROOM:
         words += ": not enough for long; make room, or narrow [synchronizer.filter]"
-        return Check(Finding.WARN, "disk", words)
-    return Check(Finding.OK, "disk", words)
+        return Diagnosis(Finding.WARN, "disk", words)
+    return Diagnosis(Finding.OK, "disk", words)
 
 
-def descriptors(config: Config, limit: int) -> Check:
+def descriptors(config: Config, limit: int) -> Diagnosis:
     """Whether there may be as many connections as the settings want."""
     widths = sum(link.width for _, link in config.networks.enabled())
     wanted = OWN_DESCRIPTORS + 2 * widths + config.synchronizer.live_relays
@@ -144,21 +144,21 @@ def descriptors(config: Config, limit: int) -> Check:
             f"{limit:,} files and connections are allowed, {wanted:,} may be wanted: "
             f"ulimit -n {wanted}, or a smaller width or live_relays"
         )
-        return Check(Finding.WARN, "descriptors", words)
+        return Diagnosis(Finding.WARN, "descriptors", words)
     told = "any number" if limit == resource.RLIM_INFINITY else f"{limit:,}"
-    return Check(Finding.OK, "descriptors", f"{told} allowed, {wanted:,} may be wanted")
+    return Diagnosis(Finding.OK, "descriptors", f"{told} allowed, {wanted:,} may be wanted")
 
 
-def settings(config: Config) -> Check:
+def settings(config: Config) -> Diagnosis:
     """Whether the services could begin: files that are named, and keys."""
     try:
         names = choose(config, None)
     except BigBrotrError as error:
-        return Check(Finding.FAIL, "settings", "; ".join(str(error).splitlines()))
-    return Check(Finding.OK, "settings", f"services: {', '.join(names)}")
+        return Diagnosis(Finding.FAIL, "settings", "; ".join(str(error).splitlines()))
+    return Diagnosis(Finding.OK, "settings", f"services: {', '.join(names)}")
 
 
-async def database(there: Place) -> Check:
+async def database(there: Place) -> Diagnosis:
     """Whether the database can be worked with; an embedded one that does not run is left alone."""
     config = there.config.database
     dsn = None
@@ -168,33 +168,33 @@ async def database(there: Place) -> Check:
             postgres = EmbeddedPostgres(there.data_dir)
             if not postgres.cluster.exists():
                 words = f"none in {there.data_dir} yet: `bigbrotr run` makes it"
-                return Check(Finding.OK, "database", words)
+                return Diagnosis(Finding.OK, "database", words)
             if embedded.running(postgres.data_dir) is None:
                 words = f"{there.profile}, not running: `bigbrotr run` starts it"
-                return Check(Finding.OK, "database", words)
+                return Diagnosis(Finding.OK, "database", words)
             dsn = postgres.url
         async with Pool(config, GLANCE, dsn=dsn) as pool, pool.acquire() as connection:
             await check_server(connection)
             ledger = await read_ledger(connection)
             if ledger is None:
                 words = f"{there}: empty; `bigbrotr run` or `bigbrotr db migrate` makes the schema"
-                return Check(Finding.OK, "database", words)
+                return Diagnosis(Finding.OK, "database", words)
             await Schema().check(connection, ledger.profile)
     except (BigBrotrError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         ours = refusal(error)
-        return Check(Finding.FAIL, "database", str(ours or error).splitlines()[0])
+        return Diagnosis(Finding.FAIL, "database", str(ours or error).splitlines()[0])
     if ledger.revision < Schema().revision:
         words = f"of revision {ledger.revision}, older than this release: `bigbrotr db migrate`"
-        return Check(Finding.WARN, "database", words)
+        return Diagnosis(Finding.WARN, "database", words)
     words = f"{there}: {ledger.profile}, revision {ledger.revision}"
-    return Check(Finding.OK, "database", words)
+    return Diagnosis(Finding.OK, "database", words)
 
 
-async def web(there: Place) -> Check:
+async def web(there: Place) -> Diagnosis:
     """Whether the address for health and metrics is free, or ours."""
     if not there.config.web.listen:
         words = 'nothing is served: [web] listen = "127.0.0.1:9464" serves health and metrics'
-        return Check(Finding.OK, "web", words)
+        return Diagnosis(Finding.OK, "web", words)
     host, port = there.config.web.address()
     name = identity(there.config.database, there.data_dir)
     is_well, words = await anyio.to_thread.run_sync(
@@ -202,13 +202,13 @@ async def web(there: Place) -> Check:
     )
     place = at(host, port)
     if is_well:
-        return Check(Finding.OK, "web", f"this archive runs and is well, says {place}")
+        return Diagnosis(Finding.OK, "web", f"this archive runs and is well, says {place}")
     if words.startswith("nobody answers"):
-        return Check(Finding.OK, "web", f"{place} is free")
-    return Check(Finding.FAIL, "web", words)
+        return Diagnosis(Finding.OK, "web", f"{place} is free")
+    return Diagnosis(Finding.FAIL, "web", words)
 
 
-async def proxy(network: Network, url: str) -> Check:
+async def proxy(network: Network, url: str) -> Diagnosis:
     """Whether somebody listens where a proxy should be."""
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or 0
@@ -223,18 +223,18 @@ async def proxy(network: Network, url: str) -> Check:
             f"nobody listens at {at(host, port)} ({reason}): start it, or change "
             f"[networks.{network}] proxy, or enabled = false"
         )
-        return Check(Finding.FAIL, what, words)
-    return Check(Finding.OK, what, f"somebody listens at {at(host, port)}")
+        return Diagnosis(Finding.FAIL, what, words)
+    return Diagnosis(Finding.OK, what, f"somebody listens at {at(host, port)}")
 
 
-async def reach(config: Config) -> AsyncIterator[Check]:
+async def reach(config: Config) -> AsyncIterator[Diagnosis]:
     """Whether names can be resolved and relays reached, by a few of the seeds of each network."""
     try:
         file = config.seeder.file
         path = Path(file) if file else shipped("configs") / "seeds.txt"
         relays = usable_relays((await read_seeds(path))[0], config.networks)
     except BigBrotrError as error:
-        yield Check(Finding.WARN, "reach", f"no relay to try: {error}")
+        yield Diagnosis(Finding.WARN, "reach", f"no relay to try: {error}")
         return
     for network, link in config.networks.enabled():
         some = [relay for relay in relays if relay.network is network][:TRIED_RELAYS]
@@ -257,9 +257,9 @@ async def reach(config: Config) -> AsyncIterator[Check]:
                 result.abort()
         what = f"reach {network}"
         if reached:
-            yield Check(Finding.OK, what, f"{reached} of {len(some)} seeds answer")
+            yield Diagnosis(Finding.OK, what, f"{reached} of {len(some)} seeds answer")
         else:
-            yield Check(
+            yield Diagnosis(
                 Finding.FAIL,
                 what,
                 f"none of {len(some)} seeds answers: is this machine online, and does a firewall "
@@ -267,7 +267,7 @@ async def reach(config: Config) -> AsyncIterator[Check]:
             )
 
 
-async def names(relays: list[Relay]) -> Check | None:
+async def names(relays: list[Relay]) -> Diagnosis | None:
     """Whether the resolver knows one of the hosts; None: all of them are addresses."""
     hosts = [relay.host for relay in relays if not relay.host.replace(".", "").isdigit()]
     hosts = [host for host in hosts if ":" not in host]
@@ -282,8 +282,8 @@ async def names(relays: list[Relay]) -> Check | None:
         except OSError as error:
             reason = f"{host}: {error.strerror or error}"
         else:
-            return Check(Finding.OK, "dns", f"{host} has an address")
+            return Diagnosis(Finding.OK, "dns", f"{host} has an address")
     if not hosts:
         return None
     words = f"no name can be resolved ({reason}): look at /etc/resolv.conf, and whether it is up"
-    return Check(Finding.FAIL, "dns", words)
+    return Diagnosis(Finding.FAIL, "dns", words)

@@ -6,7 +6,7 @@ SCHEMA = "bigbrotr"  # holds every table, view and function of ours
 SEARCH_PATH = "pg_catalog, pg_temp"  # of our own sessions: each name of ours is qualified
 
 
-class Code(StrEnum):
+class ErrorCode(StrEnum):
     """SQLSTATEs that our SQL raises."""
 
     LEASE_LOST = "BB001"  # another process has claimed the relay

@@ -1,5 +1,6 @@
 """The pool of database connections: connects with retries, checks health, counts."""
 
+import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -99,6 +100,7 @@ class Pool:
         self._session = dict(session or {})
         self._patience_s = patience_s or self.settings.timeouts.acquisition
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._cut_off: set[int] = set()  # connections whose last task was cancelled, by process
         self.use = PoolUse()
         self._log = Logger("pool")
 
@@ -180,7 +182,7 @@ class Pool:
             statement_cache_size=0 if self.settings.pgbouncer else 100,
             server_settings=session,
             init=_learn_types if self.settings.pgbouncer else None,
-            reset=_leave_as_it_is,
+            reset=self._reset,
             **(BY_ITSELF if self.database.is_embedded else {}),
         )
 
@@ -224,6 +226,9 @@ class Pool:
             self.use = self.use._replace(waited_s=self.use.waited_s + got - asked)
         try:
             yield connection
+        except asyncio.CancelledError:
+            self._cut_off.add(connection.get_server_pid())
+            raise
         finally:
             times, seconds, waited_s = self.use
             self.use = PoolUse(times + 1, seconds + time.monotonic() - got, waited_s)
@@ -260,9 +265,24 @@ class Pool:
                 continue
             try:
                 yield connection
+            except asyncio.CancelledError:
+                self._cut_off.add(connection.get_server_pid())
+                raise
             finally:
                 await pool.release(connection)
             return
+
+    async def _reset(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        """Instead of asyncpg's reset, a round trip per release: we leave no state behind.
+
+        But asyncpg describes a new statement without ending the transaction that the server begins
+        for it. A task that is cancelled before it runs the statement leaves that transaction open,
+        unknown to asyncpg: any command ends it.
+        """
+        pid = connection.get_server_pid()
+        if pid in self._cut_off:
+            self._cut_off.discard(pid)
+            await connection.execute("SELECT 1")
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -334,10 +354,6 @@ async def _learn_types(connection: "asyncpg.Connection[asyncpg.Record]") -> None
     async with connection.transaction():
         await connection.execute(f"SET LOCAL search_path = {SEARCH_PATH}")
         await connection.prepare(_TYPES)
-
-
-async def _leave_as_it_is(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """Instead of asyncpg's reset, a round trip per release: we leave no state behind."""
 
 
 def _in_words(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Where an event is: the relays that hold it, those that are proven not to, and the rest."""
+"""Located an event is: the relays that hold it, those that are proven not to, and the rest."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -56,7 +56,7 @@ class Absent(Struct, frozen=True):
     dropped_at: int | None  # ... until it was found to hold it no longer
 
 
-class Where(NamedTuple):
+class Located(NamedTuple):
     """Each relay that the archive knows stands in one of the three."""
 
     present: list[Present]
@@ -109,10 +109,10 @@ def parse_event_id(text: str) -> bytes:
     return ids[0]
 
 
-def locate(event: WireEvent | None, relays: Iterable[Known]) -> Where:
+def locate(event: WireEvent | None, relays: Iterable[Known]) -> Located:
     """Sorts the relays by what is known of each and an event; None: it is not archived. `tags` are
     null where the archive does not keep them."""
-    found = Where([], [], [])
+    found = Located([], [], [])
     for known in relays:
         seen = [at for at in (known.seen_at, known.withheld_at) if at is not None]
         proof = None

@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 
-class Code(IntEnum):
+class CloseCode(IntEnum):
     """Why a connection was closed."""
 
     NORMAL = 1000
@@ -117,7 +117,7 @@ class FrameReader:
                 elif length == 127:
                     start += 8
                 else:
-                    self._fail(Code.PROTOCOL_ERROR, "masked frame")
+                    self._fail(CloseCode.PROTOCOL_ERROR, "masked frame")
                     break
                 if end < start:
                     needed = start - position
@@ -158,7 +158,7 @@ class FrameReader:
         if opcode >= _CLOSE:
             self.idle += len(payload) + FRAME_COST
             if len(payload) > 125:
-                self._fail(Code.PROTOCOL_ERROR, "a long control frame")
+                self._fail(CloseCode.PROTOCOL_ERROR, "a long control frame")
             elif opcode == _PING:
                 # Of several pings the newest is answered (RFC 6455, 5.5.3).
                 self.replies[:] = [encode(payload, _PONG)]
@@ -174,15 +174,15 @@ class FrameReader:
         """Whether a frame may begin like this, here."""
         opcode, is_under_way = first & 0x0F, self._fragments is not None
         if first & 0x70:
-            self._fail(Code.PROTOCOL_ERROR, "an extension that was not agreed on")
+            self._fail(CloseCode.PROTOCOL_ERROR, "an extension that was not agreed on")
         elif opcode in (_CLOSE, _PING, _PONG):
             if not first & 0x80:
-                self._fail(Code.PROTOCOL_ERROR, "a fragmented control frame")
+                self._fail(CloseCode.PROTOCOL_ERROR, "a fragmented control frame")
         elif opcode in (_TEXT, _BINARY):
             if is_under_way:
-                self._fail(Code.PROTOCOL_ERROR, "a message within a message")
+                self._fail(CloseCode.PROTOCOL_ERROR, "a message within a message")
         elif opcode or not is_under_way:
-            self._fail(Code.PROTOCOL_ERROR, f"a frame of type {opcode} out of place")
+            self._fail(CloseCode.PROTOCOL_ERROR, f"a frame of type {opcode} out of place")
         return not self._is_over()
 
     def _take_fragment(self, first: int, payload: bytes, messages: list[bytes]) -> None:
@@ -206,13 +206,13 @@ class FrameReader:
         if not self._is_in_place(first):
             return False
         if first & 0x0F >= _CLOSE:
-            self._fail(Code.PROTOCOL_ERROR, "a long control frame")
+            self._fail(CloseCode.PROTOCOL_ERROR, "a long control frame")
             return False
         skipped = self._skipped or _Skipped()
         skipped.take(self._fragments or b"")
         self._fragments = bytearray()
         if skipped.size + length > max(MOST_BYTES, self._max_size):
-            self._fail(Code.TOO_BIG, f"a message of {skipped.size + length} bytes")
+            self._fail(CloseCode.TOO_BIG, f"a message of {skipped.size + length} bytes")
             return False
         if not length:
             self.idle += FRAME_COST
@@ -232,11 +232,11 @@ class FrameReader:
         return position + len(part)
 
     def _take_close(self, payload: bytes) -> None:
-        code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else Code.NO_STATUS
+        code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else CloseCode.NO_STATUS
         self.goodbye = Goodbye(code, payload[2:].decode(errors="replace"))
         self.replies.append(encode(payload[:2], _CLOSE))
 
-    def _fail(self, code: Code, reason: str) -> None:
+    def _fail(self, code: CloseCode, reason: str) -> None:
         self.goodbye = Goodbye(code, reason)
         self.replies.append(encode(code.to_bytes(2, "big"), _CLOSE))
 

@@ -8,7 +8,7 @@ import websockets
 from websockets.client import ClientProtocol
 from websockets.uri import parse_uri
 
-from bigbrotr.net.frames import FRAME_COST, Code, FrameReader, Goodbye, encode, ping
+from bigbrotr.net.frames import FRAME_COST, CloseCode, FrameReader, Goodbye, encode, ping
 from bigbrotr.net.politeness import Slot
 
 MAX_HEAD = 16_384  # bytes of the answer to the handshake
@@ -251,6 +251,6 @@ def check_answer(handshake: ClientProtocol, head: bytes) -> None:
 
 
 def _in_words(goodbye: Goodbye) -> str:
-    if goodbye.code == Code.NO_STATUS:
+    if goodbye.code == CloseCode.NO_STATUS:
         return "closed by the relay"
     return f"closed with {goodbye.code} {goodbye.reason}".strip()

@@ -87,7 +87,7 @@ class Due(Struct, frozen=True):
     checks: int | None = None
 
 
-class Gap(Struct, frozen=True):
+class OpenGap(Struct, frozen=True):
     """A stretch of the past that is not proven, and why."""
 
     span: Span
@@ -98,7 +98,7 @@ class Gap(Struct, frozen=True):
     due_at: int
 
 
-class Check(Struct, frozen=True):
+class LatestCheck(Struct, frozen=True):
     """What the monitor found when it last looked."""
 
     state: str  # unknown, up, down
@@ -130,7 +130,7 @@ class Uptime(Struct, frozen=True):
     incidents: tuple[Incident, ...]
 
 
-class Document(Struct, frozen=True):
+class StoredDocument(Struct, frozen=True):
     """The newest snapshot of one type."""
 
     snapshot_at: int
@@ -157,11 +157,11 @@ class RelayReport(Struct, frozen=True, kw_only=True):
 
     progress: RelayProgress
     missing: tuple[Span, ...]  # neither proven nor a gap that has to wait
-    gaps: tuple[Gap, ...]
+    gaps: tuple[OpenGap, ...]
     rejected: dict[str, int]  # by reason
-    check: Check | None
+    check: LatestCheck | None
     uptime: Uptime
-    documents: dict[str, Document]
+    documents: dict[str, StoredDocument]
 
 
 async def progress(
@@ -257,12 +257,14 @@ async def report(pool: Pool, url: str, *, days: int = 30) -> RelayReport | None:
     return RelayReport(
         progress=_progress(row),
         missing=_spans(missing),
-        gaps=tuple(Gap((gap["span"].lower, gap["span"].upper), *list(gap)[1:]) for gap in gaps),
+        gaps=tuple(OpenGap((gap["span"].lower, gap["span"].upper), *list(gap)[1:]) for gap in gaps),
         rejected={each["reason"]: each["count"] for each in rejected},
         check=None if check is None else _check(check),
         uptime=_uptime(uptime, days),
         documents={
-            each["type"]: Document(each["snapshot_at"], msgspec.json.decode(each["data"] or "null"))
+            each["type"]: StoredDocument(
+                each["snapshot_at"], msgspec.json.decode(each["data"] or "null")
+            )
             for each in documents
         },
     )
@@ -298,9 +300,9 @@ def _spans(ranges: "Iterable[asyncpg.Range[int]] | None") -> tuple[Span, ...]:
     return tuple((each.lower, each.upper) for each in ranges or ())
 
 
-def _check(row: asyncpg.Record) -> Check:
+def _check(row: asyncpg.Record) -> LatestCheck:
     failed = msgspec.json.decode(row["failed"] or "{}", type=dict[str, str])
-    return Check(**(dict(row) | {"failed": failed}))
+    return LatestCheck(**(dict(row) | {"failed": failed}))
 
 
 def _uptime(row: asyncpg.Record | None, days: int) -> Uptime:

@@ -16,7 +16,7 @@ from bigbrotr.reads.relays import RelayProgress
 ROUND = 1.2  # times the interval: by then each relay that is up was checked again, give or take
 
 
-class Measured(Struct, frozen=True, kw_only=True):
+class LastRound(Struct, frozen=True, kw_only=True):
     """What the monitor knows: relays by state, and what was measured since `since`."""
 
     relays: int  # that are monitored
@@ -44,7 +44,7 @@ class Status(Struct, frozen=True, kw_only=True):
     pairs: int  # of event and relay: the sum of what each relay holds
     gaps: int
     rejected: int
-    measured: Measured
+    measured: LastRound
     candidate_sources: dict[str, int]
     progress: tuple[RelayProgress, ...]
 
@@ -72,11 +72,11 @@ async def totals(brotr: Brotr) -> Totals:
     return await brotr.totals()
 
 
-async def measured(brotr: Brotr, check_every_s: float, *, writes: bool = False) -> Measured:
+async def measured(brotr: Brotr, check_every_s: float, *, writes: bool = False) -> LastRound:
     """What the monitor has found, in the last round of checks."""
     since = int(time.time() - ROUND * check_every_s)
     found = await brotr.monitoring(since)
-    return Measured(
+    return LastRound(
         relays=found.relays,
         up=found.up,
         down=found.down,

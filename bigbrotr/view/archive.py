@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from bigbrotr.core.logger import ascii_json, printable
-from bigbrotr.reads.relays import Candidate, Gap, RelayProgress, RelayReport, Stage
-from bigbrotr.reads.status import Measured, Status
+from bigbrotr.reads.relays import Candidate, OpenGap, RelayProgress, RelayReport, Stage
+from bigbrotr.reads.status import LastRound, Status
 from bigbrotr.reads.where import Where
 from bigbrotr.view.table import Column, lay_out
 from bigbrotr.view.words import (
@@ -82,7 +82,7 @@ def relay_lines(relays: Sequence[RelayProgress], width: int | None, *, ways: boo
     return lay_out(columns, width)
 
 
-def measured_lines(found: Measured, round_s: float) -> list[str]:
+def measured_lines(found: LastRound, round_s: float) -> list[str]:
     """What the monitor has found, in lines; none where there never was one."""
     if not found.relays and not found.undelivered:
         return []
@@ -169,7 +169,7 @@ def print_relay(found: RelayReport, console: Console | None = None) -> None:
     _print_checks(console, found)
 
 
-def _gap(gap: Gap) -> str:
+def _gap(gap: OpenGap) -> str:
     detail = f" ({gap.detail})" if gap.detail else ""
     return (
         f"{stretch(gap.span)}: {gap.reason}{detail}, tried {gap.attempts:,} times, "

@@ -38,7 +38,7 @@ COLOURS = {
 }
 
 
-class Sample(Struct, frozen=True):
+class Moment(Struct, frozen=True):
     """What there was at a moment (monotonic seconds)."""
 
     at: float
@@ -74,9 +74,9 @@ class Panel:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        self._samples: deque[Sample] = deque()
-        self._first: Sample | None = None
-        self._last: tuple[Sample, Counts] | None = None
+        self._samples: deque[Moment] = deque()
+        self._first: Moment | None = None
+        self._last: tuple[Moment, Counts] | None = None
 
     async def look(self, rows: int) -> Picture:
         """How the run is now, and up to so many relays."""
@@ -101,7 +101,7 @@ class Panel:
             shown = await relays.progress(brotr.pool, rows, is_active_first=True)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             return picture  # the database is away for a moment: the services say more about it
-        self._note(Sample(time.monotonic(), totals.events, totals.pairs), counts)
+        self._note(Moment(time.monotonic(), totals.events, totals.pairs), counts)
         new_per_s, _ = rates(self._samples, RATE_WINDOW_S)
         has_pace = self._samples[-1].at - self._samples[0].at >= LEAST_WINDOW_S
         _, pairs_per_s = rates(self._samples, PACE_WINDOW_S)
@@ -114,7 +114,7 @@ class Panel:
             pairs_per_s=pairs_per_s if has_pace else None,
         )
 
-    def _note(self, sample: Sample, counts: Counts) -> None:
+    def _note(self, sample: Moment, counts: Counts) -> None:
         self._first = self._first or sample
         self._last = (sample, counts)
         self._samples.append(sample)
@@ -175,7 +175,7 @@ def trouble_of(runner: Runner) -> str:
     return "" if runner.service is None else runner.service.trouble
 
 
-def rates(samples: Sequence[Sample], window_s: float) -> tuple[float, float]:
+def rates(samples: Sequence[Moment], window_s: float) -> tuple[float, float]:
     """New events and new pairs a second over the window."""
     if not samples:
         return 0.0, 0.0

@@ -432,3 +432,20 @@ async def test_closing_cuts_what_is_in_use(dsn: str, monkeypatch: pytest.MonkeyP
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
         await task
     assert not pool.is_connected
+
+
+async def test_a_statement_that_is_cut_off_leaves_no_transaction_open(dsn: str) -> None:
+    """Wherever it is cut off: while it is described, before it is run, or while it runs."""
+    settings = PoolSettings(limits=Limits(min_size=1, max_size=1))
+    async with Pool(settings=settings, dsn=dsn) as pool:
+        for steps in range(60):
+            # A new statement each time, or asyncpg would not describe it.
+            asked = asyncio.create_task(pool.fetch(f"SELECT {steps}, count(*) FROM pg_class"))
+            for _ in range(steps % 20):
+                await asyncio.sleep(0)
+            if steps >= 20:
+                await asyncio.sleep(0.0001 * (steps - 20))
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+            async with pool.transaction() as connection:
+                await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")

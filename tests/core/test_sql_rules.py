@@ -14,7 +14,7 @@ from pglast import ast, enums
 from bigbrotr.config.settings import Profile
 from bigbrotr.config.shipped import shipped
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.codes import SCHEMA, SEARCH_PATH, Code, LockTable
+from bigbrotr.core.codes import SCHEMA, SEARCH_PATH, ErrorCode, LockTable
 from bigbrotr.core.schema import DISTRIBUTED, Schema
 from tests.core.statements import collect
 
@@ -383,7 +383,7 @@ def test_a_statement_that_breaks_a_rule_is_found(statement: str, rule: str) -> N
 def test_the_registry_of_error_codes_is_whole() -> None:
     text = "".join(path.read_text() for path in Schema().folder.rglob("*.sql"))
     raised = set(re.findall(r"ERRCODE = '(\w+)'", text))
-    assert raised == set(Code)
+    assert raised == set(ErrorCode)
 
 
 def test_the_registry_of_locks_is_whole() -> None:

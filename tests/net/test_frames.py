@@ -14,7 +14,7 @@ from bigbrotr.net.frames import (
     FRAME_COST,
     MOST_BYTES,
     SAMPLE_BYTES,
-    Code,
+    CloseCode,
     FrameReader,
     Goodbye,
     Oversized,
@@ -135,7 +135,7 @@ def test_endless_fragments_end_the_connection() -> None:
         assert reader.feed(part) == []
         fed += 1 << 20
         assert fed <= MOST_BYTES
-    assert reader.goodbye.code == Code.TOO_BIG
+    assert reader.goodbye.code == CloseCode.TOO_BIG
 
 
 @pytest.mark.parametrize("opcode", [0x1, 0x2])
@@ -176,24 +176,24 @@ def test_any_bytes_are_survived(data: bytes, cuts: list[int]) -> None:
 @pytest.mark.parametrize(
     ("data", "code"),
     [
-        (struct.pack("!BBQ", 0x81, 127, 1 << 62), Code.TOO_BIG),
-        (frame(0x1, b"x", rsv=0x40), Code.PROTOCOL_ERROR),
-        (b"\x81\x85" + b"mask" + b"hello", Code.PROTOCOL_ERROR),
-        (b"\x81\xfe\x00\x80", Code.PROTOCOL_ERROR),
-        (frame(0x3, b""), Code.PROTOCOL_ERROR),
-        (frame(0x0, b"nothing before"), Code.PROTOCOL_ERROR),
-        (frame(0x1, b"a", final=False) + frame(0x1, b"b"), Code.PROTOCOL_ERROR),
-        (frame(0x9, b"x" * 126), Code.PROTOCOL_ERROR),
-        (frame(0x9, b"x", final=False), Code.PROTOCOL_ERROR),
-        (struct.pack("!BBQ", 0x81, 127, MOST_BYTES + 1), Code.TOO_BIG),
-        (frame(0x1, b"x" * (MAX + 1), rsv=0x40), Code.PROTOCOL_ERROR),
-        (frame(0x9, b"x" * (MAX + 1)), Code.PROTOCOL_ERROR),
-        (frame(0x0, b"x" * (MAX + 1)), Code.PROTOCOL_ERROR),
-        (frame(0x1, b"a" * (MAX + 1), final=False) + frame(0x1, b"b"), Code.PROTOCOL_ERROR),
-        (frame(0x1, b"a", final=False) + frame(0x2, b"b" * (MAX + 1)), Code.PROTOCOL_ERROR),
+        (struct.pack("!BBQ", 0x81, 127, 1 << 62), CloseCode.TOO_BIG),
+        (frame(0x1, b"x", rsv=0x40), CloseCode.PROTOCOL_ERROR),
+        (b"\x81\x85" + b"mask" + b"hello", CloseCode.PROTOCOL_ERROR),
+        (b"\x81\xfe\x00\x80", CloseCode.PROTOCOL_ERROR),
+        (frame(0x3, b""), CloseCode.PROTOCOL_ERROR),
+        (frame(0x0, b"nothing before"), CloseCode.PROTOCOL_ERROR),
+        (frame(0x1, b"a", final=False) + frame(0x1, b"b"), CloseCode.PROTOCOL_ERROR),
+        (frame(0x9, b"x" * 126), CloseCode.PROTOCOL_ERROR),
+        (frame(0x9, b"x", final=False), CloseCode.PROTOCOL_ERROR),
+        (struct.pack("!BBQ", 0x81, 127, MOST_BYTES + 1), CloseCode.TOO_BIG),
+        (frame(0x1, b"x" * (MAX + 1), rsv=0x40), CloseCode.PROTOCOL_ERROR),
+        (frame(0x9, b"x" * (MAX + 1)), CloseCode.PROTOCOL_ERROR),
+        (frame(0x0, b"x" * (MAX + 1)), CloseCode.PROTOCOL_ERROR),
+        (frame(0x1, b"a" * (MAX + 1), final=False) + frame(0x1, b"b"), CloseCode.PROTOCOL_ERROR),
+        (frame(0x1, b"a", final=False) + frame(0x2, b"b" * (MAX + 1)), CloseCode.PROTOCOL_ERROR),
     ],
 )
-def test_violations_end_the_connection(data: bytes, code: Code) -> None:
+def test_violations_end_the_connection(data: bytes, code: CloseCode) -> None:
     reader = FrameReader(MAX)
     reader.feed(data)
     assert reader.goodbye is not None
@@ -208,7 +208,7 @@ def test_close_frames_say_why() -> None:
     assert reader.goodbye == Goodbye(1008, "go away")
     reader = FrameReader(MAX)
     reader.feed(frame(0x8, b""))
-    assert reader.goodbye == Goodbye(Code.NO_STATUS, "")
+    assert reader.goodbye == Goodbye(CloseCode.NO_STATUS, "")
 
 
 @given(payloads)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from bigbrotr.core.codes import SCHEMA, Code
+from bigbrotr.core.codes import SCHEMA, ErrorCode
 from bigbrotr.core.pool import Connection, Pool
 from bigbrotr.errors import LeaseLostError
 from bigbrotr.models.relay import Relay
@@ -81,7 +81,7 @@ class Calls:
                     return await call()
             return await call()
         except asyncpg.PostgresError as error:
-            if error.sqlstate == Code.LEASE_LOST:
+            if error.sqlstate == ErrorCode.LEASE_LOST:
                 raise LeaseLostError(str(error)) from None
             raise
 

@@ -10,7 +10,7 @@ import msgspec
 
 from bigbrotr.core.calls.base import UPKEEP_S, Calls, by_column, value_of
 from bigbrotr.core.calls.visits import Visit, coverage_of
-from bigbrotr.core.codes import Code
+from bigbrotr.core.codes import ErrorCode
 from bigbrotr.core.pool import Connection
 from bigbrotr.models.coverage import How, Proof, Span
 from bigbrotr.models.event import storable
@@ -223,7 +223,7 @@ class ReconciliationCalls(Calls):
                 p_seen_at=int(time.time()),
             )
         except asyncpg.PostgresError as error:
-            if error.sqlstate == Code.WINDOW_CHANGED:
+            if error.sqlstate == ErrorCode.WINDOW_CHANGED:
                 return None
             raise
         return noted
