@@ -57,7 +57,8 @@ class Runner:
         self.state = State.RUNNING
         try:
             async with service:
-                await service.run()
+                if not self._stopping.is_set():
+                    await service.run()
             self.state = State.STOPPED
         except Exception as error:
             self._note_crash(error)

@@ -23,6 +23,7 @@ from bigbrotr.embedded.server import EmbeddedPostgres
 from bigbrotr.errors import ConfigError, DatabaseError, ServiceFailedError
 from bigbrotr.reads import relays
 from bigbrotr.runner import Runner, State
+from bigbrotr.services import publisher
 from bigbrotr.services.finder import Finder
 from bigbrotr.services.maintenance import Maintenance
 from bigbrotr.services.monitor.service import Monitor, keys_of
@@ -237,4 +238,6 @@ def choose(config: Config, only: Sequence[str] | None) -> list[str]:
         signer_of(config.synchronizer.auth)  # now, not in each worker
     if Monitor.SERVICE_NAME in chosen:
         keys_of(config.monitor)
+    if Publisher.SERVICE_NAME in chosen:
+        publisher.signer_of(config.monitor)
     return chosen

@@ -3,6 +3,7 @@
 
 import time
 from pathlib import Path
+from typing import Self
 
 import anyio
 import pytest
@@ -131,6 +132,22 @@ async def test_once_fails_with_the_failed_and_runs_the_others(dsn: str, tmp_path
         await supervisor.run(is_once=True)
     assert (len(Crashing.starts), Steady.ran) == (1, 1)
     assert [runner.state for runner in supervisor.runners] == [State.FAILED, State.STOPPED]
+
+
+async def test_a_stop_while_a_service_starts_leaves_its_cycle_out(
+    dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = Supervisor(config(dsn), Profile.FULL, tmp_path, only=["monitor"])
+
+    class Slow(Steady):
+        async def __aenter__(self) -> Self:
+            supervisor.request_shutdown()
+            return await super().__aenter__()
+
+    monkeypatch.setattr(supervisors, "SERVICES", {"monitor": Slow})
+    with anyio.fail_after(60):
+        await supervisor.run(is_once=True)
+    assert Steady.ran == 0
 
 
 async def test_database_away_is_nobodys_crash(dsn: str, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from bigbrotr.errors import leaves
 EXIT_CODES = """\
 exit codes:
   0  done, or stopped as asked
-  1  a defect of bigbrotr; the traceback says more. Of `health`: it is not well
+  1  a defect of bigbrotr; of `health` and `doctor`: not well; of `status --relay`: not known
   2  the command line or a file says something wrong
   3  the database cannot be reached, or refuses
   4  the database is of another revision or profile

@@ -117,11 +117,11 @@ def _is_synchronised() -> bool | None:
 
 def room(data_dir: Path) -> Diagnosis:
     """Whether the disk has room for the embedded database."""
-    place = next(each for each in (data_dir, *data_dir.parents) if each.exists())
     try:
+        place = next(each for each in (data_dir, *data_dir.parents) if each.exists())
         free = shutil.disk_usage(place).free
     except OSError as error:
-        return Diagnosis(Finding.FAIL, "disk", f"cannot look at {place}: {error.strerror}")
+        return Diagnosis(Finding.FAIL, "disk", f"cannot look at {data_dir}: {error.strerror}")
     words = f"{free / 1e9:,.1f} GB are free for {data_dir}"
     if not os.access(place, os.W_OK):
         words = f"{place} cannot be written to: choose another --data-dir"

@@ -103,7 +103,10 @@ def level(text: str) -> str:
 
 def names(text: str) -> list[str]:
     """The names in a list separated by commas."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return found
 
 
 def natural(text: str) -> int:

@@ -156,9 +156,10 @@ async def server(place: Place, *, is_new: bool = False) -> AsyncIterator[Brotr]:
             yield brotr
         return
     postgres = EmbeddedPostgres(place.data_dir, on_progress=say)
+    holder = embedded.running(postgres.data_dir)  # first: it says so where we may not look
     if not is_new and not postgres.cluster.exists():
         raise DatabaseError(f"there is no archive in {postgres.data_dir}: `bigbrotr run` makes one")
-    if embedded.running(postgres.data_dir) is not None:
+    if holder is not None:
         async with Brotr(Pool(config.database, config.pool, dsn=postgres.url)) as brotr:
             yield brotr
         return

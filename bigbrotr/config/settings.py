@@ -593,6 +593,10 @@ class PublisherSettings(ServiceSection, frozen=True):
 class MaintenanceSettings(ServiceSection, frozen=True):
     """How often the database is looked after: partitions, statistics, what needs a look."""
 
+    # It waits for those who read for hours, a backup say: that is no reason to give up.
+    max_consecutive_failures: Annotated[
+        int, Meta(ge=0, description="failed cycles in a row that count as a crash; 0: never")
+    ] = 0
     interval_s: Annotated[
         float, Meta(ge=0.1, description="from one look whether it is time to the next")
     ] = 900.0

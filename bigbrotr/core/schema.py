@@ -166,7 +166,7 @@ class Schema:
                         f"the schema has to be brought to this release by the owner of the "
                         f"database (`bigbrotr db migrate`): {str(error).splitlines()[0]}"
                     ) from None
-            # Somebody may read for long: then the upkeep makes them. They are made half a year
+            # Somebody may read for long: then maintenance makes them. They are made half a year
             # ahead.
             with suppress(asyncpg.LockNotAvailableError):
                 async with connection.transaction():

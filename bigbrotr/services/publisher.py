@@ -7,7 +7,7 @@ from typing import NamedTuple, Self, get_args
 import anyio
 import msgspec
 
-from bigbrotr.config.settings import PublisherSettings
+from bigbrotr.config.settings import MonitorSettings, PublisherSettings
 from bigbrotr.core.base_service import BaseService, Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.monitoring import OutboxEntry
@@ -16,7 +16,7 @@ from bigbrotr.core.metrics import Sample
 from bigbrotr.models.keys import Keys
 from bigbrotr.models.relay import Relay
 from bigbrotr.net.politeness import politeness_of
-from bigbrotr.nostr.auth import Throwaway
+from bigbrotr.nostr.auth import Signer, Throwaway
 from bigbrotr.nostr.delivery import Delivery, Outcome, deliver
 
 TARGETS = 50  # relays that are delivered to at once
@@ -51,8 +51,7 @@ class Publisher(BaseService[PublisherSettings]):
         self.offered: Counter[str] = Counter(dict.fromkeys(get_args(Outcome), 0))
         self._networks = self.context.config.networks
         self._politeness = politeness_of(self.context.config.politeness)
-        # For relays that ask who we are (NIP-42): events are signed already.
-        self._signer = Keys.from_env("PRIVATE_KEY") or Throwaway()
+        self._signer = signer_of(self.context.config.monitor)
 
     def metrics(self) -> Iterator[Sample]:
         """What became of the events that were offered."""
@@ -125,3 +124,14 @@ class Publisher(BaseService[PublisherSettings]):
             allow_local=self._networks.local.enabled,
             politeness=self._politeness,
         )
+
+
+def signer_of(settings: MonitorSettings) -> Signer:
+    """Returns the key for relays that ask who we are (NIP-42): PRIVATE_KEY, where announcements are
+    signed with it, or a new one. What is delivered is signed already.
+
+    Raises:
+        ConfigError: PRIVATE_KEY is wrong.
+    """
+    keys = Keys.from_env("PRIVATE_KEY") if settings.publish.enabled else None
+    return keys or Throwaway()

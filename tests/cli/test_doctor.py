@@ -130,6 +130,13 @@ def test_room(
     assert words in check.words
 
 
+def test_room_that_cannot_be_looked_at(tmp_path: Path) -> None:
+    # Root, as which this may run, is stopped by no permission, but by the length of a name.
+    check = doctor.room(tmp_path / (300 * "a"))
+    assert check.finding is Finding.FAIL
+    assert check.words.startswith(f"cannot look at {tmp_path}")
+
+
 async def test_no_name_is_resolved_for_addresses(tmp_path: Path) -> None:
     seeds = tmp_path / "seeds.txt"
     seeds.write_text("")

@@ -56,6 +56,7 @@ async def test_version_and_nothing() -> None:
         ("run --config /", 2, "/: Is a directory"),
         ("run --profile medium", 2, "a profile is full or lite"),
         ("run --only seeder,finda", 2, "no service is called 'finda'"),
+        ("run --only ,", 2, "',' names nothing"),
         ("run --log-level LOUD", 2, "unknown log level 'LOUD'"),
         ("seed notaurl", 2, "notaurl: No such file"),
         ("seed nofile.toml.d/x", 2, "nofile.toml.d"),

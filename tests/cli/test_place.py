@@ -14,6 +14,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from bigbrotr.cli import main
 from bigbrotr.core.schema import Schema
 from bigbrotr.embedded.server import EmbeddedPostgres
 from tests.kit.processes import Place, call, environment, until
@@ -175,13 +176,22 @@ async def test_data_dir_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_data_dir_that_is_not_ours() -> None:
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("run --once --data-dir /proc/nothing", "choose another data directory"),
+        ("status --data-dir {}", "cannot look into"),
+    ],
+)
+def test_data_dir_that_is_not_ours(command: str, words: str, tmp_path: Path) -> None:
     if not shutil.which("setpriv"):
         pytest.skip("no setpriv")
+    private = tmp_path / "private"
+    private.mkdir(0o700)
     result = subprocess.run(
         [
             *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
-            *(sys.executable, "-m", "bigbrotr", "run", "--once", "--data-dir", "/proc/nothing"),
+            *(sys.executable, "-m", "bigbrotr", *command.format(private).split()),
         ],
         capture_output=True,
         text=True,
@@ -189,11 +199,22 @@ def test_data_dir_that_is_not_ours() -> None:
         cwd="/",
         check=False,
     )
-    if "No module named" in result.stderr or "Permission denied" in result.stderr[:200]:
+    is_ours = result.stderr.startswith("bigbrotr: ")
+    if not is_ours and re.search("No module named|Permission denied", result.stderr[:200]):
         pytest.skip("the interpreter is root's own")
     assert result.returncode == 3, result.stderr
-    assert "choose another data directory" in result.stderr
+    assert words in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "seed wss://a.example", "db psql"])
+def test_data_dir_that_cannot_be_looked_into(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    assert main([*command.split(), "--data-dir", str(path)]) == 3
+    assert f"cannot look into {path}: Not a directory" in capsys.readouterr().err
 
 
 async def test_the_profile_is_the_archive_s(tmp_path: Path) -> None:

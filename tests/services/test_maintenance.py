@@ -1,10 +1,11 @@
 """The maintenance service: what it does, when, and what it says."""
 
+import asyncio
 import sys
 
 import pytest
 
-from bigbrotr.config.settings import MaintenanceSettings
+from bigbrotr.config.settings import MAX_CONSECUTIVE_FAILURES, MaintenanceSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import configure
 from bigbrotr.models.relay import Relay
@@ -42,3 +43,16 @@ async def test_it_is_done_once_in_a_while_whoever_finds_it_due(
     # A clock that was ahead leaves a time to come: it is not waited for.
     await brotr.pool.execute("UPDATE bigbrotr.service_data SET updated_at = updated_at + 9000")
     assert await is_done()
+
+
+async def test_what_keeps_failing_is_tried_again_and_never_given_up(brotr: Brotr) -> None:
+    await brotr.pool.execute("DROP FUNCTION bigbrotr.ensure_partitions(bigint)")
+    settings = MaintenanceSettings(interval_s=0.1)
+    async with Maintenance(brotr, settings) as maintenance, asyncio.timeout(60):
+        cycles = asyncio.create_task(maintenance.run_forever())
+        while maintenance.failures <= MAX_CONSECUTIVE_FAILURES:
+            assert not cycles.done(), cycles.exception()
+            await asyncio.sleep(0.01)
+        assert "ensure_partitions" in maintenance.trouble
+        maintenance.request_shutdown()
+        await cycles

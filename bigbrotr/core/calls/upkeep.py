@@ -105,6 +105,6 @@ class UpkeepCalls(Calls):
         except asyncpg.LockNotAvailableError:
             raise DatabaseError(
                 "no partition was made: a transaction goes on reading the events, see "
-                "pg_stat_activity; the next upkeep tries again"
+                "pg_stat_activity; maintenance tries again"
             ) from None
         return made
