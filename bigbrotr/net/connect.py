@@ -21,6 +21,7 @@ from python_socks.async_.asyncio import Proxy
 
 from bigbrotr.config.settings import Link
 from bigbrotr.models.relay import HIDDEN, is_special
+from bigbrotr.net.certificate import checking_context
 from bigbrotr.net.lookup import NoTurnError, lookups
 from bigbrotr.net.politeness import Politeness, Slot
 
@@ -327,7 +328,7 @@ async def _connect_one(family: socket.AddressFamily, address: tuple[str, int]) -
 @cache
 def tls_context() -> ssl.SSLContext:
     """What certificates are checked against; reading them takes a while."""
-    return ssl.create_default_context()
+    return checking_context()
 
 
 def failure_of(error: Exception) -> Unreached:
