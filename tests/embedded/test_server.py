@@ -7,107 +7,22 @@ import pwd
 import shutil
 import signal
 import stat
-import struct
 import subprocess
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.to_thread
 import asyncpg
 import pytest
 
-import bigbrotr
-from bigbrotr.embedded import acl, cluster, tuning
+from bigbrotr.embedded import cluster
 from bigbrotr.embedded import server as servers
 from bigbrotr.embedded.server import EmbeddedPostgres, binary, default_data_dir, running, settings
 from bigbrotr.errors import BusyError, DatabaseError
+from tests.kit.servers import Child, as_root, execute
 
 GB = 1 << 30
-MB = 1 << 20
-
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
-
-# A bigbrotr in small: says what happens, one line each, until it is told to stop. As another user
-# it imports everything first: the interpreter may be root's own.
-CHILD = """
-import grp, os, pwd, signal, sys
-from pathlib import Path
-import anyio, anyio._backends._asyncio, asyncpg, importlib.util, subprocess, tempfile
-from bigbrotr.embedded.server import EmbeddedPostgres
-
-def say(*words):
-    print(*words, flush=True)
-
-async def main(data_dir):
-    pg = EmbeddedPostgres(Path(data_dir), on_progress=lambda words: say("...", words))
-    try:
-        async with pg:
-            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                say("ready", pg.pid)
-                async for number in signals:
-                    if number == signal.SIGTERM:
-                        break
-                    connection = await asyncpg.connect(dsn=pg.url)
-                    say("interrupted", await connection.fetchval("SELECT current_user"))
-                    await connection.close()
-    except Exception as error:
-        say(type(error).__name__, error)
-        raise SystemExit(1)
-    say("stopped")
-
-data_dir, uid = sys.argv[1:]
-if uid:
-    os.setgroups([]); os.setgid(int(uid)); os.setuid(int(uid))
-anyio.run(main, data_dir)
-"""
-
-
-class Child:
-    """A process that runs a server of its own, in a process group of its own."""
-
-    def __init__(self, data_dir: Path, uid: int | None = None) -> None:
-        path = [str(Path(bigbrotr.__file__).parents[1]), *sys.path]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(data_dir), "" if uid is None else str(uid)],
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
-            text=True,
-            process_group=0,
-        )
-
-    async def says(self, beginning: str) -> str:
-        """The rest of the next line that begins so."""
-        assert self.process.stdout is not None
-        heard = ""
-        while line := await anyio.to_thread.run_sync(self.process.stdout.readline):
-            if line.startswith(beginning):
-                return line.removeprefix(beginning).strip()
-            heard += line
-        raise AssertionError(f"it never said {beginning!r}, but: {heard}")
-
-    async def end(self, number: signal.Signals) -> int:
-        self.process.send_signal(number)
-        return await anyio.to_thread.run_sync(self.process.wait)
-
-
-@pytest.fixture
-def child() -> Iterator[Callable[..., Child]]:
-    children: list[Child] = []
-
-    def start(data_dir: Path, uid: int | None = None) -> Child:
-        children.append(Child(data_dir, uid))
-        return children[-1]
-
-    yield start
-    for each in children:
-        each.process.kill()
-        each.process.wait()
-        assert each.process.stdout is not None
-        each.process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -115,40 +30,6 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Embe
     """One that runs all the time, for those who only look."""
     async with EmbeddedPostgres(tmp_path_factory.mktemp("embedded") / "data") as postgres:
         yield postgres
-
-
-@pytest.fixture(scope="module")
-async def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("template") / "data"
-    async with EmbeddedPostgres(path):
-        pass
-    return path
-
-
-@pytest.fixture
-def data_dir(template: Path, tmp_path: Path) -> Path:
-    """A directory that was used before, and is not in use; a copy saves the time of initdb."""
-    subprocess.run(["cp", "-a", template, tmp_path / "data"], check=True)
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def public_path() -> Iterator[Path]:
-    """A place that other users get to, unlike pytest's own when it runs as root."""
-    path = Path(tempfile.mkdtemp(prefix="bigbrotr-test-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
-
-
-async def execute(postgres: EmbeddedPostgres, *statements: str) -> Any:
-    connection = await asyncpg.connect(dsn=postgres.url)
-    try:
-        for statement in statements:
-            value = await connection.fetchval(statement)
-        return value
-    finally:
-        await connection.close()
 
 
 # -- the ordinary life
@@ -227,13 +108,6 @@ async def test_nothing_secret_reaches_the_server(
         descriptors = [path.resolve() for path in Path(f"/proc/{postgres.pid}/fd").iterdir()]
         assert data_dir / "lock" not in descriptors
         assert postgres.log in descriptors
-
-
-async def test_users_have_the_last_word(data_dir: Path) -> None:
-    with (data_dir / "postgres" / "postgresql.user.conf").open("a") as file:
-        file.write("work_mem = '5MB'\n")
-    async with EmbeddedPostgres(data_dir) as postgres:
-        assert await execute(postgres, "SHOW work_mem") == "5MB"
 
 
 async def test_says_why_it_does_not_start(data_dir: Path) -> None:
@@ -407,20 +281,6 @@ async def test_bigbrotr_is_killed(data_dir: Path, child: Callable[..., Child]) -
         assert await execute(postgres, "SELECT answer FROM t") == 42
 
 
-@pytest.mark.slow
-async def test_bigbrotr_is_killed_while_initdb_runs(
-    tmp_path: Path, child: Callable[..., Child]
-) -> None:
-    first = child(tmp_path / "data")
-    await first.says("... making a new database")
-    await first.end(signal.SIGKILL)
-    leftover = tmp_path / "data" / "postgres.new-of-old"
-    (leftover / "base").mkdir(parents=True)
-    async with EmbeddedPostgres(tmp_path / "data") as postgres:
-        assert await execute(postgres, "SELECT 1") == 1
-        assert not list(postgres.data_dir.glob("postgres.new-*"))
-
-
 async def test_an_orphan_is_stopped(data_dir: Path) -> None:
     """Where the kernel cannot tell a server that its bigbrotr died."""
     account = cluster.account_of(data_dir)
@@ -470,27 +330,18 @@ async def test_an_interrupt_at_the_terminal_is_ours_to_act_upon(
     await bigbrotr_like.says("stopped")
 
 
-# -- refusals
+# -- places
 
 
-async def test_another_major_version_is_refused(data_dir: Path) -> None:
-    (data_dir / "postgres" / "PG_VERSION").write_text("15\n")
-    with pytest.raises(DatabaseError, match=r"PostgreSQL 15.*PostgreSQL 18.*pg_dump"):
-        await EmbeddedPostgres(data_dir).start()
-
-
-async def test_a_directory_with_something_else_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "data" / "postgres").mkdir(parents=True)
-    (tmp_path / "data" / "postgres" / "letter").touch()
-    with pytest.raises(DatabaseError, match="not a PostgreSQL cluster"):
-        await EmbeddedPostgres(tmp_path / "data").start()
-    assert (tmp_path / "data" / "postgres" / "letter").exists()
-
-
-async def test_a_directory_that_cannot_be_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(DatabaseError, match="Not a directory"):
-        await EmbeddedPostgres(tmp_path / "file" / "data").start()
+def test_where_data_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/alice")
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", "relative")
+    assert default_data_dir() == Path("/home/alice/.local/share/bigbrotr")
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert default_data_dir() == Path("/data/bigbrotr")
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/bigbrotr:/var/lib/other")
+    assert default_data_dir() == Path("/var/lib/bigbrotr")
 
 
 @pytest.mark.parametrize("name", ["long" * 30, "one, two", "ünïcode %41"])
@@ -539,218 +390,3 @@ async def test_runs_as_an_ordinary_user(public_path: Path, child: Callable[..., 
     again = child(data_dir, uid)  # and leaves nothing that is in the way
     await again.says("ready")
     assert await again.end(signal.SIGTERM) == 0
-
-
-@as_root
-async def test_a_user_without_a_name_is_told_so(
-    public_path: Path, child: Callable[..., Child]
-) -> None:
-    os.chown(public_path, 54321, 54321)
-    assert "54321 has no name" in await child(public_path / "data", 54321).says("DatabaseError")
-
-
-@as_root
-async def test_somebody_elses_cluster_is_refused(
-    data_dir: Path, public_path: Path, child: Callable[..., Child]
-) -> None:
-    theirs = Path(shutil.move(data_dir, public_path))
-    owner = cluster.account_of(theirs).name
-    assert owner != "nobody"
-    uid = pwd.getpwnam("nobody").pw_uid
-    os.chown(theirs, uid, uid)
-    os.chown(theirs / "lock", uid, uid)
-    assert f"belongs to the user {owner}" in await child(theirs, uid).says("DatabaseError")
-
-
-@pytest.mark.slow
-@as_root
-async def test_root_opens_its_own_directories_for_the_server_alone(tmp_path: Path) -> None:
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0o700)
-    said: list[str] = []
-    async with EmbeddedPostgres(closed / "data", on_progress=said.append) as postgres:
-        assert Path(f"/proc/{postgres.pid}").stat().st_uid != 0
-        assert await execute(postgres, "SELECT 1") == 1
-    assert any(words.endswith(f"may now search {closed}") for words in said)
-    # The mask shows as the group's bits: --x, and no way to list or write.
-    assert stat.S_IMODE(closed.stat().st_mode) == 0o710
-
-
-@as_root
-async def test_root_leaves_the_directories_of_others_alone(tmp_path: Path) -> None:
-    theirs = tmp_path / "theirs"
-    theirs.mkdir(mode=0o700)
-    os.chown(theirs, 54321, 54321)
-    with pytest.raises(DatabaseError, match=rf"may not pass through {theirs},.*chmod o\+x"):
-        await EmbeddedPostgres(theirs / "data").start()
-
-
-def test_where_data_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/alice")
-    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
-    monkeypatch.setenv("XDG_DATA_HOME", "relative")
-    assert default_data_dir() == Path("/home/alice/.local/share/bigbrotr")
-    monkeypatch.setenv("XDG_DATA_HOME", "/data")
-    assert default_data_dir() == Path("/data/bigbrotr")
-    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/bigbrotr:/var/lib/other")
-    assert default_data_dir() == Path("/var/lib/bigbrotr")
-
-
-def test_programs_of_the_wheel() -> None:
-    assert os.access(binary("pg_dump"), os.X_OK)
-    with pytest.raises(DatabaseError, match="no program oracle"):
-        binary("oracle")
-
-
-# -- fitting the memory
-
-
-@pytest.mark.parametrize(
-    ("memory", "shared", "work", "maintenance"),
-    [
-        (128 * MB, "32MB", "4MB", "16MB"),
-        (2 * GB, "256MB", "8MB", "64MB"),
-        (8 * GB, "1024MB", "32MB", "256MB"),
-        (256 * GB, "1024MB", "32MB", "256MB"),
-    ],
-)
-def test_settings_fit_the_memory(memory: int, shared: str, work: str, maintenance: str) -> None:
-    fitting = settings(memory, 2)
-    assert fitting["shared_buffers"] == shared
-    assert fitting["work_mem"] == work
-    assert fitting["maintenance_work_mem"] == maintenance
-    assert fitting["max_parallel_workers_per_gather"] == "1"
-    assert (fitting["fsync"], fitting["full_page_writes"]) == ("on", "on")
-
-
-def test_a_small_shared_memory_is_not_used() -> None:
-    assert settings(GB, 1, 64 * MB)["dynamic_shared_memory_type"] == "mmap"
-    assert settings(GB, 1, GB)["dynamic_shared_memory_type"] == "posix"
-
-
-def _tree(root: Path, files: dict[str, str]) -> tuple[Path, Path]:
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root / "proc", root / "cgroup"
-
-
-@pytest.mark.parametrize(
-    ("files", "memory", "cpus"),
-    [
-        ({}, 8 * GB, 1000),
-        ({"proc/self/cgroup": "0::/a/b\n", "cgroup/a/b/memory.max": "max\n"}, 8 * GB, 1000),
-        (
-            {
-                "proc/self/cgroup": "0::/a/b\n",
-                "cgroup/a/b/memory.max": f"{4 * GB}\n",
-                "cgroup/a/memory.max": f"{2 * GB}\n",
-                "cgroup/a/cpu.max": "150000 100000\n",
-            },
-            2 * GB,
-            2,
-        ),
-        ({"proc/self/cgroup": "0::/\n", "cgroup/memory.max": f"{GB}\n"}, GB, 1000),
-        (
-            {
-                "proc/self/cgroup": "5:cpu,cpuacct:/\n4:memory:/docker/on-the-host\n0::/\n",
-                "cgroup/memory/memory.limit_in_bytes": f"{3 * GB}\n",
-            },
-            3 * GB,
-            1000,
-        ),
-    ],
-)
-def test_control_groups_are_respected(
-    tmp_path: Path,
-    files: dict[str, str],
-    memory: int,
-    cpus: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(1000)))
-    meminfo = f"MemTotal:       {8 * GB // 1024} kB\nMemFree: 1 kB\n"
-    proc, cgroup = _tree(tmp_path, {"proc/meminfo": meminfo, **files})
-    assert tuning.available_memory(proc, cgroup) == memory
-    assert tuning.available_cpus(proc, cgroup) == cpus
-
-
-def test_a_hidden_meminfo_is_no_obstacle(tmp_path: Path) -> None:
-    assert tuning.available_memory(tmp_path, tmp_path) > 64 * MB
-    assert tuning.shared_memory(tmp_path / "nowhere") == 0
-
-
-# -- access control lists
-
-
-NOID = acl.NOBODY_IN_PARTICULAR
-
-
-def test_lists_are_bytes_and_back() -> None:
-    entries = acl.with_user(acl.from_mode(0o750), 65534, 1)
-    data = acl.encode(entries)
-    assert acl.parse(data) == entries
-    assert data[:12] == struct.pack("<IHHI", 2, acl.USER_OBJ, 7, NOID)
-    for wrong in (b"", b"\x02\0\0", b"\x01\0\0\0", data[:-1]):
-        with pytest.raises(ValueError, match="an access control list of"):
-            acl.parse(wrong)
-
-
-def test_one_user_more_and_nobody_else() -> None:
-    assert acl.with_user(acl.from_mode(0o740), 7, 1) == [
-        acl.Entry(acl.USER_OBJ, NOID, 7),
-        acl.Entry(acl.USER, 7, 1),
-        acl.Entry(acl.GROUP_OBJ, NOID, 4),
-        acl.Entry(acl.MASK, NOID, 5),
-        acl.Entry(acl.OTHER, NOID, 0),
-    ]
-
-
-def test_a_mask_that_widens_revives_no_rights() -> None:
-    masked = [
-        acl.Entry(acl.USER_OBJ, NOID, 7),
-        acl.Entry(acl.USER, 5, 7),
-        acl.Entry(acl.USER, 7, 0),
-        acl.Entry(acl.GROUP_OBJ, NOID, 5),
-        acl.Entry(acl.GROUP, 9, 3),
-        acl.Entry(acl.MASK, NOID, 4),
-        acl.Entry(acl.OTHER, NOID, 1),
-    ]
-    who = [(5, 50), (6, 9), (6, 100), (8, 80)]  # of owner 1 and group 100
-
-    def rights(entries: list[acl.Entry], uid: int, gid: int) -> int:
-        return acl.permissions_of(entries, uid=uid, gid=gid, owner=1, owning_group=100)
-
-    after = acl.with_user(masked, 7, 1)
-    assert [rights(masked, *each) for each in who] == [4, 0, 4, 1]
-    assert [rights(after, *each) for each in who] == [4, 0, 4, 1]
-    assert (rights(masked, 7, 70), rights(after, 7, 70)) == (0, 1)
-    assert rights(after, 1, 1) == 7
-
-
-@as_root
-def test_the_kernel_agrees(tmp_path: Path) -> None:
-    nobody = pwd.getpwnam("nobody")
-    account = cluster.Account(nobody.pw_uid, nobody.pw_gid, "nobody")
-    place = tmp_path / "place"
-    place.mkdir(mode=0o700)
-    (place / "inside").touch()
-
-    def tries(script: str) -> bool:
-        done = subprocess.run(["/bin/sh", "-c", script], **account.dropping, capture_output=True)
-        return done.returncode == 0
-
-    assert not acl.is_searchable(place, uid=account.uid, gid=account.gid)
-    closed = [
-        directory
-        for directory in (*reversed(place.parents), place)
-        if not acl.is_searchable(directory, uid=account.uid, gid=account.gid)
-    ]
-    for directory in closed:
-        acl.grant_search(directory, uid=account.uid, gid=account.gid)
-        acl.grant_search(directory, uid=account.uid, gid=account.gid)
-        assert acl.is_searchable(directory, uid=account.uid, gid=account.gid)
-    assert tries(f"cd {place} && test -e inside")
-    assert not tries(f"ls {place}")
-    assert not tries(f"touch {place}/more")
-    assert not acl.is_searchable(place, uid=account.uid + 1, gid=account.gid + 1)

@@ -87,3 +87,8 @@ class Punctual:
         for thread in self._threads:
             thread.join(5.0)
         self._stamps.close()
+
+
+def pause(seconds: float) -> None:
+    """Keeps our own event loop busy."""
+    time.sleep(seconds)

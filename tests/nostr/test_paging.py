@@ -732,16 +732,3 @@ def test_nothing_wanted_is_done_and_an_answer_needs_an_ask() -> None:
     assert Paging(Span(5, 5)).ask() is None
     with pytest.raises(RuntimeError):
         Paging(Span(0, 5)).answer(PageAnswer([], End.EOSE))
-
-
-spans = st.lists(
-    st.tuples(st.integers(0, 30), st.integers(0, 30)).map(lambda ends: Span(*ends)), max_size=8
-)
-
-
-@given(wanted=st.tuples(st.integers(0, 30), st.integers(0, 30)), covered=spans)
-def test_uncovered_is_subtraction(wanted: tuple[int, int], covered: list[Span]) -> None:
-    left = uncovered(Span(*wanted), covered)
-    seconds = set(range(*wanted)) - {t for span in covered for t in range(*span)}
-    assert [t for span in left for t in range(*span)] == sorted(seconds)
-    assert merge(left) == left

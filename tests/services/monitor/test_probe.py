@@ -2,12 +2,11 @@
 
 import asyncio
 import json
-import random
 import select
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,45 +16,30 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from bigbrotr.config.settings import Link, PolitenessSettings
 from bigbrotr.models.check import Failed, Measured
-from bigbrotr.models.nip11 import Nip11
 from bigbrotr.models.relay import Relay
-from bigbrotr.net.certificate import certificate_of, first_of, observing_context, read
+from bigbrotr.net.certificate import observing_context
 from bigbrotr.net.connect import Failure
 from bigbrotr.net.politeness import Politeness
-from bigbrotr.net.timed_socket import TimedSocket, keep_stamps
+from bigbrotr.net.timed_socket import keep_stamps
 from bigbrotr.nostr.auth import Throwaway
 from bigbrotr.nostr.message import prefix_of
 from bigbrotr.services.monitor.claims import compare
 from bigbrotr.services.monitor.probe import Missed, ProbeConnection, open_probe
 from bigbrotr.services.monitor.trial import make_trial
-from tests.kit.certificates import Authority, handshakes, of_version
-from tests.kit.events import is_valid, make_event
+from tests.kit.certificates import Authority, handshakes
+from tests.kit.events import is_valid
 from tests.kit.model import Vices
-from tests.kit.punctual import Punctual
+from tests.kit.punctual import Punctual, pause
 from tests.kit.real import free_port, local_relay, nostr_relay
 from tests.kit.scripted import ScriptedRelay
 from tests.net.test_dial import server, socks5
-
-LINK = Link(timeout_s=5.0)
-EVENT = make_event()
+from tests.services.monitor.contact import EVENT, LINK, answering, contact, meet
 
 
 @pytest.fixture(autouse=True)
 def _stamps() -> Iterator[None]:
     with keep_stamps():
         yield
-
-
-async def meet(
-    url: str, link: Link = LINK, *, allow_local: bool = True
-) -> ProbeConnection | Missed:
-    return await open_probe(Relay(url), link, allow_local=allow_local, politeness=Politeness())
-
-
-async def contact(url: str, link: Link = LINK) -> ProbeConnection:
-    met = await meet(url, link)
-    assert isinstance(met, ProbeConnection), met
-    return met
 
 
 async def missed(url: str, link: Link = LINK) -> Missed:
@@ -141,22 +125,6 @@ async def test_writing() -> None:
         assert relay.events == []  # kept by nobody, and that is all right
 
 
-async def answering(
-    reply: Callable[[list[Any]], list[list[Any]]], ask: Callable[[ProbeConnection], Any]
-) -> Any:
-    """What is asked of a relay that answers each frame like this."""
-
-    async def talk(connection: ServerConnection) -> None:
-        async for frame in connection:
-            for each in reply(json.loads(frame)):
-                await connection.send(json.dumps(each))
-
-    async with serve(talk, "127.0.0.1", 0) as relay:
-        port = next(iter(relay.sockets)).getsockname()[1]
-        async with await contact(f"ws://127.0.0.1:{port}") as met:
-            return await ask(met)
-
-
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -178,18 +146,6 @@ async def test_refusals_keep_their_prefix(text: str, reason: str) -> None:
     check = await answering(reply, lambda met: met.write(trial, 1.0))
     assert check == Failed(reason, text)
     assert prefix_of(text, "refused") == reason
-
-
-@pytest.mark.parametrize("bits", [0, 8, 12])
-def test_trials_carry_the_work_that_was_asked_for(bits: int) -> None:
-    trial = make_trial(Throwaway(), 1_700_000_000, bits, is_protected=True)
-    event = json.loads(trial.event)
-    assert is_valid(event)
-    assert trial.event_id == event["id"]
-    assert int(event["id"], 16) < 1 << 256 - bits
-    assert ["-"] in event["tags"]
-    with pytest.raises(ValueError, match="200 bits"):
-        make_trial(Throwaway(), 0, 200)
 
 
 # Opening
@@ -345,122 +301,6 @@ async def test_tls_of_long_ago(authority: Authority) -> None:
     assert (found.why.failure, found.tls) == (Failure.TLS_OLD, None)
 
 
-@pytest.mark.parametrize("der", [b"", b"\x30", b"\x30\x03abc", b"x" * 1000])
-def test_what_is_no_certificate(der: bytes) -> None:
-    assert read(der) is None
-
-
-def test_certificates_that_were_tampered_with(authority: Authority) -> None:
-    """Whatever a server shows, reading it raises nothing."""
-    authority.context("127.0.0.1", "relay.example")
-    (path,) = authority.folder.glob("server*.pem")
-    pem = path.read_text()
-    der = ssl.PEM_cert_to_DER_cert(pem[pem.index("-----BEGIN CERTIFICATE") :])
-    assert read(der) is not None
-    for version in (0, 1, 3, 9, 127):
-        read(of_version(der, version))
-    chance = random.Random(1)
-    for at in range(len(der)):
-        read(der[:at] + bytes([chance.randrange(256)]) + der[at + 1 :])
-        read(der[:at] + der[at + 1 :])
-
-
-@pytest.mark.parametrize("is_newest", [False, True])
-def test_messages_that_are_cut(is_newest: bool) -> None:
-    body = (b"\x00" if is_newest else b"") + b"\x00\x00\x06\x00\x00\x03abc"
-    message = b"\x0b" + len(body).to_bytes(3, "big") + body
-    assert first_of(message) == b"abc"
-    for end in range(len(message)):
-        assert first_of(message[:end]) is None
-
-
-def test_a_connection_that_has_shown_nothing() -> None:
-    context = observing_context()
-    connection = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="a.example")
-    assert certificate_of(connection) is None
-
-
-# Claims
-
-
-def document(*nips: int, **limitation: Any) -> Nip11:
-    return Nip11.parse(json.dumps({"supported_nips": nips, "limitation": limitation}).encode())
-
-
-async def test_claims_of_a_relay_that_does_nothing_of_it() -> None:
-    claimed = document(1, 42, 45, 50, 67, 70, 77, auth_required=True, max_limit=5000)
-    async with ScriptedRelay([EVENT]) as relay, await contact(relay.url) as met:
-        await met.read(1.0)
-        wrote = await met.write(make_trial(Throwaway(), 0), 1.0)
-        protected = make_trial(Throwaway(), 0, is_protected=True)
-        claims = await compare(met, claimed, 1.0, protected=protected, wrote=wrote)
-    assert claims == {
-        "nips": {
-            "42": {"claimed": True, "seen": None},
-            "45": {"claimed": True, "seen": False},
-            "50": {"claimed": True, "seen": False},
-            "67": {"claimed": True, "seen": None},
-            "70": {"claimed": True, "seen": False},
-            "77": {"claimed": True, "seen": False},
-        },
-        "auth": {"claimed": True, "seen": False},
-        "payment": {"claimed": None, "seen": False},
-        "max_limit": {"claimed": 5000, "seen": None},
-    }
-
-
-async def test_what_is_done_without_a_claim() -> None:
-    def reply(frame: list[Any]) -> list[list[Any]]:
-        verb, *rest = frame
-        if verb == "COUNT":
-            return [["COUNT", rest[0], {"count": 0}]]
-        if verb == "NEG-OPEN":
-            return [["NEG-ERR", rest[0], "blocked: too many"]]
-        if verb == "EVENT":
-            is_free = not rest[0]["tags"]
-            return [["OK", rest[0]["id"], is_free, "" if is_free else "auth-required: protected"]]
-        if verb == "REQ":
-            found = [] if "search" in rest[1] else [["EVENT", rest[0], EVENT]]
-            return [["AUTH", "x"], *found, ["EOSE", rest[0], ["finish"]]]
-        return []
-
-    async def ask(met: ProbeConnection) -> dict[str, Any]:
-        await met.read(1.0)
-        wrote = await met.write(make_trial(Throwaway(), 0), 1.0)
-        protected = make_trial(Throwaway(), 0, is_protected=True)
-        return await compare(met, None, 1.0, protected=protected, wrote=wrote)
-
-    claims = await answering(reply, ask)
-    assert set(claims["nips"]) == {"42", "45", "50", "67", "70", "77"}
-    for nip in claims["nips"].values():
-        assert nip == {"claimed": None, "seen": True}
-
-
-async def test_a_document_in_another_character_set_is_said_to_be_so() -> None:
-    odd = Nip11.parse('{"name": "Café"}'.encode("latin-1"))
-    claims = await answering(lambda _: [], lambda met: compare(met, odd, 0.05))
-    assert claims["charset"] == "cp1252"
-
-
-async def test_silence_says_nothing() -> None:
-    claims = await answering(lambda _: [], lambda met: compare(met, document(), 0.05))
-    assert {nip["seen"] for nip in claims["nips"].values()} == {None}
-    assert claims["auth"] == {"claimed": None, "seen": None}
-
-
-async def test_payment_is_seen_where_it_is_asked_for() -> None:
-    async def ask(met: ProbeConnection) -> dict[str, Any]:
-        wrote = await met.write(make_trial(Throwaway(), 0), 1.0)
-        return await compare(met, document(payment_required=False), 0.05, wrote=wrote)
-
-    def reply(frame: list[Any]) -> list[list[Any]]:
-        if frame[0] == "EVENT":
-            return [["OK", frame[1]["id"], False, "restricted: please pay at https://pay.example"]]
-        return []
-
-    assert (await answering(reply, ask))["payment"] == {"claimed": False, "seen": True}
-
-
 @pytest.mark.slow
 async def test_real_relays(tmp_path: Path) -> None:
     async with local_relay([EVENT]) as url, await contact(url) as met:
@@ -475,11 +315,6 @@ async def test_real_relays(tmp_path: Path) -> None:
 
 
 # The clock
-
-
-def pause(seconds: float) -> None:
-    """Keeps our own event loop busy."""
-    time.sleep(seconds)
 
 
 @contextmanager
@@ -535,22 +370,3 @@ async def test_our_own_work_is_not_counted() -> None:
             check = await met.read(5.0)
     assert isinstance(check, Measured)
     assert check.value < 0.05
-
-
-async def test_laps_and_trips() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        wire = TimedSocket(ours)
-        assert wire.tcp_rtt_s is None  # no TCP
-        total = 0.0
-        for delay_s in (0.01, 0.02):
-            await wire.send(b"?")
-            pause(delay_s)
-            theirs.send(b"!")
-            assert await wire.receive() == b"!"
-            assert wire.waited_s >= total + delay_s
-            total = wire.waited_s
-            pause(0.05)  # thinking
-        assert total < 0.08
-        wire.lap()
-        assert wire.waited_s == 0.0

@@ -1,6 +1,7 @@
 """What is stored of checks: who is due, what a verdict changes, uptime against a dumb count, and
 the outbox."""
 
+import asyncio
 import json
 import random
 import time
@@ -13,11 +14,12 @@ from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.monitoring import CheckResult, DueCheck, Monitoring, Post, Rtts
 from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
 from bigbrotr.models.relay import Network, Relay
+from tests.kit.archive import A, B
+from tests.kit.events import NOW
 
 RELAYS = [Relay(f"wss://r{n}.example.com") for n in range(5)]
 EVERY_S = 3600.0
 DAY = 86_400
-NOW = 1_700_000_000
 
 
 async def claim(
@@ -578,3 +580,97 @@ async def test_events_are_posted_together_with_a_verdict(brotr: Brotr) -> None:
     await record(brotr, due, "up")
     assert (await again(brotr)).published_digest == b"1"
     assert len(await entries(brotr)) == 1
+
+
+# Snapshots of documents
+
+
+async def latest(brotr: Brotr) -> dict[tuple[str, str], tuple[int, Any]]:
+    rows = await brotr.pool.fetch("SELECT * FROM bigbrotr.relay_metadata_latest")
+    return {
+        (row["relay_url"], row["type"]): (row["snapshot_at"], json.loads(row["data"]))
+        for row in rows
+    }
+
+
+async def test_snapshots_and_the_newest(brotr: Brotr) -> None:
+    one, two = Metadata({"name": "one"}), Metadata({"name": "two"})
+    batch = [
+        RelayMetadata(A, one, MetadataType.NIP11, NOW),
+        RelayMetadata(A, two, MetadataType.NIP11, NOW + 10),
+        RelayMetadata(A, one, MetadataType.NIP66_RTT, NOW + 20),
+        RelayMetadata(B, one, MetadataType.NIP11, NOW),
+        RelayMetadata(B, one, MetadataType.NIP11, NOW),
+    ]
+    assert await brotr.insert_relay_metadata(batch) == 4
+    assert await brotr.insert_relay_metadata(batch) == 0
+    assert await brotr.insert_relay_metadata([]) == 0
+    assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.metadata") == 2
+    newest = {
+        (A.url, "nip11"): (NOW + 10, {"name": "two"}),
+        (A.url, "nip66_rtt"): (NOW + 20, {"name": "one"}),
+        (B.url, "nip11"): (NOW, {"name": "one"}),
+    }
+    assert await latest(brotr) == newest
+    # What comes late changes the series, not the newest.
+    late = RelayMetadata(A, one, MetadataType.NIP11, NOW + 5)
+    assert await brotr.insert_relay_metadata([late]) == 1
+    assert await latest(brotr) == newest
+    await brotr.pool.execute("DELETE FROM bigbrotr.snapshots WHERE snapshot_at = $1", NOW + 10)
+    await brotr.pool.execute("DELETE FROM bigbrotr.snapshots WHERE type = 'nip66_rtt'")
+    await brotr.refresh_metadata_latest()
+    del newest[A.url, "nip66_rtt"]
+    newest[A.url, "nip11"] = (NOW + 5, {"name": "one"})
+    assert await latest(brotr) == newest
+    assert await brotr.delete_orphan_metadata() == 1
+    assert await brotr.delete_orphan_metadata() == 0
+
+
+HOSTILE: list[dict[str, Any]] = [
+    {},
+    {"": "", "a\0": "\0", "\ud800": "\udfff", "a": "\ufffd"},
+    {"supported_nips": [10**300, -(10**308), 1e308, 5e-324, 1.0, -0.0, 0.1, 2**64, "x", None]},
+    {"numbers": [10**4000, 1 << 5000, 1e16, 123456789.123456789, 1e-7]},
+    {"long": "x" * 200_000, "k" * 3000: 1},
+    {"deep": json.loads("[" * 60 + "]" * 60)},
+    {"keys": {str(n): n for n in range(2000)}},
+    {"text": '\\u0000 " \\ / \b\f\n\r\t \x01 \x7f \u2028 \U0001d54f é e\u0301'},
+    {"sorted": {"b": 1, "a": 2, "aa": 3, "é": 4, "Z": 5, "\U0001d54f": 6, "\uffff": 7}},
+]
+
+
+@pytest.mark.parametrize("document", HOSTILE)
+async def test_hostile_documents_survive_with_the_same_id(
+    brotr: Brotr, document: dict[str, Any]
+) -> None:
+    metadata = Metadata(document)
+    assert (
+        await brotr.insert_relay_metadata([RelayMetadata(A, metadata, MetadataType.NIP11, NOW)])
+        == 1
+    )
+    row = await brotr.pool.fetchrow("SELECT id, data FROM bigbrotr.metadata")
+    assert row is not None
+    assert row["id"] == metadata.id == Metadata.from_json(row["data"]).id
+
+
+async def test_documents_and_their_upkeep_at_once(crowd: Brotr) -> None:
+    documents = [Metadata({"n": n}) for n in range(4)]
+
+    async def measure(number: int) -> None:
+        relay = Relay(f"wss://r{number % 3}.example.com")
+        for n in range(15):
+            at = NOW + 100 * number + n
+            snapshot = RelayMetadata(relay, documents[n % 4], MetadataType.NIP11, at)
+            assert await crowd.insert_relay_metadata([snapshot]) == 1
+            if n % 5 == 4:
+                await crowd.pool.execute("DELETE FROM bigbrotr.relays WHERE url = $1", relay.url)
+
+    async def upkeep() -> None:
+        for _ in range(40):
+            await crowd.delete_orphan_metadata()
+
+    await asyncio.gather(*map(measure, range(6)), upkeep(), upkeep())
+    await crowd.delete_orphan_metadata()
+    before = await latest(crowd)
+    await crowd.refresh_metadata_latest()
+    assert await latest(crowd) == before

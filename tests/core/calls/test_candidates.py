@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import asyncpg
 import pytest
 
 from bigbrotr.config.settings import PoolSettings, Profile, ServerSettings
@@ -15,11 +16,13 @@ from bigbrotr.core.calls.candidates import WALK, Archived, Mention, Resolution, 
 from bigbrotr.core.calls.events import _event_columns
 from bigbrotr.core.pool import Pool
 from bigbrotr.models.event import Event, EventRelay
+from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
 from bigbrotr.models.relay import Network, Relay
+from bigbrotr.reads import relays
+from tests.kit.archive import CLEARNET, A, B, C, check_totals, claim, pairs
 from tests.kit.events import NOW, verified
 
 HOLDER = Relay("wss://holder.example.com")
-A, B, C = (Relay(f"wss://{name}.example.com") for name in "abc")
 OPEN = [network for network in Network if network is not Network.LOCAL]
 MANY = 1000
 DAY_S = 86_400
@@ -383,3 +386,190 @@ async def test_a_person_insists(brotr: Brotr) -> None:
     row = (await candidates(brotr))[A.url]
     assert (row["attempts"], row["source"]) == (0, "command")
     assert await brotr.pool.fetch("SELECT * FROM bigbrotr.tombstones") == []
+
+
+# --- one after the other --------------------------------------------------------------------------
+
+
+async def candidate(brotr: Brotr, relay: Relay) -> asyncpg.Record | None:
+    return await brotr.pool.fetchrow("SELECT * FROM bigbrotr.candidates WHERE url = $1", relay.url)
+
+
+async def test_candidates_are_added_once(brotr: Brotr) -> None:
+    await brotr.insert_relays([A])
+    assert await brotr.insert_candidates([A, B, B, C], "seed") == 2
+    assert await brotr.insert_candidates([A, B, C], "finder") == 0
+    assert await candidate(brotr, A) is None
+    row = await candidate(brotr, B)
+    assert row is not None
+    assert (row["source"], row["network"], row["attempts"]) == ("seed", "clearnet", 0)
+    assert await brotr.insert_relays([B]) == 1
+    assert await candidate(brotr, B) is None
+
+
+async def test_candidates_are_resolved(brotr: Brotr) -> None:
+    await brotr.insert_candidates([A, B, C], "seed")
+    promoted = await brotr.resolve_candidates(
+        [
+            Resolution(A.url, "relay", "event"),
+            Resolution(B.url, "failed", "refused", "no"),
+            Resolution(C.url, "postponed", "our network"),
+            Resolution("wss://unknown.example.com", "relay", "event"),
+        ]
+    )
+    assert promoted == 1
+    assert await brotr.pool.fetchval("SELECT array_agg(url) FROM bigbrotr.relays") == [A.url]
+    now = int(time.time())
+    b, c = await candidate(brotr, B), await candidate(brotr, C)
+    assert await candidate(brotr, A) is None
+    assert b is not None
+    assert c is not None
+    assert (b["attempts"], b["outcome"], b["detail"]) == (1, "refused", "no")
+    assert now + 40 <= b["due_at"] <= now + 76
+    assert (c["attempts"], c["outcome"]) == (0, "our network")
+    assert now + 55 <= c["due_at"] <= now + 60
+    assert await brotr.resolve_candidates([Resolution(A.url, "relay", "event")]) == 0
+    assert await brotr.resolve_candidates([]) == 0
+    await check_totals(brotr)
+
+
+async def test_a_candidate_backs_off_until_it_rests(brotr: Brotr) -> None:
+    await brotr.insert_candidates([A], "seed")
+    for attempts in range(1, 20):
+        before = int(time.time())
+        await brotr.resolve_candidates([Resolution(A.url, "failed", "refused")])
+        row = await candidate(brotr, A)
+        assert row is not None
+        full = min(604_800, 60 * 2 ** (attempts - 1))
+        assert row["attempts"] == attempts
+        assert before + full * 0.75 - 1 <= row["due_at"] <= time.time() + full * 1.25 + 1
+    await brotr.pool.execute("UPDATE bigbrotr.candidates SET due_at = 0")
+    wanted = {"limit": 5, "owner": "me", "lease_s": 60}
+    assert await brotr.claim_candidates(Network.CLEARNET, max_attempts=19, **wanted) == []  # type: ignore[arg-type]
+    assert await brotr.claim_candidates(Network.TOR, max_attempts=99, **wanted) == []  # type: ignore[arg-type]
+    found = await brotr.claim_candidates(Network.CLEARNET, max_attempts=20, **wanted)  # type: ignore[arg-type]
+    assert found == [A]
+    assert await brotr.delete_failed_candidates(20) == 0
+    assert await brotr.delete_failed_candidates(19) == 1
+    assert await brotr.delete_failed_candidates(19) == 0
+
+
+async def test_who_asks_for_rest_gets_it(brotr: Brotr) -> None:
+    await brotr.insert_candidates([A, B, C], "seed")
+    now = int(time.time())
+    await brotr.resolve_candidates(
+        [
+            Resolution(A.url, "relay", "rate-limited", wait_s=600),
+            Resolution(B.url, "failed", "rate-limited", wait_s=600),
+            Resolution(C.url, "postponed", "opted-out", wait_s=86_400),
+        ]
+    )
+    assert await brotr.next_visit_at(CLEARNET) in range(now + 600, now + 660)
+    b, c = await candidate(brotr, B), await candidate(brotr, C)
+    assert b is not None
+    assert c is not None
+    assert b["due_at"] in range(now + 600, now + 660)
+    assert c["due_at"] in range(now + 86_400, now + 86_460)
+
+
+async def test_more_names_sooner_tried(brotr: Brotr) -> None:
+    await brotr.insert_candidates([A, B, C], "seed")
+    await brotr.pool.execute("UPDATE bigbrotr.candidates SET named = 3 WHERE url = $1", C.url)
+    claimed = await brotr.claim_candidates(
+        Network.CLEARNET, limit=1, max_attempts=9, owner="me", lease_s=60
+    )
+    assert claimed == [C]
+
+
+async def fail_visit(brotr: Brotr) -> None:
+    await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
+    (visit,) = await claim(brotr)
+    assert await brotr.finish_visit(visit, "failed", next_at=0, outcome="timeout", detail="gone")
+
+
+async def test_relay_that_fails_for_long_is_a_candidate_again(brotr: Brotr) -> None:
+    await brotr.insert_events([EventRelay(verified(), A, NOW)])
+    relay_id = await brotr.pool.fetchval("SELECT id FROM bigbrotr.relays")
+    for _ in range(4):
+        await fail_visit(brotr)
+    assert await brotr.retire_relays(0) == 0  # too few to say
+    await fail_visit(brotr)
+    assert await brotr.retire_relays(3600) == 0  # not for long
+    await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
+    (visit,) = await claim(brotr)
+    assert await brotr.retire_relays(0) == 0  # somebody is there
+    await brotr.finish_visit(visit, "failed", next_at=0, outcome="timeout", detail="gone")
+
+    assert await brotr.retire_relays(0) == 1
+    assert await brotr.retire_relays(0) == 0
+    row = await candidate(brotr, A)
+    assert row is not None
+    history = {name: row[name] for name in ("source", "discovered_at", "attempts", "outcome")}
+    assert history == {
+        "source": "retired",
+        "discovered_at": NOW,
+        "attempts": 6,
+        "outcome": "timeout",
+    }
+    assert row["due_at"] > time.time() + 1000
+    # Nobody calls, and nothing is forgotten.
+    await brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
+    assert await claim(brotr) == []
+    assert await brotr.next_visit_at(CLEARNET) is None
+    (progress,) = await relays.progress(brotr.pool)
+    assert (progress.holds, progress.stage) == (1, relays.Stage.RETIRED)
+    assert progress.retired_at is not None
+    # Who names it, or brings its events, does not wake it.
+    assert await brotr.insert_candidates([A], "finder") == 0
+    assert await brotr.insert_relays([A]) == 0
+    assert (await candidate(brotr, A)) == row
+    # It is tried for ever.
+    await brotr.pool.execute("UPDATE bigbrotr.candidates SET due_at = 0, attempts = 500")
+    assert await brotr.delete_failed_candidates(20) == 0
+    assert await brotr.claim_candidates(
+        Network.CLEARNET, limit=1, max_attempts=20, owner="me", lease_s=60
+    ) == [A]
+    # And is the same relay again.
+    assert await brotr.resolve_candidates([Resolution(A.url, "relay", "speaks-nostr")]) == 1
+    assert await candidate(brotr, A) is None
+    (visit,) = await claim(brotr)
+    assert (visit.relay_id, visit.pairs) == (relay_id, 1)
+    row = await brotr.pool.fetchrow("SELECT failures, failing_since FROM bigbrotr.visits")
+    assert row is not None
+    assert tuple(row) == (0, None)
+    await check_totals(brotr)
+
+
+async def test_alias_is_remembered_with_its_relay(brotr: Brotr) -> None:
+    path = Relay(f"{A.url}/path")
+    await brotr.insert_candidates([A, path], "seed")
+    await brotr.resolve_candidates(
+        [
+            Resolution(path.url, "alias", "alias", wait_s=30 * 86_400, target=A.url),
+            Resolution(A.url, "relay", "speaks-nostr"),
+        ]
+    )
+    row = await candidate(brotr, path)
+    assert row is not None
+    assert row["alias_of"] == await brotr.pool.fetchval("SELECT id FROM bigbrotr.relays")
+    assert row["due_at"] > time.time() + 29 * 86_400
+    totals = await brotr.totals()
+    assert (totals.relays, totals.candidates) == (1, 0)
+    assert await brotr.insert_candidates([path], "finder") == 0
+    assert await brotr.relays_at([A.url, B.url]) == [A]
+    assert await brotr.relays_at([A.url[:-1]]) == []
+    await brotr.pool.execute("DELETE FROM bigbrotr.relays")
+    row = await candidate(brotr, path)
+    assert row is not None
+    assert row["alias_of"] is None
+
+
+async def test_orphan_relays_are_those_of_which_nothing_is_known(brotr: Brotr) -> None:
+    await brotr.insert_relays([A, B, C])
+    await brotr.insert_events(pairs([verified()], A))
+    await brotr.insert_relay_metadata([RelayMetadata(B, Metadata({}), MetadataType.NIP11, NOW)])
+    assert await brotr.cleanup_orphans() == {"metadata": 0, "events": 0, "relays": 1}
+    assert await brotr.delete_orphan_relays() == 0
+    urls = await brotr.pool.fetchval("SELECT array_agg(url ORDER BY url) FROM bigbrotr.relays")
+    assert urls == [A.url, B.url]
+    await check_totals(brotr)
