@@ -63,6 +63,8 @@ class Supervisor:
         self.log = Logger("supervisor")
         self.runners = [Runner(name, config.supervisor, self.log) for name in choose(config, only)]
         self.telemetry = Telemetry(config, profile, data_dir, self.runners, self.log)
+        if is_unheard(config, [runner.name for runner in self.runners]):
+            self.log.warning("announcements wait in the outbox until a publisher runs")
         self.brotr: Brotr | None = None  # while running
         self.started_at = time.monotonic()
         self._context = Context(config)
@@ -217,6 +219,12 @@ class Supervisor:
         await anyio.sleep(limit_s)
         self.log.warning("cancelling what has not stopped", after_s=limit_s)
         scope.cancel()
+
+
+def is_unheard(config: Config, chosen: Sequence[str]) -> bool:
+    """Whether the monitor posts announcements here that nobody here delivers."""
+    posts = Monitor.SERVICE_NAME in chosen and config.monitor.publish.enabled
+    return posts and Publisher.SERVICE_NAME not in chosen
 
 
 def choose(config: Config, only: Sequence[str] | None) -> list[str]:

@@ -37,6 +37,8 @@ BEGIN
         REVOKE CREATE ON SCHEMA bigbrotr FROM bigbrotr_reader;
         GRANT USAGE ON SCHEMA bigbrotr TO bigbrotr_reader;
         GRANT SELECT ON ALL TABLES IN SCHEMA bigbrotr TO bigbrotr_reader;
+        -- What only read in an earlier revision may write now.
+        REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA bigbrotr FROM bigbrotr_reader;
         FOR looking IN
             SELECT p.oid::regprocedure::text FROM pg_proc p
             WHERE p.pronamespace = 'bigbrotr'::regnamespace AND p.provolatile <> 'v'

@@ -9,7 +9,9 @@ import pytest
 from bigbrotr import supervisor as supervisors
 from bigbrotr.config.settings import (
     Config,
+    MonitorSettings,
     Profile,
+    PublishSettings,
     SeederSettings,
     ServiceSection,
     SupervisorSettings,
@@ -18,7 +20,7 @@ from bigbrotr.config.settings import (
 from bigbrotr.core.base_service import BaseService
 from bigbrotr.errors import ConfigError, ServiceFailedError
 from bigbrotr.runner import State
-from bigbrotr.supervisor import Supervisor, choose
+from bigbrotr.supervisor import Supervisor, choose, is_unheard
 from tests.kit.services import Crashing, Steady, config, take_their_place
 
 
@@ -99,3 +101,12 @@ def test_choice_of_services(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="cannot read"):
         choose(missing, None)
     assert choose(missing, ["validator"]) == ["validator"]
+
+
+def test_announcements_that_nobody_delivers_are_noticed() -> None:
+    publish = PublishSettings(enabled=True, relays=("wss://relay.example",))
+    told = Config(monitor=MonitorSettings(publish=publish))
+    assert is_unheard(told, ["monitor", "seeder"])
+    assert not is_unheard(told, ["monitor", "publisher"])
+    assert not is_unheard(told, ["publisher"])
+    assert not is_unheard(Config(), ["monitor"])

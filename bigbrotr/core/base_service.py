@@ -100,6 +100,7 @@ class BaseService(ABC, Generic[C]):
             limit = self.settings.max_consecutive_failures
         self._loop = asyncio.get_running_loop()
         due = time.monotonic()
+        reported = ""
         while not self._stop.is_set():
             try:
                 await self.run()
@@ -109,10 +110,12 @@ class BaseService(ABC, Generic[C]):
                     raise
                 delay = min(interval, FIRST_RETRY_S * 2.0 ** min(self.failures - 1, 30))
                 self._report(error, delay)
+                reported = self.trouble
                 await self.wait(delay)
                 continue
-            if self.failures:
-                self.failures, self.trouble = 0, ""
+            if self.failures and self.trouble == reported:  # else this cycle has said its own
+                self.trouble = ""
+            self.failures = 0
             self.cycles += 1
             self.last_success_at = time.time()
             # Timers may fire a moment early: at least one step, or the same cycle would run twice.

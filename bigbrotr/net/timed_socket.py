@@ -28,10 +28,10 @@ class LostError(Exception):
 def keep_stamps() -> socket.socket:
     """A socket that does nothing but want stamps: while one is open, the kernel makes them from
     the first packet of each other on. Close it."""
-    keeper = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    reference = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with suppress(OSError):
-        keeper.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-    return keeper
+        reference.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    return reference
 
 
 class TimedSocket:

@@ -249,3 +249,20 @@ def test_run_must_be_written() -> None:
 
     with pytest.raises(TypeError, match="run"):
         Idle(Brotr(Pool()))  # type: ignore[abstract]
+
+
+@pytest.mark.parametrize("own", ["", "the network is away"])
+async def test_the_trouble_of_a_failed_cycle_ends_with_a_good_one(probe: Probe, own: str) -> None:
+    said: list[str] = []
+
+    async def cycle(number: int) -> None:
+        said.append(probe.trouble)
+        if number == 1:
+            raise OSError("no way")
+        probe.trouble = own or probe.trouble
+        probe.request_shutdown()
+
+    probe.cycle = cycle
+    await probe.run_forever(0.01, 0)
+    assert said == ["", "no way"]  # while it is tried again, it is still in trouble
+    assert probe.trouble == own

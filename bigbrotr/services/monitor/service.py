@@ -135,7 +135,9 @@ class Monitor(BaseService[MonitorSettings]):
             ]
             await one_by_one(results, self._record, self._instead)
             self._tell(network, results)
-            self.trouble = f"{OFFLINE}: relays that were up cannot be reached" if is_offline else ""
+            if network is Network.CLEARNET:  # another network tells nothing of this one
+                trouble = f"{OFFLINE}: relays that were up cannot be reached"
+                self.trouble = trouble if is_offline else ""
             if is_offline:
                 self.log.warning(
                     f"{OFFLINE}: nothing is recorded against relays that could not be reached",
