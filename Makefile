@@ -4,7 +4,8 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 ARGS   ?=
-JOBS   ?= auto
+# One more than there are cores: many tests wait for something.
+JOBS   ?= $(shell echo $$(($$(nproc) + 1)))
 
 # Where `make install` puts things.
 PREFIX ?= /opt/bigbrotr
@@ -26,7 +27,7 @@ run: $(VENV)/.run ## archive the Nostr network (lite profile, embedded PostgreSQ
 demo: $(VENV)/.run ## see it at work on a small network of its own, without the internet
 	@$(BIN)/bigbrotr demo $(ARGS)
 
-test: $(VENV)/.dev ## run all tests, a process a core (JOBS=0: in one); ARGS="-k name" …
+test: $(VENV)/.dev ## run all tests, some at once (JOBS=0: one after the other); ARGS="-k name" …
 	@$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 quick: $(VENV)/.dev ## run the tests that are quick: a minute and a half

@@ -165,7 +165,8 @@ enabled = false
         f"{len(rows)} checks in {elapsed_s:.1f} s, {pairs} pairs meanwhile, {cores:.1f} cores of"
         f" the workers, {idle:.1f} cores idle: {worst:.2f} ms off at most"
     )
-    assert cores > 0.2  # of the workers alone; PostgreSQL takes as much again
+    # The workers were busy (PostgreSQL takes as much again), or others left them no core.
+    assert cores > 0.2 or idle < 0.2
     assert worst < 5.0
 
 
