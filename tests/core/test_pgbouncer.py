@@ -127,6 +127,7 @@ async def test_all_of_bigbrotr_behind_it(address: str, tmp_path: Path) -> None:
     assert json.loads(done.out)["events"] == 40
 
 
+@pytest.mark.slow
 async def test_all_of_bigbrotr_where_names_are_looked_for_elsewhere(
     dsn: str, tmp_path: Path
 ) -> None:

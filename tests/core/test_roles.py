@@ -143,6 +143,7 @@ async def test_reader_may_call_what_changes_nothing(login: Login) -> None:
         assert relations == []
 
 
+@pytest.mark.slow
 async def test_nothing_that_a_reader_may_stops_storing(owner: Brotr, login: Login) -> None:
     """Neither locks by any number, nor those of tables that it reads for as long as it likes."""
     async with login("bigbrotr_reader") as reader, reader.pool.transaction() as connection:
@@ -325,6 +326,7 @@ def functions_called() -> set[str]:
     return {name.lower() for text in texts for name in re.findall(r"(\w+)\(", text)}
 
 
+@pytest.mark.slow
 async def test_what_is_planted_in_public_is_never_called(dsn: str) -> None:
     """Not even where an owner lets others create there, and a PgBouncer keeps us from saying where
     names are looked for."""

@@ -165,6 +165,7 @@ def shuffled(value: Any, source: random.Random) -> Any:
     return [shuffled(each, source) for each in value] if isinstance(value, list) else value
 
 
+@pytest.mark.slow
 @given(DOCUMENTS, st.randoms(use_true_random=False))
 def test_the_order_of_keys_does_not_matter(data: dict[str, Any], source: random.Random) -> None:
     assert Metadata(shuffled(data, source)) == Metadata(data)
@@ -181,6 +182,7 @@ def test_what_was_stored_has_the_same_id(data: dict[str, Any]) -> None:
     assert "\x00" not in text
 
 
+@pytest.mark.slow
 @given(DOCUMENTS, DOCUMENTS)
 def test_one_id_means_one_document(one: dict[str, Any], two: dict[str, Any]) -> None:
     first, second = Metadata(one), Metadata(two)

@@ -159,6 +159,7 @@ def every_entry() -> set[Move]:
     }
 
 
+@pytest.mark.slow
 def test_the_machine_and_its_table_agree() -> None:
     seen = {move for seed in range(WALKS) for move in Walk(seed).moves()}
     table = every_entry()
