@@ -4,8 +4,8 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 ARGS   ?=
-# More than there are cores: many tests wait for something.
-JOBS   ?= $(shell echo $$(($$(nproc) * 2)))
+# One more than there are cores: many tests wait for something.
+JOBS   ?= $(shell echo $$(($$(nproc) + 1)))
 
 # Where `make install` puts things.
 PREFIX ?= /opt/bigbrotr

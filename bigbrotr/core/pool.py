@@ -49,6 +49,10 @@ _FAILURES = (
 )
 
 
+class NotConnectedError(RuntimeError):
+    """The pool was used before `connect`, or after `close`."""
+
+
 class PoolMetrics(TypedDict):
     """The state of the pool; `utilization` is the used share of `max_size`, 0 to 1."""
 
@@ -211,7 +215,7 @@ class Pool:
 
     def _connected(self) -> "asyncpg.Pool[asyncpg.Record]":
         if self._pool is None:
-            raise RuntimeError("the pool is not connected: call connect() or use `async with`")
+            raise NotConnectedError("the pool is not connected: call connect() or use `async with`")
         return self._pool
 
     @asynccontextmanager

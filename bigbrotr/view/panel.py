@@ -17,6 +17,7 @@ from rich.text import Text
 from bigbrotr.config.settings import LogSettings
 from bigbrotr.core.calls.upkeep import Totals
 from bigbrotr.core.logger import configure, printable
+from bigbrotr.core.pool import NotConnectedError
 from bigbrotr.reads import relays, status
 from bigbrotr.reads.relays import Counts, RelayProgress
 from bigbrotr.runner import Runner, State
@@ -101,6 +102,8 @@ class Panel:
             shown = await relays.progress(brotr.pool, rows, is_active_first=True)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             return picture  # the database is away for a moment: the services say more about it
+        except NotConnectedError:
+            return picture  # the run has ended while we looked
         self._note(Moment(time.monotonic(), totals.events, totals.pairs), counts)
         new_per_s, _ = rates(self._samples, RATE_WINDOW_S)
         has_pace = self._samples[-1].at - self._samples[0].at >= LEAST_WINDOW_S

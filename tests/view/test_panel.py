@@ -1,15 +1,20 @@
 """The panel of a run: it fits the terminal, and says how far everything is."""
 
 import io
+from pathlib import Path
 
 import msgspec
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from bigbrotr.config.settings import Config, Profile
+from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.upkeep import Totals
+from bigbrotr.reads import status
 from bigbrotr.reads.relays import Counts, Stage
 from bigbrotr.runner import State
+from bigbrotr.supervisor import Supervisor
 from bigbrotr.view import panel
 from tests.view.conftest import assert_harmless, relay
 
@@ -77,3 +82,19 @@ def test_pace() -> None:
     samples = [panel.Moment(float(at), 10 * at, 100 * at) for at in range(30)]
     assert panel.rates(samples, 10.0) == (10.0, 100.0)
     assert panel.rates(samples[:1], 10.0) == panel.rates([], 10.0) == (0.0, 0.0)
+
+
+async def test_a_run_that_ends_while_it_is_looked_at(
+    brotr: Brotr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = Supervisor(Config(), Profile.FULL, tmp_path)
+    supervisor.brotr = brotr
+    really = status.totals
+
+    async def totals(asked: Brotr) -> Totals:
+        found = await really(asked)
+        await asked.pool.close()
+        return found
+
+    monkeypatch.setattr(status, "totals", totals)
+    assert (await panel.Panel(supervisor).look(5)).totals is None
