@@ -307,7 +307,7 @@ async def test_waiting_for_a_connection_has_a_bound(dsn: str) -> None:
         with pytest.raises(TimeoutError):
             async with pool.acquire():
                 pass
-        assert pool.use.waited_s >= 0.1
+        assert pool.use.waited_s >= 0.09  # a timer may fire a moment early
         assert pool.use.times == 0
         for call in (pool.fetch, pool.fetchrow, pool.fetchval, pool.execute):
             with pytest.raises(TimeoutError):
