@@ -16,6 +16,7 @@ from bigbrotr.config.settings import (
     ServiceSection,
     SupervisorSettings,
     SynchronizerSettings,
+    service_names,
 )
 from bigbrotr.core.base_service import BaseService
 from bigbrotr.errors import ConfigError, ServiceFailedError
@@ -90,7 +91,7 @@ async def test_service_that_does_not_stop_is_cancelled(
 
 def test_choice_of_services(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.undo()
-    assert choose(Config(), None) == list(supervisors.SERVICES)
+    assert choose(Config(), None) == list(supervisors.SERVICES) == service_names()
     assert choose(Config(), ["synchronizer", "seeder"]) == ["seeder", "synchronizer"]
     less = Config(synchronizer=SynchronizerSettings(enabled=False))
     assert "synchronizer" not in choose(less, None)

@@ -1,4 +1,4 @@
-"""Located an event is: the relays that hold it, those that are proven not to, and the rest."""
+"""Where an event is: the relays that hold it, those that are proven not to, and the rest."""
 
 import re
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Examining one relay: each check that is switched on, over as few connections as can be."""
+"""Checks one relay: each check that is switched on, over as few connections as can be."""
 
 import asyncio
 import time
