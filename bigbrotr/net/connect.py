@@ -20,7 +20,7 @@ from python_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
 from python_socks.async_.asyncio import Proxy
 
 from bigbrotr.config.settings import Link
-from bigbrotr.models.relay import HIDDEN, is_special
+from bigbrotr.models.relay import HIDDEN, Relay, is_special
 from bigbrotr.net.certificate import checking_context
 from bigbrotr.net.lookup import NoTurnError, lookups
 from bigbrotr.net.politeness import Politeness, Slot
@@ -111,6 +111,20 @@ class Opened(NamedTuple):
     left_s: float
     resolved_s: float | None
     connected_s: float
+
+
+async def open_to_relay(
+    relay: Relay, link: Link, *, allow_local: bool, politeness: Politeness
+) -> Opened:
+    """Opens a socket to the host of a relay: see `open_socket`."""
+    return await open_socket(
+        relay.host,
+        relay.port,
+        link,
+        allow_local=allow_local,
+        politeness=politeness,
+        is_tls=relay.scheme == "wss",
+    )
 
 
 async def open_socket(

@@ -11,7 +11,7 @@ from bigbrotr.net.connect import (
     Unreached,
     UnreachedError,
     failure_of,
-    open_socket,
+    open_to_relay,
     tls_context,
 )
 from bigbrotr.net.politeness import Politeness
@@ -43,14 +43,7 @@ async def dial(
     """
     politeness = politeness or Politeness()
     try:
-        opened = await open_socket(
-            relay.host,
-            relay.port,
-            link,
-            allow_local=allow_local,
-            politeness=politeness,
-            is_tls=relay.scheme == "wss",
-        )
+        opened = await open_to_relay(relay, link, allow_local=allow_local, politeness=politeness)
     except UnreachedError as error:
         return error.value
     try:

@@ -21,7 +21,7 @@ from bigbrotr.net.connect import (
     Unreached,
     UnreachedError,
     failure_of,
-    open_socket,
+    open_to_relay,
 )
 from bigbrotr.net.dial import STATUSES
 from bigbrotr.net.frames import FrameReader, encode
@@ -237,14 +237,7 @@ async def open_probe(
 ) -> ProbeConnection | Missed:
     """Opens a connection to a relay within `link.timeout_s`, and measures each step."""
     try:
-        opened = await open_socket(
-            relay.host,
-            relay.port,
-            link,
-            allow_local=allow_local,
-            politeness=politeness,
-            is_tls=relay.scheme == "wss",
-        )
+        opened = await open_to_relay(relay, link, allow_local=allow_local, politeness=politeness)
     except UnreachedError as error:
         return Missed(error.value, None, "")
     sock = _SlottedSocket(opened)
