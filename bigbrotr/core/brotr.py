@@ -6,10 +6,10 @@ from typing import Any, Self
 
 from bigbrotr.core.calls.candidates import CandidateCalls
 from bigbrotr.core.calls.events import EventCalls
+from bigbrotr.core.calls.maintenance import MaintenanceCalls
 from bigbrotr.core.calls.monitoring import MonitoringCalls
 from bigbrotr.core.calls.reconciliation import ReconciliationCalls
 from bigbrotr.core.calls.service_data import ServiceDataCalls
-from bigbrotr.core.calls.upkeep import UpkeepCalls
 from bigbrotr.core.calls.visits import VisitCalls
 from bigbrotr.core.pool import Pool
 
@@ -21,7 +21,7 @@ class Brotr(
     VisitCalls,
     MonitoringCalls,
     ServiceDataCalls,
-    UpkeepCalls,
+    MaintenanceCalls,
 ):
     """The database in the words of the domain, over a pool.
 

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.calls.upkeep import Totals
+from bigbrotr.core.calls.maintenance import Totals
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import read_ledger
 from bigbrotr.reads import relays

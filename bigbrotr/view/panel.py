@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from bigbrotr.config.settings import LogSettings
-from bigbrotr.core.calls.upkeep import Totals
+from bigbrotr.core.calls.maintenance import Totals
 from bigbrotr.core.logger import configure, printable
 from bigbrotr.core.pool import NotConnectedError
 from bigbrotr.reads import relays, status

@@ -189,7 +189,7 @@ async def test_what_is_no_backup(tmp_path: Path) -> None:
     assert "cannot write /nowhere/archive.dump" in done.sentence
 
 
-async def test_upkeep(brotr: Brotr) -> None:
+async def test_maintenance(brotr: Brotr) -> None:
     await brotr.analyze()
     assert await brotr.pool.fetchval(
         "SELECT last_analyze IS NOT NULL FROM pg_stat_user_tables WHERE relname = 'events'"

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bigbrotr.config.settings import Config, Profile
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.calls.upkeep import Totals
+from bigbrotr.core.calls.maintenance import Totals
 from bigbrotr.reads import status
 from bigbrotr.reads.relays import Counts, Stage
 from bigbrotr.runner import State

@@ -14,7 +14,7 @@ from bigbrotr.errors import LeaseLostError
 from bigbrotr.models.relay import Relay
 
 T = TypeVar("T")
-UPKEEP_S = 86_400.0  # for what reads every partition
+MAINTENANCE_S = 86_400.0  # for what reads every partition
 TRIES = 5  # of a call that met a deadlock: each function may be repeated
 BROKEN_OFF = (
     asyncpg.DeadlockDetectedError,

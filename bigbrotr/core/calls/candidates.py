@@ -10,7 +10,7 @@ import msgspec
 
 from bigbrotr.config.settings import TOMBSTONE_S
 from bigbrotr.core.calls.base import (
-    UPKEEP_S,
+    MAINTENANCE_S,
     by_column,
     discovered_at,
     rows_of,
@@ -81,7 +81,7 @@ class CandidateCalls(ServiceDataCalls):
 
     async def delete_orphan_relays(self) -> int:
         """Deletes the relays of which no event and no snapshot is known; returns how many."""
-        gone: int = await self._value("delete_orphan_relays", timeout=UPKEEP_S)
+        gone: int = await self._value("delete_orphan_relays", timeout=MAINTENANCE_S)
         return gone
 
     async def insert_candidates(

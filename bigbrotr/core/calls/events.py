@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bigbrotr.core.calls.base import UPKEEP_S, Calls, by_column, relay_ids, value_of
+from bigbrotr.core.calls.base import MAINTENANCE_S, Calls, by_column, relay_ids, value_of
 from bigbrotr.core.calls.visits import Visit, coverage_of
 from bigbrotr.core.pool import Connection
 from bigbrotr.models.coverage import Gap, Proof
@@ -137,7 +137,7 @@ class EventCalls(Calls):
 
     async def delete_orphan_events(self) -> int:
         """Deletes the events that no relay of ours holds; returns how many."""
-        gone: int = await self._value("delete_orphan_events", timeout=UPKEEP_S)
+        gone: int = await self._value("delete_orphan_events", timeout=MAINTENANCE_S)
         return gone
 
 

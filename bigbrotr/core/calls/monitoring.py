@@ -6,7 +6,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from bigbrotr.core.calls.base import UPKEEP_S, Calls, by_column, relay_ids, valid_relays, value_of
+from bigbrotr.core.calls.base import (
+    MAINTENANCE_S,
+    Calls,
+    by_column,
+    relay_ids,
+    valid_relays,
+    value_of,
+)
 from bigbrotr.core.pool import Connection
 from bigbrotr.models.event import storable
 from bigbrotr.models.metadata import RelayMetadata
@@ -244,12 +251,14 @@ class MonitoringCalls(Calls):
     async def delete_old_measurements(self, before: int) -> int:
         """Deletes what was measured before a time, but for the newest of each relay and type, and
         the documents that nothing names any more; returns how many rows."""
-        gone: int = await self._value("delete_old_measurements", p_before=before, timeout=UPKEEP_S)
+        gone: int = await self._value(
+            "delete_old_measurements", p_before=before, timeout=MAINTENANCE_S
+        )
         return gone + await self.delete_orphan_metadata()
 
     async def delete_orphan_metadata(self) -> int:
         """Deletes the documents that no snapshot names; returns how many."""
-        gone: int = await self._value("delete_orphan_metadata", timeout=UPKEEP_S)
+        gone: int = await self._value("delete_orphan_metadata", timeout=MAINTENANCE_S)
         return gone
 
     async def refresh_metadata_latest(self) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import asyncpg
 import msgspec
 
-from bigbrotr.core.calls.base import UPKEEP_S, Calls, by_column, value_of
+from bigbrotr.core.calls.base import MAINTENANCE_S, Calls, by_column, value_of
 from bigbrotr.core.calls.visits import Visit, coverage_of
 from bigbrotr.core.codes import ErrorCode
 from bigbrotr.core.pool import Connection
@@ -195,7 +195,7 @@ class ReconciliationCalls(Calls):
             LeaseLostError: another process has taken over the relay; nothing was taken back.
         """
         ended: int = await self._value(
-            "distrust", p_relay_id=visit.relay_id, p_epoch=visit.epoch, timeout=UPKEEP_S
+            "distrust", p_relay_id=visit.relay_id, p_epoch=visit.epoch, timeout=MAINTENANCE_S
         )
         return ended
 

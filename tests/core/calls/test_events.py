@@ -490,7 +490,7 @@ async def test_sixteen_writers_of_the_same_events(crowd: Brotr) -> None:
     await check_totals(crowd)
 
 
-async def test_pages_batches_and_upkeep_at_once(crowd: Brotr) -> None:
+async def test_pages_batches_and_maintenance_at_once(crowd: Brotr) -> None:
     rng = random.Random(11)
     events = ordered([verified(created_at=NOW - rng.randrange(10**7)) for _ in range(60)])
     relays = [Relay(f"wss://r{n}.example.com") for n in range(8)]
@@ -513,11 +513,11 @@ async def test_pages_batches_and_upkeep_at_once(crowd: Brotr) -> None:
             await crowd.insert_events(pairs(chosen, passing, relays[number]))
             await crowd.pool.execute("DELETE FROM bigbrotr.relays WHERE url = $1", passing.url)
 
-    async def upkeep() -> None:
+    async def maintenance() -> None:
         for _ in range(6):
             await crowd.cleanup_orphans(include_relays=False)
 
-    await asyncio.gather(*map(pages, visits), *map(batches, range(6)), upkeep(), upkeep())
+    await asyncio.gather(*map(pages, visits), *map(batches, range(6)), maintenance(), maintenance())
     await crowd.delete_orphan_events()
     await check_totals(crowd)
 

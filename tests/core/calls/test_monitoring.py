@@ -653,7 +653,7 @@ async def test_hostile_documents_survive_with_the_same_id(
     assert row["id"] == metadata.id == Metadata.from_json(row["data"]).id
 
 
-async def test_documents_and_their_upkeep_at_once(crowd: Brotr) -> None:
+async def test_documents_and_their_maintenance_at_once(crowd: Brotr) -> None:
     documents = [Metadata({"n": n}) for n in range(4)]
 
     async def measure(number: int) -> None:
@@ -665,11 +665,11 @@ async def test_documents_and_their_upkeep_at_once(crowd: Brotr) -> None:
             if n % 5 == 4:
                 await crowd.pool.execute("DELETE FROM bigbrotr.relays WHERE url = $1", relay.url)
 
-    async def upkeep() -> None:
+    async def maintenance() -> None:
         for _ in range(40):
             await crowd.delete_orphan_metadata()
 
-    await asyncio.gather(*map(measure, range(6)), upkeep(), upkeep())
+    await asyncio.gather(*map(measure, range(6)), maintenance(), maintenance())
     await crowd.delete_orphan_metadata()
     before = await latest(crowd)
     await crowd.refresh_metadata_latest()

@@ -1,4 +1,4 @@
-"""Upkeep: what there is in numbers, roles, statistics and partitions."""
+"""Maintenance: what there is in numbers, roles, statistics and partitions."""
 
 import time
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from bigbrotr.core.calls.base import UPKEEP_S, Calls
+from bigbrotr.core.calls.base import MAINTENANCE_S, Calls
 from bigbrotr.core.metrics import Sample
 from bigbrotr.errors import DatabaseError
 from bigbrotr.models.relay import Network
@@ -26,7 +26,7 @@ class Totals(NamedTuple):
     rejected: int
 
 
-class UpkeepCalls(Calls):
+class MaintenanceCalls(Calls):
     """What is there, and what keeps it in order."""
 
     async def totals(self) -> Totals:
@@ -76,7 +76,7 @@ class UpkeepCalls(Calls):
 
     async def analyze(self) -> None:
         """Renews the statistics of whole tables: autovacuum sees to their partitions alone."""
-        await self.pool.execute("ANALYZE bigbrotr.events, bigbrotr.presence", timeout=UPKEEP_S)
+        await self.pool.execute("ANALYZE bigbrotr.events, bigbrotr.presence", timeout=MAINTENANCE_S)
 
     async def vacuum_debt(self) -> list[asyncpg.Record]:
         """Tables that autovacuum does not get to: `name`, `dead` rows, and the `age` of the oldest
@@ -100,7 +100,7 @@ class UpkeepCalls(Calls):
         """
         try:
             made: int = await self._value(
-                "ensure_partitions", p_now=int(time.time()), timeout=UPKEEP_S
+                "ensure_partitions", p_now=int(time.time()), timeout=MAINTENANCE_S
             )
         except asyncpg.LockNotAvailableError:
             raise DatabaseError(
