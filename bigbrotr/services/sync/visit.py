@@ -79,7 +79,10 @@ class RelayVisit:
             result = await self._copy()
             if result.verdict == "done" and conversation.session.is_open and self._is_to_stay():
                 self.state.is_live = True
-                result = await self._stay()
+                try:
+                    result = await self._stay()
+                finally:  # at once: while this visit ends, the next one may take its place
+                    self.state.is_live = False
             return result
 
     def _is_to_stay(self) -> bool:
