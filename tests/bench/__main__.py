@@ -116,14 +116,13 @@ async def size(on: Stage, events: int) -> None:
             for url in urls:  # one after the other, as an archive meets them over the years
                 await archive.copy([url])
             await _check(archive, events + WARM_UP)
-            pool = archive.brotr.pool
             pairs = (await archive.brotr.totals()).pairs
-            each[profile] = await _bytes(archive, "events") / events
+            each[profile] = await _bytes(archive, "events_stored") / events
             presence = await _bytes(archive, "presence")
-            text = await pool.fetchval("SELECT avg(cardinality(relay_ids)) FROM bigbrotr.presence")
         print(
             f"  {profile}: {each[profile]:.0f} bytes an event, "
-            f"{presence / pairs:.1f} bytes a pair at {text:.1f} relays an event, with indexes"
+            f"{presence / pairs:.1f} bytes a pair at {pairs / events:.1f} relays an event, "
+            "with indexes"
         )
     print(f"  lite is {1 - each[Profile.LITE] / each[Profile.FULL]:.0%} smaller than full")
 
