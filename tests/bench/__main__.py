@@ -20,6 +20,7 @@ from bigbrotr.config.settings import Profile
 from bigbrotr.core.calls.candidates import WALK, Walk
 from bigbrotr.models.event import Event
 from bigbrotr.models.mentions import mentioned
+from bigbrotr.models.relay import Relay
 from bigbrotr.services.finder import Finder
 from tests.bench import baseline, candidates, corpus, floors, fuzz
 from tests.bench import negentropy as reconciliation
@@ -105,6 +106,33 @@ async def _baseline(on: Stage, url: str, events: int) -> tuple[float, float]:
     finally:
         await connection.close()
     return new / events * 1e6, known / events * 1e6
+
+
+async def one(on: Stage, events: int) -> None:
+    """One relay beside four, with the CPU that each part takes; and a visit that brings nothing."""
+    data = corpus.build(events)
+    ratios, idles = [], []
+    for _ in range(ROUNDS):
+        found = []
+        for count in (1, 4):
+            await on.clear()
+            async with on.archive() as archive, on.relays(data, count, shared=0.0) as urls:
+                await archive.brotr.insert_relays([Relay(url) for url in urls])
+                spent = await archive.visit()
+                await _check(archive, events + WARM_UP)
+                wall, workers, server = (seconds / events * 1e6 for seconds in spent)
+                found.append(wall)
+                await archive.make_due()
+                idle = await archive.visit()
+            print(
+                f"    {count} relays: {wall:.1f} us an event; of CPU, workers {workers:.1f} and"
+                f" PostgreSQL {server:.1f}; a visit with nothing new {idle.wall_s:.3f} s,"
+                f" of CPU {idle.workers_s + idle.server_s:.3f}",
+                flush=True,
+            )
+            idles.append(idle.wall_s)
+        ratios.append(found[0] / found[1])
+    print(f"  one relay / four: {statistics.median(ratios):.2f}; nothing new {min(idles):.3f} s")
 
 
 async def size(on: Stage, events: int) -> None:
@@ -300,6 +328,7 @@ async def _check(archive: Archive, events: int) -> None:
 
 BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
     "ingest": ingest,
+    "one": one,
     "size": size,
     "memory": memory,
     "scaling": scaling,
