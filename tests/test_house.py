@@ -30,11 +30,13 @@ ALLOWED: dict[str, set[str]] = {
     "nostr": FOUNDATION | {"net"},
     "embedded": {"errors", "secret"},
     "core": FOUNDATION | {"embedded"},
-    "serve": FOUNDATION | {"core"},
+    "serve": FOUNDATION | {"core", "reads"},
     "services": FOUNDATION | {"net", "nostr", "core"},
     "runner": FOUNDATION | {"core"},
     "telemetry": FOUNDATION | {"core", "embedded", "net", "runner", "serve", "systemd"},
-    "supervisor": FOUNDATION | {"core", "embedded", "reads", "runner", "services", "telemetry"},
+    "supervisor": FOUNDATION
+    | {"core", "embedded", "reads", "runner", "serve", "services"}
+    | {"telemetry"},
     "reads": FOUNDATION | {"core"},
     "view": FOUNDATION | {"core", "reads", "runner", "supervisor"},
     "demo": FOUNDATION | {"core", "embedded", "net", "nostr", "reads", "supervisor", "view"},
@@ -46,9 +48,9 @@ ALLOWED: dict[str, set[str]] = {
 }
 # Within the synchronizer, from the service down to what a relay hands over.
 SYNC = {
-    "service": {"process", "worker", "report"},
-    "process": {"worker", "report"},
-    "worker": {"visit", "context", "contention", "report"},
+    "service": {"process", "worker", "shares", "report"},
+    "process": {"worker", "shares", "report"},
+    "worker": {"visit", "context", "contention", "shares", "report"},
     "visit": {"live", "ways", "pages", "reconcile", "ingest", "conversation", "context", "dialect"},
     "live": {"pages", "ingest", "conversation", "context", "dialect"},
     "ways": {"pages", "ingest", "conversation", "context", "dialect"},
@@ -67,6 +69,7 @@ SYNC = {
     "contention": set(),
     "dialect": set(),
     "report": set(),
+    "shares": set(),
 }
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import asyncpg
 
@@ -174,17 +175,27 @@ class Stage:
                 async with self.relays(
                     corpus.build(WARM_UP, seed=99), synchronizer.workers
                 ) as urls:
-                    archive = Archive(brotr, synchronizer)
+                    assert self.server.pid is not None
+                    archive = Archive(brotr, synchronizer, self.server.pid)
                     await archive.copy(urls)  # starts the processes
                 yield archive
+
+
+class Spent(NamedTuple):
+    """Seconds, on the clock and of CPU by who spent them."""
+
+    wall_s: float
+    workers_s: float
+    server_s: float
 
 
 class Archive:
     """An archive to be filled."""
 
-    def __init__(self, brotr: Brotr, synchronizer: Synchronizer) -> None:
+    def __init__(self, brotr: Brotr, synchronizer: Synchronizer, server_pid: int) -> None:
         self.brotr = brotr
         self.synchronizer = synchronizer
+        self._server_pid = server_pid
 
     def worker_pids(self) -> list[int]:
         """The worker processes."""
@@ -194,9 +205,33 @@ class Archive:
     async def copy(self, urls: list[str]) -> float:
         """Copies relays that it has not met; returns the seconds that it took."""
         await self.brotr.insert_relays([Relay(url) for url in urls])
-        started = time.perf_counter()
+        return (await self.visit()).wall_s
+
+    async def visit(self) -> Spent:
+        """Visits the relays that are due; returns what it took."""
+        before = self._spent()
         await self.synchronizer.run()
-        return time.perf_counter() - started
+        return Spent(*(now - then for now, then in zip(self._spent(), before, strict=True)))
+
+    async def make_due(self) -> None:
+        """Lets all relays that were visited be due again."""
+        await self.brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
+
+    def _spent(self) -> Spent:
+        server = self._server_pid
+        return Spent(
+            time.perf_counter(),
+            sum(cpu_s(pid) for top in self.worker_pids() for pid in (top, *children(top))),
+            sum(map(cpu_s, (server, *children(server)))),
+        )
+
+
+def cpu_s(pid: int) -> float:
+    """Returns the seconds of CPU that a process, and children of it that have ended, have used."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 @asynccontextmanager
