@@ -587,7 +587,7 @@ def test_a_broken_rule_is_found(rule: str, sql: str) -> None:
             " FOR UPDATE OF v SKIP LOCKED;"
         ),
         function(
-            "DELETE FROM bigbrotr.presence p WHERE NOT EXISTS"
+            "SELECT count(*) INTO n FROM bigbrotr.presence p WHERE NOT EXISTS"
             " (SELECT FROM bigbrotr.relays r WHERE r.id = p.relay_id);"
         ),
         "CREATE FUNCTION bigbrotr.f(a bigint) RETURNS bigint LANGUAGE sql RETURN a + 1;",
