@@ -15,7 +15,7 @@ from bigbrotr.config import files
 from bigbrotr.config.settings import Config, Profile
 from bigbrotr.core.base_service import OUTSIDE, BaseService, Context
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.identity import note_profile
+from bigbrotr.core.identity import identity, note_profile
 from bigbrotr.core.logger import Logger
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
@@ -23,6 +23,8 @@ from bigbrotr.embedded.server import EmbeddedPostgres
 from bigbrotr.errors import ConfigError, DatabaseError, ServiceFailedError
 from bigbrotr.reads import relays
 from bigbrotr.runner import Runner, State
+from bigbrotr.serve.children import Children
+from bigbrotr.serve.orders import Order
 from bigbrotr.services import publisher
 from bigbrotr.services.finder import Finder
 from bigbrotr.services.maintenance import Maintenance
@@ -68,6 +70,8 @@ class Supervisor:
         self.brotr: Brotr | None = None  # while running
         self.started_at = time.monotonic()
         self._context = Context(config)
+        # Where some services were chosen, they alone run.
+        self._serves = bool(config.serve.listen) and only is None
         self._stopping = anyio.Event()
 
     async def run(self, *, is_once: bool = False) -> None:
@@ -84,7 +88,8 @@ class Supervisor:
                 if is_once:
                     await self._run_once()
                 else:
-                    await self._run_services()
+                    async with self._archive_served():
+                        await self._run_services()
                 self.telemetry.tell_stopping()
             group.cancel_scope.cancel()
         failed = [runner for runner in self.runners if runner.state is State.FAILED]
@@ -168,6 +173,23 @@ class Supervisor:
                     else:
                         self.telemetry.trouble = ""
                         break
+
+    # What is served
+
+    @asynccontextmanager
+    async def _archive_served(self) -> AsyncIterator[None]:
+        """The processes that answer people and programs, while the services run."""
+        if not self._serves:
+            yield
+            return
+        name = identity(self.config.database, self.data_dir)
+        order = Order(self.config, self._context.dsn, name)
+        children = Children(order, self.config.supervisor, Logger("serve"))
+        self.telemetry.children = children
+        async with anyio.create_task_group() as group:
+            group.start_soon(children.run)
+            yield
+            group.cancel_scope.cancel()
 
     # The services
 

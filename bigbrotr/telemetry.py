@@ -22,6 +22,7 @@ from bigbrotr.errors import BigBrotrError
 from bigbrotr.net.politeness import politeness_of
 from bigbrotr.runner import Runner, State
 from bigbrotr.serve.ask import at
+from bigbrotr.serve.children import Children
 from bigbrotr.systemd import Notifier, extension
 
 BEAT_S = 1.0  # between two looks how late the loop is
@@ -44,6 +45,7 @@ class Telemetry:
         log: Logger,
     ) -> None:
         self.brotr: Brotr | None = None  # while there is a database
+        self.children: Children | None = None  # that serve the archive, while they do
         self.doing = "starting"  # in words, until the services run
         self.trouble = ""  # why the embedded database does not start again
         self._config = config
@@ -182,6 +184,8 @@ class Telemetry:
         yield Sample("memory_bytes", memory_of([os.getpid()]), ("supervisor",))
         for runner in self._runners:
             yield from _of_service(runner)
+        if self.children is not None:
+            yield from self.children.metrics()
         politeness = politeness_of(self._config.politeness)
         for reason, waits in (("pace", politeness.paced), ("address", politeness.crowded)):
             yield Sample("politeness_waits", waits.times, ("supervisor", reason))

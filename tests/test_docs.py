@@ -126,9 +126,12 @@ def test_every_command_is_known() -> None:
 async def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with an archive, and the files that the pages speak of."""
     home = tmp_path_factory.mktemp("home")
-    (home / "my.toml").write_text('[networks.clearnet]\nenabled = false\n[web]\nlisten = ""\n')
+    (home / "my.toml").write_text(
+        '[networks.clearnet]\nenabled = false\n[web]\nlisten = ""\n[serve]\nlisten = ""\n'
+    )
     (home / "bigbrotr.toml").write_text(
         '[networks.clearnet]\nenabled = false\n[web]\nlisten = "127.0.0.1:0"\n'
+        '[serve]\nlisten = "127.0.0.1:0"\n'
     )
     done = await bigbrotr(home, "db migrate --profile full")
     assert done.code == 0, done.err

@@ -30,11 +30,13 @@ ALLOWED: dict[str, set[str]] = {
     "nostr": FOUNDATION | {"net"},
     "embedded": {"errors", "secret"},
     "core": FOUNDATION | {"embedded"},
-    "serve": FOUNDATION | {"core"},
+    "serve": FOUNDATION | {"core", "reads"},
     "services": FOUNDATION | {"net", "nostr", "core"},
     "runner": FOUNDATION | {"core"},
     "telemetry": FOUNDATION | {"core", "embedded", "net", "runner", "serve", "systemd"},
-    "supervisor": FOUNDATION | {"core", "embedded", "reads", "runner", "services", "telemetry"},
+    "supervisor": FOUNDATION
+    | {"core", "embedded", "reads", "runner", "serve", "services"}
+    | {"telemetry"},
     "reads": FOUNDATION | {"core"},
     "view": FOUNDATION | {"core", "reads", "runner", "supervisor"},
     "demo": FOUNDATION | {"core", "embedded", "net", "nostr", "reads", "supervisor", "view"},

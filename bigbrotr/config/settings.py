@@ -828,11 +828,110 @@ class WebSettings(Section, frozen=True):
 
     def address(self) -> tuple[str, int]:
         """Host and port to listen on."""
-        host, colon, port = self.listen.rpartition(":")
-        is_port = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535
-        if not colon or not is_port or not re.fullmatch(r"[\w.%-]*|\[?[0-9a-fA-F:.]+\]?", host):
-            raise ValueError('listen is "address:port"')
-        return host.strip("[]") or "127.0.0.1", int(port)
+        return listen_address(self.listen)
+
+
+class ServeLimits(Section, frozen=True):
+    """What one reader may cost the others; each process has its own."""
+
+    requests_per_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="requests of one address (IPv6: of a /64) a second in the long run, of all "
+            "processes together; 0: any number",
+        ),
+    ] = 20.0
+    burst: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="requests that an address may make at once")
+    ] = 200
+    connections: Annotated[int, Meta(ge=1, le=100_000, description="most open connections")] = 1000
+    connections_per_address: Annotated[
+        int, Meta(ge=1, le=100_000, description="most open connections of one address")
+    ] = 100
+    statement_timeout_s: Annotated[
+        float, Meta(ge=0.1, le=600, description="a question that takes longer is broken off")
+    ] = 5.0
+    database_connections: Annotated[
+        int, Meta(ge=1, le=100, description="most connections to the database of each process")
+    ] = 4
+
+
+class ServeSettings(Section, frozen=True):
+    """What people and programs may read of the archive over HTTP."""
+
+    listen: Annotated[
+        str,
+        Meta(
+            description='address:port of what `bigbrotr run` starts beside the services; "": '
+            "nothing is served"
+        ),
+    ] = ""
+    public_url: Annotated[
+        str | None,
+        Meta(
+            description="https://… under which all the world may read it; without one it is "
+            "private: it has no other names than addresses, and pages of other sites may not read "
+            "it"
+        ),
+    ] = None
+    processes: Annotated[
+        int, Meta(ge=0, le=256, description="processes that share the port; 0: one a core")
+    ] = 1
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="addresses and networks (CIDR) whose X-Forwarded-For says who asks; of "
+            "anybody else it is ignored"
+        ),
+    ] = ()
+    limits: ServeLimits = ServeLimits()
+
+    def __post_init__(self) -> None:
+        if self.listen:
+            self.address()
+        if self.public_url is not None:
+            parts = _split(self.public_url)
+            if (
+                parts is None
+                or parts.scheme not in ("http", "https")
+                or not parts.hostname
+                or "@" in parts.netloc
+                or parts.query
+                or parts.fragment
+                or parts.path not in ("", "/")
+            ):
+                raise ValueError("public_url is https://host, without a path or a password")
+        for text in self.trusted_proxies:
+            try:
+                ip_network(text, strict=False)
+            except ValueError:
+                raise ValueError(
+                    f"trusted_proxies: {text!r} is neither an address nor a network"
+                ) from None
+
+    def address(self) -> tuple[str, int]:
+        """Host and port to listen on."""
+        return listen_address(self.listen)
+
+    @property
+    def width(self) -> int:
+        """How many processes there are."""
+        return self.processes or os.cpu_count() or 1
+
+
+def listen_address(listen: str) -> tuple[str, int]:
+    """Host and port of "address:port"; without an address it is this machine alone.
+
+    Raises:
+        ValueError: it is none.
+    """
+    host, colon, port = listen.rpartition(":")
+    is_port = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535
+    if not colon or not is_port or not re.fullmatch(r"[\w.%-]*|\[?[0-9a-fA-F:.]+\]?", host):
+        raise ValueError('listen is "address:port"')
+    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 class Config(Section, frozen=True):
@@ -852,6 +951,7 @@ class Config(Section, frozen=True):
     supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)
     log: LogSettings = field(default_factory=LogSettings)
     web: WebSettings = field(default_factory=WebSettings)
+    serve: ServeSettings = field(default_factory=ServeSettings)
 
 
 def service_names() -> list[str]:

@@ -79,6 +79,11 @@ METRICS: dict[str, Metric] = {
         ("process", "reason"),
     ),
     "politeness_wait_seconds": Metric("counter", "How long they waited.", ("process", "reason")),
+    # What is served
+    "serve_processes": Metric("gauge", "Processes that serve the archive and are alive."),
+    "serve_restarts": Metric("counter", "Times that one of them was started again."),
+    "serve_connections": Metric("gauge", "Connections that readers have open."),
+    "serve_answers": Metric("counter", "Answers to readers, by class of status.", ("status",)),
     # The database, as the processes see it
     "database_up": Metric("gauge", "Whether the database answered."),
     "database_size_bytes": Metric("gauge", "Size of the database."),

@@ -242,13 +242,6 @@ async def report(pool: Pool, url: str, *, days: int = 30) -> RelayReport | None:
         " FROM bigbrotr.relay_states WHERE relay_url = $1",
         url,
     )
-    uptime = await pool.fetchrow(
-        "SELECT uptime, up_s, down_s, unknown_s, checks, incidents"
-        " FROM bigbrotr.relay_uptime(p_relay => $1, p_days => $2, p_now => $3)",
-        url,
-        days,
-        now,
-    )
     documents = await pool.fetch(
         "SELECT type, snapshot_at, data FROM bigbrotr.relay_metadata_latest WHERE relay_url = $1"
         " ORDER BY type",
@@ -256,11 +249,11 @@ async def report(pool: Pool, url: str, *, days: int = 30) -> RelayReport | None:
     )
     return RelayReport(
         progress=_progress(row),
-        missing=_spans(missing),
+        missing=spans_of(missing),
         gaps=tuple(OpenGap((gap["span"].lower, gap["span"].upper), *list(gap)[1:]) for gap in gaps),
         rejected={each["reason"]: each["count"] for each in rejected},
         check=None if check is None else _check(check),
-        uptime=_uptime(uptime, days),
+        uptime=await uptime_of(pool, url, days, now),
         documents={
             each["type"]: StoredDocument(
                 each["snapshot_at"], msgspec.json.decode(each["data"] or "null")
@@ -289,14 +282,15 @@ def _progress(row: asyncpg.Record) -> RelayProgress:
         retired_at=row["retired_at"],
         filter=row["filter"],
         identity=row["identity"],
-        proven=_spans(row["proven"]),
+        proven=spans_of(row["proven"]),
         ways=msgspec.json.decode(row["how"] or "{}", type=dict[str, Way]),
         nip77=row["reconciliation"],
         nip77_tried_at=row["reconciliation_tried_at"],
     )
 
 
-def _spans(ranges: "Iterable[asyncpg.Range[int]] | None") -> tuple[Span, ...]:
+def spans_of(ranges: "Iterable[asyncpg.Range[int]] | None") -> tuple[Span, ...]:
+    """Ranges of PostgreSQL as spans; None: there are none."""
     return tuple((each.lower, each.upper) for each in ranges or ())
 
 
@@ -305,7 +299,15 @@ def _check(row: asyncpg.Record) -> LatestCheck:
     return LatestCheck(**(dict(row) | {"failed": failed}))
 
 
-def _uptime(row: asyncpg.Record | None, days: int) -> Uptime:
+async def uptime_of(pool: Pool, url: str, days: int, now: int) -> Uptime:
+    """How much of the `days` before `now` (Unix seconds) a relay was up."""
+    row = await pool.fetchrow(
+        "SELECT uptime, up_s, down_s, unknown_s, checks, incidents"
+        " FROM bigbrotr.relay_uptime(p_relay => $1, p_days => $2, p_now => $3)",
+        url,
+        days,
+        now,
+    )
     if row is None:
         return Uptime(days, None, 0, 0, 0, 0, ())
     incidents = msgspec.json.decode(row["incidents"] or "[]", type=tuple[Incident, ...])

@@ -104,3 +104,44 @@ async def candidate_sources(pool: Pool) -> dict[str, int]:
 def with_progress(found: Status, progress: Sequence[RelayProgress]) -> Status:
     """The same status, of some relays alone."""
     return msgspec.structs.replace(found, progress=tuple(progress))
+
+
+class Overview(Struct, frozen=True, kw_only=True):
+    """What is in an archive, in numbers."""
+
+    profile: str | None
+    relays: int
+    candidates: int
+    events: int
+    pairs: int  # of event and relay: the sum of what each relay holds
+    gaps: int
+    rejected: int
+    up: int  # relays that the monitor found up
+    down: int
+    visited: int  # relays from which events are copied
+    complete: int  # of these: all that is wanted is proven, or a gap with a reason
+    live: int  # of these: followed as events come
+    made_at: int  # Unix seconds
+
+
+async def overview(pool: Pool) -> Overview:
+    """What is in an archive, in numbers; looks at each relay once."""
+    async with pool.acquire() as connection:
+        ledger = await read_ledger(connection)
+    totals = await pool.fetchrow("SELECT * FROM bigbrotr.totals()")
+    states = await pool.fetch(
+        "SELECT state, pg_catalog.count(*) AS found FROM bigbrotr.checks GROUP BY state"
+    )
+    by_state = {row["state"]: row["found"] for row in states}
+    counts = await relays.counts(pool)
+    assert totals is not None
+    return Overview(
+        profile=None if ledger is None else ledger.profile.value,
+        **dict(totals),
+        up=by_state.get("up", 0),
+        down=by_state.get("down", 0),
+        visited=counts.relays,
+        complete=counts.complete,
+        live=counts.live,
+        made_at=int(time.time()),
+    )

@@ -136,33 +136,48 @@ async def one(on: Stage, events: int) -> None:
 
 
 async def size(on: Stage, events: int) -> None:
-    """Bytes a pair of event and relay at ten relays; bytes an event, full and lite."""
+    """Bytes an event, full and lite, and a further pair at ten relays and at 30 at once."""
+    for name, data in (
+        ("the corpus", corpus.build(events)),
+        ("with distinct tag values", corpus.build(events, distinct_tags=True)),
+    ):
+        each = sum(len(body) for _, body in data) / events
+        print(f"  {name}: {events} events, {each:.0f} bytes of JSON")
+        for profile in Profile:
+            async with on.archive(profile) as archive, on.relays(data, 10) as urls:
+                await archive.copy(urls[:1])
+                alone = await _bytes(archive)
+                for url in urls[1:]:  # one after the other, as over the years
+                    await archive.copy([url])
+                await _check(archive, events + WARM_UP)
+                pairs = (await archive.brotr.totals()).pairs
+                whole = await _bytes(archive)
+            more = (sum(whole.values()) - sum(alone.values())) / (pairs - events)
+            print(
+                f"    {profile}: {sum(alone.values()) / events:.0f} bytes an event with presence"
+                f" and indexes, {more:.1f} a further pair at {pairs / events:.1f} relays an event"
+            )
+            parts = sorted(alone.items(), key=lambda part: -part[1])
+            print("     ", ", ".join(f"{part} {size / events:.0f}" for part, size in parts))
     data = corpus.build(events)
-    each = {}
-    for profile in Profile:
-        async with on.archive(profile) as archive, on.relays(data, 10) as urls:
-            for url in urls:  # one after the other, as an archive meets them over the years
-                await archive.copy([url])
-            await _check(archive, events + WARM_UP)
-            pool = archive.brotr.pool
-            pairs = (await archive.brotr.totals()).pairs
-            each[profile] = await _bytes(archive, "events") / events
-            presence = await _bytes(archive, "presence")
-            text = await pool.fetchval("SELECT avg(cardinality(relay_ids)) FROM bigbrotr.presence")
-        print(
-            f"  {profile}: {each[profile]:.0f} bytes an event, "
-            f"{presence / pairs:.1f} bytes a pair at {text:.1f} relays an event, with indexes"
-        )
-    print(f"  lite is {1 - each[Profile.LITE] / each[Profile.FULL]:.0%} smaller than full")
+    async with on.archive(width=30) as archive, on.relays(data, 30) as urls:
+        await archive.copy(urls[:1])
+        alone = await _bytes(archive)
+        await archive.copy(urls)
+        await _check(archive, events + WARM_UP)
+        pairs = (await archive.brotr.totals()).pairs
+        more = sum((await _bytes(archive)).values()) - sum(alone.values())
+        print(f"  30 relays at once: {more / (pairs - events):.1f} bytes a further pair, full")
 
 
-async def _bytes(archive: Archive, table: str) -> int:
-    found: int = await archive.brotr.pool.fetchval(
-        "SELECT sum(pg_total_relation_size(inhrelid)) FROM pg_inherits"
-        " WHERE inhparent = to_regclass('bigbrotr.' || $1::text)",
-        table,
+async def _bytes(archive: Archive) -> dict[str, int]:
+    """What events and presence take: tables with what they keep aside, and each index."""
+    rows = await archive.brotr.pool.fetch(
+        "SELECT i.inhparent::regclass::text AS name,"
+        " sum(CASE c.relkind WHEN 'i' THEN pg_relation_size(c.oid) ELSE pg_table_size(c.oid) END)"
+        " FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid GROUP BY 1"
     )
-    return found
+    return {row[0].removeprefix("bigbrotr."): int(row[1]) for row in rows}
 
 
 async def memory(on: Stage, events: int) -> None:

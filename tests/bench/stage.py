@@ -101,15 +101,19 @@ class Stage:
         """Puts as many made-up rows into the tables, over the same year as the corpus."""
         await archive.brotr.pool.execute(
             "WITH made AS ("
-            " SELECT $2::bigint - (random() * $3)::bigint AS created_at,"
-            "  sha256(n::text::bytea) AS id"
+            " SELECT n, $2::bigint - (random() * $3)::bigint AS created_at,"
+            "  sha256(n::text::bytea) AS id, nextval('bigbrotr.event_numbers') AS num"
             " FROM generate_series(1, $1) AS n"
             "), stored AS ("
-            " INSERT INTO bigbrotr.events (created_at, kind, id, pubkey, sig, tags,"
-            " tagvalues, content)"
-            " SELECT created_at, 1, id, sha256(substring(id FOR 1)), id || id, '[]',"
-            "  ARRAY['e:' || encode(id, 'hex')], repeat(encode(id, 'hex'), 4) FROM made"
-            ") INSERT INTO bigbrotr.presence SELECT created_at, id, '{1}', '{1}' FROM made",
+            " INSERT INTO bigbrotr.events_stored (created_at, num, kind, slice, id, pubkey, sig,"
+            "  tags, tag_hashes, content)"
+            " SELECT created_at, num, 1, bigbrotr.slice_of(created_at), id,"
+            "  sha256(substring(id FOR 1)), id || id, '[]', ARRAY[hashint8(n)],"
+            "  repeat(encode(id, 'hex'), 4) FROM made"
+            ") INSERT INTO bigbrotr.presence (slice, chunk, relay_id, seen_ats)"
+            " SELECT bigbrotr.slice_of(created_at), num >> 8, 1,"
+            "  ('[' || min(num & 255) + 1 || ':' || min(num & 255) + 1 || ']={1}')::int[]"
+            " FROM made GROUP BY 1, 2",
             stored,
             corpus.NEWEST,
             corpus.SPREAD_S,
@@ -117,7 +121,7 @@ class Stage:
         # Not within the transaction of a pool's connection.
         connection = await asyncpg.connect(archive.brotr.pool.address)
         try:
-            await connection.execute("VACUUM ANALYZE bigbrotr.events")
+            await connection.execute("VACUUM ANALYZE bigbrotr.events_stored")
             await connection.execute("VACUUM ANALYZE bigbrotr.presence")
         finally:
             await connection.close()

@@ -55,6 +55,7 @@ shutdown_timeout_s = 15
 # The profile listens, and asks for lists on the web: nothing of that, where a test does not say.
 QUIET = {
     "[web]": 'listen = ""',
+    "[serve]": 'listen = ""',
     "[finder.sources.nostr-watch]": "enabled = false",
     "[finder.monitors]": "pubkeys = []\nrelays = []",
 }

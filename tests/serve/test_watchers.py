@@ -18,6 +18,7 @@ from bigbrotr.nostr.delivery import Outcome
 from bigbrotr.nostr.questions import GapReason
 from bigbrotr.reads.relays import Stage
 from bigbrotr.runner import State
+from bigbrotr.serve.children import CLASSES
 from bigbrotr.services.finder import OK, SOURCES, Remark
 from bigbrotr.services.monitor.probe import UNANSWERED
 from bigbrotr.services.monitor.verdict import Verdict
@@ -101,11 +102,12 @@ def values(name: str, label: str) -> set[str]:
         ("pool_connections", "state"): ("used", "idle"),
         ("relays", "state"): Stage,
         ("relays_checked", "state"): ("unknown", "up", "down"),
+        ("serve_answers", "status"): CLASSES,
         ("service_state", "state"): State,
     }
     of_any: dict[str, Iterable[str]] = {
         "network": Network,
-        "process": ("supervisor", "workers"),
+        "process": ("supervisor", "workers", "serve"),
         "service": SERVICES,
         "source": SOURCES,
     }

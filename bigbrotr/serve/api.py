@@ -1,0 +1,409 @@
+"""Declares the resources of the API, version 1: each with its parameters and who reads them."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, TypeAlias
+
+from msgspec import Meta, Struct
+
+from bigbrotr.core.pool import Pool
+from bigbrotr.models.metadata import MetadataType
+from bigbrotr.models.relay import Network, Relay
+from bigbrotr.models.where import parse_event_id
+from bigbrotr.reads import coverage, measurements, relay_list, relays, status
+from bigbrotr.reads.relays import Stage, Uptime
+from bigbrotr.reads.where import Where, where
+from bigbrotr.serve.parameters import PARSE
+from bigbrotr.serve.resource import BIGINT, Keyed, ListQuery, Many, One, Query, Resource
+
+Text: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
+Seconds: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
+Since = Annotated[Seconds | None, Meta(description="from then on, in Unix seconds")]
+Until = Annotated[Seconds | None, Meta(description="before then, in Unix seconds")]
+
+
+def _relay_url(text: str) -> str:
+    return Relay(text if "://" in text else f"wss://{text}").url
+
+
+def _event_id(text: str) -> str:
+    return parse_event_id(text).hex()
+
+
+RelayUrl = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=2048,
+        description="URL of the relay, percent-encoded; without a scheme it is one of wss://",
+        extra={PARSE: _relay_url},
+    ),
+]
+Networks = Annotated[tuple[Network, ...] | None, Meta(description="on one of these networks")]
+
+
+def keyed(rows: Sequence[Any] | None, key: Callable[[Any], Any]) -> list[Keyed] | None:
+    """Rows with their keys, where the key is in the row."""
+    return None if rows is None else [(key(row), row) for row in rows]
+
+
+# The archive
+
+
+async def _status(pool: Pool, _: Query) -> status.Overview:
+    return await status.overview(pool)
+
+
+# Relays
+
+
+class RelaysQuery(ListQuery, frozen=True, kw_only=True):
+    """Which relays, in which order."""
+
+    network: Networks = None
+    state: Annotated[
+        tuple[relay_list.State, ...] | None, Meta(description="as the monitor found them")
+    ] = None
+    stage: Annotated[
+        tuple[Stage, ...] | None, Meta(description="what the synchronizer is up to with them")
+    ] = None
+    country: Annotated[
+        Annotated[str, Meta(min_length=2, max_length=2, extra={PARSE: str.upper})] | None,
+        Meta(description="of their address: two letters (ISO 3166)"),
+    ] = None
+    software: Annotated[
+        Text | None, Meta(description="a part of the software that they say they run")
+    ] = None
+    nip: Annotated[
+        tuple[Annotated[int, Meta(ge=0, le=99_999)], ...] | None,
+        Meta(description="claims to support all of these NIPs"),
+    ] = None
+    text: Annotated[
+        Text | None, Meta(description="a part of their URL, name or description, in any case")
+    ] = None
+    sort: Annotated[
+        relay_list.RelaySort,
+        Meta(description="largest first, but for url and open_ms; what is not known comes last"),
+    ] = "url"
+
+
+async def _relays(
+    pool: Pool, query: RelaysQuery, after: relay_list.RelayKey | None, limit: int
+) -> list[Keyed]:
+    wanted = relay_list.RelayFilter(
+        networks=query.network,
+        states=query.state,
+        stages=query.stage,
+        country=query.country,
+        software=query.software,
+        nips=query.nip,
+        text=query.text,
+    )
+    found: list[Keyed] = []
+    found += await relay_list.list_relays(pool, wanted, query.sort, after, limit)
+    return found
+
+
+class RelayQuery(Query, frozen=True, kw_only=True):
+    """Which relay."""
+
+    relay: RelayUrl
+
+
+class RelayDetail(Struct, frozen=True, kw_only=True):
+    """What is known of one relay. Times are Unix seconds, spans [since, until); null: open."""
+
+    url: str
+    network: str
+    discovered_at: int
+    # What the monitor found
+    state: str
+    since: int | None
+    checked_at: int | None
+    outcome: str | None
+    failed: dict[str, str]  # checks that failed, and why
+    uptime: Uptime  # of the last 30 days
+    documents: dict[str, measurements.Document]  # the newest of each type
+    # What the synchronizer has copied
+    stage: str
+    holds: int  # archived events that it holds
+    brought: int  # archived events that were first met there
+    rejected: dict[str, int]  # invalid events of its, by reason
+    withheld: int  # events that it says it holds and does not hand over
+    visited_at: int | None
+    visit_outcome: str | None
+    retired_at: int | None
+    nip77: str | None  # what came of comparing ids
+    filter: str  # which events are wanted; "": all
+    proven: tuple[relays.Span, ...]
+    missing: tuple[relays.Span, ...]  # neither proven nor a gap that has to wait
+    gaps: int
+    ways: dict[str, relays.Way]  # how it was proven
+
+
+async def _relay(pool: Pool, query: RelayQuery) -> RelayDetail | None:
+    found = await relays.report(pool, query.relay)
+    if found is None:
+        return None
+    progress, check = found.progress, found.check
+    newest = await measurements.newest_documents(pool, query.relay)
+    return RelayDetail(
+        url=progress.url,
+        network=progress.network,
+        discovered_at=progress.discovered_at,
+        state="unknown" if check is None else check.state,
+        since=None if check is None else check.since,
+        checked_at=None if check is None else check.checked_at,
+        outcome=None if check is None else check.outcome,
+        failed={} if check is None else check.failed,
+        uptime=found.uptime,
+        documents={each.type: each for each in newest},
+        stage=progress.stage,
+        holds=progress.holds,
+        brought=progress.brought,
+        rejected=found.rejected,
+        withheld=progress.withheld,
+        visited_at=progress.visited_at,
+        visit_outcome=progress.outcome,
+        retired_at=progress.retired_at,
+        nip77=progress.nip77,
+        filter=progress.filter,
+        proven=progress.proven,
+        missing=found.missing,
+        gaps=progress.gaps,
+        ways=progress.ways,
+    )
+
+
+class UptimeQuery(RelayQuery, frozen=True, kw_only=True):
+    """Which relay, and how long."""
+
+    days: Annotated[int, Meta(ge=1, le=365, description="the last days")] = 30
+
+
+async def _uptime(pool: Pool, query: UptimeQuery) -> Uptime | None:
+    return await measurements.uptime(pool, query.relay, query.days)
+
+
+class RttsQuery(ListQuery, frozen=True, kw_only=True):
+    """Which relay, and when."""
+
+    relay: RelayUrl
+    since: Since = None
+    until: Until = None
+
+
+async def _rtts(pool: Pool, query: RttsQuery, after: int | None, limit: int) -> list[Keyed] | None:
+    rows = await measurements.list_rtts(
+        pool, query.relay, after, limit, since=query.since, until=query.until
+    )
+    return keyed(rows, lambda row: row.checked_at)
+
+
+class DocumentsQuery(ListQuery, frozen=True, kw_only=True):
+    """Which documents of which relay, and when."""
+
+    relay: RelayUrl
+    type: Annotated[tuple[MetadataType, ...] | None, Meta(description="of these types")] = None
+    since: Since = None
+    until: Until = None
+
+
+async def _documents(
+    pool: Pool, query: DocumentsQuery, after: measurements.DocumentKey | None, limit: int
+) -> list[Keyed] | None:
+    rows = await measurements.list_documents(
+        pool, query.relay, after, limit, types=query.type, since=query.since, until=query.until
+    )
+    return keyed(rows, lambda row: (row.snapshot_at, row.type))
+
+
+async def _claims(pool: Pool, query: RelayQuery) -> measurements.Claims | None:
+    return await measurements.claims(pool, query.relay)
+
+
+class GapsQuery(ListQuery, frozen=True, kw_only=True):
+    """Which gaps of which relay."""
+
+    relay: RelayUrl
+    reason: Annotated[
+        tuple[Text, ...] | None, Meta(description="for one of these reasons, as in the answer")
+    ] = None
+
+
+async def _gaps(
+    pool: Pool, query: GapsQuery, after: coverage.GapKey | None, limit: int
+) -> list[Keyed] | None:
+    rows = await coverage.list_gaps(pool, query.relay, after, limit, reasons=query.reason)
+    return keyed(rows, lambda row: (row.since, row.until, row.filter))
+
+
+class CoverageQuery(ListQuery, frozen=True, kw_only=True):
+    """Which proofs of which relay."""
+
+    relay: RelayUrl
+    how: Annotated[
+        tuple[Literal["paging", "finish", "reconciliation"], ...] | None,
+        Meta(description="proven in one of these ways"),
+    ] = None
+
+
+async def _coverage(
+    pool: Pool, query: CoverageQuery, after: coverage.ProofKey | None, limit: int
+) -> list[Keyed] | None:
+    rows = await coverage.list_coverage(pool, query.relay, after, limit, hows=query.how)
+    return keyed(rows, lambda row: (row.proven_at, row.filter, row.how))
+
+
+# Candidates
+
+
+class CandidatesQuery(ListQuery, frozen=True, kw_only=True):
+    """Which candidates."""
+
+    network: Networks = None
+    source: Annotated[Text | None, Meta(description="where they were first seen")] = None
+    outcome: Annotated[Text | None, Meta(description="of the last try")] = None
+    text: Annotated[Text | None, Meta(description="a part of their URL")] = None
+    alias: Annotated[
+        bool | None, Meta(description="those that repeat a relay alone, or the others alone")
+    ] = None
+
+
+async def _candidates(
+    pool: Pool, query: CandidatesQuery, after: str | None, limit: int
+) -> list[Keyed] | None:
+    rows = await relay_list.list_candidates(
+        pool,
+        after,
+        limit,
+        networks=query.network,
+        source=query.source,
+        outcome=query.outcome,
+        text=query.text,
+        aliases=query.alias,
+    )
+    return keyed(rows, lambda row: row.url)
+
+
+# Events
+
+
+class EventQuery(Query, frozen=True, kw_only=True):
+    """Which event."""
+
+    event: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=2000,
+            description="id of the event: 64 hex digits, a note or an nevent",
+            extra={PARSE: _event_id},
+        ),
+    ]
+
+
+async def _where(pool: Pool, query: EventQuery) -> Where:
+    return await where(pool, bytes.fromhex(query.event))
+
+
+RESOURCES: tuple[Resource, ...] = (
+    One(
+        name="status",
+        path="status",
+        words="What is in the archive, and how far it is. Made anew every half minute.",
+        query=Query,
+        item=status.Overview,
+        read=_status,
+        is_kept=True,
+    ),
+    Many(
+        name="relays",
+        path="relays",
+        words="Relays, by what is known of them. All conditions have to hold.",
+        query=RelaysQuery,
+        item=relay_list.RelayRow,
+        read=_relays,
+        key=tuple[float, str],
+    ),
+    One(
+        name="relay",
+        path="relays/{relay}",
+        words="A relay: what it says, what was measured, what was copied.",
+        query=RelayQuery,
+        item=RelayDetail,
+        read=_relay,
+    ),
+    One(
+        name="relay_uptime",
+        path="relays/{relay}/uptime",
+        words="How much of the last days a relay was up. `uptime` is the share of the known time.",
+        query=UptimeQuery,
+        item=Uptime,
+        read=_uptime,
+        max_age_s=60,
+    ),
+    Many(
+        name="relay_rtts",
+        path="relays/{relay}/rtts",
+        words="Checks of a relay with their round-trip times, the newest first.",
+        query=RttsQuery,
+        item=measurements.Rtt,
+        read=_rtts,
+        key=BIGINT,
+        max_age_s=60,
+    ),
+    Many(
+        name="relay_documents",
+        path="relays/{relay}/documents",
+        words="What a relay has said of itself (NIP-11) and what was measured, the newest first.",
+        query=DocumentsQuery,
+        item=measurements.Document,
+        read=_documents,
+        key=tuple[BIGINT, str],
+        max_age_s=60,
+    ),
+    One(
+        name="relay_claims",
+        path="relays/{relay}/claims",
+        words="What a relay claims beside what was seen of it. null: nothing is claimed, or known.",
+        query=RelayQuery,
+        item=measurements.Claims,
+        read=_claims,
+        max_age_s=60,
+    ),
+    Many(
+        name="relay_coverage",
+        path="relays/{relay}/coverage",
+        words="Which seconds of a relay's past are proven complete, the newest proofs first.",
+        query=CoverageQuery,
+        item=coverage.Proof,
+        read=_coverage,
+        key=tuple[BIGINT, str, str],
+    ),
+    Many(
+        name="relay_gaps",
+        path="relays/{relay}/gaps",
+        words="Which seconds of a relay's past could not be copied, and why, the oldest first.",
+        query=GapsQuery,
+        item=coverage.Gap,
+        read=_gaps,
+        key=tuple[BIGINT | None, BIGINT | None, str],
+    ),
+    Many(
+        name="candidates",
+        path="candidates",
+        words="URLs that may be relays, by URL. All conditions have to hold.",
+        query=CandidatesQuery,
+        item=relay_list.CandidateRow,
+        read=_candidates,
+        key=str,
+    ),
+    One(
+        name="event_where",
+        path="events/{event}/where",
+        words="Which relays hold an event, which are proven not to, and which nobody knows about.",
+        query=EventQuery,
+        item=Where,
+        read=_where,
+    ),
+)

@@ -1,0 +1,38 @@
+"""What the process that watches and one that serves tell each other."""
+
+import msgspec
+from msgspec import Struct
+
+from bigbrotr.config.settings import Config
+
+EVERY_S = 2.0  # from one report to the next
+STOP_S = 2.0  # for requests that are under way at the end
+LENGTH = 8  # bytes before an order, which say how long it is
+
+
+class Order(Struct, frozen=True):
+    """What a process is to serve."""
+
+    config: Config
+    dsn: str | None  # of the embedded server
+    identity: str  # of the archive
+
+
+class Report(Struct, frozen=True, omit_defaults=True):
+    """How a process that serves is: a line of JSON."""
+
+    url: str | None = None  # it listens
+    error: str | None = None  # it gives up, for this reason
+    answers: dict[str, int] = {}  # since its start, by class of status
+    connections: int = 0  # open now
+    memory_bytes: int = 0
+
+
+def write(report: Report) -> bytes:
+    """A report as a line."""
+    return msgspec.json.encode(report) + b"\n"
+
+
+def read(line: bytes) -> Report:
+    """The report in a line."""
+    return msgspec.json.decode(line, type=Report)

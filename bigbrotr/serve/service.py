@@ -1,0 +1,439 @@
+"""Answers the requests of people and programs: finds the resource, asks for it, sends it."""
+
+import asyncio
+import hashlib
+import time
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import asyncpg
+import msgspec
+from aiohttp import hdrs, web
+from aiohttp.web_protocol import RequestHandler
+
+from bigbrotr.config.settings import ServeSettings
+from bigbrotr.core.defects import Defects, refusal
+from bigbrotr.core.logger import Logger
+from bigbrotr.core.pool import Pool
+from bigbrotr.serve import openapi, reference
+from bigbrotr.serve.ask import IDENTITY
+from bigbrotr.serve.guard import Guard
+from bigbrotr.serve.limits import NOBODY, Buckets, Connections, Proxies, group
+from bigbrotr.serve.openapi import NDJSON
+from bigbrotr.serve.parameters import decoded, read_parameters, split_query
+from bigbrotr.serve.problems import TYPE, RefusedError
+from bigbrotr.serve.resource import (
+    MAX_ROWS,
+    ROWS,
+    ListQuery,
+    Many,
+    One,
+    Query,
+    Resource,
+    make_cursor,
+    read_cursor,
+)
+
+PREFIX = "/api/v1"
+JSON = "application/json"
+MIN_GZIP = 1000  # bytes: below, it saves nothing
+GZIP = 31  # zlib's window, with a header of gzip
+LEVEL = 1  # 3 ms a MB; the others save little more
+STALL_S = 30.0  # how long a reader of a stream may not read
+WAITING = 8  # questions that wait for each connection to the database; more are refused
+IDLE_S = 60.0  # a connection on which nothing is asked
+NOT_FOUND_S = 10  # how long "there is none" may be kept
+PAGE_S = 3600  # and a page that only a new release changes
+METHODS = "GET, HEAD, OPTIONS"
+ENCODER = msgspec.json.Encoder()
+PREFLIGHT = {
+    "Access-Control-Allow-Methods": METHODS,
+    "Access-Control-Allow-Headers": "Accept, If-None-Match",
+    "Access-Control-Max-Age": "86400",
+}
+# What each answer says, whatever it is.
+ALWAYS = {
+    "Server": "bigbrotr",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Vary": "Accept, Accept-Encoding, Origin",
+}
+
+
+class Service:
+    """Answers requests about one archive. `identity` names the archive to its neighbours."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        settings: ServeSettings,
+        resources: Sequence[Resource],
+        log: Logger,
+        *,
+        identity: str = "",
+    ) -> None:
+        self.pool = pool
+        self.settings = settings
+        self.counts: Counter[str] = Counter()  # answers by class of status: 2xx, …
+        limits = settings.limits
+        self.guard = Guard(settings.address()[0], settings.public_url)
+        self.buckets = Buckets(limits.requests_per_s / settings.width, limits.burst)
+        self.connections = Connections(limits.connections, limits.connections_per_address)
+        self.proxies = Proxies(settings.trusted_proxies)
+        self._defects = Defects(log)
+        self._identity = identity
+        self._asking = 0  # questions to the database, running or waiting
+        self._kept: dict[str, tuple[float, bytes]] = {}
+        self._keeping = asyncio.Lock()
+        self._resources: dict[int, list[Resource]] = {}
+        for resource in resources:
+            self._resources.setdefault(len(resource.segments), []).append(resource)
+        url = (settings.public_url or "").rstrip("/") + PREFIX
+        schema = openapi.describe(resources, url)
+        self._pages: dict[str, tuple[bytes, str]] = {
+            f"{PREFIX}/": (
+                reference.page(resources, url, schema).encode(),
+                "text/html; charset=utf-8",
+            ),
+            f"{PREFIX}/openapi.json": (msgspec.json.encode(schema), JSON),
+        }
+
+    # A request
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answers one request; raises nothing but what ends the connection."""
+        origin = request.headers.get(hdrs.ORIGIN, "")
+        try:
+            self._let_in(request, origin)
+            response = await self._answer(request)
+        except RefusedError as error:
+            response = self.refuse(error)
+        except (ConnectionError, asyncio.CancelledError):
+            raise  # who asked has gone
+        except Exception as error:
+            response = self.refuse(self.excuse(error, request))
+        if not response.prepared:
+            self.finish(response, origin)
+        self.counts[f"{response.status // 100}xx"] += 1
+        return response
+
+    def finish(self, response: web.StreamResponse, origin: str) -> None:
+        """Adds what every answer says; `origin`: the page that asks, if one does."""
+        headers = response.headers
+        for name, value in ALWAYS.items():
+            headers[name] = value
+        if origin and (allowed := self.guard.allowed(origin)) and response.status != 403:
+            headers["Access-Control-Allow-Origin"] = allowed
+            headers["Access-Control-Expose-Headers"] = "ETag, Retry-After"
+
+    def _let_in(self, request: web.BaseRequest, origin: str) -> None:
+        headers = request.headers
+        self.guard.check(
+            headers.get(hdrs.HOST, ""),
+            origin,
+            headers.get("Sec-Fetch-Site", ""),
+            headers.get("Sec-Fetch-Mode", ""),
+        )
+        if request.method not in ("GET", "HEAD", "OPTIONS"):
+            raise RefusedError("method-not-allowed", f"only {METHODS} are understood here")
+        if wait_s := self.buckets.take(self.client(request)):
+            raise RefusedError(
+                "too-many-requests",
+                f"this address asks more than {self.settings.limits.requests_per_s:g} times a "
+                "second: wait as long as Retry-After says, or read a list as a stream (NDJSON)",
+                retry_after_s=max(1, round(wait_s + 0.5)),
+            )
+
+    def client(self, request: web.BaseRequest) -> str:
+        """The address that asks, behind proxies of ours."""
+        peer = request.transport.get_extra_info("peername") if request.transport else None
+        if not peer:
+            return NOBODY
+        forwarded = request.headers.getall("X-Forwarded-For", ())
+        return self.proxies.client(str(peer[0]), forwarded)
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        path, _, query = request.raw_path.partition("?")
+        if not path.startswith("/"):  # the absolute form, which proxies use
+            path = "/" + path.partition("://")[2].partition("/")[2]
+        if request.method == "OPTIONS":
+            return web.Response(status=204, headers=PREFLIGHT | {"Allow": METHODS})
+        if path in ("/", PREFIX):
+            return web.Response(status=302, headers={"Location": f"{PREFIX}/"})
+        if found := self._pages.get(path):
+            response = self._send(request, *found, PAGE_S)
+            response.headers[IDENTITY] = self._identity
+            return response
+        if not path.startswith(f"{PREFIX}/"):
+            raise self._no_such(path)
+        segments = path[len(PREFIX) + 1 :].split("/")
+        for resource in self._resources.get(len(segments), ()):
+            if (in_path := _match(resource, segments)) is not None:
+                break
+        else:
+            raise self._no_such(path)
+        asked = read_parameters(
+            resource.query,
+            resource.parameters,
+            {name: decoded(value) for name, value in in_path.items()},
+            split_query(query),
+        )
+        if isinstance(resource, One):
+            return await self._one(request, resource, asked)
+        assert isinstance(resource, Many)
+        assert isinstance(asked, ListQuery)
+        after = None
+        if asked.cursor is not None:
+            after = read_cursor(asked.cursor, asked, resource.key)
+        if NDJSON in request.headers.get(hdrs.ACCEPT, ""):
+            return await self._stream(request, resource, asked, after)
+        return await self._many(request, resource, asked, after)
+
+    def _no_such(self, path: str) -> RefusedError:
+        known = ", ".join(
+            resource.path
+            for number in sorted(self._resources)
+            for resource in self._resources[number]
+        )
+        return RefusedError("not-found", f"below {PREFIX}/ there are: {known}")
+
+    # Resources
+
+    async def _one(
+        self, request: web.BaseRequest, resource: One, query: Query
+    ) -> web.StreamResponse:
+        if resource.is_kept:
+            body = await self._made_once(resource, query)
+        else:
+            found = await self._ask(partial(resource.read, self.pool, query))
+            if found is None:
+                raise RefusedError(
+                    "not-found", f"{resource.words.partition(':')[0]}: none is known"
+                )
+            body = ENCODER.encode(found)
+        return self._send(request, body, JSON, resource.max_age_s)
+
+    async def _made_once(self, resource: One, query: Query) -> bytes:
+        """The answer, which is made anew when it is older than `max_age_s`."""
+        async with self._keeping:  # who comes meanwhile gets the same
+            made_at, body = self._kept.get(resource.name, (float("-inf"), b""))
+            if time.monotonic() > made_at + resource.max_age_s:
+                body = ENCODER.encode(await self._ask(partial(resource.read, self.pool, query)))
+                self._kept[resource.name] = time.monotonic(), body
+        return body
+
+    async def _many(
+        self, request: web.BaseRequest, resource: Many, query: ListQuery, after: Any
+    ) -> web.StreamResponse:
+        limit = query.limit or ROWS
+        rows = await self._rows(resource, query, after, limit + 1)
+        cursor = make_cursor(query, rows[limit - 1][0]) if len(rows) > limit else None
+        items = ENCODER.encode([item for _, item in rows[:limit]])
+        body = b'{"items":%b,"next":%b}' % (items, ENCODER.encode(cursor))
+        return self._send(request, body, JSON, resource.max_age_s)
+
+    async def _rows(
+        self, resource: Many, query: ListQuery, after: Any, limit: int
+    ) -> Sequence[tuple[Any, Any]]:
+        rows = await self._ask(partial(resource.read, self.pool, query, after, limit))
+        if rows is None:
+            raise RefusedError("not-found", "nothing of that name is known here")
+        found: Sequence[tuple[Any, Any]] = rows
+        return found
+
+    async def _stream(
+        self, request: web.BaseRequest, resource: Many, query: ListQuery, after: Any
+    ) -> web.StreamResponse:
+        """All rows, a line each: page by page, so that memory holds one of them."""
+        left = query.limit
+        size = MAX_ROWS if left is None else min(left, MAX_ROWS)
+        rows = await self._rows(resource, query, after, size)
+        is_packed = _takes_gzip(request)
+        response = web.StreamResponse(headers={"Content-Type": NDJSON, "Cache-Control": "no-store"})
+        if is_packed:
+            response.headers["Content-Encoding"] = "gzip"
+        packer = zlib.compressobj(LEVEL, zlib.DEFLATED, GZIP)
+        self.finish(response, request.headers.get(hdrs.ORIGIN, ""))
+        await response.prepare(request)
+        try:
+            while rows and request.method != "HEAD":
+                lines = b"".join(ENCODER.encode(item) + b"\n" for _, item in rows)
+                if is_packed:
+                    lines = packer.compress(lines) + packer.flush(zlib.Z_SYNC_FLUSH)
+                async with asyncio.timeout(STALL_S):
+                    await response.write(lines)
+                if left is not None:
+                    left -= len(rows)
+                if len(rows) < size or left == 0:
+                    break
+                size = size if left is None else min(left, size)
+                await self.buckets.wait(self.client(request))
+                rows = await self._rows(resource, query, rows[-1][0], size)
+            if is_packed:
+                await response.write(packer.flush())
+            await response.write_eof()
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            # Without its last chunk, so that nobody takes it for the whole.
+            if not isinstance(error, TimeoutError):
+                self.excuse(error, request)
+            if request.transport is not None:
+                request.transport.abort()
+        return response
+
+    async def _ask(self, question: Any) -> Any:
+        """Asks the database, unless too many wait for it already."""
+        if self._asking >= self.settings.limits.database_connections * WAITING:
+            raise _busy()
+        self._asking += 1
+        try:
+            return await question()
+        finally:
+            self._asking -= 1
+
+    # Answers
+
+    def _send(
+        self, request: web.BaseRequest, body: bytes, kind: str, max_age_s: int
+    ) -> web.StreamResponse:
+        """The whole answer, or that it is still the same."""
+        digest = hashlib.blake2b(body, digest_size=12).hexdigest()
+        etag = f'W/"{digest}"'  # weak: packed or not, it is the same
+        headers = {"ETag": etag, "Cache-Control": f"public, max-age={max_age_s}"}
+        known = request.headers.get(hdrs.IF_NONE_MATCH)
+        if known is not None and (digest in known or known.strip() == "*"):
+            return web.Response(status=304, headers=headers)
+        headers["Content-Type"] = kind
+        if kind.startswith("text/html"):
+            headers["Content-Security-Policy"] = reference.POLICY
+        if len(body) >= MIN_GZIP and _takes_gzip(request):
+            packer = zlib.compressobj(LEVEL, zlib.DEFLATED, GZIP)
+            body = packer.compress(body) + packer.flush()
+            headers["Content-Encoding"] = "gzip"
+        return web.Response(body=body, headers=headers)
+
+    def refuse(self, error: RefusedError) -> web.StreamResponse:
+        """The answer that says what is wrong, and what to do."""
+        reference_url = (self.settings.public_url or "").rstrip("/") + f"{PREFIX}/"
+        headers = {"Content-Type": TYPE, "Cache-Control": "no-store"}
+        if error.kind == "not-found":
+            headers["Cache-Control"] = f"public, max-age={NOT_FOUND_S}"
+        if error.retry_after_s is not None:
+            headers["Retry-After"] = str(error.retry_after_s)
+        if error.kind == "method-not-allowed":
+            headers["Allow"] = METHODS
+        body = msgspec.json.encode(error.problem(reference_url))
+        return web.Response(status=error.status, body=body, headers=headers)
+
+    def excuse(self, error: Exception, request: web.BaseRequest) -> RefusedError:
+        """What an exception is to a stranger; defects of ours are logged."""
+        limit_s = self.settings.limits.statement_timeout_s
+        if isinstance(error, asyncpg.QueryCanceledError):
+            return RefusedError(
+                "too-slow",
+                f"the answer takes longer than {limit_s:g} s: ask for less, with a smaller limit "
+                "or more conditions",
+                retry_after_s=60,
+            )
+        if isinstance(error, TimeoutError):
+            return _busy()
+        if isinstance(error, asyncpg.DataError | asyncpg.exceptions.DataError | OverflowError):
+            return RefusedError("bad-parameter", "a value is larger than the archive can hold")
+        if refusal(error) is not None:
+            return RefusedError(
+                "database-away", "the database does not answer: try again", retry_after_s=5
+            )
+        self._defects.note(error, path=request.raw_path[:200])
+        return RefusedError("defect", "a defect of bigbrotr: its log has the details")
+
+
+def _busy() -> RefusedError:
+    return RefusedError("busy", "too many questions at once: try again", retry_after_s=1)
+
+
+def _match(resource: Resource, segments: Sequence[str]) -> Mapping[str, str] | None:
+    """The parameters in a path; None: it is another resource's."""
+    found = {}
+    for ours, theirs in zip(resource.segments, segments, strict=True):
+        if ours.startswith("{"):
+            if not theirs:
+                return None
+            found[ours[1:-1]] = theirs
+        elif ours != theirs:
+            return None
+    return found
+
+
+def _takes_gzip(request: web.BaseRequest) -> bool:
+    accepted = request.headers.get(hdrs.ACCEPT_ENCODING, "")
+    return "gzip" in accepted and "gzip;q=0" not in accepted.replace(" ", "")
+
+
+class Server(web.Server):
+    """Speaks HTTP for a service, with bounds on connections."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(
+            service.handle,
+            handler_cancellation=True,  # who has gone is not asked for any more
+            access_log=None,
+            keepalive_timeout=IDLE_S,
+            lingering_time=2.0,
+        )
+        self._service = service
+
+    def __call__(self) -> RequestHandler:
+        """Makes what handles one connection."""
+        return _Connection(self, self._service, self._loop, **self._kwargs)
+
+
+class _Connection(RequestHandler):
+    """One connection: counted, and without a word in the log about what strangers send."""
+
+    def __init__(
+        self, server: Server, service: Service, loop: asyncio.AbstractEventLoop, **more: Any
+    ) -> None:
+        super().__init__(server, loop=loop, **more)
+        self._service = service
+        self._address = NOBODY
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Counts it, and cuts it where there are too many."""
+        super().connection_made(transport)
+        peer = transport.get_extra_info("peername")
+        text = str(peer[0]) if peer else NOBODY
+        self._address = group(text)
+        is_trusted = self._service.proxies.is_trusted(text)
+        if not self._service.connections.enter(self._address, is_trusted=is_trusted):
+            assert isinstance(transport, asyncio.Transport)
+            transport.abort()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Gives its place back."""
+        if self._manager is not None:  # else it was lost before
+            self._service.connections.leave(self._address)
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answers what is not HTTP, as a problem."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("a part of another answer is sent already")
+        if isinstance(exc, Exception) and status >= 500:
+            error = self._service.excuse(exc, request)
+        else:
+            words = "the request is not HTTP as it should be, or larger than is taken here"
+            error = RefusedError("bad-request", words)
+        response = self._service.refuse(error)
+        self._service.finish(response, "")
+        response.force_close()
+        return response

@@ -1,0 +1,195 @@
+-- Reads: pages for those who read over HTTP. A page begins behind the last row of the one before, so that each costs the
+-- same. A parameter that is NULL stands for any value.
+
+CREATE OR REPLACE FUNCTION bigbrotr.open_ms_of(p_rtt bigbrotr.rtts) RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN round(((p_rtt).tcp_ms + coalesce((p_rtt).tls_ms, 0) + (p_rtt).upgrade_ms)::numeric, 2)::double precision;
+COMMENT ON FUNCTION bigbrotr.open_ms_of IS
+    'Time to open a relay: TCP, TLS and upgrade together, in milliseconds with two decimals.';
+
+-- One plan serves any page.
+CREATE OR REPLACE FUNCTION bigbrotr.relay_rows(p_ids bigint[], p_ranks double precision[]) RETURNS TABLE (
+    url text, network text, stage text, state text, since bigint, checked_at bigint, discovered_at bigint, holds bigint,
+    brought bigint, name text, software text, version text, nips jsonb, country text, open_ms double precision,
+    read_ms double precision, rank double precision
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET join_collapse_limit = 1 AS $$
+BEGIN
+    RETURN QUERY
+    SELECT r.url, r.network, coalesce(bigbrotr.stage_of(v), 'waiting'), coalesce(c.state, 'unknown'), c.since,
+           c.checked_at, r.discovered_at, coalesce(t.pairs, 0), coalesce(t.events, 0), left(d.data ->> 'name', 200),
+           left(d.data ->> 'software', 200), left(d.data ->> 'version', 200), d.data -> 'supported_nips', g.data ->> 'country',
+           bigbrotr.open_ms_of(s), round(s.read_ms::numeric, 2)::double precision, f.rank
+    FROM unnest(p_ids, p_ranks) WITH ORDINALITY AS f (id, rank, place)
+    JOIN bigbrotr.relays r ON r.id = f.id
+    LEFT JOIN bigbrotr.visits v ON v.relay_id = f.id
+    LEFT JOIN bigbrotr.tallies t ON t.relay_id = f.id
+    LEFT JOIN bigbrotr.checks c ON c.relay_id = f.id
+    LEFT JOIN bigbrotr.rtts s ON s.relay_id = f.id AND s.checked_at = c.checked_at
+    LEFT JOIN bigbrotr.snapshots_latest n ON n.relay_id = f.id AND n.type = 'nip11'
+    LEFT JOIN bigbrotr.metadata d ON d.id = n.metadata_id
+    LEFT JOIN bigbrotr.snapshots_latest l ON l.relay_id = f.id AND l.type = 'nip66_geo'
+    LEFT JOIN bigbrotr.metadata g ON g.id = l.metadata_id
+    ORDER BY f.place;
+END $$;
+COMMENT ON FUNCTION bigbrotr.relay_rows IS
+    'What is shown of the relays p_ids in a list, in their order, with the numbers p_ranks; times in Unix seconds.';
+
+-- First the page is found, then all that is shown of its relays. To look for the best order of so many joins would take
+-- longer than to do them in this one; joins that no condition needs are left out. The rank orders the rows of a sort, what
+-- is not known last; by URL alone it is 0, and the index has the order.
+CREATE OR REPLACE FUNCTION bigbrotr.list_relays(
+    p_networks text[], p_states text[], p_stages text[], p_country text, p_software text, p_nips integer[], p_text text,
+    p_sort text, p_after_rank double precision, p_after_url text, p_limit integer
+) RETURNS TABLE (
+    url text, network text, stage text, state text, since bigint, checked_at bigint, discovered_at bigint, holds bigint,
+    brought bigint, name text, software text, version text, nips jsonb, country text, open_ms double precision,
+    read_ms double precision, rank double precision
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET join_collapse_limit = 1 AS $$
+DECLARE
+    found bigint[];
+    ranks double precision[];
+BEGIN
+    SELECT array_agg(f.id ORDER BY f.rank, f.url), array_agg(f.rank ORDER BY f.rank, f.url) INTO found, ranks
+    FROM (
+        SELECT r.id, r.url, k.rank
+        FROM bigbrotr.relays r
+        LEFT JOIN bigbrotr.visits v ON v.relay_id = r.id
+        LEFT JOIN bigbrotr.tallies t ON t.relay_id = r.id
+        LEFT JOIN bigbrotr.checks c ON c.relay_id = r.id
+        LEFT JOIN bigbrotr.rtts s ON s.relay_id = r.id AND s.checked_at = c.checked_at
+        LEFT JOIN bigbrotr.snapshots_latest n ON n.relay_id = r.id AND n.type = 'nip11'
+        LEFT JOIN bigbrotr.metadata d ON d.id = n.metadata_id
+        LEFT JOIN bigbrotr.snapshots_latest l ON l.relay_id = r.id AND l.type = 'nip66_geo'
+        LEFT JOIN bigbrotr.metadata g ON g.id = l.metadata_id
+        CROSS JOIN LATERAL (SELECT CASE p_sort
+            WHEN 'holds' THEN -coalesce(t.pairs, 0)::double precision
+            WHEN 'brought' THEN -coalesce(t.events, 0)::double precision
+            WHEN 'discovered_at' THEN -r.discovered_at::double precision
+            WHEN 'checked_at' THEN -coalesce(c.checked_at, 0)::double precision
+            WHEN 'open_ms' THEN coalesce(bigbrotr.open_ms_of(s), 1e12)
+            ELSE 0 END) AS k (rank)
+        WHERE (p_networks IS NULL OR r.network = ANY (p_networks))
+          AND (p_states IS NULL OR coalesce(c.state, 'unknown') = ANY (p_states))
+          AND (p_stages IS NULL OR coalesce(bigbrotr.stage_of(v), 'waiting') = ANY (p_stages))
+          AND (p_country IS NULL OR g.data ->> 'country' = p_country)
+          AND (p_software IS NULL OR strpos(lower(d.data ->> 'software'), lower(p_software)) > 0)
+          AND (p_nips IS NULL OR d.data -> 'supported_nips' @> to_jsonb(p_nips))
+          AND (p_text IS NULL OR strpos(lower(r.url), lower(p_text)) > 0
+               OR strpos(lower(d.data ->> 'name'), lower(p_text)) > 0
+               OR strpos(lower(d.data ->> 'description'), lower(p_text)) > 0)
+          AND (p_after_url IS NULL OR p_sort <> 'url' OR r.url > p_after_url)
+          AND (p_after_url IS NULL OR p_sort = 'url' OR (k.rank, r.url) > (p_after_rank, p_after_url))
+        ORDER BY k.rank, r.url LIMIT p_limit
+    ) AS f;
+
+    RETURN QUERY SELECT * FROM bigbrotr.relay_rows(p_ids => found, p_ranks => ranks);
+END $$;
+COMMENT ON FUNCTION bigbrotr.list_relays IS
+    'A page of relays that fulfil all conditions; times in Unix seconds. p_software and p_text: a part of it, in any '
+    'case; p_text looks into URL, name and description. p_nips: claims all of these. p_sort: url, holds, brought, '
+    'discovered_at, checked_at (largest first) or open_ms (smallest first). The page begins behind the row with '
+    'p_after_rank and p_after_url. nips: as the document has them. rank: the row''s place in its sort.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.list_candidates(
+    p_networks text[], p_source text, p_outcome text, p_text text, p_aliases boolean, p_after_url text, p_limit integer
+) RETURNS TABLE (
+    url text, network text, source text, discovered_at bigint, named integer, attempts integer, tried_at bigint,
+    outcome text, alias_of text
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+    SELECT c.url, c.network, c.source, c.discovered_at, c.named, c.attempts, c.tried_at, c.outcome, r.url
+    FROM bigbrotr.candidates c LEFT JOIN bigbrotr.relays r ON r.id = c.alias_of
+    WHERE (p_networks IS NULL OR c.network = ANY (p_networks))
+      AND (p_source IS NULL OR c.source = p_source)
+      AND (p_outcome IS NULL OR c.outcome = p_outcome)
+      AND (p_text IS NULL OR strpos(c.url, lower(p_text)) > 0)
+      AND (p_aliases IS NULL OR (c.alias_of IS NOT NULL) = p_aliases)
+      AND (p_after_url IS NULL OR c.url > p_after_url)
+    ORDER BY c.url LIMIT p_limit;
+END $$;
+COMMENT ON FUNCTION bigbrotr.list_candidates IS
+    'A page of candidates by URL that fulfil all conditions; times in Unix seconds. p_text: a part of the URL. '
+    'p_aliases: only those that repeat a relay, or only the others. The page begins behind p_after_url.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.list_rtts(p_url text, p_since bigint, p_until bigint, p_after_at bigint, p_limit integer)
+RETURNS TABLE (
+    checked_at bigint, is_up boolean, outcome text, dns_ms double precision, tcp_ms double precision,
+    tls_ms double precision, upgrade_ms double precision, open_ms double precision, read_ms double precision,
+    write_ms double precision
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+    SELECT s.checked_at, s.outcome IS NULL, s.outcome, round(s.dns_ms::numeric, 2)::double precision,
+           round(s.tcp_ms::numeric, 2)::double precision, round(s.tls_ms::numeric, 2)::double precision,
+           round(s.upgrade_ms::numeric, 2)::double precision, bigbrotr.open_ms_of(s),
+           round(s.read_ms::numeric, 2)::double precision, round(s.write_ms::numeric, 2)::double precision
+    FROM bigbrotr.rtts s
+    WHERE s.relay_id = (SELECT r.id FROM bigbrotr.relays r WHERE r.url = p_url)
+      AND (p_since IS NULL OR s.checked_at >= p_since)
+      AND (p_until IS NULL OR s.checked_at < p_until)
+      AND (p_after_at IS NULL OR s.checked_at < p_after_at)
+    ORDER BY s.checked_at DESC LIMIT p_limit;
+END $$;
+COMMENT ON FUNCTION bigbrotr.list_rtts IS
+    'A page of the checks of the relay at p_url within [p_since, p_until), in Unix seconds, the newest first: whether '
+    'it was up, or why not, and its round-trip times in milliseconds. The page begins before p_after_at.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.list_documents(
+    p_url text, p_types text[], p_since bigint, p_until bigint, p_after_at bigint, p_after_type text, p_limit integer
+) RETURNS TABLE (type text, snapshot_at bigint, id bytea, data jsonb)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+    SELECT s.type, s.snapshot_at, s.metadata_id, m.data
+    FROM bigbrotr.snapshots s JOIN bigbrotr.metadata m ON m.id = s.metadata_id
+    WHERE s.relay_id = (SELECT r.id FROM bigbrotr.relays r WHERE r.url = p_url)
+      AND (p_types IS NULL OR s.type = ANY (p_types))
+      AND (p_since IS NULL OR s.snapshot_at >= p_since)
+      AND (p_until IS NULL OR s.snapshot_at < p_until)
+      AND (p_after_at IS NULL OR (-s.snapshot_at, s.type) > (-p_after_at, p_after_type))
+    ORDER BY s.snapshot_at DESC, s.type LIMIT p_limit;
+END $$;
+COMMENT ON FUNCTION bigbrotr.list_documents IS
+    'A page of the documents of the relay at p_url within [p_since, p_until), in Unix seconds, the newest first. The '
+    'page begins behind the document with p_after_at and p_after_type.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.list_gaps(
+    p_url text, p_reasons text[], p_after_span int8range, p_after_filter text, p_limit integer
+) RETURNS TABLE (span int8range, filter text, reason text, attempts integer, noted_at bigint, due_at bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+    SELECT g.span, g.filter, g.reason, g.attempts, g.noted_at, g.due_at
+    FROM bigbrotr.gaps g
+    WHERE g.relay_id = (SELECT r.id FROM bigbrotr.relays r WHERE r.url = p_url)
+      AND (p_reasons IS NULL OR g.reason = ANY (p_reasons))
+      AND (p_after_span IS NULL OR (g.span, g.filter) > (p_after_span, p_after_filter))
+    ORDER BY g.span, g.filter LIMIT p_limit;
+END $$;
+COMMENT ON FUNCTION bigbrotr.list_gaps IS
+    'A page of the gaps of the relay at p_url, oldest first, for any filter. The page begins behind the gap with '
+    'p_after_span and p_after_filter.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.list_coverage(
+    p_url text, p_hows text[], p_after_at bigint, p_after_filter text, p_after_how text, p_limit integer
+) RETURNS TABLE (proven_at bigint, filter text, how text, proven int8multirange)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+    SELECT c.proven_at, c.filter, c.how, c.proven
+    FROM bigbrotr.coverage c
+    WHERE c.relay_id = (SELECT r.id FROM bigbrotr.relays r WHERE r.url = p_url)
+      AND (p_hows IS NULL OR c.how = ANY (p_hows))
+      AND (p_after_at IS NULL OR (-c.proven_at, c.filter, c.how) > (-p_after_at, p_after_filter, p_after_how))
+    ORDER BY c.proven_at DESC, c.filter, c.how LIMIT p_limit;
+END $$;
+COMMENT ON FUNCTION bigbrotr.list_coverage IS
+    'A page of the proofs of the relay at p_url, the newest first, for any filter. The page begins behind the proof '
+    'with p_after_at, p_after_filter and p_after_how.';
