@@ -48,7 +48,8 @@ class _Fields(msgspec.Struct):
     sig: str
 
 
-_LETTERS = frozenset(string.ascii_letters)  # names of the tags that the index holds
+# The names of tags that the index holds, and the hash of what precedes a value.
+_BEGUN = {letter: crc32(f"{letter}:".encode()) for letter in string.ascii_letters}
 
 _wire_decoder = msgspec.json.Decoder(WireEvent)
 _tags_decoder = msgspec.json.Decoder(tuple[tuple[str, ...], ...])
@@ -102,9 +103,9 @@ def tag_hashes(tags: tuple[tuple[str, ...], ...]) -> list[int]:
     """What the index holds of tags: a hash of 'e:…' per single-letter tag (see `tag_hash`), each
     once, of the first 5,000 of them."""
     hashes = [
-        crc32(f"{tag[0]}:{tag[1]}".encode()) - HASH_SHIFT
+        crc32(tag[1].encode(), start) - HASH_SHIFT
         for tag in tags
-        if tag[0] in _LETTERS and len(tag) > 1
+        if (start := _BEGUN.get(tag[0])) is not None and len(tag) > 1
     ]
     return list(dict.fromkeys(hashes[:TAG_HASHES]))
 

@@ -18,7 +18,7 @@ import uvloop
 from bigbrotr.config.settings import Config
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import configure, open_up
-from bigbrotr.core.pool import Pool
+from bigbrotr.core.pool import Pool, tell_arrays_by_type
 from bigbrotr.errors import DatabaseError, leaves
 from bigbrotr.services.sync.report import Report
 from bigbrotr.services.sync.shares import Shares
@@ -111,6 +111,7 @@ def start_process(
     for number in NOT_FOR_WORKERS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, NOT_FOR_WORKERS)
+    tell_arrays_by_type()
     open_up(sys.stderr)
     configure(config.log.level, config.log.json, sys.stderr)
     _worker = Process(config, dsn, lifeline, parent, shares)
