@@ -198,9 +198,10 @@ class Archive:
         self._server_pid = server_pid
 
     def worker_pids(self) -> list[int]:
-        """The worker processes."""
+        """The worker processes, and their verifiers."""
         executor = self.synchronizer._executor
-        return list(executor._processes or {}) if executor is not None else []
+        workers = list(executor._processes or {}) if executor is not None else []
+        return [pid for worker in workers for pid in (worker, *children(worker))]
 
     async def copy(self, urls: list[str]) -> float:
         """Copies relays that it has not met; returns the seconds that it took."""
@@ -221,7 +222,7 @@ class Archive:
         server = self._server_pid
         return Spent(
             time.perf_counter(),
-            sum(cpu_s(pid) for top in self.worker_pids() for pid in (top, *children(top))),
+            sum(map(cpu_s, self.worker_pids())),
             sum(map(cpu_s, (server, *children(server)))),
         )
 
