@@ -157,10 +157,14 @@ class Stage:
 
     @asynccontextmanager
     async def archive(
-        self, profile: Profile = Profile.FULL, workers: int = 0, width: int = 50
+        self,
+        profile: Profile = Profile.FULL,
+        workers: int = 0,
+        width: int = 50,
+        address: str | None = None,
     ) -> AsyncIterator["Archive"]:
-        """A fresh archive with a synchronizer whose worker processes are up."""
-        address = await self.new_database()
+        """An archive, fresh or at an address, with a synchronizer whose worker processes are up."""
+        address = address or await self.new_database()
         config = Config(
             pool=PoolSettings(),
             networks=Networks(clearnet=Link(enabled=False), local=Link(width=width)),
@@ -236,8 +240,9 @@ def cpu_s(pid: int) -> float:
 
 
 @asynccontextmanager
-async def stage() -> AsyncIterator[Stage]:
-    """A server with the settings that `bigbrotr run` would give it, in a temporary folder."""
+async def stage(kept: Path | None = None) -> AsyncIterator[Stage]:
+    """A server with the settings that `bigbrotr run` would give it, in a temporary folder or in one
+    that is kept."""
     with tempfile.TemporaryDirectory(prefix="bigbrotr-bench-") as folder:
-        async with EmbeddedPostgres(Path(folder) / "data") as server:
+        async with EmbeddedPostgres((kept or Path(folder)) / "data") as server:
             yield Stage(Path(folder), server)
