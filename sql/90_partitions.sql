@@ -6,6 +6,13 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ceil(extract(epoch FROM p_quarter) / 604800)::bigint;
 COMMENT ON FUNCTION bigbrotr.first_slice IS 'The first slice that begins within a quarter of a year.';
 
+CREATE OR REPLACE FUNCTION bigbrotr.quarter_start(p_quarter text) RETURNS timestamp
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN make_timestamp(
+    substring(p_quarter FROM '^(\d{4})q[1-4]$')::integer,
+    3 * substring(p_quarter FROM '^\d{4}q([1-4])$')::integer - 2, 1, 0, 0, 0);
+COMMENT ON FUNCTION bigbrotr.quarter_start IS 'When a quarter begins that is named as in 2021q1; NULL if it is not.';
+
 -- Storage settings stand on each leaf: PostgreSQL ignores those of the partitioned table. The wait for a lock is short:
 -- while a reader keeps this function waiting, all writers wait behind it.
 CREATE OR REPLACE FUNCTION bigbrotr.ensure_partitions(p_now bigint) RETURNS integer
@@ -49,7 +56,8 @@ BEGIN
             CONTINUE WHEN to_regclass('bigbrotr.' || leaf) IS NOT NULL;
             IF made = 0 THEN
                 -- No rows may come into the default partition while others leave it. The order is that of the writers,
-                -- so that there is no deadlock.
+                -- so that there is no deadlock; relays, since a key of presence leads there.
+                LOCK TABLE ONLY bigbrotr.relays IN SHARE ROW EXCLUSIVE MODE;
                 LOCK TABLE ONLY bigbrotr.events_stored, ONLY bigbrotr.presence IN ACCESS EXCLUSIVE MODE;
             END IF;
             lower_at := family.factor * coalesce(bigbrotr.first_slice(starts), 0);
@@ -72,3 +80,42 @@ COMMENT ON FUNCTION bigbrotr.ensure_partitions IS
     'Makes the missing partitions of events_stored and presence up to the quarter after the next. Rows of the default '
     'partition move to where they belong. Returns how many were made. Fails (55P03) if a reader does not let go of a '
     'table for three seconds. On a cluster, which has shards instead, it does nothing. Idempotent.';
+
+-- What is detached stays as it is, in tables of its own; nothing of bigbrotr reads it.
+CREATE OR REPLACE FUNCTION bigbrotr.detach_quarter(p_quarter text, p_now bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s' AS $$
+BEGIN
+    IF bigbrotr.quarter_start(p_quarter) IS NULL OR to_regclass('bigbrotr.events_' || p_quarter) IS NULL THEN
+        RAISE EXCEPTION 'there is no quarter %: name it as in events_2021q1', p_quarter USING ERRCODE = '22023';
+    END IF;
+    IF bigbrotr.quarter_start(p_quarter) > to_timestamp(p_now) AT TIME ZONE 'UTC' - interval '6 months' THEN
+        RAISE EXCEPTION 'the quarter % is in use: only older ones can be detached', p_quarter USING ERRCODE = '22023';
+    END IF;
+    LOCK TABLE ONLY bigbrotr.relays IN SHARE ROW EXCLUSIVE MODE;
+    LOCK TABLE ONLY bigbrotr.events_stored, ONLY bigbrotr.presence IN ACCESS EXCLUSIVE MODE;
+    EXECUTE format('ALTER TABLE bigbrotr.events_stored DETACH PARTITION bigbrotr.%I', 'events_' || p_quarter);
+    EXECUTE format('ALTER TABLE bigbrotr.presence DETACH PARTITION bigbrotr.%I', 'presence_' || p_quarter);
+END $$;
+COMMENT ON FUNCTION bigbrotr.detach_quarter IS
+    'Takes the partitions of an old quarter, e.g. 2021q1, out of events_stored and presence. They stay as tables of their '
+    'own. Nothing may copy events of that time meanwhile: they would be taken for new.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.attach_quarter(p_quarter text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s' AS $$
+DECLARE
+    lower_at bigint := bigbrotr.first_slice(bigbrotr.quarter_start(p_quarter));
+    upper_at bigint := bigbrotr.first_slice(bigbrotr.quarter_start(p_quarter) + interval '3 months');
+BEGIN
+    IF lower_at IS NULL OR to_regclass('bigbrotr.events_' || p_quarter) IS NULL THEN
+        RAISE EXCEPTION 'there is no quarter %: name it as in events_2021q1', p_quarter USING ERRCODE = '22023';
+    END IF;
+    LOCK TABLE ONLY bigbrotr.relays IN SHARE ROW EXCLUSIVE MODE;
+    LOCK TABLE ONLY bigbrotr.events_stored, ONLY bigbrotr.presence IN ACCESS EXCLUSIVE MODE;
+    EXECUTE format('ALTER TABLE bigbrotr.events_stored ATTACH PARTITION bigbrotr.%I FOR VALUES FROM (%s) TO (%s)',
+                   'events_' || p_quarter, lower_at * 604800, upper_at * 604800);
+    EXECUTE format('ALTER TABLE bigbrotr.presence ATTACH PARTITION bigbrotr.%I FOR VALUES FROM (%s) TO (%s)',
+                   'presence_' || p_quarter, lower_at, upper_at);
+END $$;
+COMMENT ON FUNCTION bigbrotr.attach_quarter IS
+    'Puts the partitions of a quarter back that detach_quarter has taken out. Fails if events of that time have come '
+    'meanwhile.';

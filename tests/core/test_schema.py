@@ -346,6 +346,29 @@ async def test_rows_move_to_the_quarter_that_is_made(brotr: Brotr) -> None:
 
 
 @pytest.mark.one_server
+async def test_an_old_quarter_is_taken_out_and_put_back(brotr: Brotr) -> None:
+    relay = Relay("wss://a.example.com")
+    events = [verified(created_at=at) for at in (1_650_000_000, 1_750_000_000)]
+    await brotr.insert_events([EventRelay(event, relay, NOW) for event in events])
+    ids = "SELECT array_agg(event_id ORDER BY event_id) FROM bigbrotr.events_relays"
+    pool, now = brotr.pool, 1_750_000_000
+    for wrong in ("2022q5", "2022", "x", "1999q1", "2022q2; DROP"):
+        with pytest.raises(asyncpg.InvalidParameterValueError, match="there is no quarter"):
+            await pool.fetchval("SELECT bigbrotr.detach_quarter($1, $2)", wrong, now)
+        with pytest.raises(asyncpg.InvalidParameterValueError, match="there is no quarter"):
+            await pool.fetchval("SELECT bigbrotr.attach_quarter($1)", wrong)
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="in use"):
+        await pool.fetchval("SELECT bigbrotr.detach_quarter('2025q1', $1)", now)
+    await pool.fetchval("SELECT bigbrotr.detach_quarter('2022q2', $1)", now)
+    assert await pool.fetchval(ids) == [events[1].id]
+    assert await pool.fetchval("SELECT id FROM bigbrotr.events_2022q2") == events[0].id
+    assert await pool.fetchval("SELECT bigbrotr.ensure_partitions($1)", now) == 0
+    await pool.fetchval("SELECT bigbrotr.attach_quarter('2022q2')")
+    assert await pool.fetchval(ids) == sorted(event.id for event in events)
+    assert await brotr.insert_events([EventRelay(event, relay, NOW) for event in events]) == (0, 2)
+
+
+@pytest.mark.one_server
 async def test_rows_that_arrive_while_a_quarter_is_made(brotr: Brotr) -> None:
     future = 1_900_000_000
     relay = Relay("wss://a.example.com")
