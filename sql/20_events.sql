@@ -211,11 +211,13 @@ CREATE OR REPLACE FUNCTION bigbrotr.insert_events(
 ) RETURNS TABLE (new_events integer, new_pairs integer)
 LANGUAGE plpgsql ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    nums  bigint[] := ARRAY(SELECT nextval('bigbrotr.event_numbers') FROM generate_series(1, cardinality(p_ids)));
-    seens integer[] := ARRAY(SELECT bigbrotr.pack_seen(s.seen_at) FROM unnest(p_seen_ats) AS s (seen_at));
-    known integer[] := '{}';
-    run   record;
-    done  record;
+    -- NULL: deleted meanwhile
+    holder integer := (SELECT r.id FROM bigbrotr.relays r WHERE r.id = p_relay_id);
+    nums   bigint[] := ARRAY(SELECT nextval('bigbrotr.event_numbers') FROM generate_series(1, cardinality(p_ids)));
+    seens  integer[] := ARRAY(SELECT bigbrotr.pack_seen(s.seen_at) FROM unnest(p_seen_ats) AS s (seen_at));
+    known  integer[] := '{}';
+    run    record;
+    done   record;
 BEGIN
     new_events := 0;
     new_pairs := 0;
@@ -223,7 +225,7 @@ BEGIN
     FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(p_created_ats) AS r LOOP
         SELECT s.known, s.new_pairs INTO done
         FROM bigbrotr.store_slice(
-            p_slice => run.slice, p_relay_id => p_relay_id, p_seen_ats => seens[run.first:run.last],
+            p_slice => run.slice, p_relay_id => holder, p_seen_ats => seens[run.first:run.last],
             p_created_ats => p_created_ats[run.first:run.last], p_nums => nums[run.first:run.last],
             p_kinds => p_kinds[run.first:run.last], p_ids => p_ids[run.first:run.last],
             p_pubkeys => p_pubkeys[run.first:run.last], p_sigs => p_sigs[run.first:run.last],

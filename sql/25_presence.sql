@@ -47,6 +47,9 @@ DECLARE
     changed    integer;
     total      integer := 0;
 BEGIN
+    IF p_relay_id IS NULL THEN
+        RETURN 0;
+    END IF;
     FOR part_chunk, places, seens IN
         SELECT u.num >> 8, array_agg((u.num & 255)::integer + 1), array_agg(u.seen_at)
         FROM unnest(p_nums, p_seen_ats) AS u (num, seen_at)
@@ -65,9 +68,6 @@ BEGIN
             END LOOP;
             EXIT WHEN changed = 0;
             IF before IS NULL THEN
-                IF NOT EXISTS (SELECT FROM bigbrotr.relays r WHERE r.id = p_relay_id) THEN  -- deleted meanwhile
-                    RETURN 0;
-                END IF;
                 INSERT INTO bigbrotr.presence (slice, chunk, relay_id, seen_ats)
                 VALUES (p_slice, part_chunk, p_relay_id, held)
                 ON CONFLICT DO NOTHING;
@@ -86,13 +86,14 @@ END $$;
 COMMENT ON FUNCTION bigbrotr.write_pairs IS
     'Notes since when a relay holds events of one slice, unless that is noted already; a NULL in p_seen_ats takes a pair '
     'back. Arrays of one length: the numbers of the events, and packed times, see pack_seen. Returns how many pairs have '
-    'begun or ended. Idempotent.';
+    'begun or ended; 0 where p_relay_id is NULL. Idempotent.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.note_presence(
     p_relay_id integer, p_epoch bigint, p_created_ats bigint[], p_ids bytea[], p_seen_at bigint
 ) RETURNS integer[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    holder  integer := (SELECT r.id FROM bigbrotr.relays r WHERE r.id = p_relay_id);  -- NULL: deleted meanwhile
     unknown integer[] := '{}';
     noted   integer := 0;
     run     record;
@@ -103,7 +104,7 @@ BEGIN
     FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(p_created_ats) AS r LOOP
         SELECT s.known, s.noted INTO done
         FROM bigbrotr.note_slice(
-            p_slice => run.slice, p_relay_id => p_relay_id, p_created_ats => p_created_ats[run.first:run.last],
+            p_slice => run.slice, p_relay_id => holder, p_created_ats => p_created_ats[run.first:run.last],
             p_ids => p_ids[run.first:run.last], p_seen_at => bigbrotr.pack_seen(p_seen_at)) AS s;
         noted := noted + done.noted;
         IF cardinality(done.known) = 0 THEN
@@ -157,10 +158,11 @@ CREATE OR REPLACE FUNCTION bigbrotr.mark_window(
 ) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    noted integer := 0;
-    ids   bytea[] := '{}';
-    part  integer;
-    done  record;
+    holder integer := (SELECT r.id FROM bigbrotr.relays r WHERE r.id = p_relay_id);  -- NULL: deleted meanwhile
+    noted  integer := 0;
+    ids    bytea[] := '{}';
+    part   integer;
+    done   record;
 BEGIN
     LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
     FOR part IN
@@ -169,7 +171,7 @@ BEGIN
     LOOP
         SELECT m.noted, m.ids INTO done
         FROM bigbrotr.mark_slice(
-            p_slice => part, p_relay_id => p_relay_id, p_since => p_since, p_until => p_until,
+            p_slice => part, p_relay_id => holder, p_since => p_since, p_until => p_until,
             p_absent_ids => p_absent_ids, p_seen_at => bigbrotr.pack_seen(p_seen_at)) AS m;
         noted := noted + done.noted;
         ids := ids || done.ids;
@@ -398,10 +400,12 @@ BEGIN
         SELECT e.created_at, e.id,
                NOT EXISTS (
                    SELECT FROM bigbrotr.presence p
-                   WHERE p.slice = e.slice AND p.chunk = e.num >> 8 AND p.seen_ats[(e.num & 255)::integer + 1] IS NOT NULL
+                   WHERE p.slice = e.slice AND (p_slice IS NULL OR p.slice = p_slice)
+                     AND p.chunk = e.num >> 8 AND p.seen_ats[(e.num & 255)::integer + 1] IS NOT NULL
                ) AND NOT EXISTS (
                    SELECT FROM bigbrotr.dropped d
-                   WHERE d.created_at = e.created_at AND d.slice = e.slice AND d.event_id = e.id
+                   WHERE d.created_at = e.created_at AND d.slice = e.slice AND (p_slice IS NULL OR d.slice = p_slice)
+                     AND d.event_id = e.id
                ) AS is_orphan
         FROM bigbrotr.events_stored e
         WHERE (p_slice IS NULL OR e.slice = p_slice)
@@ -429,10 +433,12 @@ BEGIN
         SELECT e.created_at, e.id,
                EXISTS (
                    SELECT FROM bigbrotr.presence p
-                   WHERE p.slice = e.slice AND p.chunk = e.num >> 8 AND p.seen_ats[(e.num & 255)::integer + 1] IS NOT NULL
+                   WHERE p.slice = e.slice AND (p_slice IS NULL OR p.slice = p_slice)
+                     AND p.chunk = e.num >> 8 AND p.seen_ats[(e.num & 255)::integer + 1] IS NOT NULL
                ) OR EXISTS (
                    SELECT FROM bigbrotr.dropped d
-                   WHERE d.created_at = e.created_at AND d.slice = e.slice AND d.event_id = e.id
+                   WHERE d.created_at = e.created_at AND d.slice = e.slice AND (p_slice IS NULL OR d.slice = p_slice)
+                     AND d.event_id = e.id
                ) AS is_known
         FROM bigbrotr.events_stored e
         WHERE (p_slice IS NULL OR e.slice = p_slice) AND e.created_at = u.created_at AND e.id = u.id OFFSET 0
@@ -477,7 +483,8 @@ BEGIN
     -- Presence is probed for each event: a join would read all of it for each batch.
     SELECT e.created_at, e.id, e.kind, e.tags, e.content, coalesce((
                SELECT bigbrotr.unpack_seen(min(p.seen_ats[(e.num & 255)::integer + 1]))
-               FROM bigbrotr.presence p WHERE p.slice = e.slice AND p.chunk = e.num >> 8), 0)
+               FROM bigbrotr.presence p
+               WHERE p.slice = e.slice AND (p_slice IS NULL OR p.slice = p_slice) AND p.chunk = e.num >> 8), 0)
     FROM (
         SELECT s.created_at, s.id, s.num, s.slice, s.kind, s.tags, s.content FROM bigbrotr.events_stored s
         WHERE (p_slice IS NULL OR s.slice = p_slice)

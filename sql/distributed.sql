@@ -3,7 +3,7 @@
 -- release runs it as well, after the schema. It may be run again.
 -- Every table of the schema stands in the list below once; a test sees to it.
 
--- Keys that lead to reference tables are made within this transaction: over one connection a worker.
+-- All of it over one connection a worker: otherwise functions could not follow the tables within one transaction.
 SET LOCAL citus.multi_shard_modify_mode = 'sequential';
 
 DO $$
@@ -11,77 +11,57 @@ DECLARE
     family  record;
     routine record;
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_dist_node WHERE groupid = 0) THEN
-        RAISE EXCEPTION 'the coordinator is no part of the cluster yet: SELECT citus_set_coordinator_host(…)'
-            USING ERRCODE = 'BB003';
-    END IF;
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_dist_node WHERE groupid <> 0 AND noderole = 'primary') THEN
         RAISE EXCEPTION 'the cluster has no workers yet: SELECT citus_add_node(…)' USING ERRCODE = 'BB003';
     END IF;
 
-    FOR family IN SELECT f.name, f.kind, f.distribution_column, f.sibling FROM (VALUES
-        -- Small, and joined with everything: a copy on each machine. First, since others refer to them, and since a
-        -- transaction that writes them writes them first. Nothing in them changes often.
-        (1,  'relays',           'reference',   NULL,       NULL),
-        (2,  'metadata',         'reference',   NULL,       NULL),
+    FOR family IN SELECT f.name, f.distribution_column, f.sibling FROM (VALUES
         -- The archive: by the week of created_at, so that all that is known of an event lies on one machine, and so does
         -- nearly all of a page.
-        (3,  'events_stored',    'distributed', 'slice',    NULL),
-        (4,  'presence',         'distributed', 'slice',    'events_stored'),
-        (5,  'events_raw',       'distributed', 'slice',    'events_stored'),
-        (6,  'dropped',          'distributed', 'slice',    'events_stored'),
-        -- On the coordinator, known to Citus because their keys lead to reference tables: claims and leases
-        -- (SKIP LOCKED would wait on a reference table), what is written at every page, and series by relay.
-        (10, 'visits',           'local',       NULL,       NULL),
-        (11, 'checks',           'local',       NULL,       NULL),
-        (12, 'candidates',       'local',       NULL,       NULL),
-        (13, 'coverage',         'local',       NULL,       NULL),
-        (14, 'gaps',             'local',       NULL,       NULL),
-        (15, 'reconciliation',   'local',       NULL,       NULL),
-        (16, 'digests',          'local',       NULL,       NULL),
-        (17, 'withheld',         'local',       NULL,       NULL),
-        (18, 'rejected',         'local',       NULL,       NULL),
-        (19, 'snapshots',        'local',       NULL,       NULL),
-        (20, 'snapshots_latest', 'local',       NULL,       NULL),
-        (21, 'metadata_raw',     'local',       NULL,       NULL),
-        (22, 'rtts',             'local',       NULL,       NULL),
+        ('events_stored',    'distributed', 'slice', NULL),
+        ('presence',         'distributed', 'slice', 'events_stored'),
+        ('events_raw',       'distributed', 'slice', 'events_stored'),
+        ('dropped',          'distributed', 'slice', 'events_stored'),
         -- On the coordinator, and nothing to Citus.
-        (30, 'ledger',           'ordinary',    NULL,       NULL),
-        (31, 'schema_lock',     'ordinary',    NULL,       NULL),
-        (32, 'ingest_lock',     'ordinary',    NULL,       NULL),
-        (33, 'candidates_lock', 'ordinary',    NULL,       NULL),
-        (34, 'presence_lock',   'ordinary',    NULL,       NULL),
-        (35, 'tombstones',      'ordinary',    NULL,       NULL),
-        (36, 'mentions',        'ordinary',    NULL,       NULL),
-        (37, 'tallies',         'ordinary',    NULL,       NULL),
-        (38, 'outbox',          'ordinary',    NULL,       NULL),
-        (39, 'deliveries',      'ordinary',    NULL,       NULL),
-        (40, 'service_data',    'ordinary',    NULL,       NULL),
-        (41, 'slices',          'ordinary',    NULL,       NULL)
-    ) AS f (turn, name, kind, distribution_column, sibling)
-    WHERE f.kind <> 'ordinary' AND NOT EXISTS (
-        SELECT FROM pg_catalog.pg_dist_partition p
-        WHERE p.logicalrelid = format('bigbrotr.%I', f.name)::regclass AND f.kind = CASE
-            WHEN p.partmethod = 'h' THEN 'distributed' WHEN p.repmodel = 't' THEN 'reference' ELSE 'local' END)
-    ORDER BY f.turn
+        ('ledger',           'ordinary',    NULL,    NULL),
+        ('schema_lock',      'ordinary',    NULL,    NULL),
+        ('ingest_lock',      'ordinary',    NULL,    NULL),
+        ('candidates_lock',  'ordinary',    NULL,    NULL),
+        ('presence_lock',    'ordinary',    NULL,    NULL),
+        ('relays',           'ordinary',    NULL,    NULL),
+        ('visits',           'ordinary',    NULL,    NULL),
+        ('checks',           'ordinary',    NULL,    NULL),
+        ('candidates',       'ordinary',    NULL,    NULL),
+        ('tombstones',       'ordinary',    NULL,    NULL),
+        ('mentions',         'ordinary',    NULL,    NULL),
+        ('slices',           'ordinary',    NULL,    NULL),
+        ('coverage',         'ordinary',    NULL,    NULL),
+        ('gaps',             'ordinary',    NULL,    NULL),
+        ('reconciliation',   'ordinary',    NULL,    NULL),
+        ('digests',          'ordinary',    NULL,    NULL),
+        ('withheld',         'ordinary',    NULL,    NULL),
+        ('rejected',         'ordinary',    NULL,    NULL),
+        ('metadata',         'ordinary',    NULL,    NULL),
+        ('metadata_raw',     'ordinary',    NULL,    NULL),
+        ('snapshots',        'ordinary',    NULL,    NULL),
+        ('snapshots_latest', 'ordinary',    NULL,    NULL),
+        ('rtts',             'ordinary',    NULL,    NULL),
+        ('tallies',          'ordinary',    NULL,    NULL),
+        ('outbox',           'ordinary',    NULL,    NULL),
+        ('deliveries',       'ordinary',    NULL,    NULL),
+        ('service_data',     'ordinary',    NULL,    NULL)
+    ) AS f (name, kind, distribution_column, sibling)
+    WHERE f.kind = 'distributed' AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid = format('bigbrotr.%I', f.name)::regclass)
     LOOP
-        IF family.kind = 'reference' THEN
-            -- Tables whose keys lead here become known to Citus, too: those that are distributed further down do for a
-            -- moment only.
-            PERFORM create_reference_table(format('bigbrotr.%I', family.name)::regclass);
-        ELSIF family.kind = 'distributed' THEN
-            PERFORM create_distributed_table(
-                format('bigbrotr.%I', family.name)::regclass, family.distribution_column,
-                colocate_with => coalesce('bigbrotr.' || family.sibling, 'none'));
-        ELSIF NOT EXISTS (SELECT FROM pg_catalog.pg_dist_partition p
-                          WHERE p.logicalrelid = format('bigbrotr.%I', family.name)::regclass) THEN
-            PERFORM citus_add_local_table_to_metadata(format('bigbrotr.%I', family.name)::regclass);
-        END IF;
+        PERFORM create_distributed_table(
+            format('bigbrotr.%I', family.name)::regclass, family.distribution_column,
+            colocate_with => coalesce('bigbrotr.' || family.sibling, 'none'));
     END LOOP;
 
     -- Workers compute with these, in what people ask as well.
     FOR routine IN
-        SELECT p.oid::regprocedure::text AS name FROM pg_catalog.pg_proc p
+        SELECT p.oid::regprocedure AS name FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'bigbrotr'::regnamespace AND p.proname IN (
             'slice_of', 'slice_start', 'slice_end', 'pack_seen', 'unpack_seen', 'tag_values', 'tag_hash')
     LOOP
@@ -90,7 +70,7 @@ BEGIN
 
     -- What touches one slice runs where the slice lies. Its plan, and the plan of the call, are made for that slice.
     FOR routine IN
-        SELECT p.oid::regprocedure::text AS name,
+        SELECT p.oid::regprocedure AS name,
                coalesce(p.proconfig @> '{plan_cache_mode=force_generic_plan}', false) AS is_generic
         FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'bigbrotr'::regnamespace AND p.proargnames[1] = 'p_slice' AND p.pronargs > 1
@@ -102,10 +82,37 @@ BEGIN
             routine.name, 'p_slice', colocate_with => 'bigbrotr.events_stored', force_delegation => true);
     END LOOP;
     FOR routine IN
-        SELECT p.oid::regprocedure::text AS name FROM pg_catalog.pg_proc p
+        SELECT p.oid::regprocedure AS name FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'bigbrotr'::regnamespace AND p.proargnames[1] IS DISTINCT FROM 'p_slice'
           AND p.prosrc ~ 'p_slice =>'
     LOOP
         EXECUTE format('ALTER FUNCTION %s SET plan_cache_mode = force_custom_plan', routine.name);
     END LOOP;
+END $$;
+
+-- Instead of the keys that lead from the tables of events to relays. A writer holds the lease until it commits, and a
+-- relay goes only with its lease.
+CREATE OR REPLACE FUNCTION bigbrotr.forget_relays() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM bigbrotr.presence WHERE relay_id = OLD.id;
+    DELETE FROM bigbrotr.dropped WHERE relay_id = OLD.id;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION bigbrotr.forget_relays IS 'Deletes, on a cluster, what a deleted relay was known to hold.';
+CREATE OR REPLACE TRIGGER z_forget_relays AFTER DELETE ON bigbrotr.relays
+FOR EACH ROW EXECUTE FUNCTION bigbrotr.forget_relays();
+
+-- What is written in SQL with parameters, Citus cannot plan.
+CREATE OR REPLACE FUNCTION bigbrotr.events_tagged(p_letter text, p_values text[]) RETURNS SETOF bigbrotr.events
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    hashes integer[] := ARRAY(SELECT bigbrotr.tag_hash(p_letter || ':' || v) FROM unnest(p_values) AS v);
+BEGIN
+    RETURN QUERY
+    SELECT e.id, e.pubkey, e.created_at, e.kind, e.tags::jsonb, bigbrotr.tag_values(e.tags::jsonb), e.content, e.sig
+    FROM bigbrotr.events_stored e
+    WHERE e.tag_hashes && hashes
+      AND EXISTS (SELECT FROM jsonb_array_elements(e.tags::jsonb) AS t (tag)
+                  WHERE t.tag ->> 0 = p_letter AND t.tag ->> 1 = ANY (p_values));
 END $$;

@@ -1,6 +1,6 @@
 -- Clears the way for distributed.sql in a database whose tables are partitioned: moves the tables of events aside, with all
 -- that is in them, and makes empty ones without partitions. `bigbrotr db distribute` runs this file, then the files of the
--- schema, which make the indexes and lead views and functions to the new tables, then distributed.sql, in one transaction.
+-- schema, which make the indexes and lead views to the new tables, then distributed.sql, in one transaction.
 -- Afterwards it moves the events slice by slice, and drops what stands aside.
 
 DO $$
@@ -16,7 +16,6 @@ BEGIN
         LOOP
             EXECUTE format('DROP INDEX %s', key.place);
         END LOOP;
-        -- Keys that lead to a table which becomes a reference table.
         FOR key IN
             SELECT c.conname, c.contype FROM pg_constraint c
             WHERE c.conrelid = format('bigbrotr.%I', name)::regclass AND c.contype IN ('f', 'p') AND c.conparentid = 0
@@ -32,7 +31,8 @@ BEGIN
     END LOOP;
 END $$;
 
--- What is unique on a cluster contains what it is distributed by.
+-- What is unique on a cluster contains what it is distributed by. No key leads from there to a table of the coordinator:
+-- see distributed.sql.
 CREATE TABLE bigbrotr.events_stored (
     LIKE bigbrotr.events_stored_undistributed
         INCLUDING COMMENTS INCLUDING COMPRESSION INCLUDING CONSTRAINTS INCLUDING STORAGE,
@@ -40,8 +40,7 @@ CREATE TABLE bigbrotr.events_stored (
 ) WITH (autovacuum_vacuum_insert_scale_factor = 0.1);
 CREATE TABLE bigbrotr.presence (
     LIKE bigbrotr.presence_undistributed INCLUDING COMMENTS INCLUDING STORAGE,
-    PRIMARY KEY (slice, chunk, relay_id),
-    FOREIGN KEY (relay_id) REFERENCES bigbrotr.relays (id) ON DELETE CASCADE
+    PRIMARY KEY (slice, chunk, relay_id)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.1);
 CREATE TABLE bigbrotr.events_raw (
     LIKE bigbrotr.events_raw_undistributed INCLUDING COMMENTS INCLUDING STORAGE,
@@ -49,8 +48,7 @@ CREATE TABLE bigbrotr.events_raw (
 );
 CREATE TABLE bigbrotr.dropped (
     LIKE bigbrotr.dropped_undistributed INCLUDING COMMENTS INCLUDING STORAGE,
-    PRIMARY KEY (created_at, slice, event_id, relay_id),
-    FOREIGN KEY (relay_id) REFERENCES bigbrotr.relays (id) ON DELETE CASCADE
+    PRIMARY KEY (created_at, slice, event_id, relay_id)
 );
 
 -- Stands as long as not all is moved.

@@ -1,9 +1,12 @@
 """What every test may ask for: the event loop that we ship, and databases on real PostgreSQL.
 
 `TEST_DATABASE_URL` names another server, by a role that may create databases; else one embedded
-server runs for the whole session.
+server runs for the whole session. `BIGBROTR_TEST_CITUS` names a database on the coordinator of a
+Citus cluster, by a superuser; it has the extension, and knows the workers. Then what is tested is
+distributed over them.
 """
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -39,6 +42,7 @@ HERE = Path(__file__).parent
 SLOW = [HERE / name for name in ("cli", "serve", "services", "test_refusals.py")]
 SLOW.append(HERE / "core" / "test_upgrade.py")
 QUICK = {HERE / "cli" / "test_completion.py"}  # starts nothing
+CLUSTER = os.environ.get("BIGBROTR_TEST_CITUS") or None
 FAST = "fsync = off\nsynchronous_commit = off\nfull_page_writes = off\nautovacuum = off\n"
 
 
@@ -47,6 +51,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path not in QUICK and any(item.path.is_relative_to(place) for place in SLOW):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what needs a cluster, where there is none, and what a cluster does otherwise."""
+    for marker, is_met, reason in (
+        ("cluster", CLUSTER is not None, "BIGBROTR_TEST_CITUS names no cluster"),
+        ("one_server", CLUSTER is None, "a cluster has no partitions, or keeps it otherwise"),
+    ):
+        if item.get_closest_marker(marker) and not is_met:
+            pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
@@ -96,16 +110,24 @@ class Databases:
             # In the cache before it is whole: a failed migration fails every test in its own words.
             name = await self.create(None)
             self._templates[template] = name
-            connection = await asyncpg.connect(self.dsn(name))
-            try:
-                await Schema().migrate(connection, template, int(time.time()))
-            finally:
-                await connection.close()
+            await self.prepare(name, template)
         self._made += 1
         name = f"bigbrotr_test_{os.getpid()}_{self._made}"
         source = "template0" if template is None else self._templates[template]
-        await self.execute(f"CREATE DATABASE {name} TEMPLATE {source} STRATEGY FILE_COPY")
+        await self.make(name, source)
         return name
+
+    async def prepare(self, name: str, profile: Profile) -> None:
+        """Makes the schema in an empty database."""
+        connection = await asyncpg.connect(self.dsn(name))
+        try:
+            await Schema().migrate(connection, profile, int(time.time()))
+        finally:
+            await connection.close()
+
+    async def make(self, name: str, source: str) -> None:
+        """Makes a database as a copy of another."""
+        await self.execute(f"CREATE DATABASE {name} TEMPLATE {source} STRATEGY FILE_COPY")
 
     async def drop(self, name: str) -> None:
         await self.execute(f"DROP DATABASE {name} WITH (FORCE)")
@@ -115,10 +137,105 @@ class Databases:
             await self.drop(name)
 
 
+class ClusterDatabases(Databases):
+    """Makes databases that are distributed over a cluster; an empty one is the coordinator's."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._places: list[tuple[str, int]] = []  # of all nodes, the coordinator first
+        self._everywhere: set[str] = set()  # databases
+
+    async def _on_nodes(self, *queries: str, database: str | None = None) -> None:
+        if not self._places:
+            connection = await asyncpg.connect(self.url)
+            try:
+                rows = await connection.fetch(
+                    "SELECT nodename, nodeport FROM pg_dist_node ORDER BY groupid"
+                )
+            finally:
+                await connection.close()
+            self._places = [(row["nodename"], row["nodeport"]) for row in rows]
+
+        async def on(place: tuple[str, int]) -> None:
+            user = urlsplit(self.url).username
+            base = urlsplit(self.url).path[1:]
+            connection = await asyncpg.connect(
+                host=place[0], port=place[1], user=user, database=database or base
+            )
+            try:
+                if database is None:
+                    await connection.execute("SET citus.enable_create_database_propagation = off")
+                for query in queries:
+                    await connection.execute(query)
+            finally:
+                await connection.close()
+
+        await asyncio.gather(*map(on, self._places))
+
+    async def make(self, name: str, source: str) -> None:
+        if source == "template0":
+            await super().make(name, source)
+        else:
+            await self._copy(name, source)
+
+    async def _copy(self, name: str, source: str) -> None:
+        self._everywhere.add(name)
+        await self._on_nodes(f"CREATE DATABASE {name} TEMPLATE {source} STRATEGY FILE_COPY")
+
+    async def create_blank(self, *, workers: bool = True) -> str:
+        """The name of a new database without a schema that knows Citus, and the workers."""
+        self._made += 1
+        name = f"bigbrotr_test_{os.getpid()}_{self._made}"
+        await self._copy(name, "template0")
+        await self._on_nodes("CREATE EXTENSION citus", database=name)
+        # Shards are made and dropped in time.
+        await self.execute(f"ALTER DATABASE {name} SET citus.shard_count = 4")
+        connection = await asyncpg.connect(self.dsn(name))
+        try:
+            (host, port), *places = self._places
+            await connection.fetchval("SELECT citus_set_coordinator_host($1, $2)", host, port)
+            for place in places if workers else ():
+                await connection.fetchval("SELECT citus_add_node($1, $2)", *place)
+        finally:
+            await connection.close()
+        return name
+
+    async def prepare(self, name: str, profile: Profile) -> None:
+        blank = await self.create_blank()
+        connection = await asyncpg.connect(self.dsn(blank))
+        try:
+            await Schema().migrate(connection, profile, int(time.time()))
+            async for _ in Schema().distribute(connection):
+                pass
+        finally:
+            await connection.close()
+        # Nobody may be in a database that is copied, and Citus has a process there.
+        await self._on_nodes(
+            f"ALTER DATABASE {blank} ALLOW_CONNECTIONS false",
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            f" WHERE datname = '{blank}'",
+        )
+        self._templates[profile] = blank
+        await super().drop(name)
+
+    async def drop(self, name: str) -> None:
+        if name in self._everywhere:
+            # Citus comes back to where it was thrown out.
+            await self._on_nodes(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+            await self._on_nodes(f"DROP DATABASE {name} WITH (FORCE)")
+        else:
+            await super().drop(name)
+
+
 @pytest.fixture(scope="session")
 async def databases() -> AsyncIterator[Databases]:
     """The server of this session."""
     async with AsyncExitStack() as stack:
+        if CLUSTER:
+            cluster = ClusterDatabases(CLUSTER)
+            yield cluster
+            await cluster.drop_templates()
+            return
         url = os.environ.get("TEST_DATABASE_URL")
         server = None
         if not url:

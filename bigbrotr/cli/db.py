@@ -82,8 +82,12 @@ def _distribute(options: argparse.Namespace) -> int:
 
     async def work() -> int:
         async with server(there) as brotr, brotr.pool.acquire() as connection:
-            done = await Schema().distribute(connection)
-        print("\n".join(done) or "all is distributed already")  # noqa: T201
+            done = 0
+            async for line in Schema().distribute(connection):
+                print(line, flush=True)  # noqa: T201
+                done += 1
+        if not done:
+            print("all is distributed already")  # noqa: T201
         return 0
 
     return loop(work())

@@ -2,12 +2,14 @@
 
 The files state the current truth and may be run again. `sql/migrations/NNNN_words.sql` takes a
 deployed database from revision NNNN - 1 to NNNN; it runs before the files. `sql/previous/` keeps
-what the release of the previous revision still calls. `sql/distributed.sql` is run only by
-`distribute`.
+what the release of the previous revision still calls. `sql/undistributed.sql` and
+`sql/distributed.sql` are for Citus only: `distribute` runs them.
 """
 
 import hashlib
 import re
+import time
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
@@ -25,14 +27,26 @@ from bigbrotr.errors import DatabaseError, SchemaError
 OLDEST_SERVER = 15
 LONG_S = 86_400.0  # a migration of a large database takes its time
 TRIES = 5  # of a migration that met another process
-DISTRIBUTED = "distributed.sql"  # for a database over several machines, and no other
+DISTRIBUTED = "distributed.sql"  # for a database over several machines, and no other ...
+UNDISTRIBUTED = "undistributed.sql"  # ... and what comes before it
+# What is kept by slice.
+SLICED = ("events_stored", "presence", "events_raw", "dropped")
+# A database in which `distribute` is unfinished has this table.
+UNFINISHED = "SELECT pg_catalog.to_regclass('bigbrotr.slices_moved') IS NOT NULL"
+IS_DISTRIBUTED = """
+    SELECT pg_catalog.count(*) > 0 FROM pg_catalog.pg_dist_partition p
+    WHERE p.logicalrelid = pg_catalog.to_regclass('bigbrotr.events_stored')"""
+HAS_CITUS = "SELECT pg_catalog.to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL"
+NEXT_SLICE = """
+    SELECT s.slice, pg_catalog.count(*) OVER () AS left FROM (
+        SELECT DISTINCT slice FROM bigbrotr.slices EXCEPT SELECT slice FROM bigbrotr.slices_moved
+    ) AS s ORDER BY s.slice LIMIT 1"""
 
-# What Citus makes of each table; partitions are as their parents.
-KINDS = """
-    SELECT c.relname AS name, CASE WHEN p.partmethod = 'h' THEN 'distributed'
-        WHEN p.repmodel = 't' THEN 'a copy on each machine' ELSE 'on the coordinator' END AS kind
-    FROM pg_catalog.pg_dist_partition p JOIN pg_catalog.pg_class c ON c.oid = p.logicalrelid
-    WHERE NOT c.relispartition ORDER BY 2, 1"""
+# What a semicolon in it ends no statement.
+QUOTED = re.compile(
+    r"--[^\n]*|'(?:[^']|'')*'|(\$\w*\$).*?\1|\bBEGIN ATOMIC\b.*?^END\b|(;)",
+    re.DOTALL | re.MULTILINE,
+)
 
 # Which schemas hold a ledger of ours, known by its columns.
 LEDGERS = """
@@ -78,7 +92,11 @@ class Schema:
 
     def files(self, profile: Profile) -> list[Path]:
         """The current truth, in the order in which it is run."""
-        found = (path for path in self.folder.glob("*.sql") if path.name != DISTRIBUTED)
+        found = [
+            path
+            for path in self.folder.glob("*.sql")
+            if path.name not in (DISTRIBUTED, UNDISTRIBUTED)
+        ]
         previous = (self.folder / "previous").glob("*.sql")
         return [*sorted(found), *sorted(previous), self.folder / "profiles" / f"{profile}.sql"]
 
@@ -113,6 +131,15 @@ class Schema:
         ledger = await read_ledger(connection)
         if ledger is None:
             return None
+        if await connection.fetchval(UNFINISHED):
+            raise SchemaError(
+                "the archive is on its way to the machines of a cluster: run `bigbrotr db "
+                "distribute` until it ends; nothing can be read or stored before"
+            )
+        self._check_ledger(ledger, profile)
+        return ledger
+
+    def _check_ledger(self, ledger: Ledger, profile: Profile) -> None:
         if self.revision < ledger.serves_from:
             raise SchemaError(
                 f"the database is of revision {ledger.revision} and serves releases from revision "
@@ -124,7 +151,6 @@ class Schema:
                 f"the database is of the profile {ledger.profile}, not {profile}: run with "
                 f"--profile {ledger.profile}, or choose another database or --data-dir"
             )
-        return ledger
 
     def is_current(self, ledger: Ledger | None, profile: Profile) -> bool:
         """Whether the files were run, or a newer release has run its own."""
@@ -175,42 +201,127 @@ class Schema:
                     )
         return changed
 
-    async def distribute(self, connection: Connection) -> list[str]:
-        """Spreads an initialised database over the workers of its Citus cluster.
+    async def distribute(self, connection: Connection) -> AsyncGenerator[str, None]:
+        """Spreads an initialised database over the workers of its Citus cluster; yields, in words,
+        what has been done: nothing when all was done before.
 
-        Takes the lock, and does all or nothing. Returns, in words, what became of which tables:
-        nothing when all was done before.
+        First, in one transaction, the tables are made on the workers; then the events move, a
+        slice a transaction; then the tables that they came from are dropped. It may be broken off
+        at any time, and goes on from there. Until it ends, nobody else can use the database.
 
         Raises:
             DatabaseError: the server has no Citus, no workers, or refuses.
-            SchemaError: the database is empty, or of another revision.
+            SchemaError: the database is empty, or of another release.
         """
+        try:
+            async with connection.transaction():
+                await _lock(connection)
+                ledger = await self._check_distributable(connection)
+                is_new = False
+                if not await connection.fetchval(UNFINISHED):
+                    is_new = await self._spread(connection, ledger)
+                begun = bool(await connection.fetchval(UNFINISHED))
+        except asyncpg.PostgresError as error:
+            raise DatabaseError(f"nothing was distributed: {error}") from error
+        if is_new:
+            yield f"on the workers there are now {', '.join(SLICED)}"
+        try:
+            while begun and (line := await self._move_slice(connection)):
+                yield line
+            if begun:
+                yield await self._drop_undistributed(connection)
+        except asyncpg.PostgresError as error:
+            raise DatabaseError(
+                f"not all is distributed yet: {error}; `bigbrotr db distribute` goes on from here"
+            ) from error
+
+    async def _check_distributable(self, connection: Connection) -> Ledger:
+        ledger = await read_ledger(connection)
+        if ledger is None:
+            raise SchemaError("the database has no schema yet: `bigbrotr db migrate` makes it")
+        self._check_ledger(ledger, ledger.profile)
+        if ledger.digest != self.digest(ledger.profile):
+            raise SchemaError(
+                "the schema is not that of this release: run `bigbrotr db migrate` first, or "
+                f"`bigbrotr db distribute` of bigbrotr {ledger.release}"
+            )
+        if not await connection.fetchval(HAS_CITUS):
+            raise DatabaseError(
+                "the database has no extension citus: it cannot be distributed over machines"
+            )
+        return ledger
+
+    async def _spread(self, connection: Connection, ledger: Ledger) -> bool:
+        """Makes the distributed tables, empty, beside those that hold the events; from then on
+        nobody can store, as a lock that storing takes is not found. Returns False, and only renews
+        what may be, where that was done before."""
+        is_new = not await connection.fetchval(IS_DISTRIBUTED)
+        if is_new:
+            await connection.execute(
+                "LOCK TABLE bigbrotr.presence_lock IN EXCLUSIVE MODE", timeout=LONG_S
+            )
+            for path in (self.folder / UNDISTRIBUTED, *self.files(ledger.profile)):
+                await _run_one_by_one(connection, path.read_text("utf-8"))
+        await _run_one_by_one(connection, (self.folder / DISTRIBUTED).read_text("utf-8"))
+        if is_new:
+            await connection.execute(
+                "ALTER TABLE bigbrotr.presence_lock RENAME TO presence_lock_undistributed"
+            )
+        return is_new
+
+    async def _move_slice(self, connection: Connection) -> str | None:
+        """Moves the next slice, in one transaction; returns what was done, None at the end."""
         async with connection.transaction():
             await _lock(connection)
-            ledger = await read_ledger(connection)
-            if ledger is None:
-                raise SchemaError("the database has no schema yet: `bigbrotr db migrate` makes it")
-            await self.check(connection, ledger.profile)
-            if ledger.digest != self.digest(ledger.profile):
-                raise SchemaError(
-                    "the schema is not that of this release: run `bigbrotr db migrate` first, or "
-                    f"`bigbrotr db distribute` of bigbrotr {ledger.release}"
+            if not await connection.fetchval(UNFINISHED):
+                return None  # another process has done it
+            row = await connection.fetchrow(NEXT_SLICE)
+            if row is None:
+                return None
+            part, left = row
+            moved = []
+            for name in SLICED:
+                bounds = (
+                    ""
+                    if name != "events_stored"
+                    else (
+                        " AND created_at >= bigbrotr.slice_start($1)"
+                        " AND created_at <= bigbrotr.slice_end($1)"
+                    )
                 )
-            if not await connection.fetchval(
-                "SELECT 1 FROM pg_catalog.pg_extension WHERE extname = 'citus'"
-            ):
-                raise DatabaseError(
-                    "the database has no extension citus: it cannot be distributed over machines"
+                done = await connection.execute(
+                    f"INSERT INTO bigbrotr.{name}"  # noqa: S608 -- names of ours
+                    f" SELECT * FROM bigbrotr.{name}_undistributed WHERE slice = $1{bounds}",
+                    part,
+                    timeout=LONG_S,
                 )
-            before = set(await connection.fetch(KINDS))
-            try:
-                await connection.execute(
-                    (self.folder / DISTRIBUTED).read_text("utf-8"), timeout=LONG_S
-                )
-            except asyncpg.PostgresError as error:
-                raise DatabaseError(f"nothing was distributed: {error}") from error
-            after = await connection.fetch(KINDS)
-        return [f"{row['name']}: {row['kind']}" for row in after if row not in before]
+                moved.append(int(done.split()[-1]))
+            await connection.execute("INSERT INTO bigbrotr.slices_moved (slice) VALUES ($1)", part)
+        day = time.strftime("%Y-%m-%d", time.gmtime(part * 604_800)) if part < 100_000 else "later"
+        return f"the week of {day}: {moved[0]:,} events moved, {left - 1:,} weeks to go"
+
+    async def _drop_undistributed(self, connection: Connection) -> str:
+        """Drops the tables that the events came from, once it is sure that all have moved."""
+        async with connection.transaction():
+            await _lock(connection)
+            if not await connection.fetchval(UNFINISHED):
+                return "another process has finished it"
+            for name in SLICED:
+                came, went = [
+                    await connection.fetchval(f"SELECT count(*) FROM bigbrotr.{each}")  # noqa: S608
+                    for each in (name, f"{name}_undistributed")
+                ]
+                if came != went:
+                    raise DatabaseError(
+                        f"{name} had {went:,} rows and has {came:,} on the cluster: nothing was "
+                        "dropped; what stood there before stands in the tables …_undistributed"
+                    )
+            for name in (*(f"{name}_undistributed" for name in SLICED), "slices_moved"):
+                await connection.execute(f"DROP TABLE bigbrotr.{name}", timeout=LONG_S)
+            await connection.execute(
+                "ALTER TABLE bigbrotr.presence_lock_undistributed RENAME TO presence_lock"
+            )
+        return "all is distributed"
 
     async def _apply(
         self, connection: Connection, ledger: Ledger | None, profile: Profile, now: int
@@ -226,8 +337,12 @@ class Schema:
             for revision, path in self.migrations().items():
                 if revision > ledger.revision:
                     await connection.execute(path.read_text("utf-8"), timeout=LONG_S)
-        for path in self.files(profile):
-            await connection.execute(path.read_text("utf-8"), timeout=LONG_S)
+        if await connection.fetchval(HAS_CITUS) and await connection.fetchval(IS_DISTRIBUTED):
+            for path in (*self.files(profile), self.folder / DISTRIBUTED):
+                await _run_one_by_one(connection, path.read_text("utf-8"))
+        else:
+            for path in self.files(profile):
+                await connection.execute(path.read_text("utf-8"), timeout=LONG_S)
         await connection.execute(
             "INSERT INTO bigbrotr.ledger"
             " (revision, profile, digest, applied_at, serves_from, release)"
@@ -253,6 +368,28 @@ async def _lock(connection: Connection) -> None:
         await connection.execute(
             "LOCK TABLE bigbrotr.schema_lock IN EXCLUSIVE MODE", timeout=LONG_S
         )
+
+
+async def _run_one_by_one(connection: Connection, script: str) -> None:
+    """Runs a script a statement at a time: of a whole script, Citus would send the workers all.
+
+    Functions and views stay on the coordinator: `distributed.sql` names those that go further.
+    """
+    for statement in statements(script):
+        stays = re.search(r"^(CREATE OR REPLACE|COMMENT ON) ", statement, re.MULTILINE)
+        await connection.execute(
+            f"SET LOCAL citus.enable_ddl_propagation = {'off' if stays else 'on'}"
+        )
+        await connection.execute(statement, timeout=LONG_S)
+
+
+def statements(script: str) -> Iterator[str]:
+    """The statements of one of our scripts, with the comments before them."""
+    start = 0
+    for found in QUOTED.finditer(script):
+        if found[2]:
+            yield script[start : found.end()].strip()
+            start = found.end()
 
 
 async def check_server(connection: Connection) -> None:

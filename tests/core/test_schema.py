@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 import asyncpg
+import pglast
 import pytest
 
 from bigbrotr.config.settings import Profile
 from bigbrotr.config.shipped import shipped
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.schema import DISTRIBUTED, Schema, read_ledger
+from bigbrotr.core.schema import DISTRIBUTED, UNDISTRIBUTED, Schema, read_ledger, statements
 from bigbrotr.errors import DatabaseError, SchemaError
 from bigbrotr.models.event import EventRelay
 from bigbrotr.models.relay import Relay
@@ -244,29 +245,43 @@ async def test_a_changed_file_is_run_again(empty: Connection, folder: Path) -> N
     assert not await Schema(folder).migrate(empty, Profile.FULL, NOW)
 
 
+async def distribute(connection: Connection, schema: Schema | None = None) -> list[str]:
+    return [line async for line in (schema or Schema()).distribute(connection)]
+
+
 async def test_an_ordinary_server_cannot_distribute(empty: Connection, folder: Path) -> None:
     with pytest.raises(SchemaError, match="no schema yet"):
-        await Schema().distribute(empty)
+        await distribute(empty)
     await Schema().migrate(empty, Profile.LITE, NOW)
     before = await catalog(empty)
     with pytest.raises(DatabaseError, match="no extension citus"):
-        await Schema().distribute(empty)
+        await distribute(empty)
     assert await catalog(empty) == before
     with (folder / "38_rejected.sql").open("a") as file:
         file.write("-- another release\n")
     with pytest.raises(SchemaError, match="`bigbrotr db migrate` first"):
-        await Schema(folder).distribute(empty)
+        await distribute(empty, Schema(folder))
     await empty.execute("INSERT INTO bigbrotr.ledger VALUES (99, 'lite', 'digest', 0, 98, '9.0.0')")
     with pytest.raises(SchemaError, match=r"newer bigbrotr, 9\.0\.0"):
-        await Schema().distribute(empty)
+        await distribute(empty)
 
 
 def test_no_start_distributes() -> None:
-    assert (Schema().folder / DISTRIBUTED).exists()
-    for profile in Profile:
-        assert DISTRIBUTED not in [path.name for path in Schema().files(profile)]
+    for name in (DISTRIBUTED, UNDISTRIBUTED):
+        assert (Schema().folder / name).exists()
+        for profile in Profile:
+            assert name not in [path.name for path in Schema().files(profile)]
 
 
+def test_scripts_are_split_into_statements() -> None:
+    """As PostgreSQL's own parser does it."""
+    for path in Schema().folder.rglob("*.sql"):
+        script = path.read_text()
+        ours = [str(raw.stmt) for each in statements(script) for raw in pglast.parse_sql(each)]
+        assert ours == [str(raw.stmt) for raw in pglast.parse_sql(script)], path.name
+
+
+@pytest.mark.one_server
 async def test_partitions_are_made_once(brotr: Brotr) -> None:
     pool = brotr.pool
     later = 1_900_000_000
@@ -278,6 +293,7 @@ async def test_partitions_are_made_once(brotr: Brotr) -> None:
     assert await pool.fetchval(leaves) == there
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize("profile", list(Profile))
 async def test_leaves_are_as_the_parents_and_hold_the_settings(brotr: Brotr) -> None:
     rows = await brotr.pool.fetch(
@@ -298,6 +314,7 @@ async def test_leaves_are_as_the_parents_and_hold_the_settings(brotr: Brotr) -> 
             assert "autovacuum_vacuum_insert_scale_factor" in options
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize("profile", list(Profile))
 async def test_rows_move_to_the_quarter_that_is_made(brotr: Brotr) -> None:
     future = 1_900_000_000  # 2030q1
@@ -323,6 +340,7 @@ async def test_rows_move_to_the_quarter_that_is_made(brotr: Brotr) -> None:
     assert pairs == (await brotr.totals()).pairs == 4
 
 
+@pytest.mark.one_server
 async def test_an_old_quarter_is_taken_out_and_put_back(brotr: Brotr) -> None:
     relay = Relay("wss://a.example.com")
     events = [verified(created_at=at) for at in (1_650_000_000, 1_750_000_000)]
@@ -345,6 +363,7 @@ async def test_an_old_quarter_is_taken_out_and_put_back(brotr: Brotr) -> None:
     assert await brotr.insert_events([EventRelay(event, relay, NOW) for event in events]) == (0, 2)
 
 
+@pytest.mark.one_server
 async def test_rows_that_arrive_while_a_quarter_is_made(brotr: Brotr) -> None:
     future = 1_900_000_000
     relay = Relay("wss://a.example.com")

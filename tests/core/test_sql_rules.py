@@ -26,10 +26,9 @@ UNIQUE = {
     enums.ConstrType.CONSTR_EXCLUSION,
 }
 # From which kind of table a key may lead to which.
-KEYS = {
-    *(("distributed", "reference"), ("reference", "reference"), ("local", "reference")),
-    *(("local", "local"), ("ordinary", "ordinary")),
-}
+KEYS = {("ordinary", "ordinary")}
+# On a cluster a trigger stands in for keys that lead here from what is distributed.
+BY_TRIGGER = "relays"
 # Where a rule is broken, and why it may be.
 EXCEPTIONS = {
     ("dynamic", "ensure_partitions"): "it makes tables whose names are computed from the date",
@@ -108,7 +107,7 @@ def tables() -> dict[str, Table]:
             for select in found(
                 pglast.parse_sql(loop["query"]["PLpgSQL_expr"]["query"]), ast.SelectStmt
             ):
-                for _, *cells in select.valuesLists or ():
+                for cells in select.valuesLists or ():
                     name, kind, column, _ = (
                         None if cell.isnull else cell.val.sval for cell in cells
                     )
@@ -171,6 +170,8 @@ def of_function(function: ast.CreateFunctionStmt, text: str) -> Iterator[Offence
         if search_path_of(function) != SEARCH_PATH:
             yield Offence("search_path", name)
         yield from of_body(text, name)
+        parameters = [each.name for each in function.parameters or ()]
+        yield from of_slices(text, name, is_inner=parameters[:1] == ["p_slice"])
         return
     body: Any = function.sql_body
     if body is None:  # a text, whose names are looked up at each call
@@ -180,6 +181,32 @@ def of_function(function: ast.CreateFunctionStmt, text: str) -> Iterator[Offence
     if function.parameters and touches_distributed(body):
         yield Offence("plpgsql", name)
     yield from of_statement(body, name)
+
+
+def of_slices(text: str, name: str, *, is_inner: bool) -> Iterator[Offence]:
+    """What takes a slice runs on the machine that has it, and finds no other tables there; only
+    that writes what is kept by slice."""
+    queries = queries_in(pglast.parse_plpgsql(text))
+    ctes = {each.ctename for each in found(queries, ast.CommonTableExpr)}
+    touched = {each.relname for each in found(queries, ast.RangeVar)} - ctes
+    if is_inner and any(each in tables() and tables()[each].kind == "ordinary" for each in touched):
+        yield Offence("slice", name)
+    writes = [
+        statement.relation
+        for kind in (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt)
+        for statement in found(queries, kind)
+    ]
+    if not is_inner and any(kind_of(each) == "distributed" for each in writes):
+        yield Offence("slice", name)
+
+
+def queries_in(tree: Any) -> tuple[ast.RawStmt, ...]:
+    """All statements and expressions of a plpgsql function."""
+    return tuple(
+        statement
+        for each in nodes_named(tree, "PLpgSQL_expr")
+        for statement in parse_expression(each["query"], each["parseMode"])
+    )
 
 
 def search_path_of(function: ast.CreateFunctionStmt) -> str | None:
@@ -192,13 +219,9 @@ def search_path_of(function: ast.CreateFunctionStmt) -> str | None:
 
 def of_body(text: str, name: str) -> Iterator[Offence]:
     tree = pglast.parse_plpgsql(text)
-    queries = [
-        statement
-        for each in nodes_named(tree, "PLpgSQL_expr")
-        for statement in parse_expression(each["query"], each["parseMode"])
-    ]
+    queries = queries_in(tree)
     counts = json.dumps(list(nodes_named(tree, "PLpgSQL_stmt_getdiag")))
-    if "ROW_COUNT" in counts and found(tuple(queries), ast.OnConflictClause):
+    if "ROW_COUNT" in counts and found(queries, ast.OnConflictClause):
         yield Offence("count", name)
     for kind in ("PLpgSQL_stmt_dynexecute", "PLpgSQL_stmt_dynfors"):
         if any(nodes_named(tree, kind)):
@@ -233,9 +256,7 @@ def of_statement(statement: Any, place: str) -> Iterator[Offence]:
                 yield Offence("time", place)
     for select in found(statement, ast.SelectStmt):
         for lock in select.lockingClause or ():
-            kinds = locked(select, lock)
-            skips = lock.waitPolicy == enums.LockWaitPolicy.LockWaitSkip
-            if "distributed" in kinds or ("reference" in kinds and skips):
+            if "distributed" in locked(select, lock):
                 yield Offence("lock", place)
     yield from of_correlation(statement, place)
 
@@ -278,7 +299,7 @@ def of_definition(statement: Any) -> Iterator[Offence]:
     """Rules for tables, their columns, keys and indexes."""
     relation: Any = getattr(statement, "relation", None)
     if isinstance(statement, ast.CreateTrigStmt):
-        if kind_of(relation) in ("distributed", "reference"):
+        if kind_of(relation) == "distributed":
             yield Offence("trigger", relation.relname)
     elif isinstance(statement, ast.IndexStmt):
         columns = {each.name for each in statement.indexParams or ()}
@@ -312,8 +333,9 @@ def of_constraint(
     if constraint.contype in UNIQUE and lacks_column(relation, columns):
         yield Offence("unique", relation.relname)
     if constraint.contype == enums.ConstrType.CONSTR_FOREIGN:
-        ends = (kind_of(relation), kind_of(constraint.pktable))
-        if ends not in KEYS:
+        goal: Any = constraint.pktable
+        ends = (kind_of(relation), kind_of(goal))
+        if ends not in KEYS and goal.relname != BY_TRIGGER:
             yield Offence("key", relation.relname)
 
 
@@ -429,7 +451,7 @@ def test_each_table_is_distributed_in_one_way() -> None:
         for each in made
     }
     for name, table in tables().items():
-        assert table.kind in ("distributed", "reference", "local", "ordinary")
+        assert table.kind in ("distributed", "ordinary")
         assert (table.column in columns[name]) is (table.kind == "distributed")
 
 
@@ -443,11 +465,27 @@ def test_what_distributes_can_be_read() -> None:
                 for each in nodes_named(pglast.parse_plpgsql(text), "PLpgSQL_expr"):
                     queries = parse_expression(each["query"], each["parseMode"])
                     called |= {words(c.funcname)[-1] for c in found(queries, ast.FuncCall)}
-    assert called == {
-        *("create_reference_table", "create_distributed_table", "create_distributed_function"),
-        *("citus_add_local_table_to_metadata", "truncate_local_data_after_distributing_table"),
-        *("format",),
+    assert called == {"create_distributed_table", "create_distributed_function", "format"}
+
+
+def test_each_function_that_calls_for_a_slice_is_known_by_it() -> None:
+    """`distributed.sql` tells by its text which function calls one that takes a slice."""
+    made = found(pglast.parse_sql(schema_text()), ast.CreateFunctionStmt)
+    inner = {
+        words(each.funcname)[-1]
+        for each in made
+        if [parameter.name for parameter in each.parameters or ()][:1] == ["p_slice"]
+        and len(each.parameters) > 1
     }
+    assert len(inner) > 8
+    calls = re.findall(r"bigbrotr\.(\w+)\(\s*(p_slice => )?", schema_text())
+    named = re.findall(r"(?:FUNCTION|ON FUNCTION) bigbrotr\.(\w+)", schema_text())
+    for name in inner:
+        definitions = 2  # and its comment
+        mentions = [marked for called, marked in calls if called == name]
+        assert named.count(name) == definitions
+        assert mentions.count("") == 1, name  # its definition
+        assert len(mentions) >= 2, name
 
 
 # The rules can be broken
@@ -460,7 +498,7 @@ def function(body: str, declare: str = "DECLARE n integer;") -> str:
     )
 
 
-UPSERT = "INSERT INTO bigbrotr.presence VALUES (1, 1, 1, '{}') ON CONFLICT (slice, chunk, relay_id)"
+UPSERT = "INSERT INTO bigbrotr.digests VALUES (1, '') ON CONFLICT (relay_id, filter)"
 PATH = "SET search_path = pg_catalog, pg_temp"
 SQL_FUNCTION = "CREATE FUNCTION bigbrotr.f(p_id bytea) RETURNS bigint LANGUAGE sql"
 BROKEN = [
@@ -496,14 +534,6 @@ BROKEN = [
     ),
     ("time", function("UPDATE bigbrotr.visits SET detail = CURRENT_TIMESTAMP;")),
     ("time", function("UPDATE bigbrotr.visits SET due_at = 0 WHERE now() > '2026-01-01';")),
-    ("lock", function("PERFORM FROM bigbrotr.relays r FOR UPDATE SKIP LOCKED;")),
-    (
-        "lock",
-        function(
-            "PERFORM FROM bigbrotr.visits v JOIN bigbrotr.relays r ON r.id = v.relay_id"
-            " FOR UPDATE SKIP LOCKED;"
-        ),
-    ),
     ("lock", function("PERFORM FROM bigbrotr.presence p WHERE slice > 5 FOR UPDATE OF p;")),
     (
         "correlated",
@@ -523,10 +553,6 @@ BROKEN = [
         "trigger",
         "CREATE TRIGGER t AFTER INSERT ON bigbrotr.events_stored EXECUTE FUNCTION bigbrotr.f();",
     ),
-    (
-        "trigger",
-        "CREATE TRIGGER t AFTER DELETE ON bigbrotr.relays EXECUTE FUNCTION bigbrotr.f();",
-    ),
     ("unique", "CREATE UNIQUE INDEX ON bigbrotr.events_stored (created_at, kind);"),
     ("unique", "ALTER TABLE bigbrotr.presence ADD CONSTRAINT c UNIQUE (created_at);"),
     ("unique", "CREATE TABLE bigbrotr.events_stored (id bytea, sig bytea PRIMARY KEY);"),
@@ -537,7 +563,11 @@ BROKEN = [
         "key",
         "ALTER TABLE bigbrotr.presence ADD FOREIGN KEY (event_id) REFERENCES bigbrotr.withheld;",
     ),
-    ("key", "CREATE TABLE bigbrotr.outbox (r bigint REFERENCES bigbrotr.relays (id));"),
+    ("slice", function("DELETE FROM bigbrotr.presence WHERE slice = 5;")),
+    (
+        "slice",
+        function("n := (SELECT count(*) FROM bigbrotr.relays r);").replace("p_id", "p_slice"),
+    ),
     ("key", "CREATE TABLE bigbrotr.visits (e bytea REFERENCES bigbrotr.events_raw (event_id));"),
 ]
 

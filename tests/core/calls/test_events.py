@@ -24,6 +24,7 @@ from bigbrotr.models.event import Event, EventRelay, preimage, tag_hash
 from bigbrotr.models.relay import Relay
 from bigbrotr.reads import relays
 from bigbrotr.reads.where import where
+from tests.conftest import CLUSTER
 from tests.kit.archive import (
     BOTH,
     A,
@@ -210,6 +211,8 @@ async def test_tags_are_found_by_the_index_and_only_true_ones(brotr: Brotr) -> N
     assert await tagged(brotr, "t", *twins) == sorted([first.id, second.id])
     assert await tagged(brotr, "x", "1", "2") == sorted([first.id, second.id, other.id])
     assert await tagged(brotr, "e", "1") == []
+    if CLUSTER is not None:  # its plans are the workers'
+        return
     async with brotr.pool.transaction() as connection:
         await connection.execute("SET LOCAL enable_seqscan = off")
         plan = await connection.fetch(

@@ -71,6 +71,7 @@ async def test_ids_are_read_in_order(brotr: Brotr) -> None:
     assert await brotr.find_events([events[4].id], Span(0, 5)) == [None]
 
 
+@pytest.mark.one_server  # what a worker has read, only it knows
 async def test_reading_ids_reads_the_index_only(brotr: Brotr) -> None:
     await brotr.insert_events(pairs([verified(created_at=NOW + n) for n in range(50)], A))
     await brotr.pool.execute("CHECKPOINT")  # what is not on the disk yet is not taken for visible

@@ -20,7 +20,7 @@ CALLS = {"_value", "_row", "_rows", "value_of", "rows_of"}
 # Arguments that are handed on as a dict come from these functions.
 DICTS = {"coverage": "coverage_of", "columns": "_event_columns"}
 VERBS = r"\s*(SELECT|INSERT INTO|UPDATE|DELETE FROM|ANALYZE|LOCK TABLE|CREATE SCHEMA)\s+[\S]"
-OF_CITUS = "pg_dist_partition"  # needs the extension
+OF_CITUS = ("pg_dist_partition", "slices_moved")  # needs the extension
 
 
 def modules() -> Iterator[ast.Module]:
@@ -44,7 +44,11 @@ def of_module(tree: ast.Module, dicts: dict[str, list[str]]) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             is_whole = id(node) not in parts  # of an f-string
-            if is_whole and re.match(VERBS, node.value) and OF_CITUS not in node.value:
+            if (
+                is_whole
+                and re.match(VERBS, node.value)
+                and not any(name in node.value for name in OF_CITUS)
+            ):
                 yield " ".join(node.value.split())
         elif isinstance(node, ast.Call) and (call := call_in(node, dicts)):
             yield call
