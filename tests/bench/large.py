@@ -120,7 +120,8 @@ async def build(address: str, events: int, profile: Profile = Profile.FULL) -> N
             say(f"{first + BATCH:,} of {events:,} events")
         await connection.execute(f"{key} ADD PRIMARY KEY (created_at, id)", timeout=36_000)
         for index in indexes:
-            await connection.execute(index["made"], timeout=36_000)
+            made = index["made"].replace(" ON ONLY ", " ON ")  # and on its partitions
+            await connection.execute(made, timeout=36_000)
             say(index["name"])
         await connection.execute("SELECT setval('bigbrotr.event_numbers', $1)", events + 256)
         await connection.execute(_PRESENCE, timeout=36_000)
