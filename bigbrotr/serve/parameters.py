@@ -50,6 +50,8 @@ def _parameter(field: msgspec.structs.FieldInfo, hint: Any, is_in_path: bool) ->
     if NoneType in get_args(bare):
         (type_,) = (each for each in get_args(bare) if each is not NoneType)
     schema = {k: v for k, v in _schema(type_).items() if k not in ("description", "title")}
+    if schema.get("type") == "array":
+        schema["minItems"] = 1
     return Parameter(
         field.name,
         type_,

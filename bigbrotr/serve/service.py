@@ -7,7 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import msgspec
@@ -252,14 +252,17 @@ class Service:
         size = MAX_ROWS if left is None else min(left, MAX_ROWS)
         rows = await self._rows(resource, query, after, size)
         is_packed = _takes_gzip(request)
-        response = web.StreamResponse(headers={"Content-Type": NDJSON, "Cache-Control": "no-store"})
+        headers = {"Content-Type": NDJSON, "Cache-Control": "no-store"}
+        if request.method == "HEAD":
+            return web.Response(headers=headers)
+        response = web.StreamResponse(headers=headers)
         if is_packed:
             response.headers["Content-Encoding"] = "gzip"
         packer = zlib.compressobj(LEVEL, zlib.DEFLATED, GZIP)
         self.finish(response, request.headers.get(hdrs.ORIGIN, ""))
         await response.prepare(request)
         try:
-            while rows and request.method != "HEAD":
+            while rows:
                 lines = b"".join(ENCODER.encode(item) + b"\n" for _, item in rows)
                 if is_packed:
                     lines = packer.compress(lines) + packer.flush(zlib.Z_SYNC_FLUSH)
@@ -409,8 +412,7 @@ class _Connection(RequestHandler):
         self._address = group(text)
         is_trusted = self._service.proxies.is_trusted(text)
         if not self._service.connections.enter(self._address, is_trusted=is_trusted):
-            assert isinstance(transport, asyncio.Transport)
-            transport.abort()
+            cast("asyncio.Transport", transport).abort()  # uvloop's is none by its class
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Gives its place back."""
