@@ -12,11 +12,12 @@ COMMENT ON TABLE bigbrotr.ingest_lock IS
 CREATE TABLE IF NOT EXISTS bigbrotr.candidates_lock ();
 COMMENT ON TABLE bigbrotr.candidates_lock IS 'Always empty. A process locks it while it adds candidates.';
 
--- Taken ROW EXCLUSIVE to write presence in the order of its key, EXCLUSIVE to write it in any order.
+-- Taken ROW EXCLUSIVE to store events and presence in the order of their keys; EXCLUSIVE to store them in any order, and to
+-- delete events.
 CREATE TABLE IF NOT EXISTS bigbrotr.presence_lock ();
 COMMENT ON TABLE bigbrotr.presence_lock IS
-    'Always empty. A process that writes presence in the order of its key shares a lock on it; one that cannot keep that '
-    'order holds the lock alone.';
+    'Always empty. A process that stores events and presence in the order of their keys shares a lock on it; one that '
+    'cannot keep that order, or deletes events, holds the lock alone.';
 
 -- The lock only saves work. The process that holds it may be stopped, so the wait has an end.
 CREATE OR REPLACE FUNCTION bigbrotr.take_ingest_lock(p_wait_ms integer) RETURNS boolean

@@ -1,67 +1,143 @@
 -- Events: each one once, partitioned by time. Ids and signatures are verified before events come here. Only the files in
 -- profiles/ say what a profile keeps of an event.
 
+-- A slice is a week since the epoch. A cluster keeps a slice on one machine, with all that is known of its events.
+CREATE OR REPLACE FUNCTION bigbrotr.slice_of(p_created_at bigint) RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN least(p_created_at / 604800, 2147483647)::integer;
+COMMENT ON FUNCTION bigbrotr.slice_of IS 'The slice of a time (Unix seconds): weeks of 604,800 seconds since 1970.';
+
+-- A session takes 256 numbers at once, the length of a chunk: what it stores page by page shares chunks (see presence).
+CREATE SEQUENCE IF NOT EXISTS bigbrotr.event_numbers MINVALUE 0 START 0 CACHE 256;
+COMMENT ON SEQUENCE bigbrotr.event_numbers IS 'Numbers of events. Some are never used.';
+
 -- The key starts with the time: copying a relay walks through time, so inserts and look-ups touch neighbouring
 -- pages; and an id fixes its created_at (it is hashed), so (created_at, id) is as unique as id.
-CREATE TABLE IF NOT EXISTS bigbrotr.events (
+-- Columns of fixed width come first: none is padded.
+CREATE TABLE IF NOT EXISTS bigbrotr.events_stored (
     created_at bigint  NOT NULL,
+    num        bigint  NOT NULL,
     kind       integer NOT NULL,
+    slice      integer NOT NULL,
     id         bytea   NOT NULL,
     pubkey     bytea   NOT NULL,
     sig        bytea,
-    tags       jsonb,
-    tagvalues  text[],
+    tags       text,
+    tag_hashes integer[],
     content    text,
     PRIMARY KEY (created_at, id)
 ) PARTITION BY RANGE (created_at);
-COMMENT ON TABLE bigbrotr.events IS
-    'Nostr events, each stored once. Its id and signature were verified before. Partitioned by created_at into '
-    'quarters of a year.';
-COMMENT ON COLUMN bigbrotr.events.created_at IS 'When the author says the event was created, in Unix seconds.';
-COMMENT ON COLUMN bigbrotr.events.kind IS 'Kind of the event.';
-COMMENT ON COLUMN bigbrotr.events.id IS 'Id of the event: 32 bytes, the SHA-256 of its canonical form.';
-COMMENT ON COLUMN bigbrotr.events.pubkey IS 'Public key of the author: 32 bytes.';
-COMMENT ON COLUMN bigbrotr.events.sig IS 'Schnorr signature: 64 bytes. NULL in the profile lite.';
-COMMENT ON COLUMN bigbrotr.events.tags IS 'Tags as a JSON array of arrays. NULL in the profile lite.';
-COMMENT ON COLUMN bigbrotr.events.tagvalues IS
-    'The first 5,000 single-letter tags as letter:value, each cut to 1,000 bytes, for the index. NULL in the profile '
-    'lite.';
-COMMENT ON COLUMN bigbrotr.events.content IS 'Content. NULL in the profile lite.';
-CREATE INDEX IF NOT EXISTS events_id_idx ON bigbrotr.events USING hash (id);
-CREATE INDEX IF NOT EXISTS events_pubkey_idx ON bigbrotr.events (pubkey, created_at);
-CREATE INDEX IF NOT EXISTS events_kind_idx ON bigbrotr.events (kind, created_at);
+COMMENT ON TABLE bigbrotr.events_stored IS
+    'Nostr events as they are stored, each once. Its id and signature were verified before. Partitioned by created_at '
+    'into quarters of a year. The view events shows them as people want them.';
+COMMENT ON COLUMN bigbrotr.events_stored.created_at IS 'When the author says the event was created, in Unix seconds.';
+COMMENT ON COLUMN bigbrotr.events_stored.num IS
+    'Number of the event, given when it was stored; presence speaks of events by it.';
+COMMENT ON COLUMN bigbrotr.events_stored.kind IS 'Kind of the event.';
+COMMENT ON COLUMN bigbrotr.events_stored.slice IS 'Week of created_at, see slice_of.';
+COMMENT ON COLUMN bigbrotr.events_stored.id IS 'Id of the event: 32 bytes, the SHA-256 of its canonical form.';
+COMMENT ON COLUMN bigbrotr.events_stored.pubkey IS 'Public key of the author: 32 bytes.';
+COMMENT ON COLUMN bigbrotr.events_stored.sig IS 'Schnorr signature: 64 bytes. NULL in the profile lite.';
+COMMENT ON COLUMN bigbrotr.events_stored.tags IS 'Tags as the text of a JSON array of arrays. NULL in the profile lite.';
+COMMENT ON COLUMN bigbrotr.events_stored.tag_hashes IS
+    'The first 5,000 single-letter tags as hashes for the index, see tag_hash. Two tags may share one. NULL if there '
+    'are none, and in the profile lite.';
+COMMENT ON COLUMN bigbrotr.events_stored.content IS 'Content. NULL in the profile lite.';
+CREATE INDEX IF NOT EXISTS events_id_idx ON bigbrotr.events_stored USING hash (id);
+CREATE INDEX IF NOT EXISTS events_pubkey_idx ON bigbrotr.events_stored (pubkey, created_at);
+CREATE INDEX IF NOT EXISTS events_kind_idx ON bigbrotr.events_stored (kind, created_at);
 
 -- Tags are mostly hexadecimal, which pglz shrinks by 1 % of the table and 5 us an event: they are not compressed. Long
 -- texts shrink by more.
 -- Only where that is not so yet: once the table is distributed, such commands are refused.
 DO $$
 BEGIN
-    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'bigbrotr.events'::regclass
-               AND attname IN ('tags', 'tagvalues') AND attstorage <> 'e') THEN
-        ALTER TABLE bigbrotr.events ALTER COLUMN tags SET STORAGE EXTERNAL, ALTER COLUMN tagvalues SET STORAGE EXTERNAL;
+    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'bigbrotr.events_stored'::regclass
+               AND attname IN ('tags', 'tag_hashes') AND attstorage <> 'e') THEN
+        ALTER TABLE bigbrotr.events_stored
+            ALTER COLUMN tags SET STORAGE EXTERNAL, ALTER COLUMN tag_hashes SET STORAGE EXTERNAL;
     END IF;
     IF 'lz4' = ANY (SELECT unnest(enumvals) FROM pg_settings WHERE name = 'default_toast_compression')
-       AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'bigbrotr.events'::regclass
+       AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'bigbrotr.events_stored'::regclass
                    AND attname = 'content' AND attcompression <> 'l') THEN
-        ALTER TABLE bigbrotr.events ALTER COLUMN content SET COMPRESSION lz4;
+        ALTER TABLE bigbrotr.events_stored ALTER COLUMN content SET COMPRESSION lz4;
     END IF;
 END $$;
 
 CREATE TABLE IF NOT EXISTS bigbrotr.events_raw (
-    event_id   bytea  NOT NULL PRIMARY KEY,
-    created_at bigint NOT NULL,
-    raw        bytea  NOT NULL
+    event_id   bytea   NOT NULL,
+    slice      integer NOT NULL,
+    created_at bigint  NOT NULL,
+    raw        bytea   NOT NULL,
+    PRIMARY KEY (event_id, slice)
 );
 COMMENT ON TABLE bigbrotr.events_raw IS
     'Exact bytes of the rare events that columns cannot hold (U+0000, lone surrogates, unescaped control characters). '
-    'The row in events has the nearest text.';
+    'The row in events_stored has the nearest text.';
 COMMENT ON COLUMN bigbrotr.events_raw.event_id IS 'Id of the event: 32 bytes.';
+COMMENT ON COLUMN bigbrotr.events_raw.slice IS 'Week of created_at, see slice_of.';
 COMMENT ON COLUMN bigbrotr.events_raw.created_at IS 'When the event was created, in Unix seconds.';
 COMMENT ON COLUMN bigbrotr.events_raw.raw IS 'The canonical form that was hashed, as UTF-8 bytes.';
 
+CREATE OR REPLACE FUNCTION bigbrotr.tag_values(p_tags jsonb) RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ARRAY(
+    SELECT (t.tag ->> 0) || ':' || (t.tag ->> 1) FROM jsonb_array_elements(p_tags) AS t (tag)
+    WHERE t.tag ->> 0 ~ '^[A-Za-z]$' AND jsonb_array_length(t.tag) > 1);
+COMMENT ON FUNCTION bigbrotr.tag_values IS 'The single-letter tags of an event, each as letter:value.';
+
+CREATE OR REPLACE VIEW bigbrotr.events AS
+SELECT s.id, s.pubkey, s.created_at, s.kind, s.tags::jsonb AS tags,
+       CASE WHEN s.tags IS NOT NULL THEN bigbrotr.tag_values(s.tags::jsonb) END AS tagvalues, s.content, s.sig
+FROM bigbrotr.events_stored s;
+COMMENT ON VIEW bigbrotr.events IS
+    'Nostr events, each once. Quick by id, by pubkey, by kind and by created_at; events_tagged is quick by tags.';
+COMMENT ON COLUMN bigbrotr.events.id IS 'Id of the event: 32 bytes.';
+COMMENT ON COLUMN bigbrotr.events.pubkey IS 'Public key of the author: 32 bytes.';
+COMMENT ON COLUMN bigbrotr.events.created_at IS 'When the author says the event was created, in Unix seconds.';
+COMMENT ON COLUMN bigbrotr.events.kind IS 'Kind of the event.';
+COMMENT ON COLUMN bigbrotr.events.tags IS 'Tags as a JSON array of arrays. NULL in the profile lite.';
+COMMENT ON COLUMN bigbrotr.events.tagvalues IS 'The single-letter tags as letter:value. NULL in the profile lite.';
+COMMENT ON COLUMN bigbrotr.events.content IS 'Content. NULL in the profile lite.';
+COMMENT ON COLUMN bigbrotr.events.sig IS 'Schnorr signature: 64 bytes. NULL in the profile lite.';
+
+-- A hash in the index takes a fifth of the room of the values. Whoever makes two values share one gains no more than by
+-- writing the value itself: each match is looked at again.
+CREATE OR REPLACE FUNCTION bigbrotr.tag_hash(p_value text) RETURNS integer
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    -- The CRC of each half of a byte.
+    halves CONSTANT bigint[] := '{0,498536548,997073096,651767980,1994146192,1802195444,1303535960,1342533948,'
+        '3988292384,4027552580,3604390888,3412177804,2607071920,2262029012,2685067896,3183342108}';
+    bytes  CONSTANT bytea := convert_to(p_value, 'UTF8');
+    crc    bigint := 4294967295;
+BEGIN
+    FOR position IN 0..length(bytes) - 1 LOOP
+        crc := crc # get_byte(bytes, position);
+        crc := (crc >> 4) # halves[(crc & 15) + 1];
+        crc := (crc >> 4) # halves[(crc & 15) + 1];
+    END LOOP;
+    RETURN 2147483647 - crc;
+END $$;
+COMMENT ON FUNCTION bigbrotr.tag_hash IS
+    'The hash of a tag, written as letter:value, in tag_hashes: its CRC-32 less 2,147,483,648.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.events_tagged(p_letter text, p_values text[]) RETURNS SETOF bigbrotr.events
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT e.id, e.pubkey, e.created_at, e.kind, e.tags::jsonb, bigbrotr.tag_values(e.tags::jsonb), e.content, e.sig
+    FROM bigbrotr.events_stored e
+    WHERE e.tag_hashes && ARRAY(SELECT bigbrotr.tag_hash(p_letter || ':' || v) FROM unnest(p_values) AS v)
+      AND EXISTS (SELECT FROM jsonb_array_elements(e.tags::jsonb) AS t (tag)
+                  WHERE t.tag ->> 0 = p_letter AND t.tag ->> 1 = ANY (p_values));
+END;
+COMMENT ON FUNCTION bigbrotr.events_tagged IS
+    'The events that have a tag of a letter with one of some values, by the index. Conditions on it count as on a '
+    'table: SELECT … FROM bigbrotr.events_tagged(''t'', ''{nostr}'') WHERE kind = 1.';
+
 CREATE OR REPLACE FUNCTION bigbrotr.insert_events(
     p_relay_id integer, p_seen_ats bigint[], p_created_ats bigint[], p_kinds integer[], p_ids bytea[], p_pubkeys bytea[],
-    p_sigs bytea[], p_tags jsonb[], p_tagvalues text[], p_contents text[], p_raws bytea[],
+    p_sigs bytea[], p_tags text[], p_tag_hashes integer[], p_tag_ends integer[], p_contents text[], p_raws bytea[],
     p_named text[], p_named_in integer[]
 ) RETURNS TABLE (new_events integer, new_pairs integer)
 LANGUAGE plpgsql ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
@@ -69,51 +145,11 @@ DECLARE
     new_ids bytea[];  -- where not all are
 BEGIN
     LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
-    -- Presence comes first: its row is the lock that keeps the event from being deleted as an orphan meanwhile.
-    BEGIN
-        -- The caller has just looked for these events, so nearly always all are new. Inserting them as new costs a fifth
-        -- less than looking for each of them again, twice.
-        INSERT INTO bigbrotr.presence (created_at, event_id, relay_ids, seen_ats)
-        SELECT u.created_at, u.id, ARRAY[p_relay_id], ARRAY[bigbrotr.pack_seen(u.seen_at)]
-        FROM unnest(p_created_ats, p_ids, p_seen_ats) AS u (created_at, id, seen_at);
-
-        INSERT INTO bigbrotr.events (created_at, kind, id, pubkey, sig, tags, tagvalues, content)
-        SELECT u.created_at, u.kind, u.id, u.pubkey, u.sig, u.tags, u.tagvalues::text[], u.content
-        FROM unnest(p_created_ats, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tagvalues, p_contents)
-             AS u (created_at, kind, id, pubkey, sig, tags, tagvalues, content);
-        new_events := cardinality(p_ids);
-        new_pairs := new_events;
-    EXCEPTION WHEN unique_violation OR internal_error THEN  -- the latter is what Citus makes of it
-        WITH noted AS (
-            INSERT INTO bigbrotr.presence AS p (created_at, event_id, relay_ids, seen_ats)
-            SELECT u.created_at, u.id, ARRAY[p_relay_id], ARRAY[bigbrotr.pack_seen(u.seen_at)]
-            FROM unnest(p_created_ats, p_ids, p_seen_ats) AS u (created_at, id, seen_at)
-            ON CONFLICT (created_at, event_id) DO UPDATE SET
-                relay_ids = p.relay_ids || EXCLUDED.relay_ids,
-                seen_ats  = p.seen_ats || EXCLUDED.seen_ats
-            WHERE NOT p.relay_ids @> EXCLUDED.relay_ids
-            RETURNING 1
-        )
-        SELECT count(*) INTO new_pairs FROM noted;
-
-        WITH stored AS (
-            INSERT INTO bigbrotr.events (created_at, kind, id, pubkey, sig, tags, tagvalues, content)
-            SELECT u.created_at, u.kind, u.id, u.pubkey, u.sig, u.tags, u.tagvalues::text[], u.content
-            FROM unnest(p_created_ats, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tagvalues, p_contents)
-                 AS u (created_at, kind, id, pubkey, sig, tags, tagvalues, content)
-            ON CONFLICT (created_at, id) DO NOTHING
-            RETURNING events.id
-        )
-        SELECT count(*), coalesce(array_agg(stored.id), '{}') INTO new_events, new_ids FROM stored;
-    END;
-
-    IF p_raws IS NOT NULL THEN
-        INSERT INTO bigbrotr.events_raw (event_id, created_at, raw)
-        SELECT u.id, u.created_at, u.raw
-        FROM unnest(p_ids, p_created_ats, p_raws) AS u (id, created_at, raw)
-        WHERE u.raw IS NOT NULL
-        ON CONFLICT (event_id) DO NOTHING;
-    END IF;
+    SELECT s.new_events, s.new_pairs, s.new_ids INTO new_events, new_pairs, new_ids
+    FROM bigbrotr.store_events(
+        p_relay_id => p_relay_id, p_seen_ats => p_seen_ats, p_created_ats => p_created_ats, p_kinds => p_kinds,
+        p_ids => p_ids, p_pubkeys => p_pubkeys, p_sigs => p_sigs, p_tags => p_tags, p_tag_hashes => p_tag_hashes,
+        p_tag_ends => p_tag_ends, p_contents => p_contents, p_raws => p_raws) AS s;
 
     UPDATE bigbrotr.tallies SET
         events  = events + new_events,
@@ -139,9 +175,76 @@ END $$;
 COMMENT ON FUNCTION bigbrotr.insert_events IS
     'Stores verified events that one relay holds, and notes that it holds them. Arrays of one length, sorted by '
     '(created_at, id), so that concurrent writers lock in the same order. What the profile does not keep comes as a '
-    'NULL array; so does p_raws if no event needs one. p_tagvalues: one array literal an event. p_named: the relay '
+    'NULL array; so does p_raws if no event needs one. p_tag_hashes: those of all events, one after the other; '
+    'p_tag_ends: for each event, how many there are up to its last. p_named: the relay '
     'URLs that the events name; p_named_in: for each, the position of its event, from 1. Those of new events go into '
     'the queue mentions. Returns how many events and how many pairs are new. Idempotent.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.store_events(
+    p_relay_id integer, p_seen_ats bigint[], p_created_ats bigint[], p_kinds integer[], p_ids bytea[], p_pubkeys bytea[],
+    p_sigs bytea[], p_tags text[], p_tag_hashes integer[], p_tag_ends integer[], p_contents text[], p_raws bytea[],
+    OUT new_events integer, OUT new_pairs integer, OUT new_ids bytea[]
+)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    nums bigint[] := ARRAY(SELECT nextval('bigbrotr.event_numbers') FROM generate_series(1, cardinality(p_ids)));
+BEGIN
+    BEGIN
+        -- The caller has just looked for these events, so nearly always all are new. Inserting them as new costs less than
+        -- looking for each of them again.
+        INSERT INTO bigbrotr.events_stored (created_at, num, kind, slice, id, pubkey, sig, tags, tag_hashes, content)
+        SELECT u.created_at, u.num, u.kind, bigbrotr.slice_of(u.created_at), u.id, u.pubkey, u.sig, u.tags,
+               nullif(p_tag_hashes[coalesce(p_tag_ends[u.position - 1], 0) + 1:u.tag_end], '{}'), u.content
+        FROM unnest(p_created_ats, nums, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tag_ends, p_contents)
+             WITH ORDINALITY AS u (created_at, num, kind, id, pubkey, sig, tags, tag_end, content, position);
+        new_events := cardinality(p_ids);
+    EXCEPTION WHEN unique_violation OR internal_error THEN  -- the latter is what Citus makes of it
+        WITH stored AS (
+            INSERT INTO bigbrotr.events_stored (created_at, num, kind, slice, id, pubkey, sig, tags, tag_hashes, content)
+            SELECT u.created_at, u.num, u.kind, bigbrotr.slice_of(u.created_at), u.id, u.pubkey, u.sig, u.tags,
+                   nullif(p_tag_hashes[coalesce(p_tag_ends[u.position - 1], 0) + 1:u.tag_end], '{}'), u.content
+            FROM unnest(p_created_ats, nums, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tag_ends, p_contents)
+                 WITH ORDINALITY AS u (created_at, num, kind, id, pubkey, sig, tags, tag_end, content, position)
+            ON CONFLICT DO NOTHING
+            RETURNING events_stored.id
+        )
+        SELECT count(*), coalesce(array_agg(stored.id), '{}') INTO new_events, new_ids FROM stored;
+        nums := (SELECT array_agg(f.num ORDER BY f.position)
+                 FROM bigbrotr.find_numbers(p_created_ats => p_created_ats, p_ids => p_ids) AS f);
+    END;
+    new_pairs := bigbrotr.write_pairs(
+        p_relay_id => p_relay_id, p_created_ats => p_created_ats, p_nums => nums,
+        p_seen_ats => ARRAY(SELECT bigbrotr.pack_seen(s.seen_at) FROM unnest(p_seen_ats) AS s (seen_at)));
+
+    IF p_raws IS NOT NULL THEN
+        INSERT INTO bigbrotr.events_raw (event_id, slice, created_at, raw)
+        SELECT u.id, bigbrotr.slice_of(u.created_at), u.created_at, u.raw
+        FROM unnest(p_ids, p_created_ats, p_raws) AS u (id, created_at, raw)
+        WHERE u.raw IS NOT NULL
+        ON CONFLICT DO NOTHING;
+    END IF;
+END $$;
+COMMENT ON FUNCTION bigbrotr.store_events IS
+    'The part of insert_events that writes what is kept by slice: the events and their presence. new_ids: which events '
+    'are new, NULL if all are.';
+
+-- The planner has to probe the key for each id, in order, with one plan for every call, whatever it believes about the
+-- size of the tables.
+CREATE OR REPLACE FUNCTION bigbrotr.find_numbers(p_created_ats bigint[], p_ids bytea[])
+RETURNS TABLE ("position" bigint, num bigint)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_material = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT u.position, e.num
+    FROM unnest(p_created_ats, p_ids) WITH ORDINALITY AS u (created_at, id, position)
+    JOIN bigbrotr.events_stored e ON e.created_at = u.created_at AND e.id = u.id;
+END $$;
+COMMENT ON FUNCTION bigbrotr.find_numbers IS
+    'The numbers of those of the given events that are archived, with their positions, from 1.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.read_ids(
     p_since bigint, p_until bigint, p_after bytea, p_limit bigint, p_kinds integer[], p_pubkeys bytea[]
@@ -154,14 +257,14 @@ BEGIN
     IF p_kinds IS NULL AND p_pubkeys IS NULL THEN
         RETURN QUERY
         SELECT string_agg(int8send(x.created_at), ''), string_agg(x.id, '') FROM (
-            SELECT e.created_at, e.id FROM bigbrotr.events e
+            SELECT e.created_at, e.id FROM bigbrotr.events_stored e
             WHERE e.created_at >= p_since AND e.created_at < p_until AND (e.created_at, e.id) > (p_since, p_after)
             ORDER BY e.created_at, e.id LIMIT p_limit
         ) AS x;
     ELSE
         RETURN QUERY
         SELECT string_agg(int8send(x.created_at), ''), string_agg(x.id, '') FROM (
-            SELECT e.created_at, e.id FROM bigbrotr.events e
+            SELECT e.created_at, e.id FROM bigbrotr.events_stored e
             WHERE e.created_at >= p_since AND e.created_at < p_until AND (e.created_at, e.id) > (p_since, p_after)
               AND (p_kinds IS NULL OR e.kind = ANY (p_kinds)) AND (p_pubkeys IS NULL OR e.pubkey = ANY (p_pubkeys))
             ORDER BY e.created_at, e.id LIMIT p_limit
@@ -184,7 +287,7 @@ BEGIN
         FROM unnest(p_ids) WITH ORDINALITY AS u (id, position)
         LEFT JOIN (
             SELECT w.position, e.created_at
-            FROM unnest(p_ids) WITH ORDINALITY AS w (id, position) JOIN bigbrotr.events e ON e.id = w.id
+            FROM unnest(p_ids) WITH ORDINALITY AS w (id, position) JOIN bigbrotr.events_stored e ON e.id = w.id
             WHERE e.created_at >= p_since AND e.created_at < p_until
         ) AS f ON f.position = u.position);
 END $$;
@@ -202,15 +305,16 @@ AS $$
 DECLARE
     writers bytea[] := '{}';
 BEGIN
-    IF to_regclass('bigbrotr.events_tagvalues_idx') IS NOT NULL THEN
+    IF to_regclass('bigbrotr.events_tag_hashes_idx') IS NOT NULL THEN
         writers := ARRAY(
-            SELECT e.pubkey FROM bigbrotr.events e
-            WHERE e.tagvalues && ARRAY['r:' || p_url, 'r:' || p_url || '/'] AND e.kind = 10002
+            SELECT e.pubkey FROM bigbrotr.events_stored e
+            WHERE e.tag_hashes && ARRAY[bigbrotr.tag_hash('r:' || p_url), bigbrotr.tag_hash('r:' || p_url || '/')]
+              AND e.kind = 10002
             LIMIT p_most);
     END IF;
     RETURN QUERY
     WITH newest AS (
-        SELECT e.id, e.pubkey FROM bigbrotr.events e WHERE e.created_at <= p_now
+        SELECT e.id, e.pubkey FROM bigbrotr.events_stored e WHERE e.created_at <= p_now
         ORDER BY e.created_at DESC LIMIT 10 * p_most
     ), others AS (
         SELECT n.pubkey FROM newest n GROUP BY n.pubkey LIMIT p_most
@@ -224,55 +328,45 @@ COMMENT ON FUNCTION bigbrotr.some_known IS
     'Up to p_most authors of archived events and up to p_most of their ids: the newest as of p_now, and first the '
     'authors whose relay list names p_url, where tags are kept.';
 
-CREATE OR REPLACE FUNCTION bigbrotr.delete_orphan_events() RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- An event stays if its last relay has dropped it: that is what an archive is for. The batch is looked at twice: the second
+-- time nobody else writes presence, so that no relay is noted for an event that goes.
+CREATE OR REPLACE FUNCTION bigbrotr.delete_orphan_events(
+    p_after_at bigint, p_after_id bytea, p_limit integer, OUT gone integer, OUT last_at bigint, OUT last_id bytea
+)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
-    last_at bigint := -1;
-    last_id bytea := '';
     times bigint[];
-    ids bytea[];
-    part integer;
-    gone integer := 0;
+    ids   bytea[];
 BEGIN
-    LOOP
-        -- An event stays if its last relay has dropped it: that is what an archive is for.
-        SELECT array_agg(h.created_at), array_agg(h.event_id) INTO times, ids
-        FROM (
-            SELECT p.created_at, p.event_id FROM bigbrotr.presence p
-            WHERE p.created_at >= last_at AND (p.created_at, p.event_id) > (last_at, last_id)
-              AND NOT EXISTS (SELECT FROM bigbrotr.relays r WHERE r.id = ANY (p.relay_ids))
-              AND NOT EXISTS (
-                  SELECT FROM bigbrotr.dropped d WHERE d.created_at = p.created_at AND d.event_id = p.event_id)
-            ORDER BY p.created_at, p.event_id LIMIT 10000
-        ) AS h;
-        EXIT WHEN ids IS NULL;
-        last_at := times[cardinality(times)];
-        last_id := ids[cardinality(ids)];
-
-        -- First the rows are locked, then a second statement looks at them, which sees what was noted until then. A single
-        -- DELETE that had waited for a lock would compare the new row with the relays of before.
-        UPDATE bigbrotr.presence p SET seen_ats = p.seen_ats
-        FROM unnest(times, ids) AS u (created_at, id)
-        WHERE p.created_at = u.created_at AND p.event_id = u.id;
-        WITH homeless AS (
-            DELETE FROM bigbrotr.presence p USING unnest(times, ids) AS u (created_at, id)
-            WHERE p.created_at = u.created_at AND p.event_id = u.id
-              AND NOT EXISTS (SELECT FROM bigbrotr.relays r WHERE r.id = ANY (p.relay_ids))
-              AND NOT EXISTS (
-                  SELECT FROM bigbrotr.dropped d WHERE d.created_at = p.created_at AND d.event_id = p.event_id)
-            RETURNING p.created_at, p.event_id
-        ), raws AS (
-            DELETE FROM bigbrotr.events_raw w USING homeless h WHERE w.event_id = h.event_id
-        ), deleted AS (
-            DELETE FROM bigbrotr.events e USING homeless h WHERE e.created_at = h.created_at AND e.id = h.event_id
-            RETURNING 1
-        )
-        SELECT count(*) INTO part FROM deleted;
-        gone := gone + part;
-    END LOOP;
+    gone := 0;
+    SELECT (array_agg(x.created_at))[count(*)], (array_agg(x.id))[count(*)],
+           array_agg(x.created_at) FILTER (WHERE x.is_orphan), array_agg(x.id) FILTER (WHERE x.is_orphan)
+    INTO last_at, last_id, times, ids
+    FROM (
+        SELECT e.created_at, e.id, bigbrotr.is_orphan(
+            p_slice => e.slice, p_num => e.num, p_created_at => e.created_at, p_id => e.id) AS is_orphan
+        FROM bigbrotr.events_stored e
+        WHERE e.created_at >= p_after_at AND (e.created_at, e.id) > (p_after_at, p_after_id)
+        ORDER BY e.created_at, e.id LIMIT p_limit
+    ) AS x;
+    IF ids IS NULL THEN
+        RETURN;
+    END IF;
+    LOCK TABLE bigbrotr.presence_lock IN EXCLUSIVE MODE;
+    SELECT array_agg(u.created_at), array_agg(u.id) INTO times, ids
+    FROM unnest(times, ids) AS u (created_at, id)
+    JOIN bigbrotr.events_stored e ON e.created_at = u.created_at AND e.id = u.id
+    WHERE bigbrotr.is_orphan(p_slice => e.slice, p_num => e.num, p_created_at => e.created_at, p_id => e.id);
+    DELETE FROM bigbrotr.events_raw w USING unnest(ids) AS u (id) WHERE w.event_id = u.id;
+    WITH deleted AS (
+        DELETE FROM bigbrotr.events_stored e USING unnest(times, ids) AS u (created_at, id)
+        WHERE e.created_at = u.created_at AND e.id = u.id
+        RETURNING 1
+    )
+    SELECT count(*) INTO gone FROM deleted;
     UPDATE bigbrotr.tallies SET events = events - gone WHERE relay_id = 0 AND gone > 0;
-    RETURN gone;
 END $$;
 COMMENT ON FUNCTION bigbrotr.delete_orphan_events IS
-    'Deletes the events that no relay of ours holds any more because their relays were deleted. Reads every '
-    'partition. Returns how many. Idempotent.';
+    'Looks at the next p_limit events after (p_after_at, p_after_id) and deletes those that no relay of ours holds any '
+    'more because their relays were deleted. Returns how many, and the last event that was looked at; NULL at the end. '
+    'Idempotent.';

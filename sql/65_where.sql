@@ -8,19 +8,23 @@ RETURNS TABLE (
 )
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    born     bigint := (SELECT e.created_at FROM bigbrotr.events e WHERE e.id = p_id);
-    holders  integer[];
+    born     bigint;
+    part     integer;
+    number   bigint;
+    holders  bigint[];
     times    integer[];
     leavers  bigint[];  -- relays that have dropped it, since when they had held it, and when it was found
     first_at bigint[];
     left_at  bigint[];
 BEGIN
-    SELECT p.relay_ids, p.seen_ats INTO holders, times
-    FROM bigbrotr.presence p WHERE p.created_at = born AND p.event_id = p_id;
+    SELECT e.created_at, e.slice, e.num INTO born, part, number FROM bigbrotr.events_stored e WHERE e.id = p_id;
+    SELECT array_agg(p.relay_id), array_agg(p.seen_ats[(number & 255)::integer + 1]) INTO holders, times
+    FROM bigbrotr.presence p
+    WHERE p.slice = part AND p.chunk = number >> 8 AND p.seen_ats[(number & 255)::integer + 1] IS NOT NULL;
     SELECT array_agg(d.relay_id), array_agg(d.seen_at), array_agg(d.dropped_at) INTO leavers, first_at, left_at
-    FROM bigbrotr.dropped d WHERE d.created_at = born AND d.event_id = p_id;
+    FROM bigbrotr.dropped d WHERE d.created_at = born AND d.slice = part AND d.event_id = p_id;
     RETURN QUERY
-    SELECT r.url, bigbrotr.unpack_seen(times[array_position(holders, r.id::integer)]), d.seen_at, d.dropped_at, w.noted_at,
+    SELECT r.url, bigbrotr.unpack_seen(times[array_position(holders, r.id)]), d.seen_at, d.dropped_at, w.noted_at,
            (SELECT coalesce(jsonb_agg(jsonb_build_object('filter', c.filter, 'how', c.how, 'proven_at', c.proven_at)
                                       ORDER BY c.proven_at DESC), '[]')
             FROM bigbrotr.coverage c WHERE c.relay_id = r.id AND c.proven @> born)

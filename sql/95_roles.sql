@@ -51,6 +51,7 @@ BEGIN
         GRANT USAGE ON SCHEMA bigbrotr TO bigbrotr_writer;
         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA bigbrotr TO bigbrotr_writer;
         REVOKE INSERT, UPDATE, DELETE ON bigbrotr.ledger FROM bigbrotr_writer;
+        GRANT USAGE ON SEQUENCE bigbrotr.event_numbers TO bigbrotr_writer;
         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA bigbrotr TO bigbrotr_writer;
     END IF;
     IF to_regrole('bigbrotr_admin') IS NOT NULL THEN
@@ -58,6 +59,7 @@ BEGIN
         GRANT USAGE ON SCHEMA bigbrotr TO bigbrotr_admin;
         GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA bigbrotr TO bigbrotr_admin;
         REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON bigbrotr.ledger FROM bigbrotr_admin;
+        GRANT USAGE ON SEQUENCE bigbrotr.event_numbers TO bigbrotr_admin;
         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA bigbrotr TO bigbrotr_admin;
         IF current_setting('server_version_num')::integer >= 170000 THEN
             EXECUTE 'GRANT MAINTAIN ON ALL TABLES IN SCHEMA bigbrotr TO bigbrotr_admin';

@@ -22,12 +22,12 @@ BEGIN
         -- transaction that writes them writes them first. Nothing in them changes often.
         (1,  'relays',           'reference',   NULL,       NULL),
         (2,  'metadata',         'reference',   NULL,       NULL),
-        -- The archive: by the id of the event, so that all that is known of it lies on one machine. An id is a hash, so
-        -- the machines fill alike. The partitions by time go along.
-        (3,  'events',           'distributed', 'id',       NULL),
-        (4,  'presence',         'distributed', 'event_id', 'events'),
-        (5,  'events_raw',       'distributed', 'event_id', 'events'),
-        (6,  'dropped',          'distributed', 'event_id', 'events'),
+        -- The archive: by the week of created_at, so that all that is known of an event lies on one machine, and so does
+        -- nearly all of a page.
+        (3,  'events_stored',    'distributed', 'slice',    NULL),
+        (4,  'presence',         'distributed', 'slice',    'events_stored'),
+        (5,  'events_raw',       'distributed', 'slice',    'events_stored'),
+        (6,  'dropped',          'distributed', 'slice',    'events_stored'),
         -- On the coordinator, known to Citus because their keys lead to reference tables: claims and leases
         -- (SKIP LOCKED would wait on a reference table), what is written at every page, and series by relay.
         (10, 'visits',           'local',       NULL,       NULL),

@@ -48,9 +48,9 @@ ALLOWED: dict[str, set[str]] = {
 }
 # Within the synchronizer, from the service down to what a relay hands over.
 SYNC = {
-    "service": {"process", "worker", "report"},
-    "process": {"worker", "report"},
-    "worker": {"visit", "context", "contention", "report"},
+    "service": {"process", "worker", "shares", "report"},
+    "process": {"worker", "shares", "report"},
+    "worker": {"visit", "context", "contention", "shares", "report"},
     "visit": {"live", "ways", "pages", "reconcile", "ingest", "conversation", "context", "dialect"},
     "live": {"pages", "ingest", "conversation", "context", "dialect"},
     "ways": {"pages", "ingest", "conversation", "context", "dialect"},
@@ -69,6 +69,7 @@ SYNC = {
     "contention": set(),
     "dialect": set(),
     "report": set(),
+    "shares": set(),
 }
 
 

@@ -25,4 +25,4 @@ class LockTable(StrEnum):
     SCHEMA = "schema_lock"  # EXCLUSIVE: changes the schema
     INGEST = "ingest_lock"  # EXCLUSIVE: verifies and stores new events
     CANDIDATES = "candidates_lock"  # EXCLUSIVE: counts a host's addresses and adds some
-    PRESENCE = "presence_lock"  # ROW EXCLUSIVE: writes presence in key order; EXCLUSIVE: in any
+    PRESENCE = "presence_lock"  # ROW EXCLUSIVE: stores; EXCLUSIVE: in any order, or deletes

@@ -7,6 +7,7 @@ import string
 from binascii import unhexlify
 from functools import lru_cache
 from typing import Self
+from zlib import crc32
 
 import msgspec
 from coincurve import PublicKeyXOnly
@@ -16,8 +17,8 @@ from bigbrotr.models.relay import Relay, check_seconds
 MAX_CREATED_AT = 2**63 - 1  # PostgreSQL's bigint; NIP-01 names no bound
 MAX_SEEN_AT = 2**31 - 1 + 1_577_836_800  # presence keeps it in four bytes, from 2020 on
 MAX_KIND = 65535
-TAG_VALUE_BYTES = 1000  # of an indexed tag value; PostgreSQL's index rows end at 2,704 bytes
-TAG_VALUES = 5000  # of an event that are indexed: an entry takes ten times what it has on the wire
+TAG_HASHES = 5000  # of an event that are indexed: an entry takes more than it has on the wire
+HASH_SHIFT = 2**31  # from a CRC-32 to PostgreSQL's integer
 
 
 class WireEvent(msgspec.Struct, frozen=True, gc=False):
@@ -97,21 +98,20 @@ def is_signed(event_id: bytes, pubkey: bytes, sig: bytes) -> bool:
     return key is not None and key.verify(sig, event_id)
 
 
-def tag_values(tags: tuple[tuple[str, ...], ...]) -> list[str]:
-    """What the index holds of tags: 'e:…' per single-letter tag, cut to 1,000 bytes, of the first
-    5,000 of them."""
-    values = [
-        # No character takes more than four bytes.
-        value if len(value := f"{tag[0]}:{tag[1]}") <= TAG_VALUE_BYTES // 4 else cut(value)
+def tag_hashes(tags: tuple[tuple[str, ...], ...]) -> list[int]:
+    """What the index holds of tags: a hash of 'e:…' per single-letter tag (see `tag_hash`), each
+    once, of the first 5,000 of them."""
+    hashes = [
+        crc32(f"{tag[0]}:{tag[1]}".encode()) - HASH_SHIFT
         for tag in tags
         if tag[0] in _LETTERS and len(tag) > 1
     ]
-    return values[:TAG_VALUES]
+    return list(dict.fromkeys(hashes[:TAG_HASHES]))
 
 
-def cut(value: str) -> str:
-    """`value` within 1,000 bytes of UTF-8, ending at a whole character."""
-    return value.encode()[:TAG_VALUE_BYTES].decode(errors="ignore")
+def tag_hash(letter: str, value: str) -> int:
+    """The hash of a tag in the index, as PostgreSQL's integer: two values may share one."""
+    return crc32(f"{letter}:{value}".encode()) - HASH_SHIFT
 
 
 def storable(text: str) -> str:

@@ -4,10 +4,10 @@ import hashlib
 import ssl
 import warnings
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from cryptography import x509
-from cryptography.x509.oid import NameOID
+if TYPE_CHECKING:  # slow to import, and only who looks at certificates needs it
+    from cryptography import x509
 
 MAX_NAMES = 100  # of one certificate; some list thousands
 MAX_TEXT = 253  # characters of one
@@ -90,6 +90,8 @@ def first_of(message: bytes) -> bytes | None:
 
 def read(der: bytes) -> Certificate | None:
     """What is in a certificate; None when it cannot be read."""
+    from cryptography import x509
+
     try:
         with warnings.catch_warnings(action="ignore"):  # of serial numbers and the like
             found = x509.load_der_x509_certificate(der)
@@ -105,15 +107,19 @@ def read(der: bytes) -> Certificate | None:
         return None
 
 
-def _name(name: x509.Name) -> str:
+def _name(name: "x509.Name") -> str:
     """An organisation and a common name, what there is of them."""
+    from cryptography.x509.oid import NameOID
+
     parts = []
     for oid in (NameOID.ORGANIZATION_NAME, NameOID.COMMON_NAME):
         parts += [str(each.value)[:MAX_TEXT] for each in name.get_attributes_for_oid(oid)[:1]]
     return ", ".join(parts)
 
 
-def _names(certificate: x509.Certificate) -> list[str]:
+def _names(certificate: "x509.Certificate") -> list[str]:
+    from cryptography import x509
+
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, x509.DuplicateExtension):

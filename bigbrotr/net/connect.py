@@ -17,7 +17,6 @@ from functools import cache
 from typing import NamedTuple, TypeAlias
 
 from python_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
-from python_socks.async_.asyncio import Proxy
 
 from bigbrotr.config.settings import Link
 from bigbrotr.models.relay import HIDDEN, Relay, is_special
@@ -207,6 +206,8 @@ async def _connect_through(
     Raises:
         ProxyError and the like: of the last one.
     """
+    from python_socks.async_.asyncio import Proxy  # slow to import, and most need no proxy
+
     assert link.proxy is not None
     # What we resolve is an address by now: the rest is for the proxy.
     proxy = Proxy.from_url(link.proxy.replace("socks5h://", "socks5://", 1), rdns=True)

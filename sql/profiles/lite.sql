@@ -7,9 +7,9 @@ COMMENT ON FUNCTION bigbrotr.kept_columns IS 'Which columns of an event the prof
 
 DO $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_constraint WHERE conname = 'events_lite' AND conrelid = 'bigbrotr.events'::regclass) THEN
-        ALTER TABLE bigbrotr.events ADD CONSTRAINT events_lite
-            CHECK (sig IS NULL AND tags IS NULL AND tagvalues IS NULL AND content IS NULL);
+    IF NOT EXISTS (SELECT FROM pg_constraint WHERE conname = 'events_lite' AND conrelid = 'bigbrotr.events_stored'::regclass) THEN
+        ALTER TABLE bigbrotr.events_stored ADD CONSTRAINT events_lite
+            CHECK (sig IS NULL AND tags IS NULL AND tag_hashes IS NULL AND content IS NULL);
     END IF;
 END $$;
 

@@ -20,6 +20,7 @@ from bigbrotr.config.settings import Profile
 from bigbrotr.core.calls.candidates import WALK, Walk
 from bigbrotr.models.event import Event
 from bigbrotr.models.mentions import mentioned
+from bigbrotr.models.relay import Relay
 from bigbrotr.services.finder import Finder
 from tests.bench import baseline, candidates, corpus, floors, fuzz
 from tests.bench import negentropy as reconciliation
@@ -107,34 +108,76 @@ async def _baseline(on: Stage, url: str, events: int) -> tuple[float, float]:
     return new / events * 1e6, known / events * 1e6
 
 
-async def size(on: Stage, events: int) -> None:
-    """Bytes a pair of event and relay at ten relays; bytes an event, full and lite."""
+async def one(on: Stage, events: int) -> None:
+    """One relay beside four, with the CPU that each part takes; and a visit that brings nothing."""
     data = corpus.build(events)
-    each = {}
-    for profile in Profile:
-        async with on.archive(profile) as archive, on.relays(data, 10) as urls:
-            for url in urls:  # one after the other, as an archive meets them over the years
-                await archive.copy([url])
-            await _check(archive, events + WARM_UP)
-            pool = archive.brotr.pool
-            pairs = (await archive.brotr.totals()).pairs
-            each[profile] = await _bytes(archive, "events") / events
-            presence = await _bytes(archive, "presence")
-            text = await pool.fetchval("SELECT avg(cardinality(relay_ids)) FROM bigbrotr.presence")
-        print(
-            f"  {profile}: {each[profile]:.0f} bytes an event, "
-            f"{presence / pairs:.1f} bytes a pair at {text:.1f} relays an event, with indexes"
-        )
-    print(f"  lite is {1 - each[Profile.LITE] / each[Profile.FULL]:.0%} smaller than full")
+    ratios, idles = [], []
+    for _ in range(ROUNDS):
+        found = []
+        for count in (1, 4):
+            await on.clear()
+            async with on.archive() as archive, on.relays(data, count, shared=0.0) as urls:
+                await archive.brotr.insert_relays([Relay(url) for url in urls])
+                spent = await archive.visit()
+                await _check(archive, events + WARM_UP)
+                wall, workers, server = (seconds / events * 1e6 for seconds in spent)
+                found.append(wall)
+                await archive.make_due()
+                idle = await archive.visit()
+            print(
+                f"    {count} relays: {wall:.1f} us an event; of CPU, workers {workers:.1f} and"
+                f" PostgreSQL {server:.1f}; a visit with nothing new {idle.wall_s:.3f} s,"
+                f" of CPU {idle.workers_s + idle.server_s:.3f}",
+                flush=True,
+            )
+            idles.append(idle.wall_s)
+        ratios.append(found[0] / found[1])
+    print(f"  one relay / four: {statistics.median(ratios):.2f}; nothing new {min(idles):.3f} s")
 
 
-async def _bytes(archive: Archive, table: str) -> int:
-    found: int = await archive.brotr.pool.fetchval(
-        "SELECT sum(pg_total_relation_size(inhrelid)) FROM pg_inherits"
-        " WHERE inhparent = to_regclass('bigbrotr.' || $1::text)",
-        table,
+async def size(on: Stage, events: int) -> None:
+    """Bytes an event, full and lite, and a further pair at ten relays and at 30 at once."""
+    for name, data in (
+        ("the corpus", corpus.build(events)),
+        ("with distinct tag values", corpus.build(events, distinct_tags=True)),
+    ):
+        each = sum(len(body) for _, body in data) / events
+        print(f"  {name}: {events} events, {each:.0f} bytes of JSON")
+        for profile in Profile:
+            async with on.archive(profile) as archive, on.relays(data, 10) as urls:
+                await archive.copy(urls[:1])
+                alone = await _bytes(archive)
+                for url in urls[1:]:  # one after the other, as over the years
+                    await archive.copy([url])
+                await _check(archive, events + WARM_UP)
+                pairs = (await archive.brotr.totals()).pairs
+                whole = await _bytes(archive)
+            more = (sum(whole.values()) - sum(alone.values())) / (pairs - events)
+            print(
+                f"    {profile}: {sum(alone.values()) / events:.0f} bytes an event with presence"
+                f" and indexes, {more:.1f} a further pair at {pairs / events:.1f} relays an event"
+            )
+            parts = sorted(alone.items(), key=lambda part: -part[1])
+            print("     ", ", ".join(f"{part} {size / events:.0f}" for part, size in parts))
+    data = corpus.build(events)
+    async with on.archive(width=30) as archive, on.relays(data, 30) as urls:
+        await archive.copy(urls[:1])
+        alone = await _bytes(archive)
+        await archive.copy(urls)
+        await _check(archive, events + WARM_UP)
+        pairs = (await archive.brotr.totals()).pairs
+        more = sum((await _bytes(archive)).values()) - sum(alone.values())
+        print(f"  30 relays at once: {more / (pairs - events):.1f} bytes a further pair, full")
+
+
+async def _bytes(archive: Archive) -> dict[str, int]:
+    """What events and presence take: tables with what they keep aside, and each index."""
+    rows = await archive.brotr.pool.fetch(
+        "SELECT i.inhparent::regclass::text AS name,"
+        " sum(CASE c.relkind WHEN 'i' THEN pg_relation_size(c.oid) ELSE pg_table_size(c.oid) END)"
+        " FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid GROUP BY 1"
     )
-    return found
+    return {row[0].removeprefix("bigbrotr."): int(row[1]) for row in rows}
 
 
 async def memory(on: Stage, events: int) -> None:
@@ -285,6 +328,7 @@ async def _check(archive: Archive, events: int) -> None:
 
 BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
     "ingest": ingest,
+    "one": one,
     "size": size,
     "memory": memory,
     "scaling": scaling,

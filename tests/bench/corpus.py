@@ -41,8 +41,9 @@ SYLLABLES = [
 ]
 
 
-def build(count: int, seed: int = 1) -> list[tuple[int, bytes]]:
-    """`count` events as (created_at, JSON), newest first."""
+def build(count: int, seed: int = 1, *, distinct_tags: bool = False) -> list[tuple[int, bytes]]:
+    """`count` events as (created_at, JSON), newest first. `distinct_tags`: as in real archives,
+    most events name others that nobody else names."""
     chance = random.Random(seed)
     secrets = [chance.randbytes(32) for _ in range(AUTHORS)]
     keys = [PrivateKey(secret) for secret in secrets]
@@ -52,6 +53,8 @@ def build(count: int, seed: int = 1) -> list[tuple[int, bytes]]:
     for _ in range(count):
         author = min(int(chance.expovariate(6 / AUTHORS)), AUTHORS - 1)
         created_at = NEWEST - int(chance.random() * SPREAD_S)
+        if distinct_tags:
+            ids = [chance.randbytes(32).hex() for _ in range(8)]
         kind, tags, content = _body(chance, ids, pubkeys)
         fields = [0, pubkeys[author], created_at, kind, tags, content]
         text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import asyncpg
 
@@ -100,15 +101,19 @@ class Stage:
         """Puts as many made-up rows into the tables, over the same year as the corpus."""
         await archive.brotr.pool.execute(
             "WITH made AS ("
-            " SELECT $2::bigint - (random() * $3)::bigint AS created_at,"
-            "  sha256(n::text::bytea) AS id"
+            " SELECT n, $2::bigint - (random() * $3)::bigint AS created_at,"
+            "  sha256(n::text::bytea) AS id, nextval('bigbrotr.event_numbers') AS num"
             " FROM generate_series(1, $1) AS n"
             "), stored AS ("
-            " INSERT INTO bigbrotr.events (created_at, kind, id, pubkey, sig, tags,"
-            " tagvalues, content)"
-            " SELECT created_at, 1, id, sha256(substring(id FOR 1)), id || id, '[]',"
-            "  ARRAY['e:' || encode(id, 'hex')], repeat(encode(id, 'hex'), 4) FROM made"
-            ") INSERT INTO bigbrotr.presence SELECT created_at, id, '{1}', '{1}' FROM made",
+            " INSERT INTO bigbrotr.events_stored (created_at, num, kind, slice, id, pubkey, sig,"
+            "  tags, tag_hashes, content)"
+            " SELECT created_at, num, 1, bigbrotr.slice_of(created_at), id,"
+            "  sha256(substring(id FOR 1)), id || id, '[]', ARRAY[hashint8(n)],"
+            "  repeat(encode(id, 'hex'), 4) FROM made"
+            ") INSERT INTO bigbrotr.presence (slice, chunk, relay_id, seen_ats)"
+            " SELECT bigbrotr.slice_of(created_at), num >> 8, 1,"
+            "  ('[' || min(num & 255) + 1 || ':' || min(num & 255) + 1 || ']={1}')::int[]"
+            " FROM made GROUP BY 1, 2",
             stored,
             corpus.NEWEST,
             corpus.SPREAD_S,
@@ -116,7 +121,7 @@ class Stage:
         # Not within the transaction of a pool's connection.
         connection = await asyncpg.connect(archive.brotr.pool.address)
         try:
-            await connection.execute("VACUUM ANALYZE bigbrotr.events")
+            await connection.execute("VACUUM ANALYZE bigbrotr.events_stored")
             await connection.execute("VACUUM ANALYZE bigbrotr.presence")
         finally:
             await connection.close()
@@ -170,17 +175,27 @@ class Stage:
                 async with self.relays(
                     corpus.build(WARM_UP, seed=99), synchronizer.workers
                 ) as urls:
-                    archive = Archive(brotr, synchronizer)
+                    assert self.server.pid is not None
+                    archive = Archive(brotr, synchronizer, self.server.pid)
                     await archive.copy(urls)  # starts the processes
                 yield archive
+
+
+class Spent(NamedTuple):
+    """Seconds, on the clock and of CPU by who spent them."""
+
+    wall_s: float
+    workers_s: float
+    server_s: float
 
 
 class Archive:
     """An archive to be filled."""
 
-    def __init__(self, brotr: Brotr, synchronizer: Synchronizer) -> None:
+    def __init__(self, brotr: Brotr, synchronizer: Synchronizer, server_pid: int) -> None:
         self.brotr = brotr
         self.synchronizer = synchronizer
+        self._server_pid = server_pid
 
     def worker_pids(self) -> list[int]:
         """The worker processes."""
@@ -190,9 +205,33 @@ class Archive:
     async def copy(self, urls: list[str]) -> float:
         """Copies relays that it has not met; returns the seconds that it took."""
         await self.brotr.insert_relays([Relay(url) for url in urls])
-        started = time.perf_counter()
+        return (await self.visit()).wall_s
+
+    async def visit(self) -> Spent:
+        """Visits the relays that are due; returns what it took."""
+        before = self._spent()
         await self.synchronizer.run()
-        return time.perf_counter() - started
+        return Spent(*(now - then for now, then in zip(self._spent(), before, strict=True)))
+
+    async def make_due(self) -> None:
+        """Lets all relays that were visited be due again."""
+        await self.brotr.pool.execute("UPDATE bigbrotr.visits SET due_at = 0")
+
+    def _spent(self) -> Spent:
+        server = self._server_pid
+        return Spent(
+            time.perf_counter(),
+            sum(cpu_s(pid) for top in self.worker_pids() for pid in (top, *children(top))),
+            sum(map(cpu_s, (server, *children(server)))),
+        )
+
+
+def cpu_s(pid: int) -> float:
+    """Returns the seconds of CPU that a process, and children of it that have ended, have used."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 @asynccontextmanager

@@ -287,12 +287,12 @@ async def test_leaves_are_as_the_parents_and_hold_the_settings(brotr: Brotr) -> 
         " FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relkind = 'r'"
     )
     names = {row["relname"] for row in rows}
-    assert {"events_default", "events_2021q1", "presence_default", "presence_2024q4"} <= names
+    assert {"events_default", "events_early", "events_2021q1", "presence_2024q4"} <= names
     for row in rows:
         assert row["indexes"] == row["wanted"] > 0
         options = dict(option.split("=") for option in row["reloptions"])
         if row["parent"] == "bigbrotr.presence":
-            assert options["fillfactor"] == "50"
+            assert options["fillfactor"] == "70"
             assert "autovacuum_vacuum_scale_factor" in options
         else:
             assert "autovacuum_vacuum_insert_scale_factor" in options
@@ -304,18 +304,19 @@ async def test_rows_move_to_the_quarter_that_is_made(brotr: Brotr) -> None:
     relay = Relay("wss://a.example.com")
     events = [verified(created_at=at) for at in (0, future - 86_400 * 200, future, 2**53)]
     await brotr.insert_events([EventRelay(event, relay, NOW) for event in events])
-    where = "SELECT tableoid::regclass::text FROM {} ORDER BY created_at"
-    for table in ("bigbrotr.events", "bigbrotr.presence"):
-        before = await brotr.pool.fetch(where.format(table))
-        assert {row[0] for row in before} == {f"{table}_default"}
+    where = "SELECT tableoid::regclass::text FROM bigbrotr.{} ORDER BY {}"
+    tables = {"events": ("events_stored", "created_at"), "presence": ("presence", "slice")}
+    for table, key in tables.items():
+        before = [row[0] for row in await brotr.pool.fetch(where.format(*key))]
+        assert before == [f"bigbrotr.{table}_early"] + 3 * [f"bigbrotr.{table}_default"]
     await brotr.pool.fetchval("SELECT bigbrotr.ensure_partitions($1)", future)
-    for table in ("bigbrotr.events", "bigbrotr.presence"):
-        after = [row[0] for row in await brotr.pool.fetch(where.format(table))]
+    for table, key in tables.items():
+        after = [row[0] for row in await brotr.pool.fetch(where.format(*key))]
         assert after == [
-            f"{table}_default",
-            f"{table}_2029q3",
-            f"{table}_2030q1",
-            f"{table}_default",
+            f"bigbrotr.{table}_early",
+            f"bigbrotr.{table}_2029q3",
+            f"bigbrotr.{table}_2030q1",
+            f"bigbrotr.{table}_default",
         ]
     assert await brotr.insert_events([EventRelay(event, relay, NOW) for event in events]) == (0, 4)
     pairs = await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.events_relays")
@@ -334,7 +335,9 @@ async def test_rows_that_arrive_while_a_quarter_is_made(brotr: Brotr) -> None:
         for events in batches:
             group.create_task(write([EventRelay(event, relay, NOW) for event in events]))
         group.create_task(brotr.pool.fetchval("SELECT bigbrotr.ensure_partitions($1)", future))
-    rows = await brotr.pool.fetch("SELECT DISTINCT tableoid::regclass::text FROM bigbrotr.events")
+    rows = await brotr.pool.fetch(
+        "SELECT DISTINCT tableoid::regclass::text FROM bigbrotr.events_stored"
+    )
     assert [row[0] for row in rows] == ["bigbrotr.events_2030q1"]
     assert (await brotr.totals()).events == 160
 
@@ -359,7 +362,7 @@ async def test_the_profiles_differ_at_one_seam(make_database: Make) -> None:
         if one != other
     ]
     assert changed == ["kept_columns()"]
-    for name, part in (("indexes", "tagvalues"), ("constraints", "events_lite")):
+    for name, part in (("indexes", "tag_hashes"), ("constraints", "events_lite")):
         odd = {row[:2] for row in left[name]} ^ {row[:2] for row in right[name]}
         assert odd
         assert all(any(part in str(cell) for cell in row) for row in odd)
@@ -419,6 +422,6 @@ async def test_the_relations_and_columns_that_users_know(brotr: Brotr) -> None:
 async def test_lite_refuses_what_it_does_not_keep(brotr: Brotr) -> None:
     with pytest.raises(asyncpg.CheckViolationError):
         await brotr.pool.execute(
-            "INSERT INTO bigbrotr.events (created_at, kind, id, pubkey, content)"
-            " VALUES (1, 1, '', '', 'x')"
+            "INSERT INTO bigbrotr.events_stored (created_at, num, slice, kind, id, pubkey, content)"
+            " VALUES (1, 1, 0, 1, '', '', 'x')"
         )

@@ -29,7 +29,7 @@ from tests.kit.scripted import ScriptedRelay
 
 REVISIONS = Path(__file__).parent / "revisions"  # of `sql/`, as they were released; none yet
 # What the next release changes: a column and an argument of the function that stores.
-MIGRATION = "ALTER TABLE bigbrotr.events ADD COLUMN source text;\n"
+MIGRATION = "ALTER TABLE bigbrotr.events_stored ADD COLUMN source text;\n"
 NEW_ARGUMENT = "p_named text[], p_named_in integer[], p_source text"
 
 
@@ -53,24 +53,26 @@ def with_another_argument(schema: Schema) -> Schema:
     new = old.replace("p_named text[], p_named_in integer[]", NEW_ARGUMENT)
     new = new.replace(
         "    RETURN NEXT;\nEND $$;",
-        "    UPDATE bigbrotr.events e SET source = p_source WHERE e.id = ANY (p_ids);\n"
+        "    UPDATE bigbrotr.events_stored e SET source = p_source WHERE e.id = ANY (p_ids);\n"
         "    RETURN NEXT;\nEND $$;",
     )
     assert new != old
-    types = "integer, bigint[], bigint[], integer[], bytea[], bytea[], bytea[], jsonb[], text[],"
-    types += " text[], bytea[], text[], integer[]"
+    types = "integer, bigint[], bigint[], integer[], bytea[], bytea[], bytea[], text[],"
+    types += " integer[], integer[], text[], bytea[], text[], integer[]"
     comment = before[end:].replace(
         "FUNCTION bigbrotr.insert_events IS", f"FUNCTION bigbrotr.insert_events({types}, text) IS"
     )
     text = (before[:start] + new + comment).replace(
         "    content    text,\n", "    content    text,\n    source     text,\n"
     )
-    path.write_text(text + "COMMENT ON COLUMN bigbrotr.events.source IS 'Where it comes from.';\n")
+    path.write_text(
+        text + "COMMENT ON COLUMN bigbrotr.events_stored.source IS 'Where it comes from.';\n"
+    )
     # The old one calls the new one.
     signature = old[: old.index("DECLARE")]
     names = (
         *("relay_id", "seen_ats", "created_ats", "kinds", "ids", "pubkeys", "sigs", "tags"),
-        *("tagvalues", "contents", "raws", "named", "named_in"),
+        *("tag_hashes", "tag_ends", "contents", "raws", "named", "named_in"),
     )
     arguments = ", ".join(f"p_{name} => p_{name}" for name in names)
     (schema.folder / "previous" / "20_events.sql").write_text(
@@ -139,7 +141,9 @@ async def test_a_release_stores_while_the_next_one_migrates(dsn: str, tmp_path: 
             assert ledger is not None
             assert (ledger.revision, ledger.serves_from) == (today.revision + 1, today.revision)
         assert (await brotr.totals()).events == len(stored) + 1
-        sources = await brotr.pool.fetch("SELECT source FROM bigbrotr.events GROUP BY 1 ORDER BY 1")
+        sources = await brotr.pool.fetch(
+            "SELECT source FROM bigbrotr.events_stored GROUP BY 1 ORDER BY 1"
+        )
         assert [row[0] for row in sources] == ["the next release", None]
 
 
@@ -245,7 +249,7 @@ async def test_what_is_added_breaks_nothing(dsn: str) -> None:
     """The order of parameters, a new one with a default, a new column, a newer function beside."""
     async with connected(dsn) as connection:
         await connection.execute(
-            "ALTER TABLE bigbrotr.events ADD COLUMN source text;"
+            "ALTER TABLE bigbrotr.events_stored ADD COLUMN source text;"
             "DROP FUNCTION bigbrotr.next_visit_at;"
             "CREATE FUNCTION bigbrotr.next_visit_at(p_refused text[], p_networks text[],"
             " p_more text DEFAULT '') RETURNS bigint LANGUAGE sql RETURN 1;"

@@ -51,16 +51,19 @@ async def check_totals(brotr: Brotr) -> None:
     assert row is not None
     assert tuple(await brotr.totals()) == tuple(row)
     lone = await brotr.pool.fetchval(
-        "SELECT count(*) FROM bigbrotr.events e FULL JOIN bigbrotr.presence p"
-        " ON p.created_at = e.created_at AND p.event_id = e.id"
-        " WHERE e.id IS NULL OR p.event_id IS NULL"
+        "SELECT count(*) FROM bigbrotr.presence p, generate_subscripts(p.seen_ats, 1) AS place"
+        " WHERE p.seen_ats[place] IS NOT NULL AND NOT EXISTS (SELECT FROM bigbrotr.events_stored e"
+        "  WHERE e.slice = p.slice AND e.num = (p.chunk << 8) + place - 1)"
     )
     assert lone == 0
-    torn = await brotr.pool.fetchval(
-        "SELECT count(*) FROM bigbrotr.presence"
-        " WHERE cardinality(relay_ids) <> cardinality(seen_ats)"
+    same = await brotr.pool.fetchval(
+        "SELECT count(*) - count(DISTINCT num) FROM bigbrotr.events_stored"
     )
-    assert torn == 0
+    assert same == 0
+    astray = await brotr.pool.fetchval(
+        "SELECT count(*) FROM bigbrotr.events_stored WHERE slice <> bigbrotr.slice_of(created_at)"
+    )
+    assert astray == 0
 
 
 async def claim(

@@ -135,10 +135,13 @@ class CandidateCalls(ServiceDataCalls):
             return []
         rows = await self.pool.fetch(
             # Presence is probed for each event: a join would read all of it for each batch.
-            "SELECT e.*, coalesce(("
-            "  SELECT bigbrotr.unpack_seen(p_packed => p.seen_ats[1]) FROM bigbrotr.presence p"
-            "  WHERE p.created_at = e.created_at AND p.event_id = e.id), 0) AS seen_at"
-            " FROM (SELECT created_at, id, kind, tags, content FROM bigbrotr.events"
+            "SELECT e.created_at, e.id, e.kind, e.tags, e.content, coalesce(("
+            "  SELECT bigbrotr.unpack_seen(p_packed =>"
+            "   pg_catalog.min(p.seen_ats["
+            "    (e.num OPERATOR(pg_catalog.&) 255)::pg_catalog.int4 + 1]))"
+            "  FROM bigbrotr.presence p"
+            "  WHERE p.slice = e.slice AND p.chunk = e.num OPERATOR(pg_catalog.>>) 8), 0)"
+            " FROM (SELECT * FROM bigbrotr.events_stored"
             "  WHERE (created_at, id) > ($1, $2) ORDER BY created_at, id LIMIT $3) AS e"
             " ORDER BY e.created_at, e.id",
             walk.created_at,

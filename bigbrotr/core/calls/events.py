@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bigbrotr.core.calls.base import MAINTENANCE_S, Calls, by_column, relay_ids, value_of
+from bigbrotr.core.calls.base import Calls, by_column, relay_ids, value_of
 from bigbrotr.core.calls.visits import Visit, coverage_of
 from bigbrotr.core.pool import Connection
 from bigbrotr.models.coverage import Gap, Proof
-from bigbrotr.models.event import Event, EventRelay, storable, tag_values
+from bigbrotr.models.event import Event, EventRelay, storable, tag_hashes
 from bigbrotr.models.mentions import mentioned
 
+ORPHAN_BATCH = 10_000  # events that are looked at in one transaction
 INGEST_LOCK_S = 5.0  # to wait for the lock at most; a page holds it for some hundredths of a second
 
 
@@ -136,9 +137,21 @@ class EventCalls(Calls):
         return row["authors"] or [], row["ids"] or []
 
     async def delete_orphan_events(self) -> int:
-        """Deletes the events that no relay of ours holds; returns how many."""
-        gone: int = await self._value("delete_orphan_events", timeout=MAINTENANCE_S)
-        return gone
+        """Deletes the events that no relay of ours holds; returns how many.
+
+        It reads every event, a batch a transaction: others go on writing meanwhile.
+        """
+        gone: int = 0
+        at, event_id = 0, b""
+        while True:
+            row = await self._row(
+                "delete_orphan_events", p_after_at=at, p_after_id=event_id, p_limit=ORPHAN_BATCH
+            )
+            assert row is not None
+            gone += row["gone"]
+            if row["last_id"] is None:
+                return gone
+            at, event_id = row["last_at"], row["last_id"]
 
 
 # One statement, so one way there and back, and a transaction of its own. record_coverage, which
@@ -152,8 +165,8 @@ _STORE_PAGE = """
             p_gap_reasons => $6, p_gap_details => $7, p_identity => $8, p_now => $9)
     FROM bigbrotr.insert_events(
         p_relay_id => $1::pg_catalog.int4, p_seen_ats => $13, p_created_ats => $14, p_kinds => $15,
-        p_ids => $16, p_pubkeys => $17, p_sigs => $18, p_tags => $19, p_tagvalues => $20,
-        p_contents => $21, p_raws => $22, p_named => $23, p_named_in => $24
+        p_ids => $16, p_pubkeys => $17, p_sigs => $18, p_tags => $19, p_tag_hashes => $20,
+        p_tag_ends => $21, p_contents => $22, p_raws => $23, p_named => $24, p_named_in => $25
     ) AS e
 """
 
@@ -172,6 +185,13 @@ def _event_columns(
         for url in mentioned(event.kind, event.tags, event.content)
     ]
     has_raw = any(event.raw for event in events)
+    hashes: list[int] | None = None
+    hash_ends: list[int] | None = None
+    if "tags" in kept:
+        hashes, hash_ends = [], []
+        for event in events:
+            hashes += tag_hashes(_storable_tags(event) if event.raw else event.tags)
+            hash_ends.append(len(hashes))
     return {
         "p_seen_ats": seen_ats,
         "p_created_ats": [event.created_at for event in events],
@@ -180,7 +200,8 @@ def _event_columns(
         "p_pubkeys": [event.pubkey for event in events],
         "p_sigs": column("sig", lambda event: event.sig),
         "p_tags": column("tags", _tags_json),
-        "p_tagvalues": column("tagvalues", _tagvalues_literal),
+        "p_tag_hashes": hashes,
+        "p_tag_ends": hash_ends,
         "p_contents": column(
             "content", lambda event: storable(event.content) if event.raw else event.content
         ),
@@ -193,17 +214,6 @@ def _event_columns(
 def _tags_json(event: Event) -> str:
     tags = _storable_tags(event) if event.raw else event.tags
     return msgspec.json.encode(tags).decode()
-
-
-def _tagvalues_literal(event: Event) -> str:
-    """The indexed tags as PostgreSQL writes a text array; rows differ in length, so no text[][]."""
-    values = tag_values(_storable_tags(event) if event.raw else event.tags)
-    if not values:
-        return "{}"
-    text = '","'.join(values)
-    if "\\" in text or text.count('"') > 2 * len(values) - 2:
-        text = '","'.join(value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
-    return f'{{"{text}"}}'
 
 
 def _storable_tags(event: Event) -> tuple[tuple[str, ...], ...]:

@@ -76,7 +76,8 @@ class MaintenanceCalls(Calls):
 
     async def analyze(self) -> None:
         """Renews the statistics of whole tables: autovacuum sees to their partitions alone."""
-        await self.pool.execute("ANALYZE bigbrotr.events, bigbrotr.presence", timeout=MAINTENANCE_S)
+        tables = "bigbrotr.events_stored, bigbrotr.presence"
+        await self.pool.execute(f"ANALYZE {tables}", timeout=MAINTENANCE_S)
 
     async def vacuum_debt(self) -> list[asyncpg.Record]:
         """Tables that autovacuum does not get to: `name`, `dead` rows, and the `age` of the oldest

@@ -21,6 +21,7 @@ from bigbrotr.core.logger import configure, open_up
 from bigbrotr.core.pool import Pool
 from bigbrotr.errors import DatabaseError, leaves
 from bigbrotr.services.sync.report import Report
+from bigbrotr.services.sync.shares import Shares
 from bigbrotr.services.sync.worker import Slice, Worker
 
 CONNECTIONS = 2  # to the database, of one worker: more get into each other's way
@@ -50,7 +51,9 @@ _worker: "Process | None" = None
 class Process:
     """What a worker process keeps from slice to slice: its loop, connections and lifeline."""
 
-    def __init__(self, config: Config, dsn: str | None, lifeline: Pipe, parent: int) -> None:
+    def __init__(
+        self, config: Config, dsn: str | None, lifeline: Pipe, parent: int, shares: Shares
+    ) -> None:
         self.config = config
         self.lifeline = lifeline
         self.parent = parent  # told, not looked up: it may have gone while this one started
@@ -58,7 +61,7 @@ class Process:
         self.loop = uvloop.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True, name="loop").start()
         self.brotr = Brotr(pool_of(config, dsn), notes_mentions=config.finder.enabled)
-        self.worker = Worker(config, self.brotr)
+        self.worker = Worker(config, self.brotr, shares=shares)
         threading.Thread(target=self._watch, daemon=True, name="lifeline").start()
 
     def _watch(self) -> None:
@@ -95,7 +98,9 @@ def holding_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def start_process(config: Config, dsn: str | None, lifeline: Pipe, parent: int) -> None:
+def start_process(
+    config: Config, dsn: str | None, lifeline: Pipe, parent: int, shares: Shares
+) -> None:
     """Makes this process a worker of `parent`: called once in it, before its first slice."""
     global _worker  # the process is the object
     for number in NOT_FOR_WORKERS:
@@ -103,7 +108,7 @@ def start_process(config: Config, dsn: str | None, lifeline: Pipe, parent: int) 
     signal.pthread_sigmask(signal.SIG_UNBLOCK, NOT_FOR_WORKERS)
     open_up(sys.stderr)
     configure(config.log.level, config.log.json, sys.stderr)
-    _worker = Process(config, dsn, lifeline, parent)
+    _worker = Process(config, dsn, lifeline, parent, shares)
 
 
 def run_slice(slice_: Slice) -> Report:

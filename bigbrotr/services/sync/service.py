@@ -24,6 +24,7 @@ from bigbrotr.errors import WorkerLostError
 from bigbrotr.models.relay import Network
 from bigbrotr.services.sync.process import holding_signals, run_slice, start_process
 from bigbrotr.services.sync.report import COUNTED, REASONS, Report
+from bigbrotr.services.sync.shares import Shares
 from bigbrotr.services.sync.worker import Slice
 
 SLICES_PER_EXECUTOR = 500  # then its processes are replaced, with whatever their libraries leaked
@@ -50,6 +51,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
     ) -> None:
         super().__init__(brotr, settings, context)
         self.workers = self.settings.processes
+        self._shares = Shares(self.workers)
         self.copied = Report()  # since the start
         self._executor: ProcessPoolExecutor | None = None
         self._lifeline: Pipe | None = None
@@ -175,10 +177,19 @@ class Synchronizer(BaseService[SynchronizerSettings]):
                 for network, link in self.context.config.networks.enabled()
                 if share(link.width, self.workers, lane)
             },
+            worker=lane,
         )
         if self._is_endless:
             live_visits = share(self.settings.live_relays, self.workers, lane)
             slice_ = msgspec.structs.replace(slice_, live_visits=live_visits)
+        for network in slice_.widths:
+            self._shares.enter(lane, network)
+        try:
+            await self._work_off(slice_, is_over)
+        finally:
+            self._shares.leave(lane)
+
+    async def _work_off(self, slice_: Slice, is_over: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
         while not is_over.is_set() and not self._is_cycle_over():
             self._busy += 1
@@ -212,7 +223,7 @@ class Synchronizer(BaseService[SynchronizerSettings]):
                 self.workers,
                 mp_context=context,
                 initializer=start_process,
-                initargs=(config, self.context.dsn, reader, os.getpid()),
+                initargs=(config, self.context.dsn, reader, os.getpid(), self._shares),
             )
             self._slices = 0
         return self._executor

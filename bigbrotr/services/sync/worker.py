@@ -41,10 +41,11 @@ from bigbrotr.services.sync.context import (
     patience,
 )
 from bigbrotr.services.sync.report import Report
+from bigbrotr.services.sync.shares import Share, Shares
 from bigbrotr.services.sync.visit import RelayVisit
 
 FAILING = ("failed", "refused", "throttled")  # verdicts on a visit
-CLAIM = 2  # relays at a time ...
+CLAIM = 2  # relays at a time, the first ones by themselves ...
 PACE_S = 0.05  # ... and the time until the next are claimed
 IDLE_S = 0.5  # between looks for due relays while others are under way
 THROTTLED_S = (450, 750)  # how long a relay that says `rate-limited:` is left alone
@@ -57,12 +58,23 @@ class Slice(Struct, frozen=True):
     seconds: float
     widths: dict[Network, int]
     live_visits: int = 0  # relays to stay subscribed to
+    worker: int = 0  # among those that share what is due
 
 
 class Worker:
-    """Copies relays: claims those that are due, visits them side by side, and records."""
+    """Copies relays: claims those that are due, visits them side by side, and records.
 
-    def __init__(self, config: Config, brotr: Brotr, *, log: Logger | None = None) -> None:
+    `shares`: what is due is shared with other workers.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        brotr: Brotr,
+        *,
+        shares: Shares | None = None,
+        log: Logger | None = None,
+    ) -> None:
         self.config = config
         self.brotr = brotr
         self.log = log or Logger("worker")
@@ -75,6 +87,7 @@ class Worker:
         self._page_gate = asyncio.Semaphore(PAGES_AT_WORK)
         self._window_gate = asyncio.Semaphore(WINDOWS_AT_WORK)
         self._reached: deque[Failure | None] = deque(maxlen=2 * OFFLINE_SAMPLE)
+        self._shares = shares or Shares(1)
         self._report = Report()
         self._used = self._use()  # as last reported
         self._deadline = 0.0  # of the slice under way, in monotonic seconds
@@ -114,16 +127,20 @@ class Worker:
         """Keeps up to `width` visits to one network going, beside the live ones."""
         settings = self.config.synchronizer
         timeout_s = self.config.networks.link(network).timeout_s
+        share = Share(self._shares, slice_.worker, network)
         try:
             while not self._is_over():
-                width_left = width - self._count_passing(network)
+                passing = self._count_passing(network)
+                share.note(passing)
                 claims: list[Visit] = []
-                if width_left > 0:
+                is_to_wait = passing < width and not share.is_fair()
+                if passing < width and not is_to_wait:
                     # A few at a time, so that the workers share what is due, and nobody meets a
                     # burst of new connections.
+                    share.look()
                     claims = await self.brotr.claim_visits(
                         [network],
-                        limit=min(width_left, CLAIM),
+                        limit=min(width - passing, CLAIM) if passing > 1 else 1,
                         owner=slice_.owner,
                         lease_s=lease_s(slice_.seconds, settings.revisit_s, timeout_s),
                         **self._wanted()._asdict(),
@@ -133,9 +150,10 @@ class Worker:
                     )
                     for claim in claims:
                         await self._start(claim, network, slice_)
+                    share.note(self._count_passing(network))
                 if not self._of(network):
                     return
-                await self._wait(network, PACE_S if claims else IDLE_S)
+                await self._wait(network, PACE_S if claims or is_to_wait else IDLE_S)
             # A visit under way ends with its page; a live one stays, unless all is to stop.
             while self._count_passing(network) or (self.stop.is_set() and self._of(network)):
                 await self._wait(network, IDLE_S)

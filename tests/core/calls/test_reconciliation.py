@@ -74,7 +74,7 @@ async def test_ids_are_read_in_order(brotr: Brotr) -> None:
 async def test_reading_ids_reads_the_index_only(brotr: Brotr) -> None:
     await brotr.insert_events(pairs([verified(created_at=NOW + n) for n in range(50)], A))
     await brotr.pool.execute("CHECKPOINT")  # what is not on the disk yet is not taken for visible
-    await brotr.pool.execute("VACUUM bigbrotr.events")
+    await brotr.pool.execute("VACUUM bigbrotr.events_stored")
     fetched = (
         "SELECT sum(idx_tup_fetch), sum(seq_tup_read) FROM pg_stat_xact_user_tables"
         " WHERE relname LIKE 'events%'"

@@ -122,8 +122,9 @@ async def grow_old(brotr: Brotr, seconds: int = 100_000) -> None:
     """What is proven was proven so long ago, and all that is held was seen as long ago."""
     await brotr.pool.execute("UPDATE bigbrotr.coverage SET proven_at = proven_at - $1", seconds)
     await brotr.pool.execute(
-        "UPDATE bigbrotr.presence SET seen_ats = ARRAY(SELECT at - $1::int"
-        " FROM unnest(seen_ats) AS at)",
+        "UPDATE bigbrotr.presence SET seen_ats = ("
+        " format('[%s:%s]=', array_lower(seen_ats, 1), array_upper(seen_ats, 1))"
+        " || ARRAY(SELECT at - $1::int FROM unnest(seen_ats) AS at)::text)::int[]",
         seconds,
     )
 

@@ -1,0 +1,127 @@
+"""The command `events`: the archived events that match a filter, as JSON lines."""
+
+import argparse
+import datetime
+import sys
+
+from bigbrotr.cli import parse
+from bigbrotr.cli.place import Place, database, find, loop
+from bigbrotr.errors import ConfigError
+from bigbrotr.models.event import MAX_CREATED_AT
+from bigbrotr.models.filter import public_key
+from bigbrotr.models.query import Query
+from bigbrotr.models.where import parse_event_id
+from bigbrotr.reads.events import EventReads, NotKeptError
+
+LIMIT = 500  # unless more is asked for
+
+
+def add(commands: parse.Group, shared: parse.Shared) -> None:
+    """Adds the command."""
+    words = "the archived events that match, newest first, a line of JSON each"
+    events = parse.add(commands, "events", _events, words, shared.place)
+    events.add_argument("--filter", metavar="JSON", help="a filter of NIP-01; or, in its place:")
+    events.add_argument(
+        "--id",
+        action="append",
+        metavar="EVENT",
+        help="in hex, a note or an nevent; may be repeated",
+    )
+    events.add_argument(
+        "--author", action="append", metavar="NPUB", help="an npub or hex; may be repeated"
+    )
+    events.add_argument("--kind", action="append", type=int, metavar="N", help="may be repeated")
+    events.add_argument(
+        "--tag", action="append", metavar="LETTER=VALUE", help="e.g. t=nostr; may be repeated"
+    )
+    words = "from then on: a date (of UTC) or Unix seconds"
+    events.add_argument("--since", type=moment, metavar="TIME", help=words)
+    events.add_argument("--until", type=moment, metavar="TIME", help="up to then")
+    events.add_argument(
+        "--limit",
+        type=parse.natural,
+        metavar="N",
+        help=f"so many at most (default: that of the filter, else {LIMIT})",
+    )
+    events.add_argument("--all", action="store_true", help="however many there are")
+
+
+def moment(text: str) -> int:
+    """Unix seconds, given as they are or as a date of UTC."""
+    if text.isascii() and text.isdigit():
+        return min(int(text), MAX_CREATED_AT)
+    try:
+        date = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a date such as 2024-05-01 nor Unix seconds"
+        ) from None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=datetime.UTC)
+    return max(0, int(date.timestamp()))
+
+
+def _events(options: argparse.Namespace) -> int:
+    query = query_of(options)
+    return loop(_print(find(options), query))
+
+
+def query_of(options: argparse.Namespace) -> Query:
+    """The query that the options make.
+
+    Raises:
+        ConfigError: one is wrong.
+    """
+    parts = (options.id, options.author, options.kind, options.tag, options.since, options.until)
+    if options.filter is not None and any(part is not None for part in parts):
+        raise ConfigError("--filter says all: leave --id, --author, --kind, --tag and times out")
+    try:
+        if options.filter is not None:
+            query = Query.from_json(options.filter)
+        else:
+            query = Query.from_object(_parts(options))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    limit = options.limit or (LIMIT if query.limit is None else query.limit)
+    return Query(
+        ids=query.ids,
+        authors=query.authors,
+        kinds=query.kinds,
+        tags=query.tags,
+        since=query.since,
+        until=query.until,
+        limit=None if options.all else limit,
+    )
+
+
+def _parts(options: argparse.Namespace) -> dict[str, object]:
+    """The filter that the single options make."""
+    filter_: dict[str, object] = {}
+    if options.id:
+        filter_["ids"] = [parse_event_id(text).hex() for text in options.id]
+    if options.author:
+        filter_["authors"] = [public_key(text) for text in options.author]
+    if options.kind:
+        filter_["kinds"] = options.kind
+    tags: dict[str, list[str]] = {}
+    for text in options.tag or ():
+        letter, mark, value = text.partition("=")
+        if not mark:
+            raise ValueError(f"--tag {text}: give it as LETTER=VALUE, e.g. t=nostr")
+        tags.setdefault(f"#{letter}", []).append(value)
+    for name in ("since", "until"):
+        if (at := getattr(options, name)) is not None:
+            filter_[name] = at
+    return {**filter_, **tags}
+
+
+async def _print(there: Place, query: Query) -> int:
+    write = sys.stdout.buffer.write
+    async with database(there) as brotr:
+        try:
+            async for event in EventReads(brotr.pool).all(query):
+                write(event.to_json() + b"\n")
+        except NotKeptError as error:
+            raise ConfigError(str(error)) from None
+    sys.stdout.flush()
+    return 0

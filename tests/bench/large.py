@@ -1,0 +1,148 @@
+"""A large archive, made by SQL: events of all kinds over three years, and who holds them.
+
+Nothing is signed, so nothing verifies; sizes, spreads and skews are roughly those of public relays:
+few authors write most, few events are answered most, most tag values are named once.
+"""
+
+import asyncio
+import sys
+import time
+
+import asyncpg
+
+from bigbrotr.config.settings import Profile
+from bigbrotr.core.schema import Schema
+from tests.bench import corpus
+
+RELAYS = 10
+SPREAD_S = 3 * 365 * 86_400
+BATCH = 200_000
+BUSY_SECOND = corpus.NEWEST - 40 * 86_400  # holds BUSY events
+BUSY = 5_000
+
+_EVENTS = """
+    INSERT INTO bigbrotr.events_stored
+        (created_at, num, kind, slice, id, pubkey, sig, tags, tag_hashes, content)
+    SELECT d.created_at, d.n, d.kind, bigbrotr.slice_of(d.created_at), d.id, d.pubkey, d.id || d.id,
+        '[' || array_to_string(ARRAY(
+            SELECT format('["%s","%s"]', left(v, 1), substr(v, 3)) FROM unnest(d.tags) AS v
+        ), ',') || ']',
+        nullif(ARRAY(SELECT (crc32(convert_to(v, 'UTF8')) - 2147483648)::integer
+                     FROM unnest(d.tags) AS v), '{}'),
+        CASE WHEN d.kind = 7 THEN '+'
+             ELSE repeat(md5(d.n::text) || ' ', 1 + (d.r1 * 12)::integer) END
+    FROM (
+        SELECT c.n, c.created_at, c.kind, c.r1, sha256(int8send(c.n)) AS id,
+            sha256(int8send(900000000 + floor(c.authors * c.r2 ^ 4)::bigint)) AS pubkey,
+            CASE WHEN c.kind IN (0, 4) THEN '{}'::text[] ELSE
+                CASE WHEN c.r4 < 0.7 THEN ARRAY[
+                    'e:' || encode(sha256(int8send((c.n - 1 - c.r4 * 1000)::bigint)), 'hex')]
+                ELSE '{}' END
+                || ARRAY['p:' || encode(sha256(int8send(
+                       900000000 + floor(c.authors * c.r5 ^ 4)::bigint)), 'hex')]
+                || CASE WHEN c.r3 < 0.5 THEN ARRAY['l:half'] ELSE '{}' END
+                || CASE WHEN c.r3 < 0.2 THEN ARRAY['t:tag' || floor(3000 * c.r1 ^ 5)] ELSE '{}' END
+            END AS tags
+        FROM (
+            SELECT n, $4::bigint AS authors,
+                CASE WHEN n BETWEEN $5 AND $5 + $7 - 1 THEN $6
+                     ELSE $2 + ((n * $3)::numeric / $8)::bigint END AS created_at,
+                (ARRAY[1,1,1,1,1,1,1,1,1,7,7,7,7,7,6,9735,9735,3,0,10002,4,30023,1111,30078])[
+                    1 + floor(24 * random())] AS kind,
+                random() AS r1, random() AS r2, random() AS r3, random() AS r4, random() AS r5
+            FROM generate_series($1::bigint, $1 + $9 - 1) AS n
+        ) AS c
+    ) AS d
+    ORDER BY d.created_at, d.id
+"""
+_PRESENCE = """
+    INSERT INTO bigbrotr.presence (slice, chunk, relay_id, seen_ats)
+    SELECT c.slice, c.chunk, r.id,
+        ('[' || c.first || ':' || c.last || ']=' || ARRAY(
+            SELECT CASE WHEN (place * 7 + r.id * 13 + c.chunk) % 10 > 0 THEN 212000000 END
+            FROM generate_series(c.first, c.last) AS place)::text)::integer[]
+    FROM (
+        SELECT slice, num >> 8 AS chunk, min(num & 255) + 1 AS first, max(num & 255) + 1 AS last
+        FROM bigbrotr.events_stored GROUP BY 1, 2
+    ) AS c CROSS JOIN bigbrotr.relays r
+    ORDER BY 1, 2, 3
+"""
+
+
+async def build(address: str, events: int, profile: Profile = Profile.FULL) -> None:
+    """Fills an empty database (PostgreSQL 18 or later) with so many events.
+
+    Indexes are made at the end: it takes a third of the time.
+    """
+    connection = await asyncpg.connect(address)
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"  {time.monotonic() - started:6.0f} s  {text}", file=sys.stderr, flush=True)
+
+    try:
+        now = corpus.NEWEST + 86_400
+        if not await connection.fetchval("SELECT to_regclass('bigbrotr.ledger') IS NOT NULL"):
+            await Schema().migrate(connection, profile, now)
+        await connection.fetchval("SELECT bigbrotr.ensure_partitions($1)", now)
+        urls = [f"wss://relay{number}.example.com" for number in range(RELAYS)]
+        await connection.execute(
+            "SELECT bigbrotr.insert_relays($1, $2, $3)",
+            urls,
+            ["clearnet"] * RELAYS,
+            [now] * RELAYS,
+        )
+        await connection.execute("SET work_mem = '256MB'; SET maintenance_work_mem = '1GB'")
+        indexes = await connection.fetch(
+            "SELECT indexrelid::regclass::text AS name, pg_get_indexdef(indexrelid) AS made"
+            " FROM pg_index WHERE indrelid = 'bigbrotr.events_stored'::regclass"
+            " AND NOT indisprimary"
+        )
+        for index in indexes:
+            await connection.execute(f"DROP INDEX {index['name']}")
+        key = "ALTER TABLE bigbrotr.events_stored"
+        await connection.execute(f"{key} DROP CONSTRAINT events_stored_pkey")
+        busy = events // 2
+        for first in range(0, events, BATCH):
+            await connection.execute(
+                _EVENTS,
+                first,
+                corpus.NEWEST - SPREAD_S,
+                SPREAD_S,
+                max(1000, events // 30),
+                busy,
+                BUSY_SECOND,
+                BUSY,
+                events,
+                min(BATCH, events - first),
+                timeout=3600,
+            )
+            say(f"{first + BATCH:,} of {events:,} events")
+        await connection.execute(f"{key} ADD PRIMARY KEY (created_at, id)", timeout=36_000)
+        for index in indexes:
+            made = index["made"].replace(" ON ONLY ", " ON ")  # and on its partitions
+            await connection.execute(made, timeout=36_000)
+            say(index["name"])
+        await connection.execute("SELECT setval('bigbrotr.event_numbers', $1)", events + 256)
+        await connection.execute(_PRESENCE, timeout=36_000)
+        say("presence")
+        await connection.execute(
+            "UPDATE bigbrotr.tallies t SET pairs = p.pairs,"
+            " touched = int8multirange(int8range($1, $2)), events = CASE"
+            "  WHEN t.relay_id = (SELECT min(id) FROM bigbrotr.relays) THEN $3 ELSE 0 END"
+            " FROM (SELECT relay_id, sum(cardinality(array_remove(seen_ats, NULL))) AS pairs"
+            "  FROM bigbrotr.presence GROUP BY 1) AS p WHERE p.relay_id = t.relay_id",
+            corpus.NEWEST - SPREAD_S,
+            corpus.NEWEST + 1,
+            events,
+            timeout=36_000,
+        )
+        await connection.execute("VACUUM ANALYZE bigbrotr.events_stored", timeout=36_000)
+        await connection.execute("VACUUM ANALYZE bigbrotr.presence", timeout=36_000)
+        say("vacuumed")
+    finally:
+        await connection.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(build(sys.argv[1], int(sys.argv[2])))
