@@ -89,6 +89,8 @@ class Service:
         self._kept: dict[str, tuple[float, bytes]] = {}
         self._keeping = asyncio.Lock()
         self._resources: dict[int, list[Resource]] = {}
+        if self.guard.is_public:
+            resources = [resource for resource in resources if not resource.is_private]
         for resource in resources:
             self._resources.setdefault(len(resource.segments), []).append(resource)
         url = (settings.public_url or "").rstrip("/") + PREFIX
@@ -249,7 +251,8 @@ class Service:
     ) -> web.StreamResponse:
         """All rows, a line each: page by page, so that memory holds one of them."""
         left = query.limit
-        size = MAX_ROWS if left is None else min(left, MAX_ROWS)
+        most = min(resource.at_once, MAX_ROWS)
+        size = most if left is None else min(left, most)
         rows = await self._rows(resource, query, after, size)
         is_packed = _takes_gzip(request)
         headers = {"Content-Type": NDJSON, "Cache-Control": "no-store"}

@@ -1,18 +1,20 @@
 """The API: what it answers about an archive, page by page and as a stream."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+from bigbrotr.config.settings import Profile
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.relay import Relay
 from bigbrotr.serve.api import RESOURCES
 from bigbrotr.serve.resource import Many
 from tests.kit.archive import BOTH
-from tests.kit.events import NOW, make_event
+from tests.kit.events import NOW, make_event, pubkey
 from tests.kit.served import RELAYS, Served, fill, served
 
 RELAY = "wss://relay1.example.com"
@@ -286,3 +288,45 @@ def test_every_resource_has_its_own_name_and_words() -> None:
             assert parameter.words, (resource.name, parameter.name)
         lists = {"limit", "cursor"} & resource.parameters.keys()
         assert bool(lists) is isinstance(resource, Many)
+
+
+@BOTH
+async def test_events_by_a_filter(brotr: Brotr, dsn: str, profile: Profile) -> None:
+    """Part by part, page by page and as a stream: what `Query` says of the same events."""
+    events = [
+        Event.from_object(
+            make_event(
+                NOW - n // 3, kind=n % 4, content=f"note {n}", key=n % 2, tags=[["t", f"a,{n % 5}"]]
+            )
+        )
+        for n in range(40)
+    ]
+    await brotr.insert_events([EventRelay(event, Relay(RELAY), NOW) for event in events])
+    events.sort(key=lambda event: (-event.created_at, event.id))
+    async with served(dsn) as api:
+        for query, condition in (
+            ("events", lambda _: True),
+            ("events?kind=1,2", lambda e: e.kind in (1, 2)),
+            (f"events?author={pubkey(1)}&kind=3", lambda e: e.kind == 3),
+            (f"events?since={NOW - 5}&until={NOW - 2}", lambda e: -5 <= e.created_at - NOW <= -2),
+            (f"events?id={events[3].id.hex()}", lambda e: e.id == events[3].id),
+        ):
+            wanted = [event.id.hex() for event in events if condition(event)]
+            for found in (await api.all(query, 3), await api.stream(query)):
+                assert [item["id"] for item in found] == wanted, query
+        one = (await api.get(f"events/{events[0].id.hex()}")).json
+        tagged = "events?tag=t:a,1&tag=t:a,2"
+        if profile is Profile.FULL:
+            assert one == json.loads(events[0].to_json())
+            found = await api.all(tagged, 3)
+            assert {item["tags"][0][1] for item in found} == {"a,1", "a,2"}
+            assert len(found) == 16
+        else:
+            assert one.keys() == {"id", "pubkey", "created_at", "kind"}
+            assert "keeps no tags" in (await api.get(tagged, status=400)).json["detail"]
+        await api.get(f"events/{64 * '0'}", status=404)
+        assert (await api.get("events?author=nobody", status=400)).json["parameter"] == "author"
+        assert (await api.get("events?tag=tt:x", status=400)).json["parameter"] == "tag"
+    async with served(dsn, public_url="https://archive.example.com") as api:
+        await api.get("events", status=404)
+        await api.get(f"events/{events[0].id.hex()}/where")
