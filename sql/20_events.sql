@@ -7,6 +7,75 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN least(p_created_at / 604800, 2147483647)::integer;
 COMMENT ON FUNCTION bigbrotr.slice_of IS 'The slice of a time (Unix seconds): weeks of 604,800 seconds since 1970.';
 
+CREATE OR REPLACE FUNCTION bigbrotr.slice_start(p_slice integer) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN p_slice::bigint * 604800;
+COMMENT ON FUNCTION bigbrotr.slice_start IS 'The first second of a slice (Unix seconds).';
+
+CREATE OR REPLACE FUNCTION bigbrotr.slice_end(p_slice integer) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN p_slice < 2147483647 THEN (p_slice::bigint + 1) * 604800 ELSE 9223372036854775807 END;
+COMMENT ON FUNCTION bigbrotr.slice_end IS 'The second after the last one of a slice (Unix seconds); the last slice never ends.';
+
+-- Whoever walks through time asks one slice after the other. Nothing is unique here: those who meet a slice for the first
+-- time at once do not wait for each other.
+CREATE TABLE IF NOT EXISTS bigbrotr.slices (
+    slice integer NOT NULL
+);
+CREATE INDEX IF NOT EXISTS slices_slice_idx ON bigbrotr.slices (slice);
+COMMENT ON TABLE bigbrotr.slices IS
+    'The slices in which there are events. A slice may stand here twice, and stays when its events go.';
+COMMENT ON COLUMN bigbrotr.slices.slice IS 'Week of created_at, see slice_of.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.runs_of(p_created_ats bigint[])
+RETURNS TABLE (slice integer, first integer, last integer)
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE ROWS 2 SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    total  integer := cardinality(p_created_ats);
+    end_at bigint;
+    beyond integer;
+    middle integer;
+BEGIN
+    first := 1;
+    WHILE first <= total LOOP
+        slice := bigbrotr.slice_of(p_created_ats[first]);
+        end_at := bigbrotr.slice_end(slice);
+        last := first;
+        beyond := total + 1;
+        IF p_created_ats[total] < end_at OR slice = 2147483647 THEN
+            last := total;
+        END IF;
+        WHILE last < total AND last + 1 < beyond LOOP
+            middle := (last + beyond) / 2;
+            IF p_created_ats[middle] < end_at THEN
+                last := middle;
+            ELSE
+                beyond := middle;
+            END IF;
+        END LOOP;
+        RETURN NEXT;
+        first := last + 1;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION bigbrotr.runs_of IS
+    'The slices of sorted times (Unix seconds), and the positions, from 1, of the first and the last time of each.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.parts_of(p_since bigint, p_until bigint) RETURNS SETOF integer
+LANGUAGE plpgsql STABLE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_partitioned_table t WHERE t.partrelid = to_regclass('bigbrotr.events_stored')) THEN
+        RETURN NEXT NULL;
+    ELSE
+        RETURN QUERY
+        SELECT DISTINCT s.slice FROM bigbrotr.slices s
+        WHERE s.slice >= bigbrotr.slice_of(p_since) AND s.slice <= bigbrotr.slice_of(p_until - 1)
+        ORDER BY s.slice;
+    END IF;
+END $$;
+COMMENT ON FUNCTION bigbrotr.parts_of IS
+    'How to ask for events of [p_since, p_until) (Unix seconds): on a cluster slice by slice, in this order; on one '
+    'machine for all slices at once, which is one NULL.';
+
 -- A session takes 256 numbers at once, the length of a chunk: what it stores page by page shares chunks (see presence).
 CREATE SEQUENCE IF NOT EXISTS bigbrotr.event_numbers MINVALUE 0 START 0 CACHE 256;
 COMMENT ON SEQUENCE bigbrotr.event_numbers IS 'Numbers of events. Some are never used.';
@@ -142,14 +211,35 @@ CREATE OR REPLACE FUNCTION bigbrotr.insert_events(
 ) RETURNS TABLE (new_events integer, new_pairs integer)
 LANGUAGE plpgsql ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    new_ids bytea[];  -- where not all are
+    nums  bigint[] := ARRAY(SELECT nextval('bigbrotr.event_numbers') FROM generate_series(1, cardinality(p_ids)));
+    seens integer[] := ARRAY(SELECT bigbrotr.pack_seen(s.seen_at) FROM unnest(p_seen_ats) AS s (seen_at));
+    known integer[] := '{}';
+    run   record;
+    done  record;
 BEGIN
+    new_events := 0;
+    new_pairs := 0;
     LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
-    SELECT s.new_events, s.new_pairs, s.new_ids INTO new_events, new_pairs, new_ids
-    FROM bigbrotr.store_events(
-        p_relay_id => p_relay_id, p_seen_ats => p_seen_ats, p_created_ats => p_created_ats, p_kinds => p_kinds,
-        p_ids => p_ids, p_pubkeys => p_pubkeys, p_sigs => p_sigs, p_tags => p_tags, p_tag_hashes => p_tag_hashes,
-        p_tag_ends => p_tag_ends, p_contents => p_contents, p_raws => p_raws) AS s;
+    FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(p_created_ats) AS r LOOP
+        SELECT s.known, s.new_pairs INTO done
+        FROM bigbrotr.store_slice(
+            p_slice => run.slice, p_relay_id => p_relay_id, p_seen_ats => seens[run.first:run.last],
+            p_created_ats => p_created_ats[run.first:run.last], p_nums => nums[run.first:run.last],
+            p_kinds => p_kinds[run.first:run.last], p_ids => p_ids[run.first:run.last],
+            p_pubkeys => p_pubkeys[run.first:run.last], p_sigs => p_sigs[run.first:run.last],
+            p_tags => p_tags[run.first:run.last],
+            p_tag_hashes => p_tag_hashes[coalesce(p_tag_ends[run.first - 1], 0) + 1:p_tag_ends[run.last]],
+            p_tag_ends => p_tag_ends[run.first:run.last], p_tag_start => coalesce(p_tag_ends[run.first - 1], 0),
+            p_contents => p_contents[run.first:run.last], p_raws => p_raws[run.first:run.last]) AS s;
+        new_pairs := new_pairs + done.new_pairs;
+        new_events := new_events + run.last - run.first + 1 - cardinality(done.known);
+        IF cardinality(done.known) > 0 THEN
+            known := known || ARRAY(SELECT k.position + run.first - 1 FROM unnest(done.known) AS k (position));
+        END IF;
+        IF NOT EXISTS (SELECT FROM bigbrotr.slices s WHERE s.slice = run.slice) THEN
+            INSERT INTO bigbrotr.slices (slice) VALUES (run.slice);
+        END IF;
+    END LOOP;
 
     UPDATE bigbrotr.tallies SET
         events  = events + new_events,
@@ -162,11 +252,9 @@ BEGIN
     END IF;
 
     IF new_events > 0 AND cardinality(p_named) > 0 THEN
-        IF new_ids IS NOT NULL THEN
+        IF cardinality(known) > 0 THEN
             SELECT array_agg(n.url), array_agg(n.position) INTO p_named, p_named_in
-            FROM unnest(p_named, p_named_in) AS n (url, position)
-            JOIN unnest(p_ids) WITH ORDINALITY AS u (id, position) ON u.position = n.position
-            JOIN unnest(new_ids) AS f (id) ON f.id = u.id;
+            FROM unnest(p_named, p_named_in) AS n (url, position) WHERE n.position <> ALL (known);
         END IF;
         PERFORM bigbrotr.note_mentions(p_urls => p_named, p_positions => p_named_in, p_kinds => p_kinds);
     END IF;
@@ -180,107 +268,137 @@ COMMENT ON FUNCTION bigbrotr.insert_events IS
     'URLs that the events name; p_named_in: for each, the position of its event, from 1. Those of new events go into '
     'the queue mentions. Returns how many events and how many pairs are new. Idempotent.';
 
-CREATE OR REPLACE FUNCTION bigbrotr.store_events(
-    p_relay_id integer, p_seen_ats bigint[], p_created_ats bigint[], p_kinds integer[], p_ids bytea[], p_pubkeys bytea[],
-    p_sigs bytea[], p_tags text[], p_tag_hashes integer[], p_tag_ends integer[], p_contents text[], p_raws bytea[],
-    OUT new_events integer, OUT new_pairs integer, OUT new_ids bytea[]
+-- Functions with p_slice touch nothing but what is kept by slice, and one slice of it: a cluster runs them where it lies.
+CREATE OR REPLACE FUNCTION bigbrotr.store_slice(
+    p_slice integer, p_relay_id integer, p_seen_ats integer[], p_created_ats bigint[], p_nums bigint[], p_kinds integer[],
+    p_ids bytea[], p_pubkeys bytea[], p_sigs bytea[], p_tags text[], p_tag_hashes integer[], p_tag_ends integer[],
+    p_tag_start integer, p_contents text[], p_raws bytea[],
+    OUT known integer[], OUT new_pairs integer
 )
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    nums bigint[] := ARRAY(SELECT nextval('bigbrotr.event_numbers') FROM generate_series(1, cardinality(p_ids)));
 BEGIN
+    known := '{}';
     BEGIN
         -- The caller has just looked for these events, so nearly always all are new. Inserting them as new costs less than
         -- looking for each of them again.
         INSERT INTO bigbrotr.events_stored (created_at, num, kind, slice, id, pubkey, sig, tags, tag_hashes, content)
-        SELECT u.created_at, u.num, u.kind, bigbrotr.slice_of(u.created_at), u.id, u.pubkey, u.sig, u.tags,
-               nullif(p_tag_hashes[coalesce(p_tag_ends[u.position - 1], 0) + 1:u.tag_end], '{}'), u.content
-        FROM unnest(p_created_ats, nums, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tag_ends, p_contents)
+        SELECT u.created_at, u.num, u.kind, p_slice, u.id, u.pubkey, u.sig, u.tags,
+               nullif(p_tag_hashes[coalesce(p_tag_ends[u.position - 1], p_tag_start) - p_tag_start + 1
+                                   :u.tag_end - p_tag_start], '{}'), u.content
+        FROM unnest(p_created_ats, p_nums, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tag_ends, p_contents)
              WITH ORDINALITY AS u (created_at, num, kind, id, pubkey, sig, tags, tag_end, content, position);
-        new_events := cardinality(p_ids);
-    EXCEPTION WHEN unique_violation OR internal_error THEN  -- the latter is what Citus makes of it
-        WITH stored AS (
-            INSERT INTO bigbrotr.events_stored (created_at, num, kind, slice, id, pubkey, sig, tags, tag_hashes, content)
-            SELECT u.created_at, u.num, u.kind, bigbrotr.slice_of(u.created_at), u.id, u.pubkey, u.sig, u.tags,
-                   nullif(p_tag_hashes[coalesce(p_tag_ends[u.position - 1], 0) + 1:u.tag_end], '{}'), u.content
-            FROM unnest(p_created_ats, nums, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tag_ends, p_contents)
-                 WITH ORDINALITY AS u (created_at, num, kind, id, pubkey, sig, tags, tag_end, content, position)
-            ON CONFLICT DO NOTHING
-            RETURNING events_stored.id
-        )
-        SELECT count(*), coalesce(array_agg(stored.id), '{}') INTO new_events, new_ids FROM stored;
-        nums := (SELECT array_agg(f.num ORDER BY f.position)
-                 FROM bigbrotr.find_numbers(p_created_ats => p_created_ats, p_ids => p_ids) AS f);
+    EXCEPTION WHEN unique_violation THEN
+        INSERT INTO bigbrotr.events_stored (created_at, num, kind, slice, id, pubkey, sig, tags, tag_hashes, content)
+        SELECT u.created_at, u.num, u.kind, p_slice, u.id, u.pubkey, u.sig, u.tags,
+               nullif(p_tag_hashes[coalesce(p_tag_ends[u.position - 1], p_tag_start) - p_tag_start + 1
+                                   :u.tag_end - p_tag_start], '{}'), u.content
+        FROM unnest(p_created_ats, p_nums, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tag_ends, p_contents)
+             WITH ORDINALITY AS u (created_at, num, kind, id, pubkey, sig, tags, tag_end, content, position)
+        ON CONFLICT DO NOTHING;
+        -- A new event has the number that was drawn for it here.
+        SELECT array_agg(f.num ORDER BY f.position),
+               coalesce(array_agg(f.position::integer) FILTER (WHERE f.num <> p_nums[f.position]), '{}')
+        INTO p_nums, known
+        FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
     END;
     new_pairs := bigbrotr.write_pairs(
-        p_relay_id => p_relay_id, p_created_ats => p_created_ats, p_nums => nums,
-        p_seen_ats => ARRAY(SELECT bigbrotr.pack_seen(s.seen_at) FROM unnest(p_seen_ats) AS s (seen_at)));
+        p_slice => p_slice, p_relay_id => p_relay_id, p_nums => p_nums, p_seen_ats => p_seen_ats);
 
     IF p_raws IS NOT NULL THEN
         INSERT INTO bigbrotr.events_raw (event_id, slice, created_at, raw)
-        SELECT u.id, bigbrotr.slice_of(u.created_at), u.created_at, u.raw
+        SELECT u.id, p_slice, u.created_at, u.raw
         FROM unnest(p_ids, p_created_ats, p_raws) AS u (id, created_at, raw)
         WHERE u.raw IS NOT NULL
         ON CONFLICT DO NOTHING;
     END IF;
 END $$;
-COMMENT ON FUNCTION bigbrotr.store_events IS
-    'The part of insert_events that writes what is kept by slice: the events and their presence. new_ids: which events '
-    'are new, NULL if all are.';
+COMMENT ON FUNCTION bigbrotr.store_slice IS
+    'The part of insert_events that writes the events of one slice and their presence. p_nums: numbers for them, '
+    'p_seen_ats: packed times. p_tag_start: how many tags there are before those of p_tag_hashes. known: positions of '
+    'the events, from 1, that were archived already.';
 
 -- The planner has to probe the key for each id, in order, with one plan for every call, whatever it believes about the
--- size of the tables.
-CREATE OR REPLACE FUNCTION bigbrotr.find_numbers(p_created_ats bigint[], p_ids bytea[])
+-- size of the tables: OFFSET 0 keeps it from turning the join round.
+CREATE OR REPLACE FUNCTION bigbrotr.find_numbers(p_slice integer, p_created_ats bigint[], p_ids bytea[])
 RETURNS TABLE ("position" bigint, num bigint)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET enable_material = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     RETURN QUERY
-    SELECT u.position, e.num
+    SELECT u.position, f.num
     FROM unnest(p_created_ats, p_ids) WITH ORDINALITY AS u (created_at, id, position)
-    JOIN bigbrotr.events_stored e ON e.created_at = u.created_at AND e.id = u.id;
+    CROSS JOIN LATERAL (
+        SELECT e.num FROM bigbrotr.events_stored e
+        WHERE e.slice = p_slice AND e.created_at = u.created_at AND e.id = u.id OFFSET 0
+    ) AS f;
 END $$;
 COMMENT ON FUNCTION bigbrotr.find_numbers IS
-    'The numbers of those of the given events that are archived, with their positions, from 1.';
+    'The numbers of those of the given events of one slice that are archived, with their positions, from 1.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.read_ids(
     p_since bigint, p_until bigint, p_after bytea, p_limit bigint, p_kinds integer[], p_pubkeys bytea[]
 ) RETURNS TABLE (created_ats bytea, ids bytea)
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
-AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    part  integer;
+    page  record;
+    times bytea[] := '{}';
+    found_ids bytea[] := '{}';
 BEGIN
-    IF p_kinds IS NULL AND p_pubkeys IS NULL THEN
-        RETURN QUERY
-        SELECT string_agg(int8send(x.created_at), ''), string_agg(x.id, '') FROM (
-            SELECT e.created_at, e.id FROM bigbrotr.events_stored e
-            WHERE e.created_at >= p_since AND e.created_at < p_until AND (e.created_at, e.id) > (p_since, p_after)
-            ORDER BY e.created_at, e.id LIMIT p_limit
-        ) AS x;
-    ELSE
-        RETURN QUERY
-        SELECT string_agg(int8send(x.created_at), ''), string_agg(x.id, '') FROM (
-            SELECT e.created_at, e.id FROM bigbrotr.events_stored e
-            WHERE e.created_at >= p_since AND e.created_at < p_until AND (e.created_at, e.id) > (p_since, p_after)
-              AND (p_kinds IS NULL OR e.kind = ANY (p_kinds)) AND (p_pubkeys IS NULL OR e.pubkey = ANY (p_pubkeys))
-            ORDER BY e.created_at, e.id LIMIT p_limit
-        ) AS x;
-    END IF;
+    FOR part IN SELECT s.slice FROM bigbrotr.parts_of(p_since, p_until) AS s (slice) LOOP
+        SELECT s.created_ats, s.ids, s.count INTO page
+        FROM bigbrotr.read_slice(
+            p_slice => part, p_since => p_since, p_until => p_until, p_after => p_after, p_limit => p_limit,
+            p_kinds => p_kinds, p_pubkeys => p_pubkeys) AS s;
+        times := times || page.created_ats;
+        found_ids := found_ids || page.ids;
+        p_limit := p_limit - page.count;
+        EXIT WHEN p_limit <= 0;
+    END LOOP;
+    RETURN QUERY SELECT string_agg(u.times, ''), string_agg(u.ids, '') FROM unnest(times, found_ids) AS u (times, ids);
 END $$;
 COMMENT ON FUNCTION bigbrotr.read_ids IS
     'The next archived ids of [p_since, p_until) after p_after (an id of the second p_since), in the order '
     '(created_at, id), at most p_limit: their times, 8 bytes each, most significant first, and the ids, 32 bytes '
     'each. p_kinds and p_pubkeys leave others out; without them only the index is read.';
 
+CREATE OR REPLACE FUNCTION bigbrotr.read_slice(
+    p_slice integer, p_since bigint, p_until bigint, p_after bytea, p_limit bigint, p_kinds integer[], p_pubkeys bytea[],
+    OUT created_ats bytea, OUT ids bytea, OUT count bigint
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
+AS $$
+BEGIN
+    IF p_kinds IS NULL AND p_pubkeys IS NULL THEN
+        SELECT string_agg(int8send(x.created_at), ''), string_agg(x.id, ''), count(*) INTO created_ats, ids, count FROM (
+            SELECT e.created_at, e.id FROM bigbrotr.events_stored e
+            WHERE (p_slice IS NULL OR e.slice = p_slice)
+              AND e.created_at >= p_since AND e.created_at < p_until AND (e.created_at, e.id) > (p_since, p_after)
+            ORDER BY e.created_at, e.id LIMIT p_limit
+        ) AS x;
+    ELSE
+        SELECT string_agg(int8send(x.created_at), ''), string_agg(x.id, ''), count(*) INTO created_ats, ids, count FROM (
+            SELECT e.created_at, e.id FROM bigbrotr.events_stored e
+            WHERE (p_slice IS NULL OR e.slice = p_slice)
+              AND e.created_at >= p_since AND e.created_at < p_until AND (e.created_at, e.id) > (p_since, p_after)
+              AND (p_kinds IS NULL OR e.kind = ANY (p_kinds)) AND (p_pubkeys IS NULL OR e.pubkey = ANY (p_pubkeys))
+            ORDER BY e.created_at, e.id LIMIT p_limit
+        ) AS x;
+    END IF;
+END $$;
+COMMENT ON FUNCTION bigbrotr.read_slice IS 'The part of read_ids that reads one slice, or with NULL all of them; count: how many ids there are.';
+
 CREATE OR REPLACE FUNCTION bigbrotr.find_events(p_ids bytea[], p_since bigint, p_until bigint) RETURNS bigint[]
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
+DECLARE
+    parts integer[] := array_remove(ARRAY(SELECT s.slice FROM bigbrotr.parts_of(p_since, p_until) AS s (slice)), NULL);
 BEGIN
     RETURN (
         SELECT array_agg(f.created_at ORDER BY u.position)
@@ -289,6 +407,7 @@ BEGIN
             SELECT w.position, e.created_at
             FROM unnest(p_ids) WITH ORDINALITY AS w (id, position) JOIN bigbrotr.events_stored e ON e.id = w.id
             WHERE e.created_at >= p_since AND e.created_at < p_until
+              AND (cardinality(parts) = 0 OR e.slice = ANY (parts))
         ) AS f ON f.position = u.position);
 END $$;
 COMMENT ON FUNCTION bigbrotr.find_events IS
@@ -304,6 +423,9 @@ SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
     writers bytea[] := '{}';
+    newest  record;
+    keys    bytea[] := '{}';
+    part    integer;
 BEGIN
     IF to_regclass('bigbrotr.events_tag_hashes_idx') IS NOT NULL THEN
         writers := ARRAY(
@@ -312,61 +434,69 @@ BEGIN
               AND e.kind = 10002
             LIMIT p_most);
     END IF;
-    RETURN QUERY
-    WITH newest AS (
-        SELECT e.id, e.pubkey FROM bigbrotr.events_stored e WHERE e.created_at <= p_now
-        ORDER BY e.created_at DESC LIMIT 10 * p_most
-    ), others AS (
-        SELECT n.pubkey FROM newest n GROUP BY n.pubkey LIMIT p_most
-    )
-    SELECT (SELECT array_agg(x.pubkey) FROM (
-                SELECT u.pubkey FROM unnest(writers) AS u (pubkey) UNION SELECT o.pubkey FROM others o LIMIT p_most
-            ) AS x),
-           (SELECT array_agg(x.id) FROM (SELECT n.id FROM newest n LIMIT p_most) AS x);
+    ids := '{}';
+    FOR part IN SELECT s.slice FROM bigbrotr.parts_of(0, p_now + 1) AS s (slice) ORDER BY s.slice DESC LOOP
+        SELECT n.ids, n.pubkeys INTO newest
+        FROM bigbrotr.newest_of(p_slice => part, p_until => p_now + 1, p_limit => 10 * p_most - cardinality(ids)) AS n;
+        ids := ids || newest.ids;
+        keys := keys || newest.pubkeys;
+        EXIT WHEN cardinality(ids) >= 10 * p_most;
+    END LOOP;
+    ids := ids[:p_most];
+    authors := ARRAY(
+        SELECT u.pubkey FROM unnest(writers || keys) WITH ORDINALITY AS u (pubkey, position)
+        GROUP BY u.pubkey ORDER BY min(u.position) LIMIT p_most);
+    RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION bigbrotr.some_known IS
     'Up to p_most authors of archived events and up to p_most of their ids: the newest as of p_now, and first the '
     'authors whose relay list names p_url, where tags are kept.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.newest_of(
+    p_slice integer, p_until bigint, p_limit integer, OUT ids bytea[], OUT pubkeys bytea[]
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    SELECT array_agg(x.id), array_agg(x.pubkey) INTO ids, pubkeys FROM (
+        SELECT e.id, e.pubkey FROM bigbrotr.events_stored e
+        WHERE (p_slice IS NULL OR e.slice = p_slice) AND e.created_at < p_until
+        ORDER BY e.created_at DESC LIMIT p_limit
+    ) AS x;
+END $$;
+COMMENT ON FUNCTION bigbrotr.newest_of IS
+    'Ids and authors of the newest events before p_until of one slice, or with NULL of all of them: at most p_limit, '
+    'the newest first.';
 
 -- An event stays if its last relay has dropped it: that is what an archive is for. The batch is looked at twice: the second
 -- time nobody else writes presence, so that no relay is noted for an event that goes.
 CREATE OR REPLACE FUNCTION bigbrotr.delete_orphan_events(
     p_after_at bigint, p_after_id bytea, p_limit integer, OUT gone integer, OUT last_at bigint, OUT last_id bytea
 )
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    times bigint[];
-    ids   bytea[];
+    part  integer;
+    found_ones record;
 BEGIN
     gone := 0;
-    SELECT (array_agg(x.created_at))[count(*)], (array_agg(x.id))[count(*)],
-           array_agg(x.created_at) FILTER (WHERE x.is_orphan), array_agg(x.id) FILTER (WHERE x.is_orphan)
-    INTO last_at, last_id, times, ids
-    FROM (
-        SELECT e.created_at, e.id, bigbrotr.is_orphan(
-            p_slice => e.slice, p_num => e.num, p_created_at => e.created_at, p_id => e.id) AS is_orphan
-        FROM bigbrotr.events_stored e
-        WHERE e.created_at >= p_after_at AND (e.created_at, e.id) > (p_after_at, p_after_id)
-        ORDER BY e.created_at, e.id LIMIT p_limit
-    ) AS x;
-    IF ids IS NULL THEN
-        RETURN;
-    END IF;
-    LOCK TABLE bigbrotr.presence_lock IN EXCLUSIVE MODE;
-    SELECT array_agg(u.created_at), array_agg(u.id) INTO times, ids
-    FROM unnest(times, ids) AS u (created_at, id)
-    JOIN bigbrotr.events_stored e ON e.created_at = u.created_at AND e.id = u.id
-    WHERE bigbrotr.is_orphan(p_slice => e.slice, p_num => e.num, p_created_at => e.created_at, p_id => e.id);
-    DELETE FROM bigbrotr.events_raw w USING unnest(ids) AS u (id) WHERE w.event_id = u.id;
-    WITH deleted AS (
-        DELETE FROM bigbrotr.events_stored e USING unnest(times, ids) AS u (created_at, id)
-        WHERE e.created_at = u.created_at AND e.id = u.id
-        RETURNING 1
-    )
-    SELECT count(*) INTO gone FROM deleted;
-    UPDATE bigbrotr.tallies SET events = events - gone WHERE relay_id = 0 AND gone > 0;
+    FOR part IN SELECT s.slice FROM bigbrotr.parts_of(p_after_at, 9223372036854775807) AS s (slice) LOOP
+        SELECT o.last_at, o.last_id, o.created_ats, o.ids INTO found_ones
+        FROM bigbrotr.find_orphans(
+            p_slice => part, p_after_at => p_after_at, p_after_id => p_after_id, p_limit => p_limit) AS o;
+        CONTINUE WHEN found_ones.last_id IS NULL;
+        last_at := found_ones.last_at;
+        last_id := found_ones.last_id;
+        IF found_ones.ids IS NOT NULL THEN
+            LOCK TABLE bigbrotr.presence_lock IN EXCLUSIVE MODE;
+            SELECT d.gone INTO gone
+            FROM bigbrotr.delete_orphans(
+                p_slice => part, p_created_ats => found_ones.created_ats, p_ids => found_ones.ids) AS d (gone);
+            UPDATE bigbrotr.tallies SET events = events - delete_orphan_events.gone
+            WHERE relay_id = 0 AND delete_orphan_events.gone > 0;
+        END IF;
+        EXIT;
+    END LOOP;
 END $$;
 COMMENT ON FUNCTION bigbrotr.delete_orphan_events IS
-    'Looks at the next p_limit events after (p_after_at, p_after_id) and deletes those that no relay of ours holds any '
-    'more because their relays were deleted. Returns how many, and the last event that was looked at; NULL at the end. '
-    'Idempotent.';
+    'Looks at the next events after (p_after_at, p_after_id), at most p_limit, and deletes those that no relay of ours '
+    'holds any more because their relays were deleted. Returns how many, and the last event that was looked at; NULL at '
+    'the end. Idempotent.';

@@ -32,15 +32,13 @@ RETURN p_packed::bigint + 1577836800;
 COMMENT ON FUNCTION bigbrotr.unpack_seen IS 'A time of presence.seen_ats in Unix seconds.';
 
 -- Nothing is locked while a row is computed: it is written only if it still is as it was read, else read again.
-CREATE OR REPLACE FUNCTION bigbrotr.write_pairs(
-    p_relay_id integer, p_created_ats bigint[], p_nums bigint[], p_seen_ats integer[]
-) RETURNS integer
+CREATE OR REPLACE FUNCTION bigbrotr.write_pairs(p_slice integer, p_relay_id integer, p_nums bigint[], p_seen_ats integer[])
+RETURNS integer
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    part_slice integer;
     part_chunk bigint;
     places     integer[];  -- of its events, in seen_ats
     seens      integer[];
@@ -49,14 +47,14 @@ DECLARE
     changed    integer;
     total      integer := 0;
 BEGIN
-    FOR part_slice, part_chunk, places, seens IN
-        SELECT bigbrotr.slice_of(u.created_at), u.num >> 8, array_agg((u.num & 255)::integer + 1), array_agg(u.seen_at)
-        FROM unnest(p_created_ats, p_nums, p_seen_ats) AS u (created_at, num, seen_at)
-        GROUP BY 1, 2 ORDER BY 1, 2
+    FOR part_chunk, places, seens IN
+        SELECT u.num >> 8, array_agg((u.num & 255)::integer + 1), array_agg(u.seen_at)
+        FROM unnest(p_nums, p_seen_ats) AS u (num, seen_at)
+        GROUP BY 1 ORDER BY 1
     LOOP
         LOOP
             SELECT p.seen_ats INTO before FROM bigbrotr.presence p
-            WHERE p.slice = part_slice AND p.chunk = part_chunk AND p.relay_id = p_relay_id;
+            WHERE p.slice = p_slice AND p.chunk = part_chunk AND p.relay_id = p_relay_id;
             held := coalesce(before, '{}');
             changed := 0;
             FOR i IN 1..cardinality(places) LOOP
@@ -67,27 +65,27 @@ BEGIN
             END LOOP;
             EXIT WHEN changed = 0;
             IF before IS NULL THEN
+                IF NOT EXISTS (SELECT FROM bigbrotr.relays r WHERE r.id = p_relay_id) THEN  -- deleted meanwhile
+                    RETURN 0;
+                END IF;
                 INSERT INTO bigbrotr.presence (slice, chunk, relay_id, seen_ats)
-                SELECT part_slice, part_chunk, r.id, held FROM bigbrotr.relays r WHERE r.id = p_relay_id
+                VALUES (p_slice, part_chunk, p_relay_id, held)
                 ON CONFLICT DO NOTHING;
             ELSE
                 UPDATE bigbrotr.presence p SET seen_ats = held
-                WHERE p.slice = part_slice AND p.chunk = part_chunk AND p.relay_id = p_relay_id AND p.seen_ats = before;
+                WHERE p.slice = p_slice AND p.chunk = part_chunk AND p.relay_id = p_relay_id AND p.seen_ats = before;
             END IF;
             IF FOUND THEN
                 total := total + changed;
                 EXIT;
-            END IF;
-            IF NOT EXISTS (SELECT FROM bigbrotr.relays r WHERE r.id = p_relay_id) THEN  -- deleted meanwhile
-                RETURN 0;
             END IF;
         END LOOP;
     END LOOP;
     RETURN total;
 END $$;
 COMMENT ON FUNCTION bigbrotr.write_pairs IS
-    'Notes since when a relay holds events, unless that is noted already; a NULL in p_seen_ats takes a pair back. Arrays '
-    'of one length: the times and numbers of the events, and packed times, see pack_seen. Returns how many pairs have '
+    'Notes since when a relay holds events of one slice, unless that is noted already; a NULL in p_seen_ats takes a pair '
+    'back. Arrays of one length: the numbers of the events, and packed times, see pack_seen. Returns how many pairs have '
     'begun or ended. Idempotent.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.note_presence(
@@ -95,68 +93,91 @@ CREATE OR REPLACE FUNCTION bigbrotr.note_presence(
 ) RETURNS integer[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    found_ones bigint[];  -- positions
-    times      bigint[];
-    nums       bigint[];
-    noted      integer;
+    unknown integer[] := '{}';
+    noted   integer := 0;
+    run     record;
+    done    record;
 BEGIN
     -- An orphan may not go between the look at it and the note.
     LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
-    SELECT array_agg(f.position), array_agg(p_created_ats[f.position]), array_agg(f.num) INTO found_ones, times, nums
-    FROM bigbrotr.find_numbers(p_created_ats => p_created_ats, p_ids => p_ids) AS f;
-    IF nums IS NULL THEN
-        RETURN ARRAY(SELECT generate_series(1, cardinality(p_ids)));
-    END IF;
-    noted := bigbrotr.write_pairs(
-        p_relay_id => p_relay_id, p_created_ats => times, p_nums => nums,
-        p_seen_ats => array_fill(bigbrotr.pack_seen(p_seen_at), ARRAY[cardinality(nums)]));
+    FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(p_created_ats) AS r LOOP
+        SELECT s.known, s.noted INTO done
+        FROM bigbrotr.note_slice(
+            p_slice => run.slice, p_relay_id => p_relay_id, p_created_ats => p_created_ats[run.first:run.last],
+            p_ids => p_ids[run.first:run.last], p_seen_at => bigbrotr.pack_seen(p_seen_at)) AS s;
+        noted := noted + done.noted;
+        IF cardinality(done.known) = 0 THEN
+            unknown := unknown || ARRAY(SELECT generate_series(run.first, run.last));
+        ELSIF cardinality(done.known) <= run.last - run.first THEN
+            unknown := unknown || ARRAY(
+                SELECT generate_series(run.first, run.last)
+                EXCEPT SELECT k.position::integer + run.first - 1 FROM unnest(done.known) AS k (position) ORDER BY 1);
+        END IF;
+    END LOOP;
     IF noted > 0 THEN
         PERFORM bigbrotr.count_pairs(
             p_relay_id => p_relay_id, p_pairs => noted,
             p_since => p_created_ats[1], p_last => p_created_ats[cardinality(p_created_ats)]);
         PERFORM bigbrotr.hold_lease(p_relay_id, p_epoch);
     END IF;
-    IF cardinality(nums) = cardinality(p_ids) THEN
-        RETURN '{}';
-    END IF;
-    RETURN ARRAY(SELECT generate_series(1, cardinality(p_ids)) EXCEPT SELECT unnest(found_ones) ORDER BY 1);
+    RETURN unknown;
 END $$;
 COMMENT ON FUNCTION bigbrotr.note_presence IS
     'Notes that a relay holds those of the given events that are archived. Returns the positions (from 1) of the '
     'others. Arrays of one length, sorted by (created_at, id). Refused (BB001) if another process has claimed the '
     'relay. Idempotent.';
 
--- One pass over the window: half of what it costs to name each event.
+CREATE OR REPLACE FUNCTION bigbrotr.note_slice(
+    p_slice integer, p_relay_id integer, p_created_ats bigint[], p_ids bytea[], p_seen_at integer,
+    OUT known bigint[], OUT noted integer
+)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    nums bigint[];
+BEGIN
+    SELECT coalesce(array_agg(f.position), '{}'), array_agg(f.num) INTO known, nums
+    FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
+    IF nums IS NULL THEN
+        noted := 0;
+    ELSE
+        noted := bigbrotr.write_pairs(
+            p_slice => p_slice, p_relay_id => p_relay_id, p_nums => nums,
+            p_seen_ats => array_fill(p_seen_at, ARRAY[cardinality(nums)]));
+    END IF;
+END $$;
+COMMENT ON FUNCTION bigbrotr.note_slice IS
+    'The part of note_presence that writes one slice. p_seen_at: a packed time. known: positions of the events, from 1, '
+    'that are archived; noted: how many pairs are new.';
+
+-- One pass over the window: half of what it costs to name each event. What was noted before it turns out that the window
+-- holds other events is taken back with the transaction.
 CREATE OR REPLACE FUNCTION bigbrotr.mark_window(
     p_relay_id integer, p_epoch bigint, p_since bigint, p_until bigint, p_digest bytea, p_absent_ids bytea[],
     p_seen_at bigint
 ) RETURNS integer
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
-AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    times bigint[];
-    nums  bigint[];
-    noted integer;
-    found bytea;
+    noted integer := 0;
+    ids   bytea[] := '{}';
+    part  integer;
+    done  record;
 BEGIN
     LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
-    SELECT sha256(coalesce(string_agg(x.id, ''), '')),
-           array_agg(x.created_at) FILTER (WHERE x.id <> ALL (p_absent_ids)),
-           array_agg(x.num) FILTER (WHERE x.id <> ALL (p_absent_ids))
-    INTO found, times, nums
-    FROM (
-        SELECT e.created_at, e.id, e.num FROM bigbrotr.events_stored e
-        WHERE e.created_at >= p_since AND e.created_at < p_until
-        ORDER BY e.created_at, e.id
-    ) AS x;
-    IF found <> p_digest THEN
+    FOR part IN
+        SELECT DISTINCT s.slice FROM bigbrotr.slices s
+        WHERE s.slice >= bigbrotr.slice_of(p_since) AND s.slice <= bigbrotr.slice_of(p_until - 1) ORDER BY s.slice
+    LOOP
+        SELECT m.noted, m.ids INTO done
+        FROM bigbrotr.mark_slice(
+            p_slice => part, p_relay_id => p_relay_id, p_since => p_since, p_until => p_until,
+            p_absent_ids => p_absent_ids, p_seen_at => bigbrotr.pack_seen(p_seen_at)) AS m;
+        noted := noted + done.noted;
+        ids := ids || done.ids;
+    END LOOP;
+    IF sha256((SELECT coalesce(string_agg(u.ids, '' ORDER BY u.position), '')
+               FROM unnest(ids) WITH ORDINALITY AS u (ids, position))) <> p_digest THEN
         RAISE EXCEPTION 'the window holds other events by now' USING ERRCODE = 'BB002';
     END IF;
-    noted := bigbrotr.write_pairs(
-        p_relay_id => p_relay_id, p_created_ats => times, p_nums => nums,
-        p_seen_ats => array_fill(bigbrotr.pack_seen(p_seen_at), ARRAY[coalesce(cardinality(nums), 0)]));
     IF noted > 0 THEN
         PERFORM bigbrotr.count_pairs(
             p_relay_id => p_relay_id, p_pairs => noted, p_since => p_since, p_last => p_until - 1);
@@ -170,21 +191,77 @@ COMMENT ON FUNCTION bigbrotr.mark_window IS
     '(created_at, id): events have come or gone since they were read. Refused (BB001) if another process has claimed '
     'the relay. Idempotent.';
 
+CREATE OR REPLACE FUNCTION bigbrotr.mark_slice(
+    p_slice integer, p_relay_id integer, p_since bigint, p_until bigint, p_absent_ids bytea[], p_seen_at integer,
+    OUT noted integer, OUT ids bytea
+)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+    since_at bigint := greatest(p_since, bigbrotr.slice_start(p_slice));
+    until_at bigint := least(p_until, bigbrotr.slice_end(p_slice));
+    nums     bigint[];
+BEGIN
+    SELECT coalesce(string_agg(x.id, ''), ''), array_agg(x.num) FILTER (WHERE x.id <> ALL (p_absent_ids)) INTO ids, nums
+    FROM (
+        SELECT e.id, e.num FROM bigbrotr.events_stored e
+        WHERE e.slice = p_slice AND e.created_at >= since_at AND e.created_at < until_at
+        ORDER BY e.created_at, e.id
+    ) AS x;
+    noted := bigbrotr.write_pairs(
+        p_slice => p_slice, p_relay_id => p_relay_id, p_nums => nums,
+        p_seen_ats => array_fill(p_seen_at, ARRAY[coalesce(cardinality(nums), 0)]));
+END $$;
+COMMENT ON FUNCTION bigbrotr.mark_slice IS
+    'The part of mark_window that writes one slice. p_seen_at: a packed time. ids: those of the window, in the order '
+    '(created_at, id).';
+
 CREATE OR REPLACE FUNCTION bigbrotr.read_held_ids(
     p_relay_id integer, p_since bigint, p_until bigint, p_after bytea, p_limit bigint,
     p_kinds integer[], p_pubkeys bytea[], p_tags jsonb
 ) RETURNS TABLE (created_ats bytea, ids bytea)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    part      integer;
+    page      record;
+    times     bytea[] := '{}';
+    found_ids bytea[] := '{}';
+BEGIN
+    FOR part IN SELECT s.slice FROM bigbrotr.parts_of(p_since, p_until) AS s (slice) LOOP
+        SELECT s.created_ats, s.ids, s.count INTO page
+        FROM bigbrotr.read_held_slice(
+            p_slice => part, p_relay_id => p_relay_id, p_since => p_since, p_until => p_until, p_after => p_after,
+            p_limit => p_limit, p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_tags => p_tags) AS s;
+        times := times || page.created_ats;
+        found_ids := found_ids || page.ids;
+        p_limit := p_limit - page.count;
+        EXIT WHEN p_limit <= 0;
+    END LOOP;
+    RETURN QUERY SELECT string_agg(u.times, ''), string_agg(u.ids, '') FROM unnest(times, found_ids) AS u (times, ids);
+END $$;
+COMMENT ON FUNCTION bigbrotr.read_held_ids IS
+    'The next ids of [p_since, p_until) that a relay is known to hold, as read_ids returns those of the archive. '
+    'p_tags keeps only events with a tag of each letter that has one of its values, e.g. {"t": ["nostr"]}; where tags '
+    'are not kept, no id is returned.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.read_held_slice(
+    p_slice integer, p_relay_id integer, p_since bigint, p_until bigint, p_after bytea, p_limit bigint,
+    p_kinds integer[], p_pubkeys bytea[], p_tags jsonb,
+    OUT created_ats bytea, OUT ids bytea, OUT count bigint
+)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
-    RETURN QUERY
-    SELECT string_agg(int8send(x.created_at), ''), string_agg(x.id, '') FROM (
+    SELECT string_agg(int8send(x.created_at), ''), string_agg(x.id, ''), count(*) INTO created_ats, ids, count FROM (
         SELECT e.created_at, e.id FROM bigbrotr.events_stored e
         JOIN bigbrotr.presence p ON p.slice = e.slice AND p.chunk = e.num >> 8 AND p.relay_id = p_relay_id
-        WHERE e.created_at >= p_since AND e.created_at < p_until AND (e.created_at, e.id) > (p_since, p_after)
+        WHERE (p_slice IS NULL OR e.slice = p_slice)
+          AND e.created_at >= p_since AND e.created_at < p_until AND (e.created_at, e.id) > (p_since, p_after)
           AND p.seen_ats[(e.num & 255)::integer + 1] IS NOT NULL
           AND (p_kinds IS NULL OR e.kind = ANY (p_kinds)) AND (p_pubkeys IS NULL OR e.pubkey = ANY (p_pubkeys))
           AND (p_tags IS NULL OR (e.tags IS NOT NULL AND NOT EXISTS (
@@ -194,10 +271,8 @@ BEGIN
         ORDER BY e.created_at, e.id LIMIT p_limit
     ) AS x;
 END $$;
-COMMENT ON FUNCTION bigbrotr.read_held_ids IS
-    'The next ids of [p_since, p_until) that a relay is known to hold, as read_ids returns those of the archive. '
-    'p_tags keeps only events with a tag of each letter that has one of its values, e.g. {"t": ["nostr"]}; where tags '
-    'are not kept, no id is returned.';
+COMMENT ON FUNCTION bigbrotr.read_held_slice IS
+    'The part of read_held_ids that reads one slice, or with NULL all of them; count: how many ids there are.';
 
 -- The row stays when the relay holds the event again.
 CREATE TABLE IF NOT EXISTS bigbrotr.dropped (
@@ -225,40 +300,24 @@ CREATE INDEX IF NOT EXISTS dropped_relay_id_idx ON bigbrotr.dropped (relay_id);
 CREATE OR REPLACE FUNCTION bigbrotr.note_drops(
     p_relay_id integer, p_epoch bigint, p_created_ats bigint[], p_ids bytea[], p_before bigint, p_now bigint
 ) RETURNS integer
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET enable_material = off SET plan_cache_mode = force_generic_plan
-AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    ended integer;
-    times bigint[];
-    ids   bytea[];
-    nums  bigint[];
-    seens integer[];
+    ended integer := 0;
+    run   record;
+    part  integer;
 BEGIN
     LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
-    -- No other process changes when this relay was first seen to hold an event: only the holder of its lease does.
-    SELECT array_agg(x.created_at), array_agg(x.id), array_agg(x.num), array_agg(x.seen_at) INTO times, ids, nums, seens
-    FROM (
-        SELECT e.created_at, e.id, e.num, p.seen_ats[(e.num & 255)::integer + 1] AS seen_at
-        FROM unnest(p_created_ats, p_ids) AS u (created_at, id)
-        JOIN bigbrotr.events_stored e ON e.created_at = u.created_at AND e.id = u.id
-        JOIN bigbrotr.presence p ON p.slice = e.slice AND p.chunk = e.num >> 8 AND p.relay_id = p_relay_id
-    ) AS x
-    WHERE x.seen_at NOT BETWEEN bigbrotr.pack_seen(p_before) AND bigbrotr.pack_seen(p_now);
-    IF nums IS NULL THEN
-        RETURN 0;
+    FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(p_created_ats) AS r LOOP
+        SELECT d.ended INTO part
+        FROM bigbrotr.drop_pairs(
+            p_slice => run.slice, p_relay_id => p_relay_id, p_created_ats => p_created_ats[run.first:run.last],
+            p_ids => p_ids[run.first:run.last], p_before => p_before, p_now => p_now) AS d (ended);
+        ended := ended + part;
+    END LOOP;
+    IF ended > 0 THEN
+        UPDATE bigbrotr.tallies SET pairs = pairs - ended WHERE relay_id = p_relay_id;
+        PERFORM bigbrotr.hold_lease(p_relay_id, p_epoch);
     END IF;
-    INSERT INTO bigbrotr.dropped AS d (created_at, slice, event_id, relay_id, seen_at, dropped_at)
-    SELECT u.created_at, bigbrotr.slice_of(u.created_at), u.id, p_relay_id, bigbrotr.unpack_seen(u.seen_at), p_now
-    FROM unnest(times, ids, seens) AS u (created_at, id, seen_at)
-    ON CONFLICT (created_at, slice, event_id, relay_id) DO UPDATE SET dropped_at = EXCLUDED.dropped_at;
-    ended := bigbrotr.write_pairs(
-        p_relay_id => p_relay_id, p_created_ats => times, p_nums => nums,
-        p_seen_ats => array_fill(NULL::integer, ARRAY[cardinality(nums)]));
-    UPDATE bigbrotr.tallies SET pairs = pairs - ended WHERE relay_id = p_relay_id;
-    PERFORM bigbrotr.hold_lease(p_relay_id, p_epoch);
     RETURN ended;
 END $$;
 COMMENT ON FUNCTION bigbrotr.note_drops IS
@@ -266,21 +325,168 @@ COMMENT ON FUNCTION bigbrotr.note_drops IS
     'sorted by (created_at, id). Returns how many pairs have ended. Refused (BB001) if another process has claimed '
     'the relay. Idempotent.';
 
-CREATE OR REPLACE FUNCTION bigbrotr.is_orphan(p_slice integer, p_num bigint, p_created_at bigint, p_id bytea)
-RETURNS boolean
+CREATE OR REPLACE FUNCTION bigbrotr.drop_pairs(
+    p_slice integer, p_relay_id integer, p_created_ats bigint[], p_ids bytea[], p_before bigint, p_now bigint
+) RETURNS integer
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    times bigint[];
+    ids   bytea[];
+    nums  bigint[];
+    seens integer[];
+BEGIN
+    -- No other process changes when this relay was first seen to hold an event: only the holder of its lease does.
+    SELECT array_agg(x.created_at), array_agg(x.id), array_agg(x.num), array_agg(x.seen_at) INTO times, ids, nums, seens
+    FROM unnest(p_created_ats, p_ids) AS u (created_at, id)
+    CROSS JOIN LATERAL (
+        SELECT e.created_at, e.id, e.num, p.seen_ats[(e.num & 255)::integer + 1] AS seen_at
+        FROM bigbrotr.events_stored e
+        JOIN bigbrotr.presence p ON p.slice = e.slice AND p.chunk = e.num >> 8 AND p.relay_id = p_relay_id
+        WHERE e.slice = p_slice AND e.created_at = u.created_at AND e.id = u.id OFFSET 0
+    ) AS x
+    WHERE x.seen_at NOT BETWEEN bigbrotr.pack_seen(p_before) AND bigbrotr.pack_seen(p_now);
+    IF nums IS NULL THEN
+        RETURN 0;
+    END IF;
+    INSERT INTO bigbrotr.dropped AS d (created_at, slice, event_id, relay_id, seen_at, dropped_at)
+    SELECT u.created_at, p_slice, u.id, p_relay_id, bigbrotr.unpack_seen(u.seen_at), p_now
+    FROM unnest(times, ids, seens) AS u (created_at, id, seen_at)
+    ON CONFLICT (created_at, slice, event_id, relay_id) DO UPDATE SET dropped_at = EXCLUDED.dropped_at;
+    RETURN bigbrotr.write_pairs(
+        p_slice => p_slice, p_relay_id => p_relay_id, p_nums => nums,
+        p_seen_ats => array_fill(NULL::integer, ARRAY[cardinality(nums)]));
+END $$;
+COMMENT ON FUNCTION bigbrotr.drop_pairs IS 'The part of note_drops that writes one slice. Returns how many pairs have ended.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.end_pairs(p_slice integer, p_relay_id integer, p_spans int8multirange)
+RETURNS integer
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+    since_at bigint := bigbrotr.slice_start(p_slice);
+    until_at bigint := bigbrotr.slice_end(p_slice);
+    nums     bigint[];
+BEGIN
+    SELECT array_agg(e.num) INTO nums FROM bigbrotr.events_stored e
+    WHERE e.slice = p_slice AND e.created_at >= since_at AND e.created_at <= until_at AND p_spans @> e.created_at;
+    RETURN bigbrotr.write_pairs(
+        p_slice => p_slice, p_relay_id => p_relay_id, p_nums => nums,
+        p_seen_ats => array_fill(NULL::integer, ARRAY[coalesce(cardinality(nums), 0)]));
+END $$;
+COMMENT ON FUNCTION bigbrotr.end_pairs IS
+    'Takes back the pairs of a relay and the events of one slice that were created within p_spans (Unix seconds). '
+    'Returns how many.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.find_orphans(
+    p_slice integer, p_after_at bigint, p_after_id bytea, p_limit integer,
+    OUT last_at bigint, OUT last_id bytea, OUT created_ats bigint[], OUT ids bytea[]
+)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
-    RETURN NOT EXISTS (
-        SELECT FROM bigbrotr.presence p
-        WHERE p.slice = p_slice AND p.chunk = p_num >> 8 AND p.seen_ats[(p_num & 255)::integer + 1] IS NOT NULL
-    ) AND NOT EXISTS (
-        SELECT FROM bigbrotr.dropped d WHERE d.created_at = p_created_at AND d.slice = p_slice AND d.event_id = p_id);
+    SELECT (array_agg(x.created_at))[count(*)], (array_agg(x.id))[count(*)],
+           array_agg(x.created_at) FILTER (WHERE x.is_orphan), array_agg(x.id) FILTER (WHERE x.is_orphan)
+    INTO last_at, last_id, created_ats, ids
+    FROM (
+        SELECT e.created_at, e.id,
+               NOT EXISTS (
+                   SELECT FROM bigbrotr.presence p
+                   WHERE p.slice = e.slice AND p.chunk = e.num >> 8 AND p.seen_ats[(e.num & 255)::integer + 1] IS NOT NULL
+               ) AND NOT EXISTS (
+                   SELECT FROM bigbrotr.dropped d
+                   WHERE d.created_at = e.created_at AND d.slice = e.slice AND d.event_id = e.id
+               ) AS is_orphan
+        FROM bigbrotr.events_stored e
+        WHERE (p_slice IS NULL OR e.slice = p_slice)
+          AND e.created_at >= p_after_at AND (e.created_at, e.id) > (p_after_at, p_after_id)
+        ORDER BY e.created_at, e.id LIMIT p_limit
+    ) AS x;
 END $$;
-COMMENT ON FUNCTION bigbrotr.is_orphan IS
-    'Whether no relay of ours holds an event, and none is known to have held it: their relays were deleted.';
+COMMENT ON FUNCTION bigbrotr.find_orphans IS
+    'Looks at the next p_limit events after (p_after_at, p_after_id) of one slice, or with NULL of all of them: the '
+    'last of them, and those that no relay of ours holds and none is known to have held, as their relays were deleted.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.delete_orphans(p_slice integer, p_created_ats bigint[], p_ids bytea[])
+RETURNS integer
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+    times bigint[];
+    ids   bytea[];
+BEGIN
+    SELECT array_agg(x.created_at), array_agg(x.id) INTO times, ids
+    FROM unnest(p_created_ats, p_ids) AS u (created_at, id)
+    CROSS JOIN LATERAL (
+        SELECT e.created_at, e.id,
+               EXISTS (
+                   SELECT FROM bigbrotr.presence p
+                   WHERE p.slice = e.slice AND p.chunk = e.num >> 8 AND p.seen_ats[(e.num & 255)::integer + 1] IS NOT NULL
+               ) OR EXISTS (
+                   SELECT FROM bigbrotr.dropped d
+                   WHERE d.created_at = e.created_at AND d.slice = e.slice AND d.event_id = e.id
+               ) AS is_known
+        FROM bigbrotr.events_stored e
+        WHERE (p_slice IS NULL OR e.slice = p_slice) AND e.created_at = u.created_at AND e.id = u.id OFFSET 0
+    ) AS x
+    WHERE NOT x.is_known;
+    DELETE FROM bigbrotr.events_raw w WHERE (p_slice IS NULL OR w.slice = p_slice) AND w.event_id = ANY (ids);
+    DELETE FROM bigbrotr.events_stored e USING unnest(times, ids) AS u (created_at, id)
+    WHERE (p_slice IS NULL OR e.slice = p_slice) AND e.created_at = u.created_at AND e.id = u.id;
+    RETURN coalesce(cardinality(ids), 0);
+END $$;
+COMMENT ON FUNCTION bigbrotr.delete_orphans IS
+    'Deletes those of the given events of one slice, or with NULL of any, that are orphans, see find_orphans. Returns '
+    'how many.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.read_archive(p_after_at bigint, p_after_id bytea, p_limit integer)
+RETURNS TABLE (created_at bigint, id bytea, kind integer, tags text, content text, seen_at bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    part integer;
+    got  integer;
+BEGIN
+    FOR part IN SELECT s.slice FROM bigbrotr.parts_of(p_after_at, 9223372036854775807) AS s (slice) LOOP
+        RETURN QUERY
+        SELECT a.created_at, a.id, a.kind, a.tags, a.content, a.seen_at
+        FROM bigbrotr.read_archive_slice(
+            p_slice => part, p_after_at => p_after_at, p_after_id => p_after_id, p_limit => p_limit) AS a;
+        GET DIAGNOSTICS got = ROW_COUNT;
+        p_limit := p_limit - got;
+        EXIT WHEN p_limit <= 0;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION bigbrotr.read_archive IS
+    'The next events after (p_after_at, p_after_id), in the order (created_at, id), at most p_limit. seen_at: when the '
+    'first relay was seen to hold it, in Unix seconds; 0 if none is known to.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.read_archive_slice(
+    p_slice integer, p_after_at bigint, p_after_id bytea, p_limit integer
+) RETURNS TABLE (created_at bigint, id bytea, kind integer, tags text, content text, seen_at bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+    -- Presence is probed for each event: a join would read all of it for each batch.
+    SELECT e.created_at, e.id, e.kind, e.tags, e.content, coalesce((
+               SELECT bigbrotr.unpack_seen(min(p.seen_ats[(e.num & 255)::integer + 1]))
+               FROM bigbrotr.presence p WHERE p.slice = e.slice AND p.chunk = e.num >> 8), 0)
+    FROM (
+        SELECT s.created_at, s.id, s.num, s.slice, s.kind, s.tags, s.content FROM bigbrotr.events_stored s
+        WHERE (p_slice IS NULL OR s.slice = p_slice)
+          AND s.created_at >= p_after_at AND (s.created_at, s.id) > (p_after_at, p_after_id)
+        ORDER BY s.created_at, s.id LIMIT p_limit
+    ) AS e
+    ORDER BY e.created_at, e.id;
+END $$;
+COMMENT ON FUNCTION bigbrotr.read_archive_slice IS 'The part of read_archive that reads one slice, or with NULL all of them.';
 
 CREATE OR REPLACE VIEW bigbrotr.events_relays AS
 SELECT e.id AS event_id, r.url AS relay_url,

@@ -151,32 +151,22 @@ COMMENT ON FUNCTION bigbrotr.forget_withheld IS
 
 -- A slice at a time, so that memory stays small however much was believed.
 CREATE OR REPLACE FUNCTION bigbrotr.distrust(p_relay_id integer, p_epoch bigint) RETURNS integer
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
-AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     believed int8multirange := (
         SELECT coalesce(range_agg(c.proven), '{}') FROM bigbrotr.coverage c
         WHERE c.relay_id = p_relay_id AND c.how = 'reconciliation');
     part  integer;
-    span  int8range;
-    times bigint[];
-    nums  bigint[];
+    ended integer;
     total integer := 0;
 BEGIN
     LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
-    FOR part IN SELECT DISTINCT p.slice FROM bigbrotr.presence p WHERE p.relay_id = p_relay_id ORDER BY 1 LOOP
-        FOR span IN
-            SELECT unnest(believed * int8multirange(int8range(
-                part * 604800::bigint, CASE WHEN part < 2147483647 THEN (part + 1) * 604800::bigint END)))
-        LOOP
-            SELECT array_agg(e.created_at), array_agg(e.num) INTO times, nums FROM bigbrotr.events_stored e
-            WHERE e.slice = part AND e.created_at >= lower(span) AND e.created_at < coalesce(upper(span), 9223372036854775807);
-            total := total + bigbrotr.write_pairs(
-                p_relay_id => p_relay_id, p_created_ats => times, p_nums => nums,
-                p_seen_ats => array_fill(NULL::integer, ARRAY[coalesce(cardinality(nums), 0)]));
-        END LOOP;
+    FOREACH part IN ARRAY ARRAY(SELECT DISTINCT p.slice FROM bigbrotr.presence p WHERE p.relay_id = p_relay_id ORDER BY 1)
+    LOOP
+        CONTINUE WHEN NOT believed && int8range(bigbrotr.slice_start(part), bigbrotr.slice_end(part));
+        SELECT e.ended INTO ended
+        FROM bigbrotr.end_pairs(p_slice => part, p_relay_id => p_relay_id, p_spans => believed) AS e (ended);
+        total := total + ended;
     END LOOP;
     UPDATE bigbrotr.tallies SET pairs = pairs - total WHERE relay_id = p_relay_id AND total > 0;
     PERFORM bigbrotr.hold_lease(p_relay_id, p_epoch);

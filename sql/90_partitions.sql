@@ -23,6 +23,9 @@ DECLARE
     upper_at bigint;
     made     integer := 0;
 BEGIN
+    IF NOT EXISTS (SELECT FROM pg_partitioned_table t WHERE t.partrelid = 'bigbrotr.events_stored'::regclass) THEN
+        RETURN 0;  -- a cluster has shards instead
+    END IF;
     FOR family IN SELECT * FROM (VALUES
         -- Inserts come page by page into any quarter: vacuum (for the visibility map) and analyze by share of the rows.
         ('events_stored', 'events', 'created_at', 604800::bigint, 'autovacuum_vacuum_insert_scale_factor = 0.1'),
@@ -68,4 +71,4 @@ END $$;
 COMMENT ON FUNCTION bigbrotr.ensure_partitions IS
     'Makes the missing partitions of events_stored and presence up to the quarter after the next. Rows of the default '
     'partition move to where they belong. Returns how many were made. Fails (55P03) if a reader does not let go of a '
-    'table for three seconds. Idempotent.';
+    'table for three seconds. On a cluster, which has shards instead, it does nothing. Idempotent.';

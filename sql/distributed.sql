@@ -1,5 +1,6 @@
--- Distributes an initialised database, empty or not, over the workers of a Citus cluster. Optional: no start runs this
--- file; `bigbrotr db distribute` does, on the coordinator, after the schema and in one transaction. It may be run again.
+-- Distributes the tables of a database over the workers of a Citus cluster. Optional: `bigbrotr db distribute` runs this
+-- file on the coordinator, after undistributed.sql and the schema; whoever brings a distributed database to another
+-- release runs it as well, after the schema. It may be run again.
 -- Every table of the schema stands in the list below once; a test sees to it.
 
 -- Keys that lead to reference tables are made within this transaction: over one connection a worker.
@@ -7,7 +8,8 @@ SET LOCAL citus.multi_shard_modify_mode = 'sequential';
 
 DO $$
 DECLARE
-    family record;
+    family  record;
+    routine record;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_dist_node WHERE groupid = 0) THEN
         RAISE EXCEPTION 'the coordinator is no part of the cluster yet: SELECT citus_set_coordinator_host(…)'
@@ -54,7 +56,8 @@ BEGIN
         (37, 'tallies',         'ordinary',    NULL,       NULL),
         (38, 'outbox',          'ordinary',    NULL,       NULL),
         (39, 'deliveries',      'ordinary',    NULL,       NULL),
-        (40, 'service_data',    'ordinary',    NULL,       NULL)
+        (40, 'service_data',    'ordinary',    NULL,       NULL),
+        (41, 'slices',          'ordinary',    NULL,       NULL)
     ) AS f (turn, name, kind, distribution_column, sibling)
     WHERE f.kind <> 'ordinary' AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_dist_partition p
@@ -70,16 +73,39 @@ BEGIN
             PERFORM create_distributed_table(
                 format('bigbrotr.%I', family.name)::regclass, family.distribution_column,
                 colocate_with => coalesce('bigbrotr.' || family.sibling, 'none'));
-            -- What has moved to the workers is still on the coordinator's disk. Only here, where no other table's key
-            -- leads to: this truncates those as well.
-            PERFORM truncate_local_data_after_distributing_table(format('bigbrotr.%I', family.name)::regclass);
         ELSIF NOT EXISTS (SELECT FROM pg_catalog.pg_dist_partition p
                           WHERE p.logicalrelid = format('bigbrotr.%I', family.name)::regclass) THEN
             PERFORM citus_add_local_table_to_metadata(format('bigbrotr.%I', family.name)::regclass);
         END IF;
     END LOOP;
 
-    -- Workers compute with these.
-    PERFORM create_distributed_function('bigbrotr.pack_seen(bigint)');
-    PERFORM create_distributed_function('bigbrotr.unpack_seen(integer)');
+    -- Workers compute with these, in what people ask as well.
+    FOR routine IN
+        SELECT p.oid::regprocedure::text AS name FROM pg_catalog.pg_proc p
+        WHERE p.pronamespace = 'bigbrotr'::regnamespace AND p.proname IN (
+            'slice_of', 'slice_start', 'slice_end', 'pack_seen', 'unpack_seen', 'tag_values', 'tag_hash')
+    LOOP
+        PERFORM create_distributed_function(routine.name);
+    END LOOP;
+
+    -- What touches one slice runs where the slice lies. Its plan, and the plan of the call, are made for that slice.
+    FOR routine IN
+        SELECT p.oid::regprocedure::text AS name,
+               coalesce(p.proconfig @> '{plan_cache_mode=force_generic_plan}', false) AS is_generic
+        FROM pg_catalog.pg_proc p
+        WHERE p.pronamespace = 'bigbrotr'::regnamespace AND p.proargnames[1] = 'p_slice' AND p.pronargs > 1
+    LOOP
+        IF routine.is_generic THEN
+            EXECUTE format('ALTER FUNCTION %s SET plan_cache_mode = auto', routine.name);
+        END IF;
+        PERFORM create_distributed_function(
+            routine.name, 'p_slice', colocate_with => 'bigbrotr.events_stored', force_delegation => true);
+    END LOOP;
+    FOR routine IN
+        SELECT p.oid::regprocedure::text AS name FROM pg_catalog.pg_proc p
+        WHERE p.pronamespace = 'bigbrotr'::regnamespace AND p.proargnames[1] IS DISTINCT FROM 'p_slice'
+          AND p.prosrc ~ 'p_slice =>'
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s SET plan_cache_mode = force_custom_plan', routine.name);
+    END LOOP;
 END $$;

@@ -49,8 +49,8 @@ ALLOWED: dict[str, set[str]] = {
 # Within the synchronizer, from the service down to what a relay hands over.
 SYNC = {
     "service": {"process", "worker", "shares", "report"},
-    "process": {"worker", "shares", "report"},
-    "worker": {"visit", "context", "contention", "shares", "report"},
+    "process": {"worker", "shares", "report", "verifier"},
+    "worker": {"visit", "context", "contention", "shares", "report", "verifier"},
     "visit": {"live", "ways", "pages", "reconcile", "ingest", "conversation", "context", "dialect"},
     "live": {"pages", "ingest", "conversation", "context", "dialect"},
     "ways": {"pages", "ingest", "conversation", "context", "dialect"},
@@ -63,13 +63,14 @@ SYNC = {
     "honesty": {"holdings", "fetch_by_id", "ingest", "conversation", "context"},
     "holdings": {"fetch_by_id", "ingest", "conversation", "context", "report"},
     "fetch_by_id": {"ingest", "conversation", "context", "report"},
-    "ingest": {"context", "report"},
+    "ingest": {"context", "report", "verifier"},
     "conversation": {"context"},
-    "context": {"contention", "dialect", "report"},
+    "context": {"contention", "dialect", "report", "verifier"},
     "contention": set(),
     "dialect": set(),
     "report": set(),
     "shares": set(),
+    "verifier": set(),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from bigbrotr.models.event import MAX_CREATED_AT, MAX_KIND, Event, WireEvent
+from bigbrotr.models.event import MAX_CREATED_AT, MAX_KIND, Event, Unsigned, WireEvent
 
 MOMENT = "moment"  # in the `extra` of a type: Unix seconds, which a file may give as a date
 MAX_KEY = 1000  # characters; PostgreSQL's index rows end at 2,704 bytes
@@ -56,7 +56,7 @@ class Filter(Struct, frozen=True, forbid_unknown_fields=True):
         """The last second that is wanted."""
         return MAX_CREATED_AT if self.until is None else self.until
 
-    def matches(self, event: WireEvent | Event) -> bool:
+    def matches(self, event: WireEvent | Unsigned | Event) -> bool:
         """Whether an event fulfils the conditions, whatever its time.
 
         Raises:
@@ -65,7 +65,7 @@ class Filter(Struct, frozen=True, forbid_unknown_fields=True):
         if self.kinds is not None and event.kind not in self.kinds:
             return False
         if self.authors is not None:
-            pubkey = event.pubkey.hex() if isinstance(event, Event) else event.pubkey
+            pubkey = event.pubkey if isinstance(event, WireEvent) else event.pubkey.hex()
             if pubkey not in self.authors:
                 return False
         if not self.tags:
@@ -130,13 +130,13 @@ def public_key(text: str) -> str:
     raise ValueError(f"{text[:70]!r} is no public key: 64 hex digits or an npub")
 
 
-def tags_of(event: WireEvent | Event) -> tuple[tuple[str, ...], ...]:
+def tags_of(event: WireEvent | Unsigned | Event) -> tuple[tuple[str, ...], ...]:
     """The tags of an event, decoded.
 
     Raises:
         ValueError: they are malformed.
     """
-    if isinstance(event, Event):
+    if not isinstance(event, WireEvent):
         return event.tags
     try:
         return _tags_decoder.decode(event.tags)

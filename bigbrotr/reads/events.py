@@ -18,6 +18,7 @@ PAGE = 500  # events that are read at once
 EXAMINED = 20_000  # events that a walk looks at before it is judged again
 MOST_IDS = 1000  # that are looked up at once
 FRESH_S = 300.0  # for which statistics are used
+LAST_ID = b"\xff" * 32  # comes after all others of its second
 
 _encode = msgspec.json.Encoder().encode
 _decode_tags = msgspec.json.Decoder(list[list[str]]).decode
@@ -70,10 +71,18 @@ class StoredEvent(NamedTuple):
 
 
 class EventPage(NamedTuple):
-    """Some events of an answer, and after which of them the next page begins; None at the end."""
+    """Some events of an answer, and where the next page begins; None at the end. A page may be
+    short, or empty, before the end: where little of much matches, and time was up."""
 
     events: list[StoredEvent]
     next: Position | None
+
+
+class Found(NamedTuple):
+    """What was found, and up to where everything was looked at; None: to the end."""
+
+    positions: list[Position]
+    reached: Position | None
 
 
 class EventReads:
@@ -87,9 +96,15 @@ class EventReads:
         self._keeps_tags: bool | None = None
 
     async def page(
-        self, query: Query, limit: int = PAGE, after: Position | None = None
+        self,
+        query: Query,
+        limit: int = PAGE,
+        after: Position | None = None,
+        *,
+        budget_s: float | None = None,
     ) -> EventPage:
-        """Up to `limit` events that match, after those of the page before.
+        """Up to `limit` events that match, after those of the page before. With `budget_s`, the
+        page ends with what one more look brings when that time is over.
 
         Raises:
             NotKeptError: the query asks for tags, and the archive keeps none.
@@ -99,16 +114,17 @@ class EventReads:
         events: list[StoredEvent] = []
         if query.is_empty or limit < 1:
             return EventPage(events, None)
+        deadline = None if budget_s is None else time.monotonic() + budget_s
         while True:
             wanted = limit + 1 - len(events)  # one more tells whether there is a next page
-            found = await self._find(query, wanted, after)
-            events += await self._read(query, found)
+            found = await self._find(query, wanted, after, deadline)
+            events += await self._read(query, found.positions)
             if len(events) > limit:
                 last = events[limit - 1]
                 return EventPage(events[:limit], Position(last.created_at, last.id))
-            if len(found) < wanted:
-                return EventPage(events, None)
-            after = found[-1]  # some only shared the hash of a tag
+            if found.reached is None or _is_over(deadline):
+                return EventPage(events, found.reached)
+            after = found.reached
 
     async def all(self, query: Query, after: Position | None = None) -> AsyncIterator[StoredEvent]:
         """All events that match, or the first `limit` of them, a page in memory at a time."""
@@ -146,25 +162,28 @@ class EventReads:
 
     # Where they are
 
-    async def _find(self, query: Query, wanted: int, after: Position | None) -> list[Position]:
+    async def _find(
+        self, query: Query, wanted: int, after: Position | None, deadline: float | None
+    ) -> Found:
         """The positions of the next events whose columns and tag hashes match."""
         if after is not None:
             query = replace(query, until=min(query.until, after.created_at))
         if query.ids is not None:
-            return await self._find_ids(query, wanted, after)
-        found: list[Position] = []
+            found = await self._find_ids(query, wanted, after)
+            return Found(found, found[-1] if len(found) == wanted else None)
+        found = []
         pieces = await self._pieces(query)
-        while pieces and len(found) < wanted:
-            plan = choose(pieces, query, wanted - len(found))
+        while pieces and (left := wanted - len(found)) > 0:
+            plan = choose(pieces, query, left)
             run, pieces = pieces[: plan.pieces], pieces[plan.pieces :]
             span = replace(query, since=run[-1].since, until=run[0].until)
             if plan.way is Way.WALK:
-                found += await self._walk(run, span, wanted - len(found), after)
+                found += await self._walk(run, span, left, after)
             else:
-                found += await self._look_up(
-                    plan.way, plan.letter, span, wanted - len(found), after
-                )
-        return found
+                found += await self._look_up(plan.way, plan.letter, span, left, after)
+            if pieces and _is_over(deadline) and len(found) < wanted:
+                return Found(found, Position(span.since, LAST_ID))
+        return Found(found, found[-1] if len(found) == wanted else None)
 
     async def _find_ids(self, query: Query, wanted: int, after: Position | None) -> list[Position]:
         ids = sorted(query.ids or ())
@@ -230,6 +249,10 @@ class EventReads:
 
     async def _call(self, function: str, **arguments: object) -> list[Any]:
         return await self._pool.fetch(call_of(function, *arguments), *arguments.values())
+
+
+def _is_over(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() > deadline
 
 
 def _conditions(query: Query, after: Position | None, first: str = "") -> dict[str, Any]:

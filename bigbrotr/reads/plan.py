@@ -114,21 +114,31 @@ def choose(
     other, of which statistics know nothing.
     """
     estimates = [_Estimate.of(piece, query, wanted) for piece in pieces]
-    matches = sum(each.matches for each in estimates)
     if share is not None:
-        matches = share * sum(each.rows for each in estimates)
-    part = min(1.0, wanted / max(matches, 1e-9))
+        estimates = [each._replace(matches=each.rows * share) for each in estimates]
     ways = list(estimates[0].costs)
-    best = min(ways, key=lambda way: part * sum(each.costs[way] for each in estimates))
+    best = min(ways, key=lambda way: _cost(estimates, way, wanted))
     cost = found = 0.0
     taken = 0
     for each in estimates:
         if taken and (cost > ENOUGH_US or found > 1.5 * wanted):
             break
         taken += 1
-        cost += each.costs[best] * (part if best[0] is Way.WALK else 1.0)
+        cost += each.costs[best]
         found += each.matches
     return Plan(*best, taken)
+
+
+def _cost(estimates: Sequence["_Estimate"], way: tuple[Way, str], wanted: float) -> float:
+    """What it costs to find as many in one way, in microseconds; a walk ends within a piece."""
+    cost = 0.0
+    for each in estimates:
+        part = 1.0 if way[0] is not Way.WALK else min(1.0, wanted / max(each.matches, 1e-9))
+        cost += each.costs[way] * part
+        wanted -= each.matches
+        if wanted <= 0:
+            break
+    return cost
 
 
 class _Estimate(NamedTuple):

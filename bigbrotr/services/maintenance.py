@@ -2,6 +2,8 @@
 
 import time
 
+import asyncpg
+
 from bigbrotr.config.settings import MaintenanceSettings
 from bigbrotr.core.base_service import BaseService
 
@@ -10,7 +12,8 @@ MIN_FAILURES_LOGGED = 3  # visits in a row
 
 
 class Maintenance(BaseService[MaintenanceSettings]):
-    """Makes the partitions of coming quarters, renews statistics, and logs what needs a look.
+    """Makes the partitions of coming quarters, renews statistics, packs indexes, and says what
+    needs a look.
 
     Of the supervisors that share a database, the first that finds it due does it for all.
     """
@@ -28,12 +31,31 @@ class Maintenance(BaseService[MaintenanceSettings]):
         begun = time.monotonic()
         made = await self.brotr.ensure_partitions()
         await self.brotr.analyze()
+        packed = await self._pack_indexes()
         await self.brotr.upsert_service_data([(*MEMORY, {})])
         took_s = round(time.monotonic() - begun, 1)
-        self.log.info("looked after the database", partitions_made=made, took_s=took_s)
+        self.log.info(
+            "looked after the database",
+            partitions_made=made,
+            indexes_packed=packed,
+            took_s=took_s,
+        )
         await self._log_what_needs_a_look()
 
+    async def _pack_indexes(self) -> int:
+        try:
+            packed = await self.brotr.pack_indexes()
+        except asyncpg.InsufficientPrivilegeError as error:
+            self.log.debug("indexes are not packed: the owner may", error=str(error))
+            return 0
+        except (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError) as error:
+            self.log.info("indexes are not packed: somebody reads for long", error=str(error))
+            return 0
+        return len(packed)
+
     async def _log_what_needs_a_look(self) -> None:
+        if strays := await self.brotr.strays():
+            self.log.warning("events in the default partition", at_least=strays)
         for table in await self.brotr.vacuum_debt():
             self.log.warning("autovacuum does not get to a table", **table)
         # One line a reason, whatever the number of relays and of tries.

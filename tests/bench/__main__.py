@@ -190,6 +190,7 @@ async def memory(on: Stage, events: int) -> None:
             return sum(_proportional_kib(pid) for pid in (os.getpid(), *archive.worker_pids()))
 
         peak = idle = used()
+        processes = 1 + len(archive.worker_pids())
 
         def watch() -> None:
             nonlocal peak
@@ -202,7 +203,6 @@ async def memory(on: Stage, events: int) -> None:
         done.set()
         watcher.join()
         await _check(archive, events + WARM_UP)
-    processes = archive.synchronizer.workers + 1
     print(
         f"  {peak / 1024:.0f} MB in {processes} processes ({seconds:.0f} s),"
         f" {idle / 1024:.0f} MB before the first relay"

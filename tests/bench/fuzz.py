@@ -5,6 +5,7 @@ one field. Nothing may be accepted but what was signed, as it was signed; nostr-
 second opinion on all that is. Nothing may raise but what is documented.
 """
 
+import asyncio
 import json
 import random
 import re
@@ -23,6 +24,7 @@ from bigbrotr.nostr.message import EventMessage, Malformed, TooLarge
 from bigbrotr.nostr.questions import End, Question
 from bigbrotr.nostr.session import Page
 from bigbrotr.services.sync.ingest import sift
+from bigbrotr.services.sync.verifier import Here
 from tests.bench import corpus
 from tests.kit.events import is_valid, make_event
 
@@ -289,7 +291,7 @@ def pass_through(batch: Sequence[bytes], outcomes: Counter[str], wrong: list[str
     received = len(page.events)
     try:
         answer_, sifted = sift(page, Question(0, None, 500), POLICY)
-        sifted.verify()
+        asyncio.run(sifted.verify(Here()))
     except Exception as error:
         wrong.append(f"{error!r} from a page with {bytes(batch[0][:300])!r}")
         return accepted

@@ -4,21 +4,30 @@ Nothing is signed, so nothing verifies; sizes, spreads and skews are roughly tho
 few authors write most, few events are answered most, most tag values are named once.
 """
 
-import asyncio
+import argparse
 import sys
 import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import asyncpg
+import uvloop
 
-from bigbrotr.config.settings import Profile
+from bigbrotr.config.settings import MaintenanceSettings, Profile
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
-from tests.bench import corpus
+from bigbrotr.models.relay import Relay
+from bigbrotr.reads import status
+from bigbrotr.reads.where import where
+from bigbrotr.services.maintenance import Maintenance
+from tests.bench import corpus, reads
+from tests.bench.reads import BUSY, BUSY_SECOND, SPREAD_S
+from tests.bench.stage import Stage, stage
 
 RELAYS = 10
-SPREAD_S = 3 * 365 * 86_400
 BATCH = 200_000
-BUSY_SECOND = corpus.NEWEST - 40 * 86_400  # holds BUSY events
-BUSY = 5_000
+NEW = 50_000  # events that are copied into it
 
 _EVENTS = """
     INSERT INTO bigbrotr.events_stored
@@ -144,5 +153,79 @@ async def build(address: str, events: int, profile: Profile = Profile.FULL) -> N
         await connection.close()
 
 
+async def measure(on: Stage, address: str, events: int) -> None:
+    """Prints what a large archive takes: to copy into, to look at and to look after."""
+    connection = await asyncpg.connect(address)
+    size = await connection.fetchval("SELECT pg_database_size(current_database())")
+    await connection.close()
+    print(f"  {size / 1e9:.1f} GB, {size / events:.0f} bytes an event at {RELAYS} relays")
+    async with Pool(dsn=address) as pool:
+        await reads.measure(pool, events)
+    fresh: list[float] = []
+    for place in (None, address):
+        # Half a year of events that nobody has, the worst case: few share a page of an index.
+        data = corpus.build(NEW, seed=7 if place is None else int(time.time()))
+        async with on.archive(address=place) as archive:
+            await on.settle()
+            async with on.relays(data, 4, shared=0.0) as urls:
+                await archive.brotr.insert_relays([Relay(url) for url in urls])
+                spent = await archive.visit()
+            async with on.relays(data, 4) as urls:
+                known = await archive.copy(urls) / NEW / 4 * 1e6
+            new = [each / NEW * 1e6 for each in spent]
+            fresh = fresh or new
+            print(
+                f"  first copy {'into it' if place else 'into an empty archive'}: {new[0]:.1f} us,"
+                f" PostgreSQL {new[2]:.1f} ({new[0] / fresh[0]:.2f}, {new[2] / fresh[2]:.2f});"
+                f" known {known:.1f} us"
+            )
+            if place is not None:
+                await _look(archive.brotr, events)
+
+
+async def _look(brotr: Brotr, events: int) -> None:
+    settings = MaintenanceSettings()
+    works: dict[str, Callable[[], Awaitable[object]]] = {
+        "totals": brotr.totals,
+        "metrics": brotr.metrics,
+        "status": lambda: status.status(brotr, 3600.0, writes=False),
+        "where": lambda: where(brotr.pool, reads.event_id(events // 3)),
+        "statistics and partitions": lambda: Maintenance(brotr, settings).run(),
+        "indexes packed": brotr.pack_indexes,
+        "orphans": brotr.delete_orphan_events,
+    }
+    for name, work in works.items():
+        started = time.perf_counter()
+        await work()
+        print(f"  {name}: {(time.perf_counter() - started) * 1000:,.0f} ms", flush=True)
+
+
+async def run(events: int, folder: Path | None) -> None:
+    async with stage(folder) as on:
+        address = on.address("large")
+        connection = await asyncpg.connect(on.server.url)
+        try:
+            is_there = await connection.fetchval(
+                "SELECT count(*) > 0 FROM pg_database WHERE datname = 'large'"
+            )
+            if not is_there:
+                await connection.execute("CREATE DATABASE large")
+        finally:
+            await connection.close()
+        if not is_there:
+            await build(address, events)
+        await measure(on, address, events)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.large", description=__doc__)
+    parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument(
+        "--folder", type=Path, help="where the archive is kept, and taken up again by the next run"
+    )
+    options = parser.parse_args()
+    uvloop.run(run(options.events, options.folder))
+
+
 if __name__ == "__main__":
-    asyncio.run(build(sys.argv[1], int(sys.argv[2])))
+    main()

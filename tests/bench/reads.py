@@ -9,9 +9,12 @@ from collections.abc import Callable
 from bigbrotr.core.pool import Pool
 from bigbrotr.models.query import Position, Query
 from bigbrotr.reads.events import PAGE, EventReads
-from tests.bench import corpus, large
+from tests.bench import corpus
 
 ROUNDS = 20
+SPREAD_S = 3 * 365 * 86_400  # of the events of the large archive
+BUSY_SECOND = corpus.NEWEST - 40 * 86_400  # of it; holds BUSY events
+BUSY = 5_000
 
 
 def author(number: int) -> bytes:
@@ -27,7 +30,7 @@ def event_id(number: int) -> bytes:
 def shapes(events: int, chance: random.Random) -> dict[str, Callable[[], Query]]:
     """Queries of each shape, a new one at each call."""
     authors = max(1000, events // 30)
-    oldest = corpus.NEWEST - large.SPREAD_S
+    oldest = corpus.NEWEST - SPREAD_S
 
     def rare() -> bytes:
         return author(chance.randrange(authors // 2, authors))
@@ -74,9 +77,7 @@ def shapes(events: int, chance: random.Random) -> dict[str, Callable[[], Query]]
         "... and a kind that never bears it": lambda: Query(
             tags=tags("l", "half"), kinds=frozenset([0])
         ),
-        "one second that holds 5,000": lambda: Query(
-            since=large.BUSY_SECOND, until=large.BUSY_SECOND
-        ),
+        "one second that holds 5,000": lambda: Query(since=BUSY_SECOND, until=BUSY_SECOND),
         "kind 1 in an hour of the past": lambda: (
             lambda at: Query(kinds=frozenset([1]), since=at, until=at + 3600)
         )(moment()),
@@ -110,7 +111,7 @@ async def measure(pool: Pool, events: int) -> None:
 async def _deep(reads: EventReads, events: int) -> None:
     """The 10,000th page of everything beside the first."""
     took = []
-    for after in (None, Position(corpus.NEWEST - large.SPREAD_S // 2, bytes(32))):
+    for after in (None, Position(corpus.NEWEST - SPREAD_S // 2, bytes(32))):
         started = time.perf_counter()
         for _ in range(ROUNDS):
             page = await reads.page(Query(), PAGE, after)

@@ -157,10 +157,14 @@ class Stage:
 
     @asynccontextmanager
     async def archive(
-        self, profile: Profile = Profile.FULL, workers: int = 0, width: int = 50
+        self,
+        profile: Profile = Profile.FULL,
+        workers: int = 0,
+        width: int = 50,
+        address: str | None = None,
     ) -> AsyncIterator["Archive"]:
-        """A fresh archive with a synchronizer whose worker processes are up."""
-        address = await self.new_database()
+        """An archive, fresh or at an address, with a synchronizer whose worker processes are up."""
+        address = address or await self.new_database()
         config = Config(
             pool=PoolSettings(),
             networks=Networks(clearnet=Link(enabled=False), local=Link(width=width)),
@@ -198,9 +202,10 @@ class Archive:
         self._server_pid = server_pid
 
     def worker_pids(self) -> list[int]:
-        """The worker processes."""
+        """The worker processes, and their verifiers."""
         executor = self.synchronizer._executor
-        return list(executor._processes or {}) if executor is not None else []
+        workers = list(executor._processes or {}) if executor is not None else []
+        return [pid for worker in workers for pid in (worker, *children(worker))]
 
     async def copy(self, urls: list[str]) -> float:
         """Copies relays that it has not met; returns the seconds that it took."""
@@ -221,7 +226,7 @@ class Archive:
         server = self._server_pid
         return Spent(
             time.perf_counter(),
-            sum(cpu_s(pid) for top in self.worker_pids() for pid in (top, *children(top))),
+            sum(map(cpu_s, self.worker_pids())),
             sum(map(cpu_s, (server, *children(server)))),
         )
 
@@ -235,8 +240,9 @@ def cpu_s(pid: int) -> float:
 
 
 @asynccontextmanager
-async def stage() -> AsyncIterator[Stage]:
-    """A server with the settings that `bigbrotr run` would give it, in a temporary folder."""
+async def stage(kept: Path | None = None) -> AsyncIterator[Stage]:
+    """A server with the settings that `bigbrotr run` would give it, in a temporary folder or in one
+    that is kept."""
     with tempfile.TemporaryDirectory(prefix="bigbrotr-bench-") as folder:
-        async with EmbeddedPostgres(Path(folder) / "data") as server:
+        async with EmbeddedPostgres((kept or Path(folder)) / "data") as server:
             yield Stage(Path(folder), server)

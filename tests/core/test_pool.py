@@ -10,10 +10,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
+from asyncpg.protocol import protocol
 
 from bigbrotr.config.settings import Database, Limits, PoolSettings, Retry, ServerSettings, Timeouts
 from bigbrotr.core import pool as pools
-from bigbrotr.core.pool import Pool
+from bigbrotr.core.pool import Pool, tell_arrays_by_type
 from bigbrotr.errors import ConfigError, DatabaseError
 from tests.conftest import LOGIN, Databases
 
@@ -449,3 +450,32 @@ async def test_a_statement_that_is_cut_off_leaves_no_transaction_open(dsn: str) 
             await asyncio.gather(asked, return_exceptions=True)
             async with pool.transaction() as connection:
                 await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+
+
+# --- arrays ---------------------------------------------------------------------------------------
+
+
+async def test_arrays_are_told_by_type(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = vars(protocol)
+    monkeypatch.setitem(names, "IterableABC", names["IterableABC"])  # is put back
+    asked: list[object] = []
+
+    class Sized(type):
+        def __instancecheck__(cls, value: object) -> bool:
+            asked.append(value)
+            return True
+
+    monkeypatch.setitem(names, "SizedABC", Sized("Sized", (), {}))
+    tell_arrays_by_type()
+    for kind, value, back in (
+        ("int8[]", [1, None, 3], [1, None, 3]),
+        ("text[]", ("a", "b"), ["a", "b"]),
+        ("bytea[]", [b"a", b""], [b"a", b""]),
+        ("int4[]", {7}, [7]),
+        ("int4[]", [], []),
+        ("int4[]", [[1, 2], [3, 4]], [[1, 2], [3, 4]]),
+    ):
+        assert await pool.fetchval(f"SELECT $1::{kind}", value) == back
+    assert not [value for value in asked if not isinstance(value, list | tuple | set)]
+    with pytest.raises(asyncpg.DataError, match="sized iterable container expected"):
+        await pool.fetchval("SELECT $1::text[]", "ab")

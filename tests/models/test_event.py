@@ -15,8 +15,13 @@ from hypothesis import strategies as st
 from bigbrotr.models.event import (
     Event,
     EventRelay,
+    Identified,
+    Unsigned,
     WireEvent,
+    decode,
+    identify,
     is_signed,
+    preimage,
     storable,
     tag_hash,
     tag_hashes,
@@ -373,6 +378,47 @@ def test_the_fast_path_agrees_with_the_slow_one(made: dict[str, Any], data: st.D
         assert fast is None or reason != "bad id"
     else:
         assert fast in (None, slow)
+
+
+@CALM
+@given(EVENTS | st.builds(signed, TEXT, TAGS, verbatim=st.booleans()), st.booleans())
+def test_what_is_hashed_once_is_what_is_hashed_twice(made: dict[str, Any], spaced: bool) -> None:
+    """The constructor proves all of it again, with `raw`."""
+    text = json.dumps(made, indent=1) if spaced else serialise(made)
+    event = Event.from_wire(wire_of(text))
+    again = Event(*msgspec.structs.astuple(event)[:-1])
+    assert msgspec.structs.astuple(event) == msgspec.structs.astuple(again)
+
+
+@pytest.mark.parametrize("is_hashed_as_sent", [True, False])
+def test_what_hashes_to_its_id_in_other_words_is_no_event(is_hashed_as_sent: bool) -> None:
+    """The bytes that came are hashed first; they must be the ones that NIP-01 wants, too."""
+    for tags, content in (('[["t", "x"]]', '"x"'), ('[["t","x"]]', '"\\u0078"')):
+        made = signed("x", [["t", "x"]])
+        hashed = preimage(
+            made["pubkey"].encode(),
+            made["created_at"],
+            made["kind"],
+            tags.encode(),
+            content.encode(),
+        )
+        event_id = hashlib.sha256(hashed).hexdigest() if is_hashed_as_sent else made["id"]
+        wire = WireEvent(
+            *(event_id, made["pubkey"], made["created_at"], made["kind"]),
+            *(msgspec.Raw(tags.encode()), msgspec.Raw(content.encode()), made["sig"]),
+        )
+        assert isinstance(identify(wire), Identified if is_hashed_as_sent else Unsigned)
+        if is_hashed_as_sent:
+            with pytest.raises(ValueError, match=r"^bad id$"):
+                decode(identify(wire))
+        else:
+            assert decode(identify(wire)).event(is_signed=True) == Event.from_json(serialise(made))
+
+
+def test_who_says_that_a_signature_is_wrong_gets_no_event() -> None:
+    found = decode(identify(wire_of(serialise(signed("x")))))
+    with pytest.raises(ValueError, match=r"^bad signature$"):
+        found.event(is_signed=False)
 
 
 def test_the_fast_path_of_other_shapes() -> None:

@@ -89,16 +89,19 @@ def matching(query: Query, events: list[Event]) -> list[bytes]:
     return [event.id for event in found]
 
 
-async def paged(reads: EventReads, query: Query, limit: int) -> list[StoredEvent]:
+async def paged(
+    reads: EventReads, query: Query, limit: int, budget_s: float | None = None
+) -> list[StoredEvent]:
     """All that matches, page by page."""
     found: list[StoredEvent] = []
     after: Position | None = None
     while True:
-        page = await reads.page(query, limit, after)
-        assert len(page.events) == limit or page.next is None
+        page = await reads.page(query, limit, after, budget_s=budget_s)
+        assert len(page.events) == limit or page.next is None or budget_s is not None
         found += page.events
         if page.next is None:
             return found
+        assert page.next != after
         after = page.next
 
 
@@ -132,7 +135,9 @@ async def test_any_query_gives_what_a_look_at_every_event_gives(
             with pytest.raises(NotKeptError, match="lite"):
                 await reads.page(query, limit)
             continue
-        assert [event.id for event in await paged(reads, query, limit)] == matching(query, EVENTS)
+        for budget_s in (None, 0.0):
+            found = await paged(reads, query, limit, budget_s)
+            assert [event.id for event in found] == matching(query, EVENTS)
         checked += 1
     assert checked > 10
 

@@ -8,8 +8,10 @@ import pytest
 from bigbrotr.config.settings import MAX_CONSECUTIVE_FAILURES, MaintenanceSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import configure
+from bigbrotr.models.event import EventRelay
 from bigbrotr.models.relay import Relay
 from bigbrotr.services.maintenance import Maintenance
+from tests.kit.events import NOW, verified
 
 
 async def test_it_says_what_it_did(brotr: Brotr, capfd: pytest.CaptureFixture[str]) -> None:
@@ -21,7 +23,7 @@ async def test_it_says_what_it_did(brotr: Brotr, capfd: pytest.CaptureFixture[st
     async with Maintenance(brotr) as maintenance:
         await maintenance.run()
         said = capfd.readouterr().err
-        assert "looked after the database partitions_made=0 took_s=" in said
+        assert "looked after the database partitions_made=0 indexes_packed=0 took_s=" in said
         assert "relays fail outcome=timeout relays=3 most=wss://relay2.example failures=5" in said
 
 
@@ -43,6 +45,47 @@ async def test_it_is_done_once_in_a_while_whoever_finds_it_due(
     # A clock that was ahead leaves a time to come: it is not waited for.
     await brotr.pool.execute("UPDATE bigbrotr.service_data SET updated_at = updated_at + 9000")
     assert await is_done()
+
+
+async def test_events_from_far_ahead_are_noticed(
+    brotr: Brotr, capfd: pytest.CaptureFixture[str]
+) -> None:
+    relay = Relay("wss://relay.example")
+    await brotr.insert_events([EventRelay(verified(created_at=2**40), relay, NOW)])
+    configure("INFO", stream=sys.stderr)
+    async with Maintenance(brotr) as maintenance:
+        await maintenance.run()
+    assert "events in the default partition at_least=1" in capfd.readouterr().err
+
+
+async def test_indexes_that_were_filled_backwards_are_packed(brotr: Brotr) -> None:
+    """As the copy of a relay fills them; what a crash has left is cleared away."""
+    await brotr.pool.execute(
+        "INSERT INTO bigbrotr.events_stored (created_at, num, slice, kind, id, pubkey)"
+        " SELECT $1::bigint - n, n, bigbrotr.slice_of($1::bigint - n), 1,"
+        " sha256(int8send(n)), sha256(int8send(n % 50))"
+        " FROM generate_series(1, 6000) AS n ORDER BY n",
+        NOW,
+    )
+    await brotr.analyze()
+    leaf = await brotr.pool.fetchval(
+        "SELECT DISTINCT tableoid::regclass::text FROM bigbrotr.events_stored"
+    )
+    size = "SELECT sum(pg_relation_size(indexrelid)) FROM pg_index WHERE indrelid = $1::regclass"
+    before = await brotr.pool.fetchval(size, leaf)
+    assert await brotr.pack_indexes() == []  # too small to be worth it
+    packed = await brotr.pack_indexes(1 << 16)
+    assert f"{leaf}_pkey" in packed
+    assert await brotr.pool.fetchval(size, leaf) < 0.85 * before
+    assert f"{leaf}_pkey" not in await brotr.pack_indexes(1 << 16)
+    # A crash in the midst of it leaves an index that is never used.
+    await brotr.pool.execute(f"CREATE INDEX broken_ccnew ON {leaf} (num)")
+    await brotr.pool.execute(
+        "UPDATE pg_index SET indisvalid = false"
+        " WHERE indexrelid = 'bigbrotr.broken_ccnew'::regclass"
+    )
+    await brotr.pack_indexes()
+    assert await brotr.pool.fetchval("SELECT to_regclass('bigbrotr.broken_ccnew')") is None
 
 
 async def test_what_keeps_failing_is_tried_again_and_never_given_up(brotr: Brotr) -> None:

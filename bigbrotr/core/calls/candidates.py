@@ -133,20 +133,11 @@ class CandidateCalls(ServiceDataCalls):
         """The next `limit` archived events of a walk; none in an archive without tags."""
         if "tags" not in await self._kept_columns():
             return []
-        rows = await self.pool.fetch(
-            # Presence is probed for each event: a join would read all of it for each batch.
-            "SELECT e.created_at, e.id, e.kind, e.tags, e.content, coalesce(("
-            "  SELECT bigbrotr.unpack_seen(p_packed =>"
-            "   pg_catalog.min(p.seen_ats["
-            "    (e.num OPERATOR(pg_catalog.&) 255)::pg_catalog.int4 + 1]))"
-            "  FROM bigbrotr.presence p"
-            "  WHERE p.slice = e.slice AND p.chunk = e.num OPERATOR(pg_catalog.>>) 8), 0)"
-            " FROM (SELECT * FROM bigbrotr.events_stored"
-            "  WHERE (created_at, id) > ($1, $2) ORDER BY created_at, id LIMIT $3) AS e"
-            " ORDER BY e.created_at, e.id",
-            walk.created_at,
-            bytes.fromhex(walk.id),
-            limit,
+        rows = await self._rows(
+            "read_archive",
+            p_after_at=walk.created_at,
+            p_after_id=bytes.fromhex(walk.id),
+            p_limit=limit,
         )
         return [Archived(*row) for row in rows]
 

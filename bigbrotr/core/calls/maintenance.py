@@ -13,6 +13,7 @@ from bigbrotr.models.relay import Network
 
 OLD_TRANSACTIONS = 1_000_000_000  # of the 2**31 that there are; autovacuum acts at a fifth of it
 DEAD_ROWS = 100_000  # fewer are never worth a word
+PACKED_BYTES = 16 << 20  # smaller indexes are left as they are
 
 
 class Totals(NamedTuple):
@@ -93,6 +94,39 @@ class MaintenanceCalls(Calls):
             DEAD_ROWS,
         )
 
+    async def pack_indexes(self, least_bytes: int = PACKED_BYTES) -> list[str]:
+        """Makes those indexes of events anew that take half as much again as they could, one after
+        the other, while others read and write; returns their names.
+
+        A relay is copied from the newest event to the oldest, and a B-tree that is filled from its
+        end to its beginning has half-empty pages.
+
+        Raises:
+            asyncpg.InsufficientPrivilegeError: only the owner of the tables may do so.
+        """
+        packed = []
+        for name in await self._names(_BROKEN_OFF):  # by a crash in the midst of it
+            await self.pool.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+        for name in await self._names(_LOOSE, least_bytes):
+            await self.pool.execute(f"REINDEX INDEX CONCURRENTLY {name}", timeout=MAINTENANCE_S)
+            packed.append(name)
+        return packed
+
+    async def _names(self, query: str, *arguments: object) -> list[str]:
+        return [row["name"] for row in await self.pool.fetch(query, *arguments)]
+
+    async def strays(self) -> int:
+        """How many events lie in the default partition: they claim to be from far ahead, or the
+        partition of their time could not be made. A hundred at most are counted."""
+        if not await self.pool.fetchval(
+            "SELECT pg_catalog.to_regclass('bigbrotr.events_default') IS NOT NULL"
+        ):
+            return 0  # a cluster has no partitions
+        found: int = await self.pool.fetchval(
+            "SELECT pg_catalog.count(*) FROM (SELECT FROM bigbrotr.events_default LIMIT 100) AS e"
+        )
+        return found
+
     async def ensure_partitions(self) -> int:
         """Makes the partitions up to the quarter after the next; returns how many.
 
@@ -109,3 +143,31 @@ class MaintenanceCalls(Calls):
                 "pg_stat_activity; maintenance tries again"
             ) from None
         return made
+
+
+# What an entry takes: its header and keys, aligned to 8 bytes, and its place in the page, which is
+# filled to nine tenths when the index is made; ids and keys have 32 bytes and one for their length.
+_LOOSE = """
+    SELECT pg_catalog.format('%I.%I', n.nspname, i.relname) AS name
+    FROM pg_catalog.pg_partition_tree('bigbrotr.events_stored') AS t
+    JOIN pg_catalog.pg_class AS p ON p.oid = t.relid
+    JOIN pg_catalog.pg_index AS x ON x.indrelid = t.relid AND x.indisvalid
+    JOIN pg_catalog.pg_class AS i ON i.oid = x.indexrelid
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = i.relnamespace
+    JOIN pg_catalog.pg_am AS m ON m.oid = i.relam AND m.amname = 'btree',
+    LATERAL (
+        SELECT pg_catalog.sum(CASE WHEN a.attlen > 0 THEN a.attlen ELSE 33 END) AS keys
+        FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = i.oid
+    ) AS w
+    WHERE t.isleaf AND p.relkind = 'r' AND pg_catalog.pg_relation_size(i.oid) > $1::bigint
+      AND pg_catalog.pg_relation_size(i.oid)
+          > 1.5 * p.reltuples * (4 + 8 * pg_catalog.ceil((8 + w.keys) / 8.0)) / 0.9
+    ORDER BY pg_catalog.pg_relation_size(i.oid)
+"""
+_BROKEN_OFF = """
+    SELECT pg_catalog.format('%I.%I', n.nspname, i.relname) AS name
+    FROM pg_catalog.pg_index AS x
+    JOIN pg_catalog.pg_class AS i ON i.oid = x.indexrelid
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = i.relnamespace AND n.nspname = 'bigbrotr'
+    WHERE NOT x.indisvalid AND pg_catalog.strpos(i.relname, '_ccnew') > 0
+"""

@@ -18,6 +18,7 @@ from bigbrotr.nostr.session import Bounds
 from bigbrotr.services.sync.contention import ContentionGate
 from bigbrotr.services.sync.dialect import LEAST_LIMIT, Dialect, dialect_of
 from bigbrotr.services.sync.report import Report
+from bigbrotr.services.sync.verifier import Here, Verifier
 
 PAGE_ROUNDS = 12  # reply time-outs that a whole page may take: three bounds, the third is the slice
 PAGES_AT_WORK = 8  # in one worker: verified, or waiting for the database
@@ -56,6 +57,7 @@ class VisitContext:
         default_factory=lambda: asyncio.Semaphore(WINDOWS_AT_WORK)
     )
     contention: ContentionGate = field(default_factory=ContentionGate)
+    verifier: Verifier = field(default_factory=Here)
     settings: SynchronizerSettings = field(init=False)
     policy: SyncPolicy = field(init=False)
     link: Link = field(init=False)

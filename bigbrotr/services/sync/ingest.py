@@ -1,8 +1,8 @@
 """Ingest: sorts out what a relay hands over, verifies what is new, and stores it."""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -10,17 +10,29 @@ from msgspec import Struct
 from bigbrotr.config.settings import SyncPolicy
 from bigbrotr.core.calls.events import Rejected
 from bigbrotr.models.coverage import Gap
-from bigbrotr.models.event import MAX_CREATED_AT, Event, WireEvent, wire_id
+from bigbrotr.models.event import (
+    Event,
+    Identified,
+    Unsigned,
+    WireEvent,
+    decode,
+    identify,
+)
 from bigbrotr.nostr.message import HINTS, claimed_time
 from bigbrotr.nostr.questions import PageAnswer, Progress, Question
 from bigbrotr.nostr.session import Page
 from bigbrotr.services.sync.context import VisitContext, VisitState
 from bigbrotr.services.sync.report import REASONS, Report
+from bigbrotr.services.sync.verifier import Verifier, verify
 
 NOTHING_PROVEN = Progress([], [])
 EPHEMERAL = range(20_000, 30_000)  # kinds that a relay passes on and does not hold (NIP-01)
 
+CROWD = 20  # events of one second that are worth waiting for, so as not to verify them twice
+AT_ONCE = 100  # events that are decoded before the verifier is asked about them
+
 Key = tuple[int, bytes]  # (created_at, id)
+Found: TypeAlias = Identified | Unsigned | Event  # its id is proven
 
 
 class Batch:
@@ -33,28 +45,63 @@ class Batch:
         self, malformed: Mapping[str, tuple[int, bytes]], received: int = 0, size: int = 0
     ) -> None:
         self.received, self.size = received, size  # events that were sent, and their bytes
-        self.events: list[tuple[int, bytes, WireEvent | Event]] = []
+        self.events: list[tuple[int, bytes, Found]] = []
         # Further copies of an event that differ: the first one may be forged.
-        self.copies: dict[bytes, list[WireEvent | Event]] = {}
+        self.copies: dict[bytes, list[Found]] = {}
         self.fresh: list[Event] = []  # verified
         self.forged = 0  # events that were not
         self.rejected: dict[str, tuple[int, bytes]] = {}
         for reason, (count, sample) in malformed.items():
             self.reject(reason, sample, count)
 
-    def verify(self) -> None:
+    async def verify(self, verifier: Verifier) -> None:
         """Makes fresh events of those that are valid, and rejects the others (`forged`)."""
-        for _, event_id, wire in self.events:
-            copies = (wire, *self.copies.get(event_id, ())) if self.copies else (wire,)
-            for copy in copies:
-                try:
-                    self.fresh.append(copy if isinstance(copy, Event) else Event.from_wire(copy))
-                    break
-                except ValueError as error:
-                    self.reject(str(error), event_id)
-            else:
+        events, self.events = self.events, []
+        decoded, answers = [], []
+        for start in range(0, len(events), AT_ONCE):  # while some are verified, others are decoded
+            some = [self._decode(found, key) for _, key, found in events[start : start + AT_ONCE]]
+            decoded += some
+            answers.append(verifier.verify([each for each in some if isinstance(each, Unsigned)]))
+        right = [is_right for answer in answers for is_right in await answer]
+        right.reverse()
+        for (_, event_id, _), each in zip(events, decoded, strict=True):
+            event = self._event(each, right.pop) or self._event_of_copies(event_id)
+            if event is None:
                 self.forged += 1
-        self.events = []
+            else:
+                self.fresh.append(event)
+
+    def _decode(self, found: Found, event_id: bytes) -> Unsigned | Event | None:
+        """Decodes an event; rejects it, and returns None, where that cannot be done."""
+        try:
+            return found if isinstance(found, Event) else decode(found)
+        except ValueError as error:
+            self.reject(str(error), event_id)
+            return None
+
+    def _event(self, found: Unsigned | Event | None, is_right: Callable[[], bool]) -> Event | None:
+        """Returns the event, or rejects it where its signature is not right."""
+        if not isinstance(found, Unsigned):
+            return found
+        try:
+            return found.event(is_signed=is_right())
+        except ValueError as error:
+            self.reject(str(error), found.id)
+            return None
+
+    def _event_of_copies(self, event_id: bytes) -> Event | None:
+        """Returns an event of which the first copy was not valid, if another one is."""
+        for copy in self.copies.get(event_id, ()):
+            found = self._decode(copy, event_id)
+            event = self._event(found, lambda found=found: verify([found])[0])  # type: ignore[misc]
+            if event is not None:
+                return event
+        return None
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether the next page of a walk may bring many of these events again."""
+        return len(self.events) > CROWD and self.events[CROWD][0] == self.events[0][0]
 
     def oldest(self) -> set[bytes]:
         """Returns the ids of the oldest fresh events: the next page of a walk brings them again."""
@@ -85,7 +132,7 @@ class Ingest:
         """
         if not self._gate.is_contended:
             await self._leave_unknown(batch)
-            batch.verify()
+            await batch.verify(self._context.verifier)
 
     async def store(self, batch: Batch, progress: Progress = NOTHING_PROVEN) -> None:
         """Stores the new events of a prepared batch together with what its page proved."""
@@ -122,7 +169,7 @@ class Ingest:
         """Stores what came within a question, but not in answer to it; it proves nothing. Returns
         when it was created."""
         answer, batch = sift(page, ask, self._context.policy)
-        batch.events = [event for event in batch.events if event[2].kind not in EPHEMERAL]
+        batch.events = [event for event in batch.events if kind_of(event[2]) not in EPHEMERAL]
         await self.take(batch)
         return answer.created_ats
 
@@ -153,7 +200,7 @@ class Ingest:
         async with self._brotr.ingest_lock() as has_waited:
             if has_waited:
                 await self._leave_unknown(batch)
-            batch.verify()
+            await batch.verify(self._context.verifier)
             return await self._store(batch, progress)
 
     async def _store(self, batch: Batch, progress: Progress) -> int:
@@ -244,29 +291,30 @@ def _sort_events(
     since, until = bounds
     filter_, newest = policy.filter, policy.filter.newest
     for event in page.events:
+        at = event.created_at
         try:
-            event_id, event = identify(event)
-            is_wanted = filter_.matches(event)
+            found = event if isinstance(event, Event) else identify(event)
+            is_wanted = filter_.matches(found if isinstance(found, Unsigned) else event)
         except ValueError as error:
             batch.reject(str(error), sample_of(event))
-            if since <= event.created_at <= until:
-                claimed.append(event.created_at)
+            if since <= at <= until:
+                claimed.append(at)
             else:
                 off_filter += 1
             continue
+        event_id = found.id
         if (first := seen.get(event_id)) is not None:
             repeats += 1
             if event != first:
-                batch.copies.setdefault(event_id, []).append(event)
+                batch.copies.setdefault(event_id, []).append(found)
             continue
         seen[event_id] = event
-        at = event.created_at
         if not is_wanted or not since <= at <= until:
             off_filter += 1
             continue
         times.append(at)
         if policy.since <= at <= newest and event_id not in under_way:
-            batch.events.append((at, event_id, event))
+            batch.events.append((at, event_id, found))
     return PageTimes(times, claimed, off_filter, repeats)
 
 
@@ -279,20 +327,9 @@ def in_order(times: list[int], claimed: list[int]) -> list[int]:
     return sorted(together) if times == sorted(times) else together
 
 
-def identify(event: WireEvent | Event) -> tuple[bytes, WireEvent | Event]:
-    """Returns the proven id of an event: cheaply when its bytes hash to it, else by decoding it.
-
-    Raises:
-        ValueError: it is no valid event.
-    """
-    if isinstance(event, Event):
-        return event.id, event
-    if (event_id := wire_id(event)) is not None:
-        if not 0 <= event.created_at <= MAX_CREATED_AT:
-            raise ValueError("malformed: created_at out of range")
-        return event_id, event
-    decoded = Event.from_wire(event)
-    return decoded.id, decoded
+def kind_of(found: Found) -> int:
+    """Returns the kind of an event."""
+    return found.wire.kind if isinstance(found, Identified) else found.kind
 
 
 def sample_of(event: WireEvent | Event) -> bytes:

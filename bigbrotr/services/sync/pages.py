@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from bigbrotr.services.sync.late import Late, LateEvents
 
 PAGES_TO_JUDGE = 8  # after as many of a walk, is most of it known? ...
 KNOWN_SHARE = 4  # ... as many times what is new: then ids say it in less
+AT_WORK = 2  # pages of a walk that are verified or stored: as many keep two processes busy
 LINGER_S = 1.0  # how long to wait for events that come after EOSE, once some have
 SOME_KNOWN = 100  # authors and ids that an empty relay is asked for
 
@@ -70,8 +72,8 @@ class Pages:
 
 
 class PageWalk:
-    """One walk: while a page is verified, the one before it is being stored, and the one after it
-    is on its way."""
+    """One walk: while a page is verified, the one before it is being stored, the one after it waits
+    to be verified, and a fourth is on its way."""
 
     def __init__(
         self, pages: Pages, paging: Paging, *, may_stop: bool, aside: Aside | None
@@ -84,8 +86,8 @@ class PageWalk:
         self._fetched = 0  # pages
         self._new, self._known = self._state.new, self._state.known  # before it began
         self._asking: asyncio.Task[Page] | None = None
-        self._storing: asyncio.Task[None] | None = None
-        self._under_way: set[bytes] = set()  # events that the next page may bring again
+        self._at_work: deque[asyncio.Task[None]] = deque()  # pages: verified, then stored in order
+        self._newest = Batch({})  # of these; the next page may bring some of it again
         self._lies: set[How] = set()  # that are acted upon
         self._absences: Absences
 
@@ -105,8 +107,7 @@ class PageWalk:
                 else:
                     self._conversation.note_answer()
                 await self._take(page, ask)
-            if self._storing is not None:
-                await self._storing
+            await self._finish(0)
         finally:
             await self._cancel()
         if self._aside is None:
@@ -173,11 +174,13 @@ class PageWalk:
     async def _take(self, page: Page, ask: Question) -> None:
         """Takes a page in: decides what follows from it, asks on, and begins to store it."""
         late = await self._take_late(page, ask)
+        await self._finish(0 if self._newest.is_crowded else AT_WORK - 1)
         # Few pages are worked on at once, and who waits here has asked for no other.
         gate = self._context.page_gate
         await gate.acquire()
         try:
-            answer, batch = sift(page, ask, self._context.policy, self._under_way)
+            under_way = self._newest.oldest()
+            answer, batch = sift(page, ask, self._context.policy, under_way)
             page.events = []  # they are in the batch
             self._absences.saw(batch.events)
             progress = self._judge(page, answer, batch, late)
@@ -187,17 +190,30 @@ class PageWalk:
             following = self._paging.ask()
             if following is not None and not self._is_enough():
                 self._asking = await self._fetch(following)
-            await self._ingest.prepare(batch)
-            self._under_way = batch.oldest()
-            if self._storing is not None:
-                await self._storing
-            await self._settle(progress)
         except BaseException:
             gate.release()
             raise
-        proven = Progress(progress.proven, [])
-        self._storing = asyncio.create_task(self._ingest.store(batch, proven))
-        self._storing.add_done_callback(lambda _: gate.release())
+        before = self._at_work[-1] if self._at_work else None
+        work = asyncio.create_task(self._store(batch, progress, before))
+        work.add_done_callback(lambda _: gate.release())
+        self._at_work.append(work)
+        self._newest = batch
+
+    async def _store(
+        self, batch: Batch, progress: Progress, before: asyncio.Task[None] | None
+    ) -> None:
+        """Verifies a page, and stores it after the one before."""
+        await self._ingest.prepare(batch)
+        if before is not None:
+            await before
+        await self._settle(progress)
+        await self._ingest.store(batch, Progress(progress.proven, []))
+
+    async def _finish(self, left: int) -> None:
+        """Waits until no more than `left` pages are at work."""
+        while len(self._at_work) > left:
+            await self._at_work[0]
+            self._at_work.popleft()
 
     async def _take_late(self, page: Page, ask: Question) -> Late:
         """Stores what came for earlier questions: nothing is proven where it lies.
@@ -262,7 +278,7 @@ class PageWalk:
     # The end
 
     async def _cancel(self) -> None:
-        tasks = [task for task in (self._asking, self._storing) if task is not None]
+        tasks = [task for task in (self._asking, *self._at_work) if task is not None]
         for task in tasks:
             task.cancel()
         # Also when they are done: asyncio complains of errors that nobody looks at. Together,

@@ -18,10 +18,11 @@ import uvloop
 from bigbrotr.config.settings import Config
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import configure, open_up
-from bigbrotr.core.pool import Pool
+from bigbrotr.core.pool import Pool, tell_arrays_by_type
 from bigbrotr.errors import DatabaseError, leaves
 from bigbrotr.services.sync.report import Report
 from bigbrotr.services.sync.shares import Shares
+from bigbrotr.services.sync.verifier import Beside, fork_verifier
 from bigbrotr.services.sync.worker import Slice, Worker
 
 CONNECTIONS = 2  # to the database, of one worker: more get into each other's way
@@ -54,6 +55,8 @@ class Process:
     def __init__(
         self, config: Config, dsn: str | None, lifeline: Pipe, parent: int, shares: Shares
     ) -> None:
+        # First of all: a process with threads must not be forked.
+        self.verifier = Beside(fork_verifier()) if len(os.sched_getaffinity(0)) > 1 else None
         self.config = config
         self.lifeline = lifeline
         self.parent = parent  # told, not looked up: it may have gone while this one started
@@ -61,7 +64,7 @@ class Process:
         self.loop = uvloop.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True, name="loop").start()
         self.brotr = Brotr(pool_of(config, dsn), notes_mentions=config.finder.enabled)
-        self.worker = Worker(config, self.brotr, shares=shares)
+        self.worker = Worker(config, self.brotr, shares=shares, verifier=self.verifier)
         threading.Thread(target=self._watch, daemon=True, name="lifeline").start()
 
     def _watch(self) -> None:
@@ -80,6 +83,8 @@ class Process:
 
     async def _slice(self, slice_: Slice) -> Report:
         await self.brotr.pool.connect()
+        if self.verifier is not None:
+            await self.verifier.connect()
         return await self.worker.work(slice_)
 
 
@@ -106,6 +111,7 @@ def start_process(
     for number in NOT_FOR_WORKERS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, NOT_FOR_WORKERS)
+    tell_arrays_by_type()
     open_up(sys.stderr)
     configure(config.log.level, config.log.json, sys.stderr)
     _worker = Process(config, dsn, lifeline, parent, shares)

@@ -42,6 +42,7 @@ from bigbrotr.services.sync.context import (
 )
 from bigbrotr.services.sync.report import Report
 from bigbrotr.services.sync.shares import Share, Shares
+from bigbrotr.services.sync.verifier import Here, Verifier
 from bigbrotr.services.sync.visit import RelayVisit
 
 FAILING = ("failed", "refused", "throttled")  # verdicts on a visit
@@ -64,7 +65,8 @@ class Slice(Struct, frozen=True):
 class Worker:
     """Copies relays: claims those that are due, visits them side by side, and records.
 
-    `shares`: what is due is shared with other workers.
+    `shares`: what is due is shared with other workers. `verifier`: else signatures are verified
+    here.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Worker:
         brotr: Brotr,
         *,
         shares: Shares | None = None,
+        verifier: Verifier | None = None,
         log: Logger | None = None,
     ) -> None:
         self.config = config
@@ -88,6 +91,7 @@ class Worker:
         self._window_gate = asyncio.Semaphore(WINDOWS_AT_WORK)
         self._reached: deque[Failure | None] = deque(maxlen=2 * OFFLINE_SAMPLE)
         self._shares = shares or Shares(1)
+        self._verifier = verifier or Here()
         self._report = Report()
         self._used = self._use()  # as last reported
         self._deadline = 0.0  # of the slice under way, in monotonic seconds
@@ -213,6 +217,7 @@ class Worker:
             page_gate=self._page_gate,
             window_gate=self._window_gate,
             contention=self._contention,
+            verifier=self._verifier,
         )
         visit = RelayVisit(
             context,

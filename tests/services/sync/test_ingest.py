@@ -17,6 +17,7 @@ from bigbrotr.services.sync.contention import FORESIGHT, IN_VAIN, ContentionGate
 from bigbrotr.services.sync.context import VisitContext, VisitState
 from bigbrotr.services.sync.ingest import Ingest, sift
 from bigbrotr.services.sync.report import Report
+from bigbrotr.services.sync.verifier import Here
 from tests.kit.events import make_event, wire
 
 POLICY = SynchronizerSettings().policy("")
@@ -90,11 +91,11 @@ async def test_under_contention_each_event_is_verified_and_stored_about_once(
     assert total.received - total.known <= len(EVENTS) + 10 * 20 * 2
 
 
-def test_what_the_page_before_brought_already_is_heard_and_not_stored_twice() -> None:
+async def test_what_the_page_before_brought_already_is_heard_and_not_stored_twice() -> None:
     first, second, third = (make_event(1_600_000_000, content=f"{n}") for n in range(3))
     forged = {**second, "sig": first["sig"]}
     _, batch = sift(page([*EVENTS[1:4], first, forged]), Question(1_600_000_000, None, 5), POLICY)
-    batch.verify()
+    await batch.verify(Here())
     under_way = batch.oldest()
     assert under_way == {bytes.fromhex(first["id"])}  # the other is not being stored
     answer, batch = sift(

@@ -1,0 +1,146 @@
+"""The verifier: checks signatures beside a worker, in a process that does nothing else.
+
+A signature costs as much as all the rest that a worker does with an event. In a thread it would
+cost twice as much: to go from one to the next takes the interpreter's lock from the worker.
+"""
+
+import asyncio
+import gc
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
+from typing import NamedTuple, Protocol, cast
+
+from bigbrotr.models.event import Unsigned, is_signed
+
+CLAIM_BYTES = 128  # a signature, an id and a public key
+_HEAD = struct.Struct("!I")  # how many claims follow
+
+
+class Verifier(Protocol):
+    """Verifies signatures."""
+
+    def verify(self, events: Sequence[Unsigned]) -> Awaitable[Sequence[bool]]:
+        """Begins to verify, and hands out of each event whether its signature is right."""
+
+
+class Here:
+    """Verifies in this process, which does nothing else meanwhile."""
+
+    def verify(self, events: Sequence[Unsigned]) -> Awaitable[Sequence[bool]]:
+        """Hands out of each event whether its signature is right."""
+        future = asyncio.get_running_loop().create_future()
+        future.set_result(verify(events))
+        return future
+
+
+class Asked(NamedTuple):
+    """Events that the process beside was asked about."""
+
+    events: Sequence[Unsigned]
+    answer: asyncio.Future[Sequence[bool]]
+
+
+class Beside(asyncio.Protocol):
+    """Verifies in a process beside this one; here, once that is gone."""
+
+    def __init__(self, to_process: socket.socket) -> None:
+        self._socket = to_process
+        self._is_connected = False
+        self._transport: asyncio.Transport | None = None  # as long as it answers
+        self._asked: deque[Asked] = deque()  # answers come in this order
+        self._arrived = bytearray()
+
+    async def connect(self) -> None:
+        """Begins to listen to the process, in the loop that runs. Does nothing the second time."""
+        if not self._is_connected:
+            self._is_connected = True
+            await asyncio.get_running_loop().create_connection(lambda: self, sock=self._socket)
+
+    def verify(self, events: Sequence[Unsigned]) -> Awaitable[Sequence[bool]]:
+        """Begins to verify, and hands out of each event whether its signature is right."""
+        future = asyncio.get_running_loop().create_future()
+        if self._transport is None:
+            future.set_result(verify(events))
+        elif not events:
+            future.set_result([])
+        else:
+            self._asked.append(Asked(events, future))
+            parts = [_HEAD.pack(len(events))]
+            for event in events:
+                parts += (event.sig, event.id, event.pubkey)
+            self._transport.write(b"".join(parts))
+        return future
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The process can be asked."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+
+    def data_received(self, data: bytes) -> None:
+        """Answers came: a byte for each event."""
+        self._arrived += data
+        while self._asked and len(self._arrived) >= (size := len(self._asked[0].events)):
+            answers = [each == 1 for each in self._arrived[:size]]
+            del self._arrived[:size]
+            self._answer(answers)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The process is gone: what it has not answered is verified here."""
+        self._transport = None
+        while self._asked:
+            self._answer(verify(self._asked[0].events))
+
+    def _answer(self, answers: Sequence[bool]) -> None:
+        answer = self._asked.popleft().answer
+        if not answer.done():  # nobody waits any more
+            answer.set_result(answers)
+
+
+def verify(events: Sequence[Unsigned]) -> list[bool]:
+    """Returns of each event whether its signature is right."""
+    return [is_signed(event.id, event.pubkey, event.sig) for event in events]
+
+
+def fork_verifier() -> socket.socket:
+    """Starts a process that verifies; returns the socket to it. It ends with this process.
+
+    To be called while this process has one thread.
+    """
+    ours, theirs = socket.socketpair()
+    if os.fork():
+        theirs.close()
+        ours.setblocking(False)
+        return ours
+    try:
+        # What was open here must not stay open there: others wait for its end.
+        number = theirs.fileno()
+        os.closerange(3, number)
+        os.closerange(number + 1, os.sysconf("SC_OPEN_MAX"))
+        gc.freeze()
+        with suppress(OSError):
+            serve(theirs)
+    finally:
+        os._exit(0)
+
+
+def serve(asked: socket.socket) -> None:
+    """Answers until the other end is closed."""
+    with asked.makefile("rb") as questions:
+        while head := questions.read(_HEAD.size):
+            (count,) = _HEAD.unpack(head)
+            claims = questions.read(CLAIM_BYTES * count)
+            asked.sendall(bytes(judge(claims, count)))
+
+
+def judge(claims: bytes, count: int) -> list[bool]:
+    """Returns of each claim, as it goes through the socket, whether it is right."""
+    if len(claims) != CLAIM_BYTES * count:
+        return []
+    starts = range(0, len(claims), CLAIM_BYTES)
+    return [
+        is_signed(claims[at + 64 : at + 96], claims[at + 96 : at + 128], claims[at : at + 64])
+        for at in starts
+    ]
