@@ -31,8 +31,8 @@ EVENT_ID = "00" * 32
 # What stands for something of the reader's own.
 PLACEHOLDERS = {"note1…": EVENT_ID, "FILE|URL…": "wss://relay.example.com", "…": EVENT_ID}
 # Programs of the system, which change it: nothing of ours is in their lines but what is checked.
-SYSTEM = {"systemctl", "sudoedit", "git", "apt", "docker", "python3", "pip", "cd"}
-ENDLESS = {"run"}  # until they are stopped
+SYSTEM = {"systemctl", "sudoedit", "git", "apt", "docker", "python3", "pip", "cd", "curl"}
+ENDLESS = {"run", "serve"}  # until they are stopped
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ async def bigbrotr(home: Path, command: str) -> Done:
     assert process.stderr is not None
     said = b""
     if words[0] in ENDLESS and "--once" not in words:
-        while b" supervisor: ready " not in said:
+        while b" supervisor: ready " not in said and b" serving the archive " not in said:
             line = await process.stderr.readline()
             assert line, said.decode()
             said += line

@@ -93,7 +93,7 @@ async def test_no_secret_is_written_anywhere(
     query = parse_qs(parts.query)
     host = parts.hostname or query["host"][0]
     server_port = parts.port or int(query.get("port", ["5432"])[0])
-    port = free_port()
+    port, serve_port = free_port(), free_port()
     await databases.execute(f"CREATE ROLE {LOGIN} LOGIN PASSWORD '{PASSWORD}'")
     await databases.execute(f"ALTER DATABASE {name} OWNER TO {LOGIN}")
     env = {"DB_PASSWORD": PASSWORD, "PRIVATE_KEY": KEY}
@@ -104,6 +104,7 @@ async def test_no_secret_is_written_anywhere(
             more = (
                 f'[database]\nhost = "{host}"\nport = {server_port}\nuser = "{LOGIN}"\n'
                 f'database = "{name}"\n[web]\nlisten = "127.0.0.1:{port}"\n'
+                f'[serve]\nlisten = "127.0.0.1:{serve_port}"\n'
             )
             place = Place(tmp_path / "place", [first.url, second.url], more=more)
             text = place.config.read_text()
@@ -126,6 +127,10 @@ async def test_no_secret_is_written_anywhere(
                 )
                 for path in ("metrics", "readyz", "healthz"):
                     shown[path] = await asyncio.to_thread(_read, f"http://127.0.0.1:{port}/{path}")
+                await running.says("serving the archive")
+                for path in ("", "openapi.json", "status", "relays", "candidates", "nowhere"):
+                    url = f"http://127.0.0.1:{serve_port}/api/v1/{path}"
+                    shown[f"served {path}"] = await asyncio.to_thread(_read, url)
                 for words in ("status", "config show", "db url", "health"):
                     done = await place.call(*words.split(), **env)
                     shown[words] = (done.out + done.err).encode()

@@ -2,17 +2,24 @@
 
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
+from weakref import WeakKeyDictionary
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 from bigbrotr.core.pool import Pool
+from bigbrotr.models.event import MAX_CREATED_AT, MAX_KIND
+from bigbrotr.models.filter import public_key
 from bigbrotr.models.metadata import MetadataType
+from bigbrotr.models.query import Position
+from bigbrotr.models.query import Query as EventQuery
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.models.where import parse_event_id
 from bigbrotr.reads import coverage, measurements, relay_list, relays, status
+from bigbrotr.reads.events import EventReads, NotKeptError
 from bigbrotr.reads.relays import Stage, Uptime
 from bigbrotr.reads.where import Where, where
-from bigbrotr.serve.parameters import PARSE
+from bigbrotr.serve.parameters import PARSE, WHOLE
+from bigbrotr.serve.problems import RefusedError
 from bigbrotr.serve.resource import BIGINT, Keyed, ListQuery, Many, One, Query, Resource
 
 Text: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -288,21 +295,107 @@ async def _candidates(
 # Events
 
 
-class EventQuery(Query, frozen=True, kw_only=True):
+EventId = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=2000,
+        description="id of the event: 64 hex digits, a note or an nevent",
+        extra={PARSE: _event_id},
+    ),
+]
+Author = Annotated[str, Meta(min_length=1, max_length=200, extra={PARSE: public_key})]
+TAG = "^[A-Za-z]:"
+EVENTS = 500  # most of an answer: some are as large as a megabyte
+EVENTS_AT_ONCE = 100  # of a stream
+
+
+class OneEventQuery(Query, frozen=True, kw_only=True):
     """Which event."""
 
-    event: Annotated[
-        str,
+    event: EventId
+
+
+class EventsQuery(ListQuery, frozen=True, kw_only=True):
+    """A filter of NIP-01, part by part."""
+
+    limit: Annotated[
+        Annotated[int, Meta(ge=1, le=EVENTS)] | None,
+        Meta(description="most events of the answer; default: 100, and in NDJSON all"),
+    ] = None
+    id: Annotated[tuple[EventId, ...] | None, Meta(description="with one of these ids")] = None
+    author: Annotated[
+        tuple[Author, ...] | None, Meta(description="by one of these: 64 hex digits or npub")
+    ] = None
+    kind: Annotated[
+        tuple[Annotated[int, Meta(ge=0, le=MAX_KIND)], ...] | None,
+        Meta(description="of one of these kinds"),
+    ] = None
+    tag: Annotated[
+        tuple[Annotated[str, Meta(max_length=1000, pattern=TAG)], ...] | None,
         Meta(
-            min_length=1,
-            max_length=2000,
-            description="id of the event: 64 hex digits, a note or an nevent",
-            extra={PARSE: _event_id},
+            description="with a tag, as `t:nostr`; repeated: one of each letter has to be there",
+            extra={WHOLE: True},
         ),
-    ]
+    ] = None
+    since: Since = None
+    until: Annotated[
+        Seconds | None, Meta(description="until then, that second included, in Unix seconds")
+    ] = None
 
 
-async def _where(pool: Pool, query: EventQuery) -> Where:
+class EventItem(Struct, frozen=True, omit_defaults=True):
+    """An event as it was signed (NIP-01). The profile lite keeps the first four fields."""
+
+    id: str
+    pubkey: str
+    created_at: int
+    kind: int
+    tags: tuple[tuple[str, ...], ...] | None = None
+    content: str | None = None
+    sig: str | None = None
+
+
+EventKey: TypeAlias = tuple[BIGINT, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]]
+# What the planner knows of a database is found once.
+_readers: WeakKeyDictionary[Pool, EventReads] = WeakKeyDictionary()
+
+
+def _reads(pool: Pool) -> EventReads:
+    if (found := _readers.get(pool)) is None:
+        found = _readers[pool] = EventReads(pool)
+    return found
+
+
+async def _events(
+    pool: Pool, query: EventsQuery, after: tuple[int, str] | None, limit: int
+) -> list[Keyed]:
+    tags: dict[str, frozenset[str]] = {}
+    for text in query.tag or ():
+        tags[text[0]] = tags.get(text[0], frozenset()) | {text[2:]}
+    wanted = EventQuery(
+        ids=None if query.id is None else frozenset(map(bytes.fromhex, query.id)),
+        authors=None if query.author is None else frozenset(map(bytes.fromhex, query.author)),
+        kinds=None if query.kind is None else frozenset(query.kind),
+        tags=tags,
+        since=query.since or 0,
+        until=MAX_CREATED_AT if query.until is None else query.until,
+    )
+    position = None if after is None else Position(after[0], bytes.fromhex(after[1]))
+    try:
+        page = await _reads(pool).page(wanted, limit, position)
+    except NotKeptError as error:
+        raise RefusedError("bad-parameter", str(error), parameter="tag") from None
+    return [((each.created_at, each.id.hex()), Raw(each.to_json())) for each in page.events]
+
+
+async def _event(pool: Pool, query: OneEventQuery) -> Raw | None:
+    wanted = EventQuery(ids=frozenset([bytes.fromhex(query.event)]))
+    page = await _reads(pool).page(wanted, 1)
+    return Raw(page.events[0].to_json()) if page.events else None
+
+
+async def _where(pool: Pool, query: OneEventQuery) -> Where:
     return await where(pool, bytes.fromhex(query.event))
 
 
@@ -398,11 +491,33 @@ RESOURCES: tuple[Resource, ...] = (
         read=_candidates,
         key=str,
     ),
+    Many(
+        name="events",
+        path="events",
+        words="Events, the newest first. All conditions have to hold. Only a private server shows "
+        "them: deleted and replaced ones are among them.",
+        query=EventsQuery,
+        item=EventItem,
+        read=_events,
+        key=EventKey,
+        at_once=EVENTS_AT_ONCE,
+        is_private=True,
+    ),
+    One(
+        name="event",
+        path="events/{event}",
+        words="An event as it was signed.",
+        query=OneEventQuery,
+        item=EventItem,
+        read=_event,
+        max_age_s=3600,
+        is_private=True,
+    ),
     One(
         name="event_where",
         path="events/{event}/where",
         words="Which relays hold an event, which are proven not to, and which nobody knows about.",
-        query=EventQuery,
+        query=OneEventQuery,
         item=Where,
         read=_where,
     ),

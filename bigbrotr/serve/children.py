@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import anyio
+import msgspec
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
@@ -116,6 +117,9 @@ class Children:
                     self._latest[number] = told
         except (anyio.EndOfStream, anyio.IncompleteRead):
             return why
+        except (anyio.DelimiterNotFound, msgspec.DecodeError) as error:
+            process.kill()
+            return f"its reports make no sense: {error}"
 
 
 async def _end(process: Process) -> None:

@@ -97,7 +97,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
         "schema": dict(parameter.schema),
     }
     if parameter.is_list:
-        found |= {"style": "form", "explode": False}
+        found |= {"style": "form", "explode": parameter.is_whole}
     if parameter.default is not None:
         found["schema"]["default"] = msgspec.to_builtins(parameter.default)
     return found

@@ -13,6 +13,7 @@ from bigbrotr.serve.problems import RefusedError
 
 Q = TypeVar("Q", bound=Struct)
 
+WHOLE = "whole"  # in `Meta(extra=…)` of a list: its values may hold commas
 PARSE = "parse"  # in `Meta(extra=…)`: turns the text into what is meant; ValueError: it cannot
 MAX_PARAMETERS = 100
 MAX_SHOWN = 60  # characters of a wrong value
@@ -29,7 +30,8 @@ class Parameter(NamedTuple):
     default: Any
     words: str
     schema: dict[str, Any]
-    parse: Callable[[str], Any] | None
+    parse: Callable[[str], Any] | None  # of each value of a list
+    is_whole: bool  # a list is given by repetition alone
 
 
 def parameters_of(query: type[Struct], path: str = "") -> dict[str, Parameter]:
@@ -42,14 +44,17 @@ def parameters_of(query: type[Struct], path: str = "") -> dict[str, Parameter]:
 
 
 def _parameter(field: msgspec.structs.FieldInfo, hint: Any, is_in_path: bool) -> Parameter:
-    words, parse, type_ = "", None, hint
+    words, parse, type_, is_whole = "", None, hint, False
     for meta in _metas(hint):
         words = words or meta.description or ""
         parse = parse or (meta.extra or {}).get(PARSE)
+        is_whole = is_whole or WHOLE in (meta.extra or {})
     bare = _without_notes(hint)
     if NoneType in get_args(bare):
         (type_,) = (each for each in get_args(bare) if each is not NoneType)
     schema = {k: v for k, v in _schema(type_).items() if k not in ("description", "title")}
+    if schema.get("type") == "array":
+        schema["minItems"] = 1
     return Parameter(
         field.name,
         type_,
@@ -60,6 +65,7 @@ def _parameter(field: msgspec.structs.FieldInfo, hint: Any, is_in_path: bool) ->
         words,
         schema,
         parse,
+        is_whole,
     )
 
 
@@ -142,7 +148,8 @@ def read_parameters(
         if parameter is None or parameter.is_in_path:
             raise _unknown(name, known)
         if parameter.is_list:
-            given.setdefault(name, []).extend(value.split(","))
+            texts = [value] if parameter.is_whole else value.split(",")
+            given.setdefault(name, []).extend(texts)
         elif name in given:
             raise RefusedError(
                 "bad-parameter", f"{name} is there twice: give it once", parameter=name
@@ -169,7 +176,9 @@ def _value(parameter: Parameter, texts: list[str]) -> Any:
         value = msgspec.convert(
             texts if parameter.is_list else texts[0], parameter.type, strict=False
         )
-        return value if parameter.parse is None else parameter.parse(value)
+        if parameter.parse is None:
+            return value
+        return tuple(map(parameter.parse, value)) if parameter.is_list else parameter.parse(value)
     except msgspec.ValidationError:
         text = shown(",".join(texts))
         wanted = words_of(parameter.schema)

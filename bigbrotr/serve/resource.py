@@ -51,6 +51,7 @@ class Resource(Struct, frozen=True, kw_only=True, dict=True):
     query: type[Query]
     item: Any
     max_age_s: int = 30  # how long an answer may be kept
+    is_private: bool = False  # left out where all the world may read
     is_kept: bool = False  # the answer is made once in `max_age_s`, whoever asks: no parameters
 
     @cached_property
@@ -81,6 +82,7 @@ class Many(Resource, frozen=True, kw_only=True, dict=True):
 
     read: ReadMany
     key: Any
+    at_once: int = MAX_ROWS  # rows of a stream that are in memory
 
 
 def sign(query: ListQuery) -> int:

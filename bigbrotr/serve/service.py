@@ -7,7 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import msgspec
@@ -89,6 +89,8 @@ class Service:
         self._kept: dict[str, tuple[float, bytes]] = {}
         self._keeping = asyncio.Lock()
         self._resources: dict[int, list[Resource]] = {}
+        if self.guard.is_public:
+            resources = [resource for resource in resources if not resource.is_private]
         for resource in resources:
             self._resources.setdefault(len(resource.segments), []).append(resource)
         url = (settings.public_url or "").rstrip("/") + PREFIX
@@ -249,17 +251,21 @@ class Service:
     ) -> web.StreamResponse:
         """All rows, a line each: page by page, so that memory holds one of them."""
         left = query.limit
-        size = MAX_ROWS if left is None else min(left, MAX_ROWS)
+        most = min(resource.at_once, MAX_ROWS)
+        size = most if left is None else min(left, most)
         rows = await self._rows(resource, query, after, size)
         is_packed = _takes_gzip(request)
-        response = web.StreamResponse(headers={"Content-Type": NDJSON, "Cache-Control": "no-store"})
+        headers = {"Content-Type": NDJSON, "Cache-Control": "no-store"}
+        if request.method == "HEAD":
+            return web.Response(headers=headers)
+        response = web.StreamResponse(headers=headers)
         if is_packed:
             response.headers["Content-Encoding"] = "gzip"
         packer = zlib.compressobj(LEVEL, zlib.DEFLATED, GZIP)
         self.finish(response, request.headers.get(hdrs.ORIGIN, ""))
         await response.prepare(request)
         try:
-            while rows and request.method != "HEAD":
+            while rows:
                 lines = b"".join(ENCODER.encode(item) + b"\n" for _, item in rows)
                 if is_packed:
                     lines = packer.compress(lines) + packer.flush(zlib.Z_SYNC_FLUSH)
@@ -409,8 +415,7 @@ class _Connection(RequestHandler):
         self._address = group(text)
         is_trusted = self._service.proxies.is_trusted(text)
         if not self._service.connections.enter(self._address, is_trusted=is_trusted):
-            assert isinstance(transport, asyncio.Transport)
-            transport.abort()
+            cast("asyncio.Transport", transport).abort()  # uvloop's is none by its class
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Gives its place back."""

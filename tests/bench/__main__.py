@@ -22,7 +22,7 @@ from bigbrotr.models.event import Event
 from bigbrotr.models.mentions import mentioned
 from bigbrotr.models.relay import Relay
 from bigbrotr.services.finder import Finder
-from tests.bench import baseline, candidates, corpus, floors, fuzz
+from tests.bench import api, baseline, candidates, corpus, floors, fuzz
 from tests.bench import negentropy as reconciliation
 from tests.bench import reconcile as visits
 from tests.bench.stage import WARM_UP, Archive, Stage, stage
@@ -314,6 +314,11 @@ async def validation(on: Stage, _: int) -> None:
     )
 
 
+async def answers(on: Stage, events: int) -> None:
+    """Answers of the API a second, by as many processes as there are cores."""
+    await api.measure(on, events)
+
+
 async def reconcile(on: Stage, events: int) -> None:
     """A relay whose events are all known: by pages, by ids, and by ids once more."""
     await visits.measure(on, events)
@@ -338,6 +343,7 @@ BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
     "negentropy": negentropy,
     "reconcile": reconcile,
     "candidates": validation,
+    "api": answers,
 }
 
 

@@ -107,6 +107,17 @@ class Batch:
         """Returns the ids of the oldest fresh events: the next page of a walk brings them again."""
         return {event.id for event in self.fresh if event.created_at == self.fresh[0].created_at}
 
+    def forget(self) -> None:
+        """Lets go of all but the oldest fresh events, once they are stored."""
+        oldest = self.oldest()
+        self.fresh, self.copies = [event for event in self.fresh if event.id in oldest], {}
+
+    def leave_out(self, event_ids: Collection[bytes]) -> None:
+        """Drops fresh events that are stored already: one that is there makes a page much dearer
+        to store."""
+        if event_ids:
+            self.fresh = [event for event in self.fresh if event.id not in event_ids]
+
     def reject(self, reason: str, sample: bytes, count: int = 1) -> None:
         """Counts what is no valid event, by the first words of the reason."""
         reason = reason.partition(":")[0]

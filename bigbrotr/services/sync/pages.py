@@ -194,20 +194,26 @@ class PageWalk:
             gate.release()
             raise
         before = self._at_work[-1] if self._at_work else None
-        work = asyncio.create_task(self._store(batch, progress, before))
+        work = asyncio.create_task(self._store(batch, progress, self._newest, before))
         work.add_done_callback(lambda _: gate.release())
         self._at_work.append(work)
         self._newest = batch
 
     async def _store(
-        self, batch: Batch, progress: Progress, before: asyncio.Task[None] | None
+        self,
+        batch: Batch,
+        progress: Progress,
+        above: Batch,
+        storing: asyncio.Task[None] | None,
     ) -> None:
-        """Verifies a page, and stores it after the one before."""
+        """Verifies a page, and stores it after the one `above`, which may still be `storing`."""
         await self._ingest.prepare(batch)
-        if before is not None:
-            await before
+        if storing is not None:
+            await storing
+        batch.leave_out(above.oldest())
         await self._settle(progress)
         await self._ingest.store(batch, Progress(progress.proven, []))
+        batch.forget()
 
     async def _finish(self, left: int) -> None:
         """Waits until no more than `left` pages are at work."""

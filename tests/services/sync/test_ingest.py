@@ -15,7 +15,7 @@ from bigbrotr.nostr.questions import End, PageAnswer, Question
 from bigbrotr.nostr.session import Page
 from bigbrotr.services.sync.contention import FORESIGHT, IN_VAIN, ContentionGate
 from bigbrotr.services.sync.context import VisitContext, VisitState
-from bigbrotr.services.sync.ingest import Ingest, sift
+from bigbrotr.services.sync.ingest import CROWD, Ingest, sift
 from bigbrotr.services.sync.report import Report
 from bigbrotr.services.sync.verifier import Here
 from tests.kit.events import make_event, wire
@@ -128,3 +128,30 @@ def test_a_page_reaches_no_further_than_what_is_proven_of_it() -> None:
     # What lies in between took a place there; and where nothing is proven, the claims have to do.
     assert len(answer([*shown, {**shown[7], "sig": "00", "content": ""}]).created_ats) == 51
     assert list(answer([bad]).created_ats) == [at]
+
+
+async def test_what_the_page_before_is_storing_is_left_out_once_that_is_known() -> None:
+    """Its page was verified only after this one was sorted out."""
+    first, second = (make_event(1_600_000_000, content=f"{n}") for n in range(2))
+    ask = Question(0, None, 500)
+    _, above = sift(page([*EVENTS[1:4], first]), ask, POLICY)
+    _, below = sift(page([first, second]), ask, POLICY, above.oldest())
+    await above.verify(Here())
+    await below.verify(Here())
+    assert len(below.fresh) == 2  # nothing was known when it was sorted out
+    above.forget()
+    assert [event.id.hex() for event in above.fresh] == [first["id"]]
+    below.leave_out(above.oldest())
+    assert [event.id.hex() for event in below.fresh] == [second["id"]]
+
+
+async def test_a_second_with_many_events_is_worth_waiting_for() -> None:
+    many = [make_event(1_600_000_000, content=f"{n}") for n in range(CROWD + 1)]
+    ask = Question(0, None, 500)
+    _, batch = sift(page([*EVENTS[1:4], *many]), ask, POLICY)
+    crowded = [batch.is_crowded]
+    await batch.verify(Here())
+    crowded.append(batch.is_crowded)
+    assert crowded == [True, False]  # once it is verified, there is nothing to wait for
+    assert not sift(page([*EVENTS[1:4], *many[1:]]), ask, POLICY)[1].is_crowded
+    assert not sift(page([]), ask, POLICY)[1].is_crowded
