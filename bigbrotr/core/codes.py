@@ -26,4 +26,5 @@ class LockTable(StrEnum):
     SCHEMA = "schema_lock"  # EXCLUSIVE: changes the schema
     INGEST = "ingest_lock"  # EXCLUSIVE: verifies and stores new events
     CANDIDATES = "candidates_lock"  # EXCLUSIVE: counts a host's addresses and adds some
+    STATISTICS = "statistics_lock"  # EXCLUSIVE: counts a day
     PRESENCE = "presence_lock"  # ROW EXCLUSIVE: stores; EXCLUSIVE: in any order, or deletes
