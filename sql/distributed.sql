@@ -49,7 +49,14 @@ BEGIN
         ('tallies',          'ordinary',    NULL,    NULL),
         ('outbox',           'ordinary',    NULL,    NULL),
         ('deliveries',       'ordinary',    NULL,    NULL),
-        ('service_data',     'ordinary',    NULL,    NULL)
+        ('service_data',     'ordinary',    NULL,    NULL),
+        ('statistics_lock',  'ordinary',    NULL,    NULL),
+        ('dirty_days',       'ordinary',    NULL,    NULL),
+        ('day_totals',       'ordinary',    NULL,    NULL),
+        ('day_kinds',        'ordinary',    NULL,    NULL),
+        ('day_relays',       'ordinary',    NULL,    NULL),
+        ('day_networks',     'ordinary',    NULL,    NULL),
+        ('authors',          'ordinary',    NULL,    NULL)
     ) AS f (name, kind, distribution_column, sibling)
     WHERE f.kind = 'distributed' AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid = format('bigbrotr.%I', f.name)::regclass)
