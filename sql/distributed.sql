@@ -3,9 +3,6 @@
 -- release runs it as well, after the schema. It may be run again.
 -- Every table of the schema stands in the list below once; a test sees to it.
 
--- All of it over one connection a worker: otherwise functions could not follow the tables within one transaction.
-SET LOCAL citus.multi_shard_modify_mode = 'sequential';
-
 DO $$
 DECLARE
     family  record;
