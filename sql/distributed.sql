@@ -56,6 +56,7 @@ BEGIN
         ('day_kinds',        'ordinary',    NULL,    NULL),
         ('day_relays',       'ordinary',    NULL,    NULL),
         ('day_networks',     'ordinary',    NULL,    NULL),
+        ('day_checks',       'ordinary',    NULL,    NULL),
         ('authors',          'ordinary',    NULL,    NULL)
     ) AS f (name, kind, distribution_column, sibling)
     WHERE f.kind = 'distributed' AND NOT EXISTS (

@@ -47,6 +47,11 @@ class StatisticsCalls(Calls):
 
         await self._transact(work)
 
+    async def count_checks(self, now: int) -> int:
+        """Counts what the checks of the days that are not over came to; returns how many days."""
+        counted: int = await self._value("count_checks", p_now=now, timeout=MAINTENANCE_S)
+        return counted
+
     async def note_deleted_relays(self) -> int:
         """Has the days counted anew that speak of relays which are gone; returns how many."""
         noted: int = await self._value("note_deleted_relays")
