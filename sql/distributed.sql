@@ -96,6 +96,11 @@ BEGIN
     LOOP
         EXECUTE format('ALTER FUNCTION %s SET plan_cache_mode = force_custom_plan', routine.name);
     END LOOP;
+
+    -- Citus looks at each row of pg_class that a session reads, to hide shards: half a second for each new connection of
+    -- ours. There are no shards on the coordinator.
+    SET LOCAL citus.enable_ddl_propagation = off;
+    EXECUTE format('ALTER DATABASE %I SET citus.override_table_visibility = off', current_database());
 END $$;
 
 -- Instead of the keys that lead from the tables of events to relays. A writer holds the lease until it commits, and a
