@@ -29,7 +29,7 @@ class Statistics(BaseService[StatisticsSettings]):
         now = int(time.time())
         await self.brotr.note_deleted_relays()
         counted = 0
-        # What a day says of an author may change what is to be said of others: they are due at once.
+        # What a day says of an author may change what others say: they are due at once.
         while days := await self.brotr.days_due(now - int(self.settings.every_s), now):
             for day in days:
                 if self._stop.is_set():

@@ -100,7 +100,7 @@ async def test_figures_of_events(archive: Brotr) -> None:
     assert authors["2025-05-06", "with profile"] == (1, 1, 1, 1)
     assert authors["2025-06-14", "all"] == (1, 0, 3, 3)
     replication = [row[1:] for row in await read(archive, "replication") if row[0] == "2025-06-12"]
-    assert sorted(replication, key=lambda row: row[1])[-1][1:] == (3, 1)
+    assert max(replication, key=lambda row: row[1])[1:] == (3, 1)
     assert sorted(held_by for _, held_by, _ in replication) == [1, 1, 3]
     growth = await read(archive, "growth")
     assert sum(row[1] for row in growth) == sum(row[3] for row in days)
