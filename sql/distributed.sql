@@ -51,6 +51,8 @@ BEGIN
         ('deliveries',       'ordinary',    NULL,    NULL),
         ('service_data',     'ordinary',    NULL,    NULL),
         ('statistics_lock',  'ordinary',    NULL,    NULL),
+        ('arrivals',         'ordinary',    NULL,    NULL),
+        ('arrivals_pruned',  'ordinary',    NULL,    NULL),
         ('dirty_days',       'ordinary',    NULL,    NULL),
         ('day_totals',       'ordinary',    NULL,    NULL),
         ('day_kinds',        'ordinary',    NULL,    NULL),

@@ -57,6 +57,11 @@ class StatisticsCalls(Calls):
         noted: int = await self._value("note_deleted_relays")
         return noted
 
+    async def prune_arrivals(self, before: int) -> int:
+        """Deletes what the log of new events noted before `before`; returns how many rows."""
+        gone: int = await self._value("prune_arrivals", p_before=before, timeout=MAINTENANCE_S)
+        return gone
+
     async def thin_dirty_days(self) -> int:
         """Leaves one note a day in the queue; returns how many have gone."""
         gone: int = await self._value("thin_dirty_days")
