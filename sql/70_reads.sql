@@ -285,3 +285,173 @@ COMMENT ON FUNCTION bigbrotr.events_page IS
     'Looks for events in the way p_way, a function of that name with the parameters that all of them take, and with '
     'p_read reads them as read_page does. The last row is none: created_at and id of the last that was found, matches: how '
     'many were; of a walk also examined, how many it has looked at, and the last of those.';
+
+-- Authors: their newest events stand for all where there are many.
+CREATE OR REPLACE FUNCTION bigbrotr.author_kinds(p_pubkey bytea, p_most integer)
+RETURNS TABLE (kind integer, events bigint, first_at bigint, last_at bigint)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT x.kind, count(*), min(x.created_at), max(x.created_at)
+    FROM (
+        SELECT e.kind, e.created_at FROM bigbrotr.events_stored e
+        WHERE e.pubkey = p_pubkey ORDER BY e.pubkey, e.created_at DESC LIMIT p_most
+    ) AS x
+    GROUP BY x.kind ORDER BY 2 DESC, 1;
+END $$;
+COMMENT ON FUNCTION bigbrotr.author_kinds IS
+    'How many of the newest p_most events of an author are of each kind, and from when to when; times in Unix seconds.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.author_began(p_pubkey bytea) RETURNS bigint
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    RETURN (SELECT e.created_at FROM bigbrotr.events_stored e
+            WHERE e.pubkey = p_pubkey ORDER BY e.pubkey, e.created_at LIMIT 1);
+END $$;
+COMMENT ON FUNCTION bigbrotr.author_began IS 'When the first event of an author was created, in Unix seconds; NULL: there is none.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.holders_of(p_slices integer[], p_nums bigint[])
+RETURNS TABLE (url text, held bigint, alone bigint)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT r.url, count(*), count(*) FILTER (WHERE h.holders = 1)
+    FROM (
+        SELECT p.relay_id, count(*) OVER (PARTITION BY u.num) AS holders
+        FROM unnest(p_slices, p_nums) AS u (slice, num)
+        JOIN bigbrotr.presence p ON p.slice = u.slice AND p.chunk = u.num >> 8
+        WHERE p.seen_ats[(u.num & 255)::integer + 1] IS NOT NULL
+    ) AS h
+    JOIN bigbrotr.relays r ON r.id = h.relay_id
+    GROUP BY r.url ORDER BY 2 DESC, 1;
+END $$;
+COMMENT ON FUNCTION bigbrotr.holders_of IS
+    'Which relays hold how many of these events (arrays of one length: their slices and numbers), and how many of them no '
+    'other relay is known to hold; those that hold most first.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.author_holders(p_pubkey bytea, p_most integer)
+RETURNS TABLE (url text, held bigint, alone bigint, sample integer)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    slices integer[];
+    nums   bigint[];
+BEGIN
+    SELECT array_agg(x.slice), array_agg(x.num) INTO slices, nums
+    FROM (
+        SELECT e.slice, e.num FROM bigbrotr.events_stored e
+        WHERE e.pubkey = p_pubkey ORDER BY e.pubkey, e.created_at DESC LIMIT p_most
+    ) AS x;
+    sample := coalesce(cardinality(nums), 0);
+    RETURN NEXT;
+    RETURN QUERY
+    SELECT h.url, h.held, h.alone, NULL::integer FROM bigbrotr.holders_of(p_slices => slices, p_nums => nums) AS h;
+END $$;
+COMMENT ON FUNCTION bigbrotr.author_holders IS
+    'Which relays hold how many of the newest p_most events of an author, as holders_of has it; the first row has how many '
+    'events these are.';
+
+-- A relay's newest week is where the look begins: it may have ended long ago.
+CREATE OR REPLACE FUNCTION bigbrotr.relay_sample(
+    p_relay_id integer, p_until bigint, p_examine integer,
+    OUT created_ats bigint[], OUT slices integer[], OUT nums bigint[], OUT kinds integer[], OUT are_held boolean[]
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    top      integer;
+    until_at bigint;
+BEGIN
+    SELECT p.slice INTO top FROM bigbrotr.presence p
+    WHERE p.relay_id = p_relay_id AND p.slice <= bigbrotr.slice_of(p_until) ORDER BY p.relay_id DESC, p.slice DESC LIMIT 1;
+    until_at := least(p_until, bigbrotr.slice_end(top));
+    SELECT array_agg(x.created_at), array_agg(x.slice), array_agg(x.num), array_agg(x.kind),
+           array_agg(x.seen_ats[(x.num & 255)::integer + 1] IS NOT NULL)
+    INTO created_ats, slices, nums, kinds, are_held
+    FROM (
+        SELECT e.created_at, e.slice, e.num, e.kind, p.seen_ats
+        FROM (
+            SELECT s.created_at, s.slice, s.num, s.kind FROM bigbrotr.events_stored s
+            WHERE s.created_at < until_at ORDER BY s.created_at DESC LIMIT p_examine
+        ) AS e
+        LEFT JOIN bigbrotr.presence p ON p.slice = e.slice AND p.chunk = e.num >> 8 AND p.relay_id = p_relay_id
+        WHERE top IS NOT NULL
+    ) AS x;
+END $$;
+COMMENT ON FUNCTION bigbrotr.relay_sample IS
+    'The newest p_examine archived events before p_until (Unix seconds), from the newest week on in which the relay '
+    'holds any, and whether it holds each. NULLs: it holds none.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.relay_kinds(p_url text, p_until bigint, p_examine integer)
+RETURNS TABLE (kind integer, archived bigint, held bigint, since bigint, until bigint)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    found_id integer := (SELECT r.id FROM bigbrotr.relays r WHERE r.url = p_url);
+    times    bigint[];
+    kinds    integer[];
+    are_held boolean[];
+BEGIN
+    IF found_id IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT s.created_ats, s.kinds, s.are_held INTO times, kinds, are_held
+    FROM bigbrotr.relay_sample(p_relay_id => found_id, p_until => p_until, p_examine => p_examine) AS s;
+    archived := coalesce(cardinality(times), 0);
+    since := times[archived];
+    until := times[1] + 1;
+    RETURN NEXT;
+    RETURN QUERY
+    SELECT u.kind, count(*), count(*) FILTER (WHERE u.is_held), NULL::bigint, NULL::bigint
+    FROM unnest(kinds, are_held) AS u (kind, is_held) GROUP BY u.kind ORDER BY 3 DESC, 2 DESC, 1;
+END $$;
+COMMENT ON FUNCTION bigbrotr.relay_kinds IS
+    'How many events of each kind are archived in a sample, see relay_sample, and how many of them the relay at p_url '
+    'holds. The first row has the sample: its size and [since, until) in Unix seconds. No row: there is no such relay.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.relay_overlap(p_url text, p_until bigint, p_examine integer)
+RETURNS TABLE (url text, held bigint, alone bigint, looked integer, since bigint, until bigint)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    found_id integer := (SELECT r.id FROM bigbrotr.relays r WHERE r.url = p_url);
+    times    bigint[];
+    slices   integer[];
+    nums     bigint[];
+    are_held boolean[];
+BEGIN
+    IF found_id IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT s.created_ats, s.slices, s.nums, s.are_held INTO times, slices, nums, are_held
+    FROM bigbrotr.relay_sample(p_relay_id => found_id, p_until => p_until, p_examine => p_examine) AS s;
+    looked := coalesce(cardinality(times), 0);
+    since := times[looked];
+    until := times[1] + 1;
+    RETURN NEXT;
+    SELECT array_agg(u.slice), array_agg(u.num) INTO slices, nums
+    FROM unnest(slices, nums, are_held) AS u (slice, num, is_held) WHERE u.is_held;
+    RETURN QUERY
+    SELECT h.url, h.held, h.alone, NULL::integer, NULL::bigint, NULL::bigint
+    FROM bigbrotr.holders_of(p_slices => slices, p_nums => nums) AS h;
+END $$;
+COMMENT ON FUNCTION bigbrotr.relay_overlap IS
+    'Which relays, that at p_url among them, hold how many of the events that it holds in a sample, see relay_sample; '
+    'alone: those that no other relay is known to hold. The first row has the sample: how many archived events were '
+    'looked at, and [since, until) in Unix seconds. No row: there is no such relay.';
