@@ -31,6 +31,7 @@ from bigbrotr.services.maintenance import Maintenance
 from bigbrotr.services.monitor.service import Monitor, keys_of
 from bigbrotr.services.publisher import Publisher
 from bigbrotr.services.seeder import Seeder
+from bigbrotr.services.statistics import Statistics
 from bigbrotr.services.sync.service import Synchronizer
 from bigbrotr.services.sync.worker import signer_of
 from bigbrotr.services.validator import Validator
@@ -44,6 +45,7 @@ SERVICES: dict[str, type[BaseService[Any]]] = {
     Monitor.SERVICE_NAME: Monitor,
     Publisher.SERVICE_NAME: Publisher,
     Synchronizer.SERVICE_NAME: Synchronizer,
+    Statistics.SERVICE_NAME: Statistics,
     Maintenance.SERVICE_NAME: Maintenance,
 }
 

@@ -260,6 +260,7 @@ BEGIN
         END IF;
         PERFORM bigbrotr.note_mentions(p_urls => p_named, p_positions => p_named_in, p_kinds => p_kinds);
     END IF;
+    PERFORM bigbrotr.note_days(p_created_ats, new_events + new_pairs);
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION bigbrotr.insert_events IS
@@ -494,6 +495,7 @@ BEGIN
                 p_slice => part, p_created_ats => found_ones.created_ats, p_ids => found_ones.ids) AS d (gone);
             UPDATE bigbrotr.tallies SET events = events - delete_orphan_events.gone
             WHERE relay_id = 0 AND delete_orphan_events.gone > 0;
+            PERFORM bigbrotr.note_days(found_ones.created_ats, gone);
         END IF;
         EXIT;
     END LOOP;

@@ -121,6 +121,7 @@ BEGIN
             p_since => p_created_ats[1], p_last => p_created_ats[cardinality(p_created_ats)]);
         PERFORM bigbrotr.hold_lease(p_relay_id, p_epoch);
     END IF;
+    PERFORM bigbrotr.note_days(p_created_ats, noted);
     RETURN unknown;
 END $$;
 COMMENT ON FUNCTION bigbrotr.note_presence IS
@@ -174,6 +175,7 @@ BEGIN
             p_slice => part, p_relay_id => holder, p_since => p_since, p_until => p_until,
             p_absent_ids => p_absent_ids, p_seen_at => bigbrotr.pack_seen(p_seen_at)) AS m;
         noted := noted + done.noted;
+        PERFORM bigbrotr.note_week(p_week => part, p_since => p_since, p_until => p_until, p_changed => done.noted);
         ids := ids || done.ids;
     END LOOP;
     IF sha256((SELECT coalesce(string_agg(u.ids, '' ORDER BY u.position), '')
@@ -320,6 +322,7 @@ BEGIN
         UPDATE bigbrotr.tallies SET pairs = pairs - ended WHERE relay_id = p_relay_id;
         PERFORM bigbrotr.hold_lease(p_relay_id, p_epoch);
     END IF;
+    PERFORM bigbrotr.note_days(p_created_ats, ended);
     RETURN ended;
 END $$;
 COMMENT ON FUNCTION bigbrotr.note_drops IS

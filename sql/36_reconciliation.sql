@@ -167,6 +167,7 @@ BEGIN
         SELECT e.ended INTO ended
         FROM bigbrotr.end_pairs(p_slice => part, p_relay_id => p_relay_id, p_spans => believed) AS e (ended);
         total := total + ended;
+        PERFORM bigbrotr.note_week(p_week => part, p_since => 0, p_until => 9223372036854775807, p_changed => ended);
     END LOOP;
     UPDATE bigbrotr.tallies SET pairs = pairs - total WHERE relay_id = p_relay_id AND total > 0;
     PERFORM bigbrotr.hold_lease(p_relay_id, p_epoch);

@@ -63,6 +63,9 @@ BEGIN
     UNION ALL
     SELECT 'backlog', ARRAY['mentions'], count(*)::double precision FROM bigbrotr.mentions
     UNION ALL
+    SELECT 'backlog', ARRAY['statistics'], count(*)::double precision
+    FROM bigbrotr.days_due(p_made_before => p_now, p_now => p_now, p_limit => NULL)
+    UNION ALL
     SELECT 'database_size_bytes', '{}', pg_database_size(current_database())::double precision;
 END $$;
 COMMENT ON FUNCTION bigbrotr.metrics IS

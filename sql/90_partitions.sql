@@ -86,10 +86,10 @@ CREATE OR REPLACE FUNCTION bigbrotr.detach_quarter(p_quarter text, p_now bigint)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s' AS $$
 BEGIN
     IF bigbrotr.quarter_start(p_quarter) IS NULL OR to_regclass('bigbrotr.events_' || p_quarter) IS NULL THEN
-        RAISE EXCEPTION 'there is no quarter %: name it as in events_2021q1', p_quarter USING ERRCODE = '22023';
+        RAISE EXCEPTION 'there is no quarter %: name it as in events_2021q1', p_quarter USING ERRCODE = 'BB004';
     END IF;
     IF bigbrotr.quarter_start(p_quarter) > to_timestamp(p_now) AT TIME ZONE 'UTC' - interval '6 months' THEN
-        RAISE EXCEPTION 'the quarter % is in use: only older ones can be detached', p_quarter USING ERRCODE = '22023';
+        RAISE EXCEPTION 'the quarter % is in use: only older ones can be detached', p_quarter USING ERRCODE = 'BB004';
     END IF;
     LOCK TABLE ONLY bigbrotr.relays IN SHARE ROW EXCLUSIVE MODE;
     LOCK TABLE ONLY bigbrotr.events_stored, ONLY bigbrotr.presence IN ACCESS EXCLUSIVE MODE;
@@ -107,7 +107,7 @@ DECLARE
     upper_at bigint := bigbrotr.first_slice(bigbrotr.quarter_start(p_quarter) + interval '3 months');
 BEGIN
     IF lower_at IS NULL OR to_regclass('bigbrotr.events_' || p_quarter) IS NULL THEN
-        RAISE EXCEPTION 'there is no quarter %: name it as in events_2021q1', p_quarter USING ERRCODE = '22023';
+        RAISE EXCEPTION 'there is no quarter %: name it as in events_2021q1', p_quarter USING ERRCODE = 'BB004';
     END IF;
     LOCK TABLE ONLY bigbrotr.relays IN SHARE ROW EXCLUSIVE MODE;
     LOCK TABLE ONLY bigbrotr.events_stored, ONLY bigbrotr.presence IN ACCESS EXCLUSIVE MODE;

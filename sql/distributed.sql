@@ -49,7 +49,14 @@ BEGIN
         ('tallies',          'ordinary',    NULL,    NULL),
         ('outbox',           'ordinary',    NULL,    NULL),
         ('deliveries',       'ordinary',    NULL,    NULL),
-        ('service_data',     'ordinary',    NULL,    NULL)
+        ('service_data',     'ordinary',    NULL,    NULL),
+        ('statistics_lock',  'ordinary',    NULL,    NULL),
+        ('dirty_days',       'ordinary',    NULL,    NULL),
+        ('day_totals',       'ordinary',    NULL,    NULL),
+        ('day_kinds',        'ordinary',    NULL,    NULL),
+        ('day_relays',       'ordinary',    NULL,    NULL),
+        ('day_networks',     'ordinary',    NULL,    NULL),
+        ('authors',          'ordinary',    NULL,    NULL)
     ) AS f (name, kind, distribution_column, sibling)
     WHERE f.kind = 'distributed' AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid = format('bigbrotr.%I', f.name)::regclass)
@@ -88,6 +95,11 @@ BEGIN
     LOOP
         EXECUTE format('ALTER FUNCTION %s SET plan_cache_mode = force_custom_plan', routine.name);
     END LOOP;
+
+    -- Citus looks at each row of pg_class that a session reads, to hide shards: half a second for each new connection of
+    -- ours. There are no shards on the coordinator.
+    SET LOCAL citus.enable_ddl_propagation = off;
+    EXECUTE format('ALTER DATABASE %I SET citus.override_table_visibility = off', current_database());
 END $$;
 
 -- Instead of the keys that lead from the tables of events to relays. A writer holds the lease until it commits, and a

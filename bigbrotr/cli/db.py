@@ -12,7 +12,7 @@ from bigbrotr.cli import parse
 from bigbrotr.cli.output import say
 from bigbrotr.cli.place import Place, database, find, loop, migrate, prepare, server
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.schema import Schema, check_server, read_ledger
+from bigbrotr.core.schema import Schema, check_server, is_distributed, read_ledger
 from bigbrotr.embedded import dump
 from bigbrotr.embedded import server as embedded
 from bigbrotr.embedded.server import EmbeddedPostgres
@@ -120,6 +120,12 @@ def _backup(options: argparse.Namespace) -> int:
 
     async def work() -> int:
         async with database(there, may_be_old=True) as brotr:
+            async with brotr.pool.acquire() as connection:
+                if await is_distributed(connection):
+                    raise SchemaError(
+                        "the events lie on the machines of a cluster: back up each PostgreSQL by "
+                        "its own means, such as pg_basebackup and an archive of its WAL"
+                    )
             size = await anyio.to_thread.run_sync(
                 dump.back_up, brotr.pool.address, options.file, _client_environment(brotr)
             )

@@ -605,6 +605,19 @@ class MaintenanceSettings(ServiceSection, frozen=True):
     ] = 43_200.0
 
 
+class StatisticsSettings(ServiceSection, frozen=True):
+    """How often the figures by day are counted anew, where something has changed."""
+
+    # As maintenance, it waits for those who hold the database up.
+    max_consecutive_failures: Annotated[
+        int, Meta(ge=0, description="failed cycles in a row that count as a crash; 0: never")
+    ] = 0
+    interval_s: Annotated[float, Meta(ge=0.1, description="from one cycle to the next")] = 60.0
+    every_s: Annotated[
+        float, Meta(ge=0, le=YEAR_S, description="a day is not counted again within that time")
+    ] = 900.0
+
+
 def name_server(text: str) -> tuple[str, int]:
     """Address and port of "address", "address:port" or "[address]:port"; ValueError otherwise."""
     host, colon, port = text.rpartition(":")
@@ -947,6 +960,7 @@ class Config(Section, frozen=True):
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
     publisher: PublisherSettings = field(default_factory=PublisherSettings)
     synchronizer: SynchronizerSettings = field(default_factory=SynchronizerSettings)
+    statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
     maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
     supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)
     log: LogSettings = field(default_factory=LogSettings)

@@ -10,6 +10,7 @@ from bigbrotr.core.calls.maintenance import MaintenanceCalls
 from bigbrotr.core.calls.monitoring import MonitoringCalls
 from bigbrotr.core.calls.reconciliation import ReconciliationCalls
 from bigbrotr.core.calls.service_data import ServiceDataCalls
+from bigbrotr.core.calls.statistics import StatisticsCalls
 from bigbrotr.core.calls.visits import VisitCalls
 from bigbrotr.core.pool import Pool
 
@@ -21,6 +22,7 @@ class Brotr(
     VisitCalls,
     MonitoringCalls,
     ServiceDataCalls,
+    StatisticsCalls,
     MaintenanceCalls,
 ):
     """The database in the words of the domain, over a pool.

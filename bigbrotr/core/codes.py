@@ -12,6 +12,7 @@ class ErrorCode(StrEnum):
     LEASE_LOST = "BB001"  # another process has claimed the relay
     WINDOW_CHANGED = "BB002"  # a window holds other events than those that were compared
     NO_CLUSTER = "BB003"  # the Citus cluster has no coordinator or no workers yet
+    NO_QUARTER = "BB004"  # no such partition, or one that is in use
 
 
 class LockTable(StrEnum):
@@ -25,4 +26,5 @@ class LockTable(StrEnum):
     SCHEMA = "schema_lock"  # EXCLUSIVE: changes the schema
     INGEST = "ingest_lock"  # EXCLUSIVE: verifies and stores new events
     CANDIDATES = "candidates_lock"  # EXCLUSIVE: counts a host's addresses and adds some
+    STATISTICS = "statistics_lock"  # EXCLUSIVE: counts a day
     PRESENCE = "presence_lock"  # ROW EXCLUSIVE: stores; EXCLUSIVE: in any order, or deletes

@@ -255,7 +255,7 @@ class Schema:
         """Makes the distributed tables, empty, beside those that hold the events; from then on
         nobody can store, as a lock that storing takes is not found. Returns False, and only renews
         what may be, where that was done before."""
-        is_new = not await connection.fetchval(IS_DISTRIBUTED)
+        is_new = not await is_distributed(connection)
         if is_new:
             await connection.execute(
                 "LOCK TABLE bigbrotr.presence_lock IN EXCLUSIVE MODE", timeout=LONG_S
@@ -337,7 +337,7 @@ class Schema:
             for revision, path in self.migrations().items():
                 if revision > ledger.revision:
                     await connection.execute(path.read_text("utf-8"), timeout=LONG_S)
-        if await connection.fetchval(HAS_CITUS) and await connection.fetchval(IS_DISTRIBUTED):
+        if await is_distributed(connection):
             for path in (*self.files(profile), self.folder / DISTRIBUTED):
                 await _run_one_by_one(connection, path.read_text("utf-8"))
         else:
@@ -368,6 +368,11 @@ async def _lock(connection: Connection) -> None:
         await connection.execute(
             "LOCK TABLE bigbrotr.schema_lock IN EXCLUSIVE MODE", timeout=LONG_S
         )
+
+
+async def is_distributed(connection: Connection) -> bool:
+    """Whether the events lie on the workers of a Citus cluster."""
+    return bool(await connection.fetchval(HAS_CITUS) and await connection.fetchval(IS_DISTRIBUTED))
 
 
 async def _run_one_by_one(connection: Connection, script: str) -> None:

@@ -31,6 +31,7 @@ class Maintenance(BaseService[MaintenanceSettings]):
         begun = time.monotonic()
         made = await self.brotr.ensure_partitions()
         await self.brotr.analyze()
+        await self.brotr.thin_dirty_days()
         packed = await self._pack_indexes()
         await self.brotr.upsert_service_data([(*MEMORY, {})])
         took_s = round(time.monotonic() - begun, 1)

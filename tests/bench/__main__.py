@@ -146,28 +146,32 @@ async def size(on: Stage, events: int) -> None:
         for profile in Profile:
             async with on.archive(profile) as archive, on.relays(data, 10) as urls:
                 await archive.copy(urls[:1])
-                alone = await _bytes(archive)
+                alone = sum((await _bytes(archive)).values())
                 for url in urls[1:]:  # one after the other, as over the years
                     await archive.copy([url])
                 await _check(archive, events + WARM_UP)
                 pairs = (await archive.brotr.totals()).pairs
-                whole = await _bytes(archive)
-            more = (sum(whole.values()) - sum(alone.values())) / (pairs - events)
+                more = (sum((await _bytes(archive)).values()) - alone) / (pairs - events)
+                await archive.brotr.analyze()
+                await archive.brotr.pack_indexes(0)
+                packed = await _bytes(archive)
+            after = sum(packed.values()) - more * (pairs - events)
             print(
-                f"    {profile}: {sum(alone.values()) / events:.0f} bytes an event with presence"
-                f" and indexes, {more:.1f} a further pair at {pairs / events:.1f} relays an event"
+                f"    {profile}: {alone / events:.0f} bytes an event with presence and indexes,"
+                f" {after / events:.0f} after maintenance;"
+                f" {more:.1f} a further pair at {pairs / events:.1f} relays an event"
             )
-            parts = sorted(alone.items(), key=lambda part: -part[1])
+            parts = sorted(packed.items(), key=lambda part: -part[1])
             print("     ", ", ".join(f"{part} {size / events:.0f}" for part, size in parts))
     data = corpus.build(events)
     async with on.archive(width=30) as archive, on.relays(data, 30) as urls:
         await archive.copy(urls[:1])
-        alone = await _bytes(archive)
+        alone = sum((await _bytes(archive)).values())
         await archive.copy(urls)
         await _check(archive, events + WARM_UP)
         pairs = (await archive.brotr.totals()).pairs
-        more = sum((await _bytes(archive)).values()) - sum(alone.values())
-        print(f"  30 relays at once: {more / (pairs - events):.1f} bytes a further pair, full")
+        more = (sum((await _bytes(archive)).values()) - alone) / (pairs - events)
+        print(f"  30 relays at once: {more:.1f} bytes a further pair, full")
 
 
 async def _bytes(archive: Archive) -> dict[str, int]:

@@ -6,6 +6,7 @@ other tests of this folder: there they have their databases.
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -21,6 +22,7 @@ from bigbrotr.models.relay import Network, Relay
 from tests.conftest import ClusterDatabases, Databases
 from tests.core.test_schema import Connection, connected, distribute
 from tests.kit.events import NOW, verified
+from tests.kit.processes import Place
 
 pytestmark = pytest.mark.cluster
 WEEK = 604_800
@@ -152,6 +154,15 @@ async def test_another_release_may_change_a_distributed_schema(dsn: str, profile
         pairs = [EventRelay(event, A, NOW) for event in events]
         assert await brotr.insert_events(pairs) == (3, 0)
         assert await brotr.insert_events(pairs) == (0, 3)
+
+
+async def test_it_is_not_dumped(dsn: str, tmp_path: Path) -> None:
+    """A dump of the coordinator alone would be no backup."""
+    place = Place(tmp_path / "place", more=f'[database]\nurl = "{dsn}"\n')
+    done = await place.call("db", "backup", str(tmp_path / "file"))
+    assert done.code == 4
+    assert "on the machines of a cluster" in done.err
+    assert not (tmp_path / "file").exists()
 
 
 async def test_relays_go_with_what_they_held(brotr: Brotr) -> None:

@@ -1,6 +1,7 @@
 """The schema, on real PostgreSQL: made, made again, upgraded, refused; its partitions and views."""
 
 import asyncio
+import re
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -275,10 +276,14 @@ def test_no_start_distributes() -> None:
 
 def test_scripts_are_split_into_statements() -> None:
     """As PostgreSQL's own parser does it."""
+
+    def trees(*scripts: str) -> list[str]:  # without the places in the text
+        parsed = [str(raw.stmt) for each in scripts for raw in pglast.parse_sql(each)]
+        return [re.sub(r"(location|start|end)=-?\d+", "", each) for each in parsed]
+
     for path in Schema().folder.rglob("*.sql"):
         script = path.read_text()
-        ours = [str(raw.stmt) for each in statements(script) for raw in pglast.parse_sql(each)]
-        assert ours == [str(raw.stmt) for raw in pglast.parse_sql(script)], path.name
+        assert trees(*statements(script)) == trees(script), path.name
 
 
 @pytest.mark.one_server
@@ -348,11 +353,11 @@ async def test_an_old_quarter_is_taken_out_and_put_back(brotr: Brotr) -> None:
     ids = "SELECT array_agg(event_id ORDER BY event_id) FROM bigbrotr.events_relays"
     pool, now = brotr.pool, 1_750_000_000
     for wrong in ("2022q5", "2022", "x", "1999q1", "2022q2; DROP"):
-        with pytest.raises(asyncpg.InvalidParameterValueError, match="there is no quarter"):
+        with pytest.raises(asyncpg.PostgresError, match="there is no quarter"):
             await pool.fetchval("SELECT bigbrotr.detach_quarter($1, $2)", wrong, now)
-        with pytest.raises(asyncpg.InvalidParameterValueError, match="there is no quarter"):
+        with pytest.raises(asyncpg.PostgresError, match="there is no quarter"):
             await pool.fetchval("SELECT bigbrotr.attach_quarter($1)", wrong)
-    with pytest.raises(asyncpg.InvalidParameterValueError, match="in use"):
+    with pytest.raises(asyncpg.PostgresError, match="in use"):
         await pool.fetchval("SELECT bigbrotr.detach_quarter('2025q1', $1)", now)
     await pool.fetchval("SELECT bigbrotr.detach_quarter('2022q2', $1)", now)
     assert await pool.fetchval(ids) == [events[1].id]

@@ -32,6 +32,8 @@ BY_TRIGGER = "relays"
 # Where a rule is broken, and why it may be.
 EXCEPTIONS = {
     ("dynamic", "ensure_partitions"): "it makes tables whose names are computed from the date",
+    ("dynamic", "detach_quarter"): "it is told the name of the quarter",
+    ("dynamic", "attach_quarter"): "it is told the name of the quarter",
     ("dynamic", "make_roles"): "it makes roles, from a list that stands in it",
     ("dynamic", "grant_roles"): "it gives a right that only newer servers know",
     ("dynamic", "set_search_path"): "the name of the database is not known before",
@@ -407,7 +409,7 @@ def test_a_statement_that_breaks_a_rule_is_found(statement: str, rule: str) -> N
 def test_the_registry_of_error_codes_is_whole() -> None:
     text = "".join(path.read_text() for path in Schema().folder.rglob("*.sql"))
     raised = set(re.findall(r"ERRCODE = '(\w+)'", text))
-    assert raised == set(ErrorCode)
+    assert raised - {"22023"} == set(ErrorCode)  # invalid_parameter_value is PostgreSQL's
 
 
 def test_the_registry_of_locks_is_whole() -> None:
@@ -587,7 +589,7 @@ def test_a_broken_rule_is_found(rule: str, sql: str) -> None:
             " FOR UPDATE OF v SKIP LOCKED;"
         ),
         function(
-            "DELETE FROM bigbrotr.presence p WHERE NOT EXISTS"
+            "SELECT count(*) INTO n FROM bigbrotr.presence p WHERE NOT EXISTS"
             " (SELECT FROM bigbrotr.relays r WHERE r.id = p.relay_id);"
         ),
         "CREATE FUNCTION bigbrotr.f(a bigint) RETURNS bigint LANGUAGE sql RETURN a + 1;",

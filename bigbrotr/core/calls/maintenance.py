@@ -95,7 +95,7 @@ class MaintenanceCalls(Calls):
         )
 
     async def pack_indexes(self, least_bytes: int = PACKED_BYTES) -> list[str]:
-        """Makes those indexes of events anew that take half as much again as they could, one after
+        """Makes those indexes of events anew that take 1.4 times what they could, one after
         the other, while others read and write; returns their names.
 
         A relay is copied from the newest event to the oldest, and a B-tree that is filled from its
@@ -161,7 +161,7 @@ _LOOSE = """
     ) AS w
     WHERE t.isleaf AND p.relkind = 'r' AND pg_catalog.pg_relation_size(i.oid) > $1::bigint
       AND pg_catalog.pg_relation_size(i.oid)
-          > 1.5 * p.reltuples * (4 + 8 * pg_catalog.ceil((8 + w.keys) / 8.0)) / 0.9
+          > 1.4 * p.reltuples * (4 + 8 * pg_catalog.ceil((8 + w.keys) / 8.0)) / 0.9
     ORDER BY pg_catalog.pg_relation_size(i.oid)
 """
 _BROKEN_OFF = """

@@ -1,0 +1,76 @@
+"""The statistics service: counts anew each day of which something has changed."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from bigbrotr.config.settings import StatisticsSettings
+from bigbrotr.core.base_service import BaseService
+from bigbrotr.core.calls.statistics import DayAuthors, Window
+from bigbrotr.models.sketch import Sketch
+
+STEP = 500  # public keys that are hashed before others have their turn: about a millisecond
+WINDOWS = 20  # that are read at once
+CLASSES = 3  # of authors: all, with a profile, with a follow list
+
+
+class Statistics(BaseService[StatisticsSettings]):
+    """Empties the queue of days. Each day is a transaction of its own.
+
+    Of the supervisors that share a database, any may count: one waits for the other.
+    """
+
+    SERVICE_NAME = "statistics"
+    CONFIG_CLASS = StatisticsSettings
+
+    async def run(self) -> None:
+        """Counts what is due, the newest day first."""
+        begun = time.monotonic()
+        now = int(time.time())
+        await self.brotr.note_deleted_relays()
+        counted = 0
+        for day in await self.brotr.days_due(now - int(self.settings.every_s), now):
+            if self._stop.is_set():
+                break
+            await self.brotr.count_day(day, int(time.time()), self._sketch)
+            counted += 1
+        estimated = await self._estimate_windows()
+        if counted or estimated:
+            took_s = round(time.monotonic() - begun, 1)
+            self.log.info("counted", days=counted, windows=estimated, took_s=took_s)
+
+    async def _sketch(self, authors: DayAuthors) -> list[bytes]:
+        sketches = [Sketch() for _ in range(CLASSES)]
+        for start in range(0, len(authors.pubkeys), STEP):
+            pubkeys = authors.pubkeys[start : start + STEP]
+            sketches[0].add(pubkeys)
+            for sketch, flags in zip(sketches[1:], authors[1:], strict=True):
+                sketch.add(
+                    key
+                    for key, is_one in zip(pubkeys, flags[start : start + STEP], strict=True)
+                    if is_one
+                )
+            await asyncio.sleep(0)
+        return [bytes(sketch.data) for sketch in sketches]
+
+    async def _estimate_windows(self) -> int:
+        estimated = 0
+        while not self._stop.is_set() and (windows := await self.brotr.windows_due(WINDOWS)):
+            for window in windows:
+                week = _merged(window, 7)
+                month = _merged(window, 30)
+                await self.brotr.keep_windows(window.day, week, month)
+                estimated += 1
+        return estimated
+
+
+def _merged(window: Window, days: int) -> Sequence[int]:
+    """About how many authors the `days` up to the day of a window have, of each class."""
+    within = [
+        sketches
+        for day, sketches in zip(window.days, window.sketches, strict=True)
+        if day > window.day - days
+    ]
+    return [
+        Sketch.merged(sketches[place] for sketches in within).estimate() for place in range(CLASSES)
+    ]

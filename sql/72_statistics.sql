@@ -1,0 +1,486 @@
+-- Statistics: figures by day of created_at, always equal to a recount. Who changes what is known of a day notes the day in
+-- dirty_days, in its own transaction; the statistics service takes the note away and counts the day anew. So a page that
+-- commits late is not missed, no difference adds up, and a service that dies in between begins that day again.
+-- All of this stands on one machine: a day is counted where its slice lies, and its figures are small.
+
+CREATE TABLE IF NOT EXISTS bigbrotr.statistics_lock ();
+COMMENT ON TABLE bigbrotr.statistics_lock IS 'Always empty. A process locks it while it counts a day.';
+
+CREATE TABLE IF NOT EXISTS bigbrotr.dirty_days (
+    day bigint NOT NULL
+);
+CREATE INDEX IF NOT EXISTS dirty_days_day_idx ON bigbrotr.dirty_days (day);
+COMMENT ON TABLE bigbrotr.dirty_days IS
+    'Days of which something has changed since they were counted: a queue with a row for each page and day.';
+COMMENT ON COLUMN bigbrotr.dirty_days.day IS 'Day of created_at: days since 1970, of UTC.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.note_days(p_created_ats bigint[], p_changed integer) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF p_changed > 0 THEN
+        INSERT INTO bigbrotr.dirty_days (day) SELECT DISTINCT u.at / 86400 FROM unnest(p_created_ats) AS u (at);
+    END IF;
+END $$;
+COMMENT ON FUNCTION bigbrotr.note_days IS
+    'Has the days of these times (Unix seconds) counted anew, if anything has changed.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.note_week(p_week integer, p_since bigint, p_until bigint, p_changed integer)
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    IF p_changed = 0 THEN
+        RETURN;
+    END IF;
+    IF p_week < 2147483647 THEN
+        INSERT INTO bigbrotr.dirty_days (day)
+        SELECT generate_series(greatest(bigbrotr.slice_start(p_week), p_since) / 86400,
+                               (least(bigbrotr.slice_end(p_week), p_until) - 1) / 86400);
+    ELSE  -- it has no end
+        INSERT INTO bigbrotr.dirty_days (day)
+        SELECT DISTINCT e.created_at / 86400 FROM bigbrotr.events_stored e
+        WHERE e.slice = p_week AND e.created_at >= p_since AND e.created_at <= p_until;
+    END IF;
+END $$;
+COMMENT ON FUNCTION bigbrotr.note_week IS
+    'Has the days of one slice, as far as they are within [p_since, p_until) (Unix seconds), counted anew, if anything '
+    'has changed.';
+
+CREATE TABLE IF NOT EXISTS bigbrotr.day_totals (
+    day              bigint    NOT NULL PRIMARY KEY,
+    made_at          bigint    NOT NULL,
+    events           bigint    NOT NULL,
+    pairs            bigint    NOT NULL,
+    held             bigint    NOT NULL,
+    authors          bigint[]  NOT NULL,
+    new_authors      bigint[]  NOT NULL,
+    sketches         bytea[],
+    authors_7_days   bigint[],
+    authors_30_days  bigint[],
+    tops             integer[] NOT NULL,
+    covered          bigint[]  NOT NULL,
+    arrival_days     bigint[]  NOT NULL,
+    arrivals         bigint[]  NOT NULL
+);
+CREATE INDEX IF NOT EXISTS day_totals_unmade_idx ON bigbrotr.day_totals (day) WHERE authors_7_days IS NULL;
+COMMENT ON TABLE bigbrotr.day_totals IS
+    'Figures of each day of created_at. Lists of authors have three places: all; with a profile (kind 0); with a follow '
+    'list (kind 3). Events of the kinds 445 and 1059, which throwaway keys sign, make nobody an author.';
+COMMENT ON COLUMN bigbrotr.day_totals.day IS 'Days since 1970, of UTC.';
+COMMENT ON COLUMN bigbrotr.day_totals.made_at IS 'When the day was last counted, in Unix seconds.';
+COMMENT ON COLUMN bigbrotr.day_totals.events IS 'Archived events.';
+COMMENT ON COLUMN bigbrotr.day_totals.pairs IS 'Pairs of event and relay.';
+COMMENT ON COLUMN bigbrotr.day_totals.held IS 'Events that a relay holds; the others were dropped by all.';
+COMMENT ON COLUMN bigbrotr.day_totals.authors IS 'Authors of events of the day.';
+COMMENT ON COLUMN bigbrotr.day_totals.new_authors IS 'Authors whose first archived event is of the day.';
+COMMENT ON COLUMN bigbrotr.day_totals.sketches IS
+    'The authors as sketches (HyperLogLog, 4,096 registers of a byte, BLAKE2b), which can be merged.';
+COMMENT ON COLUMN bigbrotr.day_totals.authors_7_days IS
+    'About how many authors the seven days up to this one have; NULL: to be estimated again.';
+COMMENT ON COLUMN bigbrotr.day_totals.authors_30_days IS 'About how many authors the 30 days up to this one have.';
+COMMENT ON COLUMN bigbrotr.day_totals.tops IS 'Numbers of relays for covered.';
+COMMENT ON COLUMN bigbrotr.day_totals.covered IS
+    'How many events the N relays that hold most of the day hold together, for each N of tops.';
+COMMENT ON COLUMN bigbrotr.day_totals.arrival_days IS 'Days on which a relay was first seen to hold events.';
+COMMENT ON COLUMN bigbrotr.day_totals.arrivals IS 'For each day of arrival_days, how many events.';
+
+CREATE TABLE IF NOT EXISTS bigbrotr.day_kinds (
+    day           bigint    NOT NULL,
+    kind          integer   NOT NULL,
+    events        bigint    NOT NULL,
+    held_by       integer[] NOT NULL,
+    held_events   bigint[]  NOT NULL,
+    PRIMARY KEY (day, kind)
+);
+COMMENT ON TABLE bigbrotr.day_kinds IS 'Events of each day by kind, and how many relays hold them.';
+COMMENT ON COLUMN bigbrotr.day_kinds.day IS 'Day of created_at: days since 1970, of UTC.';
+COMMENT ON COLUMN bigbrotr.day_kinds.kind IS 'Kind of the events.';
+COMMENT ON COLUMN bigbrotr.day_kinds.events IS 'Archived events.';
+COMMENT ON COLUMN bigbrotr.day_kinds.held_by IS 'Numbers of relays, ascending.';
+COMMENT ON COLUMN bigbrotr.day_kinds.held_events IS 'How many events just so many relays hold, as held_by says.';
+
+CREATE TABLE IF NOT EXISTS bigbrotr.day_relays (
+    day      bigint    NOT NULL,
+    relay_id integer   NOT NULL,
+    events   bigint    NOT NULL,
+    alone    bigint    NOT NULL,
+    dropped  bigint[]  NOT NULL,
+    PRIMARY KEY (relay_id, day)
+);
+CREATE INDEX IF NOT EXISTS day_relays_day_idx ON bigbrotr.day_relays (day);
+COMMENT ON TABLE bigbrotr.day_relays IS 'What each relay holds of each day, and has dropped of it.';
+COMMENT ON COLUMN bigbrotr.day_relays.day IS 'Day of created_at: days since 1970, of UTC.';
+COMMENT ON COLUMN bigbrotr.day_relays.relay_id IS 'Number of the relay.';
+COMMENT ON COLUMN bigbrotr.day_relays.events IS 'Events that it holds.';
+COMMENT ON COLUMN bigbrotr.day_relays.alone IS 'Events that it alone holds.';
+COMMENT ON COLUMN bigbrotr.day_relays.dropped IS
+    'Events that it held and dropped, by how long after they were first seen there: within an hour, a day, a week, 30 '
+    'days, a year, later.';
+
+CREATE TABLE IF NOT EXISTS bigbrotr.day_networks (
+    day     bigint NOT NULL,
+    network text   NOT NULL,
+    events  bigint NOT NULL,
+    pairs   bigint NOT NULL,
+    PRIMARY KEY (day, network)
+);
+COMMENT ON TABLE bigbrotr.day_networks IS 'What the relays of each network hold of each day.';
+COMMENT ON COLUMN bigbrotr.day_networks.day IS 'Day of created_at: days since 1970, of UTC.';
+COMMENT ON COLUMN bigbrotr.day_networks.network IS 'Network of the relays.';
+COMMENT ON COLUMN bigbrotr.day_networks.events IS 'Events that a relay of the network holds.';
+COMMENT ON COLUMN bigbrotr.day_networks.pairs IS 'Pairs of event and relay.';
+
+CREATE TABLE IF NOT EXISTS bigbrotr.authors (
+    first_day   bigint NOT NULL,
+    profile_day bigint,
+    follows_day bigint,
+    pubkey      bytea  NOT NULL PRIMARY KEY
+);
+CREATE INDEX IF NOT EXISTS authors_first_day_idx ON bigbrotr.authors (first_day);
+CREATE INDEX IF NOT EXISTS authors_profile_day_idx ON bigbrotr.authors (profile_day);
+CREATE INDEX IF NOT EXISTS authors_follows_day_idx ON bigbrotr.authors (follows_day);
+COMMENT ON TABLE bigbrotr.authors IS
+    'Who has signed archived events of other kinds than 445 and 1059. As of the days that are counted.';
+COMMENT ON COLUMN bigbrotr.authors.pubkey IS 'Public key: 32 bytes.';
+COMMENT ON COLUMN bigbrotr.authors.first_day IS 'Day of the first event: days since 1970, of UTC.';
+COMMENT ON COLUMN bigbrotr.authors.profile_day IS 'A day with a profile (kind 0) of theirs; NULL: there is none.';
+COMMENT ON COLUMN bigbrotr.authors.follows_day IS 'A day with a follow list (kind 3) of theirs; NULL: there is none.';
+
+-- A day, with its events and their presence, lies within one slice. A pass over the pairs finds how often each event is
+-- held, a second one who holds most of the day.
+CREATE OR REPLACE FUNCTION bigbrotr.count_day_of(
+    p_slice integer, p_since bigint, p_last bigint, p_relay_ids integer[], p_relay_networks text[], p_tops integer[],
+    OUT kinds integer[], OUT held_by integer[], OUT kind_events bigint[],
+    OUT relay_ids integer[], OUT relay_events bigint[], OUT relay_alone bigint[],
+    OUT networks text[], OUT network_events bigint[], OUT network_pairs bigint[],
+    OUT covered bigint[], OUT arrival_days bigint[], OUT arrivals bigint[],
+    OUT pubkeys bytea[], OUT are_profiled boolean[], OUT are_following boolean[],
+    OUT leaver_ids integer[], OUT leaver_places integer[], OUT leaver_events bigint[]
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    WITH day AS MATERIALIZED (
+        SELECT e.num, e.kind FROM bigbrotr.events_stored e
+        WHERE e.slice = p_slice AND e.created_at >= p_since AND e.created_at <= p_last
+    ), pairs AS MATERIALIZED (
+        SELECT d.num, d.kind, p.relay_id, p.seen_ats[(d.num & 255)::integer + 1] AS seen_at
+        FROM day d JOIN bigbrotr.presence p ON p.slice = p_slice AND p.chunk = d.num >> 8
+        WHERE p.seen_ats[(d.num & 255)::integer + 1] IS NOT NULL
+    ), holders AS MATERIALIZED (
+        SELECT p.relay_id, r.network, count(*) AS events,
+               row_number() OVER (ORDER BY count(*) DESC, p.relay_id) AS place
+        FROM pairs p JOIN unnest(p_relay_ids, p_relay_networks) AS r (id, network) ON r.id = p.relay_id
+        GROUP BY p.relay_id, r.network
+    ), nets AS MATERIALIZED (
+        SELECT h.network, sum(h.events)::bigint AS pairs, 1 << (row_number() OVER (ORDER BY h.network))::integer AS mark
+        FROM holders h GROUP BY h.network
+    ), held AS MATERIALIZED (
+        SELECT p.num, p.kind, count(*)::integer AS relays, min(p.relay_id) AS one, min(h.place) AS place,
+               bit_or(n.mark) AS marks, min(p.seen_at) AS seen_at
+        FROM pairs p JOIN holders h ON h.relay_id = p.relay_id JOIN nets n ON n.network = h.network
+        GROUP BY p.num, p.kind
+    ), by_kind AS (
+        SELECT x.kind, x.relays, sum(x.events)::bigint AS events FROM (
+            SELECT h.kind, h.relays, count(*) AS events FROM held h GROUP BY h.kind, h.relays
+            UNION ALL
+            SELECT d.kind, 0, count(*) FROM day d WHERE NOT EXISTS (SELECT FROM held h WHERE h.num = d.num) GROUP BY d.kind
+        ) AS x GROUP BY x.kind, x.relays
+    ), by_relay AS (
+        SELECT h.relay_id, h.events, coalesce(a.events, 0) AS alone
+        FROM holders h
+        LEFT JOIN (SELECT x.one, count(*) AS events FROM held x WHERE x.relays = 1 GROUP BY x.one) AS a ON a.one = h.relay_id
+    ), by_network AS (
+        SELECT n.network, n.pairs, sum(m.events) FILTER (WHERE m.marks & n.mark > 0)::bigint AS events
+        FROM nets n CROSS JOIN (SELECT h.marks, count(*) AS events FROM held h GROUP BY h.marks) AS m
+        GROUP BY n.network, n.pairs
+    ), by_top AS (
+        SELECT t.top, (SELECT count(*) FROM held h WHERE h.place <= t.top) AS events FROM unnest(p_tops) AS t (top)
+    ), by_arrival AS (
+        SELECT bigbrotr.unpack_seen(h.seen_at) / 86400 AS day, count(*) AS events FROM held h GROUP BY 1
+    )
+    SELECT k.kinds, k.relays, k.events, r.ids, r.events, r.alone, n.networks, n.events, n.pairs, t.events, a.days, a.events
+    INTO kinds, held_by, kind_events, relay_ids, relay_events, relay_alone, networks, network_events, network_pairs,
+         covered, arrival_days, arrivals
+    FROM (SELECT array_agg(b.kind) AS kinds, array_agg(b.relays) AS relays, array_agg(b.events) AS events
+          FROM by_kind b) AS k,
+         (SELECT array_agg(b.relay_id) AS ids, array_agg(b.events) AS events, array_agg(b.alone) AS alone
+          FROM by_relay b) AS r,
+         (SELECT array_agg(b.network) AS networks, array_agg(b.events) AS events, array_agg(b.pairs) AS pairs
+          FROM by_network b) AS n,
+         (SELECT array_agg(b.events ORDER BY b.top) AS events FROM by_top b) AS t,
+         (SELECT coalesce(array_agg(b.day ORDER BY b.day), '{}') AS days,
+                 coalesce(array_agg(b.events ORDER BY b.day), '{}') AS events FROM by_arrival b) AS a;
+
+    SELECT array_agg(x.pubkey), array_agg(x.is_profiled), array_agg(x.is_following)
+    INTO pubkeys, are_profiled, are_following
+    FROM (
+        SELECT e.pubkey, bool_or(e.kind = 0) AS is_profiled, bool_or(e.kind = 3) AS is_following
+        FROM bigbrotr.events_stored e
+        WHERE e.slice = p_slice AND e.created_at >= p_since AND e.created_at <= p_last AND e.kind NOT IN (445, 1059)
+        GROUP BY e.pubkey
+    ) AS x;
+
+    SELECT array_agg(x.relay_id), array_agg(x.place), array_agg(x.events)
+    INTO leaver_ids, leaver_places, leaver_events
+    FROM (
+        SELECT d.relay_id::integer AS relay_id,
+               width_bucket(d.dropped_at - d.seen_at, '{3600,86400,604800,2592000,31536000}'::bigint[]) + 1 AS place,
+               count(*) AS events
+        FROM bigbrotr.dropped d
+        WHERE d.slice = p_slice AND d.created_at >= p_since AND d.created_at <= p_last AND d.relay_id = ANY (p_relay_ids)
+        GROUP BY 1, 2
+    ) AS x;
+END $$;
+COMMENT ON FUNCTION bigbrotr.count_day_of IS
+    'The part of count_day that reads the slice of a day, which lasts from p_since to p_last, both included (Unix '
+    'seconds). p_relay_ids, p_relay_networks: the relays that count. Lists of one length: events by kind and number of relays; by relay, and those that it alone holds; by '
+    'network; those that the p_tops largest relays cover; by day of arrival; authors, and whether a profile and a '
+    'follow list of theirs are of that day; what relays have dropped, by place in day_relays.dropped.';
+
+-- What the archive has of some authors, on any day.
+CREATE OR REPLACE FUNCTION bigbrotr.days_of_authors(p_pubkeys bytea[]) RETURNS SETOF bigint
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY SELECT DISTINCT e.created_at / 86400 FROM bigbrotr.events_stored e WHERE e.pubkey = ANY (p_pubkeys);
+END $$;
+COMMENT ON FUNCTION bigbrotr.days_of_authors IS 'The days on which there are events of some authors.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.first_days_of(p_pubkeys bytea[])
+RETURNS TABLE (pubkey bytea, first_day bigint, profile_day bigint, follows_day bigint)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+    SELECT e.pubkey, min(e.created_at) / 86400, (min(e.created_at) FILTER (WHERE e.kind = 0)) / 86400,
+           (min(e.created_at) FILTER (WHERE e.kind = 3)) / 86400
+    FROM bigbrotr.events_stored e WHERE e.pubkey = ANY (p_pubkeys) AND e.kind NOT IN (445, 1059) GROUP BY e.pubkey;
+END $$;
+COMMENT ON FUNCTION bigbrotr.first_days_of IS
+    'For those of some authors who have events: the days of the first event, profile and follow list.';
+
+-- What is new of an author on one day may change what is to be said of others: they are noted.
+CREATE OR REPLACE FUNCTION bigbrotr.note_authors(
+    p_day bigint, p_pubkeys bytea[], p_are_profiled boolean[], p_are_following boolean[]
+) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    turned bytea[];  -- who has a profile or a follow list now, or no longer
+    lost   bytea[];  -- of whom something is noted for this day that is gone
+BEGIN
+    INSERT INTO bigbrotr.dirty_days (day)
+    SELECT DISTINCT a.first_day FROM bigbrotr.authors a
+    WHERE a.pubkey = ANY (p_pubkeys) AND a.first_day > p_day;
+
+    turned := ARRAY(
+        SELECT a.pubkey
+        FROM unnest(p_pubkeys, p_are_profiled, p_are_following) AS u (pubkey, is_profiled, is_following)
+        JOIN bigbrotr.authors a ON a.pubkey = u.pubkey
+        WHERE (u.is_profiled AND a.profile_day IS NULL) OR (u.is_following AND a.follows_day IS NULL));
+
+    INSERT INTO bigbrotr.authors AS a (pubkey, first_day, profile_day, follows_day)
+    SELECT u.pubkey, p_day, CASE WHEN u.is_profiled THEN p_day END, CASE WHEN u.is_following THEN p_day END
+    FROM unnest(p_pubkeys, p_are_profiled, p_are_following) AS u (pubkey, is_profiled, is_following)
+    ON CONFLICT (pubkey) DO UPDATE SET
+        first_day = least(a.first_day, EXCLUDED.first_day), profile_day = coalesce(a.profile_day, EXCLUDED.profile_day),
+        follows_day = coalesce(a.follows_day, EXCLUDED.follows_day)
+    WHERE a.first_day > EXCLUDED.first_day OR (a.profile_day IS NULL AND EXCLUDED.profile_day IS NOT NULL)
+       OR (a.follows_day IS NULL AND EXCLUDED.follows_day IS NOT NULL);
+
+    -- Events have been deleted.
+    lost := ARRAY(
+        SELECT x.pubkey FROM (
+            SELECT a.pubkey FROM bigbrotr.authors a WHERE a.first_day = p_day
+            EXCEPT SELECT u.pubkey FROM unnest(p_pubkeys) AS u (pubkey)
+        ) AS x
+        UNION
+        SELECT x.pubkey FROM (
+            SELECT a.pubkey FROM bigbrotr.authors a WHERE a.profile_day = p_day
+            EXCEPT SELECT u.pubkey FROM unnest(p_pubkeys, p_are_profiled) AS u (pubkey, is_profiled) WHERE u.is_profiled
+        ) AS x
+        UNION
+        SELECT x.pubkey FROM (
+            SELECT a.pubkey FROM bigbrotr.authors a WHERE a.follows_day = p_day
+            EXCEPT SELECT u.pubkey FROM unnest(p_pubkeys, p_are_following) AS u (pubkey, is_following) WHERE u.is_following
+        ) AS x);
+    IF cardinality(lost) > 0 THEN
+        WITH real AS (
+            SELECT l.pubkey, f.first_day, f.profile_day, f.follows_day
+            FROM unnest(lost) AS l (pubkey)
+            LEFT JOIN bigbrotr.first_days_of(p_pubkeys => lost) AS f ON f.pubkey = l.pubkey
+        ), gone AS (
+            DELETE FROM bigbrotr.authors a USING real r WHERE a.pubkey = r.pubkey AND r.first_day IS NULL
+        ), changed AS (
+            UPDATE bigbrotr.authors a
+            SET first_day = r.first_day, profile_day = r.profile_day, follows_day = r.follows_day
+            FROM real r WHERE a.pubkey = r.pubkey AND r.first_day IS NOT NULL
+        ), noted AS (
+            INSERT INTO bigbrotr.dirty_days (day) SELECT DISTINCT r.first_day FROM real r WHERE r.first_day IS NOT NULL
+        )
+        SELECT turned || coalesce(array_agg(a.pubkey), '{}') INTO turned
+        FROM bigbrotr.authors a JOIN real r ON r.pubkey = a.pubkey
+        WHERE (a.profile_day IS NULL) <> (r.profile_day IS NULL) OR (a.follows_day IS NULL) <> (r.follows_day IS NULL);
+    END IF;
+    IF cardinality(turned) > 0 THEN
+        INSERT INTO bigbrotr.dirty_days (day)
+        SELECT d.day FROM bigbrotr.days_of_authors(p_pubkeys => turned) AS d (day) WHERE d.day <> p_day;
+    END IF;
+END $$;
+COMMENT ON FUNCTION bigbrotr.note_authors IS
+    'Brings the table authors to what one day says: its authors, and whether a profile and a follow list of theirs are '
+    'of that day.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.count_day(p_day bigint, p_now bigint)
+RETURNS TABLE (pubkeys bytea[], with_profile boolean[], with_follows boolean[])
+LANGUAGE plpgsql ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    since_at bigint := p_day * 86400;
+    tops     CONSTANT integer[] := '{1,2,3,5,10,20,50,100}';
+    relays   record;
+    done     record;
+BEGIN
+    LOCK TABLE bigbrotr.statistics_lock IN EXCLUSIVE MODE;
+    -- What commits from here on leaves a note of its own.
+    DELETE FROM bigbrotr.dirty_days d WHERE d.day = p_day;
+    SELECT array_agg(r.id::integer) AS ids, array_agg(r.network) AS networks INTO relays FROM bigbrotr.relays r;
+    SELECT c.* INTO done
+    FROM bigbrotr.count_day_of(
+        p_slice => bigbrotr.slice_of(since_at), p_since => since_at,
+        p_last => least(since_at::numeric + 86399, 9223372036854775807)::bigint,
+        p_relay_ids => coalesce(relays.ids, '{}'), p_relay_networks => coalesce(relays.networks, '{}'), p_tops => tops) AS c;
+    PERFORM bigbrotr.note_authors(
+        p_day => p_day, p_pubkeys => done.pubkeys, p_are_profiled => done.are_profiled,
+        p_are_following => done.are_following);
+
+    DELETE FROM bigbrotr.day_kinds k WHERE k.day = p_day;
+    INSERT INTO bigbrotr.day_kinds (day, kind, events, held_by, held_events)
+    SELECT p_day, u.kind, sum(u.events), array_agg(u.relays ORDER BY u.relays), array_agg(u.events ORDER BY u.relays)
+    FROM unnest(done.kinds, done.held_by, done.kind_events) AS u (kind, relays, events) GROUP BY u.kind;
+
+    DELETE FROM bigbrotr.day_relays r WHERE r.day = p_day;
+    INSERT INTO bigbrotr.day_relays (day, relay_id, events, alone, dropped)
+    SELECT p_day, relay_id, coalesce(h.events, 0), coalesce(h.alone, 0), coalesce(l.dropped, '{0,0,0,0,0,0}')
+    FROM unnest(done.relay_ids, done.relay_events, done.relay_alone) AS h (relay_id, events, alone)
+    FULL JOIN (
+        SELECT u.relay_id, ARRAY(
+                   SELECT coalesce(sum(w.events) FILTER (WHERE w.relay_id = u.relay_id AND w.place = s.place), 0)::bigint
+                   FROM generate_series(1, 6) AS s (place)
+                   CROSS JOIN unnest(done.leaver_ids, done.leaver_places, done.leaver_events) AS w (relay_id, place, events)
+                   GROUP BY s.place ORDER BY s.place) AS dropped
+        FROM unnest(done.leaver_ids) AS u (relay_id) GROUP BY u.relay_id
+    ) AS l USING (relay_id);
+
+    DELETE FROM bigbrotr.day_networks n WHERE n.day = p_day;
+    INSERT INTO bigbrotr.day_networks (day, network, events, pairs)
+    SELECT p_day, u.network, u.events, u.pairs
+    FROM unnest(done.networks, done.network_events, done.network_pairs) AS u (network, events, pairs);
+
+    SELECT array_agg(a.pubkey), array_agg(a.profile_day IS NOT NULL), array_agg(a.follows_day IS NOT NULL)
+    INTO pubkeys, with_profile, with_follows
+    FROM bigbrotr.authors a WHERE a.pubkey = ANY (done.pubkeys);
+    DELETE FROM bigbrotr.day_totals t WHERE t.day = p_day;
+    INSERT INTO bigbrotr.day_totals (
+        day, made_at, events, pairs, held, authors, new_authors, tops, covered, arrival_days, arrivals)
+    SELECT p_day, p_now,
+           (SELECT sum(u.events) FROM unnest(done.kind_events) AS u (events)),
+           (SELECT coalesce(sum(u.events), 0) FROM unnest(done.relay_events) AS u (events)),
+           (SELECT coalesce(sum(u.events), 0) FROM unnest(done.arrivals) AS u (events)),
+           (SELECT ARRAY[count(*), count(*) FILTER (WHERE u.is_profiled), count(*) FILTER (WHERE u.is_following)]
+            FROM unnest(with_profile, with_follows) AS u (is_profiled, is_following)),
+           (SELECT ARRAY[count(*), count(a.profile_day), count(a.follows_day)]
+            FROM bigbrotr.authors a WHERE a.first_day = p_day),
+           tops, done.covered, done.arrival_days, done.arrivals
+    WHERE cardinality(done.kinds) > 0;
+    UPDATE bigbrotr.day_totals t SET authors_7_days = NULL, authors_30_days = NULL
+    WHERE t.day > p_day AND t.day < p_day + 30 AND t.authors_7_days IS NOT NULL;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION bigbrotr.count_day IS
+    'Counts a day anew and takes it out of the queue. Returns its authors, and whether they have a profile and a '
+    'follow list, for keep_sketches within the same transaction. Waits for who counts another day. Idempotent.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.keep_sketches(p_day bigint, p_sketches bytea[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE bigbrotr.day_totals t SET sketches = p_sketches WHERE t.day = p_day;
+END $$;
+COMMENT ON FUNCTION bigbrotr.keep_sketches IS 'Keeps the sketches of the authors of a day: all, with a profile, with a follow list.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.days_due(p_made_before bigint, p_now bigint, p_limit integer) RETURNS SETOF bigint
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- The queue may hold a day many thousand times: the index leads from each day to the next.
+    RETURN QUERY
+    WITH RECURSIVE noted AS (
+        SELECT (SELECT max(d.day) FROM bigbrotr.dirty_days d) AS day
+        UNION ALL
+        SELECT (SELECT max(d.day) FROM bigbrotr.dirty_days d WHERE d.day < n.day) FROM noted n WHERE n.day IS NOT NULL
+    )
+    SELECT n.day FROM noted n LEFT JOIN bigbrotr.day_totals t ON t.day = n.day
+    WHERE n.day IS NOT NULL AND (t.day IS NULL OR t.made_at <= p_made_before OR t.made_at > p_now)
+    ORDER BY n.day DESC LIMIT p_limit;
+END $$;
+COMMENT ON FUNCTION bigbrotr.days_due IS
+    'Days of the queue that were not counted after p_made_before (Unix seconds), the newest first, at most p_limit.';
+
+-- Relays are deleted by hand as well, and nothing may depend on a trigger there. Their tallies stay.
+CREATE OR REPLACE FUNCTION bigbrotr.note_deleted_relays() RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    noted integer;
+BEGIN
+    WITH gone AS (
+        SELECT t.relay_id FROM bigbrotr.tallies t
+        WHERE t.relay_id > 0 AND NOT EXISTS (SELECT FROM bigbrotr.relays r WHERE r.id = t.relay_id)
+    ), added AS (
+        INSERT INTO bigbrotr.dirty_days (day)
+        SELECT DISTINCT d.day FROM gone g JOIN bigbrotr.day_relays d ON d.relay_id = g.relay_id
+        RETURNING 1
+    )
+    SELECT count(*) INTO noted FROM added;
+    RETURN noted;
+END $$;
+COMMENT ON FUNCTION bigbrotr.note_deleted_relays IS
+    'Has the days counted anew whose figures speak of relays that are deleted by now. Returns how many.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.thin_dirty_days() RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    gone integer;
+BEGIN
+    LOCK TABLE bigbrotr.statistics_lock IN EXCLUSIVE MODE;
+    WITH deleted AS (
+        DELETE FROM bigbrotr.dirty_days d USING (
+            SELECT x.day, max(x.ctid) AS kept FROM bigbrotr.dirty_days x GROUP BY x.day HAVING count(*) > 1
+        ) AS k
+        WHERE d.day = k.day AND d.ctid <> k.kept
+        RETURNING 1
+    )
+    SELECT count(*) INTO gone FROM deleted;
+    RETURN gone;
+END $$;
+COMMENT ON FUNCTION bigbrotr.thin_dirty_days IS
+    'Leaves one row a day in the queue of days, so that it stays small while nobody counts. Returns how many have gone.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.windows_due(p_limit integer) RETURNS TABLE (day bigint, days bigint[], sketches bytea[])
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+    SELECT w.day, array_agg(t.day), array_agg(t.sketches)
+    FROM (
+        SELECT x.day FROM bigbrotr.day_totals x WHERE x.authors_7_days IS NULL AND x.sketches IS NOT NULL
+        ORDER BY x.day DESC LIMIT p_limit
+    ) AS w
+    JOIN bigbrotr.day_totals t ON t.day > w.day - 30 AND t.day <= w.day AND t.sketches IS NOT NULL
+    GROUP BY w.day ORDER BY w.day DESC;
+END $$;
+COMMENT ON FUNCTION bigbrotr.windows_due IS
+    'Days whose windows are to be estimated, at most p_limit, the newest first: each with the days of the 30 days up to '
+    'it, and their sketches.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.keep_windows(p_day bigint, p_7_days bigint[], p_30_days bigint[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE bigbrotr.day_totals t SET authors_7_days = p_7_days, authors_30_days = p_30_days WHERE t.day = p_day;
+END $$;
+COMMENT ON FUNCTION bigbrotr.keep_windows IS
+    'Keeps about how many authors the 7 and the 30 days up to a day have: all, with a profile, with a follow list.';
