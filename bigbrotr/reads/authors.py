@@ -5,7 +5,6 @@ from collections.abc import Iterable
 import msgspec
 from msgspec import Struct
 
-from bigbrotr.core.calls.base import rows_of, value_of
 from bigbrotr.core.pool import Pool
 from bigbrotr.models.relay import Relay
 
@@ -92,15 +91,19 @@ async def author_summary(
     pool: Pool, pubkey: bytes, *, counted: int = COUNTED, sample: int = SAMPLE
 ) -> AuthorSummary:
     """What is archived of the author with this public key (32 bytes)."""
-    rows = await rows_of(pool, "author_kinds", p_pubkey=pubkey, p_most=counted)
+    rows = await pool.fetch(
+        "SELECT * FROM bigbrotr.author_kinds(p_pubkey => $1, p_most => $2)", pubkey, counted
+    )
     kinds = tuple(KindCount(*row) for row in rows)
-    first, *holders = await rows_of(pool, "author_holders", p_pubkey=pubkey, p_most=sample)
+    first, *holders = await pool.fetch(
+        "SELECT * FROM bigbrotr.author_holders(p_pubkey => $1, p_most => $2)", pubkey, sample
+    )
     events = sum(each.events for each in kinds)
     return AuthorSummary(
         pubkey=pubkey.hex(),
         events=events,
         is_complete=events < counted,
-        first_at=await value_of(pool, "author_began", p_pubkey=pubkey),
+        first_at=await pool.fetchval("SELECT * FROM bigbrotr.author_began(p_pubkey => $1)", pubkey),
         last_at=max((each.last_at for each in kinds), default=None),
         kinds=kinds,
         holders=Holders(

@@ -4,7 +4,6 @@ import time
 
 from msgspec import Struct
 
-from bigbrotr.core.calls.base import rows_of
 from bigbrotr.core.pool import Pool
 from bigbrotr.models.event import MAX_CREATED_AT
 from bigbrotr.reads.authors import Holder
@@ -40,16 +39,6 @@ class RelayKinds(Struct, frozen=True):
     kinds: tuple[RelayKind, ...]
 
 
-class RelayOverlap(Struct, frozen=True):
-    """Which other relays hold what a relay holds of a sample, those that hold most first."""
-
-    relay: str
-    sample: Sample
-    held: int  # by the relay
-    alone: int  # of these, by it alone as far as is known
-    others: tuple["Shared", ...]
-
-
 class Shared(Struct, frozen=True):
     """Another relay, and how many of the events it holds as well."""
 
@@ -57,12 +46,25 @@ class Shared(Struct, frozen=True):
     held: int
 
 
+class RelayOverlap(Struct, frozen=True):
+    """Which other relays hold what a relay holds of a sample, those that hold most first."""
+
+    relay: str
+    sample: Sample
+    held: int  # by the relay
+    alone: int  # of these, by it alone as far as is known
+    others: tuple[Shared, ...]
+
+
 async def relay_kinds(
     pool: Pool, url: str, until: int | None = None, *, examined: int = KINDS_EXAMINED
 ) -> RelayKinds | None:
     """What the relay holds of a sample before `until` by kind; None: it is none of this archive."""
-    rows = await rows_of(
-        pool, "relay_kinds", p_url=url, p_until=_end(until), p_examine=examined
+    rows = await pool.fetch(
+        "SELECT * FROM bigbrotr.relay_kinds(p_url => $1, p_until => $2, p_examine => $3)",
+        url,
+        _end(until),
+        examined,
     )
     if not rows:
         return None
@@ -80,8 +82,11 @@ async def relay_overlap(
     pool: Pool, url: str, until: int | None = None, *, examined: int = OVERLAP_EXAMINED
 ) -> RelayOverlap | None:
     """Who else holds what the relay holds of a sample; None: it is none of this archive."""
-    rows = await rows_of(
-        pool, "relay_overlap", p_url=url, p_until=_end(until), p_examine=examined
+    rows = await pool.fetch(
+        "SELECT * FROM bigbrotr.relay_overlap(p_url => $1, p_until => $2, p_examine => $3)",
+        url,
+        _end(until),
+        examined,
     )
     if not rows:
         return None
