@@ -48,11 +48,14 @@ BEGIN
         ('deliveries',       'ordinary',    NULL,    NULL),
         ('service_data',     'ordinary',    NULL,    NULL),
         ('statistics_lock',  'ordinary',    NULL,    NULL),
+        ('arrivals',         'ordinary',    NULL,    NULL),
+        ('arrivals_pruned',  'ordinary',    NULL,    NULL),
         ('dirty_days',       'ordinary',    NULL,    NULL),
         ('day_totals',       'ordinary',    NULL,    NULL),
         ('day_kinds',        'ordinary',    NULL,    NULL),
         ('day_relays',       'ordinary',    NULL,    NULL),
         ('day_networks',     'ordinary',    NULL,    NULL),
+        ('day_checks',       'ordinary',    NULL,    NULL),
         ('authors',          'ordinary',    NULL,    NULL)
     ) AS f (name, kind, distribution_column, sibling)
     WHERE f.kind = 'distributed' AND NOT EXISTS (

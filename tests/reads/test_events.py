@@ -163,7 +163,7 @@ async def test_each_way_finds_the_same(brotr: Brotr, way: Way) -> None:
             found = await reads._walk(pieces, query, 25, after)
         else:
             found = await reads._look_up(way, "e", query, 25, after)
-        assert [each.id for each in found] == expected
+        assert [each.id for each in found.events] == expected
 
 
 def older_than(after: Position) -> set[bytes]:
