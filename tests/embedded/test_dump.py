@@ -192,6 +192,6 @@ async def test_what_is_no_backup(tmp_path: Path) -> None:
 async def test_maintenance(brotr: Brotr) -> None:
     await brotr.analyze()
     assert await brotr.pool.fetchval(
-        "SELECT last_analyze IS NOT NULL FROM pg_stat_user_tables WHERE relname = 'events'"
+        "SELECT last_analyze IS NOT NULL FROM pg_stat_user_tables WHERE relname = 'events_stored'"
     )
     assert await brotr.vacuum_debt() == []
