@@ -193,3 +193,265 @@ END $$;
 COMMENT ON FUNCTION bigbrotr.list_coverage IS
     'A page of the proofs of the relay at p_url, the newest first, for any filter. The page begins behind the proof '
     'with p_after_at, p_after_filter and p_after_how.';
+
+-- Events: what a search finds is read in the same statement. The last row tells of the look itself.
+CREATE OR REPLACE FUNCTION bigbrotr.read_page(p_created_ats bigint[], p_ids bytea[], p_most_bytes bigint)
+RETURNS TABLE (
+    created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint,
+    matches integer, examined integer, last_at bigint, last_id bytea
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    IF p_most_bytes IS NULL THEN
+        RETURN QUERY
+        SELECT r.*, NULL::integer, NULL::integer, NULL::bigint, NULL::bytea
+        FROM bigbrotr.read_events(p_created_ats => p_created_ats, p_ids => p_ids) AS r;
+    ELSE
+        RETURN QUERY
+        SELECT r.created_at, r.id, r.pubkey, r.kind, r.tags, r.content, r.sig, r.raw, r.num,
+               NULL::integer, NULL::integer, NULL::bigint, NULL::bytea
+        FROM (
+            SELECT e.*, sum(s.size) OVER (ROWS UNBOUNDED PRECEDING) - s.size AS before
+            FROM bigbrotr.read_events(p_created_ats => p_created_ats, p_ids => p_ids) AS e
+            CROSS JOIN LATERAL (SELECT coalesce(octet_length(e.tags), 0) + coalesce(octet_length(e.content), 0)) AS s (size)
+        ) AS r
+        WHERE r.before < p_most_bytes;
+    END IF;
+    created_at := p_created_ats[cardinality(p_created_ats)];
+    id := p_ids[cardinality(p_ids)];
+    matches := coalesce(cardinality(p_ids), 0);
+    examined := 0;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION bigbrotr.read_page IS
+    'The events of these times and ids as read_events has them, up to the one whose tags and content pass p_most_bytes '
+    '(NULL: all). The last row is none: created_at and id of the last position, and matches: how many there are.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.events_page(
+    p_way text, p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
+    p_hashes integer[], p_more text[], p_limit integer, p_examine integer, p_read boolean, p_most_bytes bigint
+) RETURNS TABLE (
+    created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint,
+    matches integer, examined integer, last_at bigint, last_id bytea
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    times   bigint[];
+    ids     bytea[];
+    looked  integer := 0;
+    seen_at bigint;
+    seen_id bytea;
+BEGIN
+    CASE p_way
+    WHEN 'walk_events' THEN
+        SELECT w.created_ats, w.ids, w.examined, w.last_at, w.last_id INTO times, ids, looked, seen_at, seen_id
+        FROM bigbrotr.walk_events(
+            p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
+            p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit,
+            p_examine => p_examine) AS w;
+    WHEN 'find_by_pubkeys' THEN
+        SELECT array_agg(f.created_at), array_agg(f.id) INTO times, ids
+        FROM bigbrotr.find_by_pubkeys(
+            p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
+            p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit) AS f;
+    WHEN 'find_by_kinds' THEN
+        SELECT array_agg(f.created_at), array_agg(f.id) INTO times, ids
+        FROM bigbrotr.find_by_kinds(
+            p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
+            p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit) AS f;
+    WHEN 'find_by_tags' THEN
+        SELECT array_agg(f.created_at), array_agg(f.id) INTO times, ids
+        FROM bigbrotr.find_by_tags(
+            p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
+            p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit) AS f;
+    END CASE;
+    IF p_read AND cardinality(ids) > 0 THEN
+        RETURN QUERY
+        SELECT r.created_at, r.id, r.pubkey, r.kind, r.tags, r.content, r.sig, r.raw, r.num, r.matches,
+               CASE WHEN r.matches IS NOT NULL THEN looked END, CASE WHEN r.matches IS NOT NULL THEN seen_at END,
+               CASE WHEN r.matches IS NOT NULL THEN seen_id END
+        FROM bigbrotr.read_page(p_created_ats => times, p_ids => ids, p_most_bytes => p_most_bytes) AS r;
+        RETURN;
+    END IF;
+    matches := coalesce(cardinality(ids), 0);
+    created_at := times[matches];
+    id := ids[matches];
+    examined := looked;
+    last_at := seen_at;
+    last_id := seen_id;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION bigbrotr.events_page IS
+    'Looks for events in the way p_way, a function of that name with the parameters that all of them take, and with '
+    'p_read reads them as read_page does. The last row is none: created_at and id of the last that was found, matches: how '
+    'many were; of a walk also examined, how many it has looked at, and the last of those.';
+
+-- Authors: their newest events stand for all where there are many.
+CREATE OR REPLACE FUNCTION bigbrotr.author_kinds(p_pubkey bytea, p_most integer)
+RETURNS TABLE (kind integer, events bigint, first_at bigint, last_at bigint)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT x.kind, count(*), min(x.created_at), max(x.created_at)
+    FROM (
+        SELECT e.kind, e.created_at FROM bigbrotr.events_stored e
+        WHERE e.pubkey = p_pubkey ORDER BY e.pubkey, e.created_at DESC LIMIT p_most
+    ) AS x
+    GROUP BY x.kind ORDER BY 2 DESC, 1;
+END $$;
+COMMENT ON FUNCTION bigbrotr.author_kinds IS
+    'How many of the newest p_most events of an author are of each kind, and from when to when; times in Unix seconds.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.author_began(p_pubkey bytea) RETURNS bigint
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    RETURN (SELECT e.created_at FROM bigbrotr.events_stored e
+            WHERE e.pubkey = p_pubkey ORDER BY e.pubkey, e.created_at LIMIT 1);
+END $$;
+COMMENT ON FUNCTION bigbrotr.author_began IS 'When the first event of an author was created, in Unix seconds; NULL: there is none.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.holders_of(p_slices integer[], p_nums bigint[])
+RETURNS TABLE (url text, held bigint, alone bigint)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT r.url, count(*), count(*) FILTER (WHERE h.holders = 1)
+    FROM (
+        SELECT p.relay_id, count(*) OVER (PARTITION BY u.num) AS holders
+        FROM unnest(p_slices, p_nums) AS u (slice, num)
+        JOIN bigbrotr.presence p ON p.slice = u.slice AND p.chunk = u.num >> 8
+        WHERE p.seen_ats[(u.num & 255)::integer + 1] IS NOT NULL
+    ) AS h
+    JOIN bigbrotr.relays r ON r.id = h.relay_id
+    GROUP BY r.url ORDER BY 2 DESC, 1;
+END $$;
+COMMENT ON FUNCTION bigbrotr.holders_of IS
+    'Which relays hold how many of these events (arrays of one length: their slices and numbers), and how many of them no '
+    'other relay is known to hold; those that hold most first.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.author_holders(p_pubkey bytea, p_most integer)
+RETURNS TABLE (url text, held bigint, alone bigint, sample integer)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    slices integer[];
+    nums   bigint[];
+BEGIN
+    SELECT array_agg(x.slice), array_agg(x.num) INTO slices, nums
+    FROM (
+        SELECT e.slice, e.num FROM bigbrotr.events_stored e
+        WHERE e.pubkey = p_pubkey ORDER BY e.pubkey, e.created_at DESC LIMIT p_most
+    ) AS x;
+    sample := coalesce(cardinality(nums), 0);
+    RETURN NEXT;
+    RETURN QUERY
+    SELECT h.url, h.held, h.alone, NULL::integer FROM bigbrotr.holders_of(p_slices => slices, p_nums => nums) AS h;
+END $$;
+COMMENT ON FUNCTION bigbrotr.author_holders IS
+    'Which relays hold how many of the newest p_most events of an author, as holders_of has it; the first row has how many '
+    'events these are.';
+
+-- A relay's newest week is where the look begins: it may have ended long ago.
+CREATE OR REPLACE FUNCTION bigbrotr.relay_sample(
+    p_relay_id integer, p_until bigint, p_examine integer,
+    OUT created_ats bigint[], OUT slices integer[], OUT nums bigint[], OUT kinds integer[], OUT are_held boolean[]
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    top      integer;
+    until_at bigint;
+BEGIN
+    SELECT p.slice INTO top FROM bigbrotr.presence p
+    WHERE p.relay_id = p_relay_id AND p.slice <= bigbrotr.slice_of(p_until) ORDER BY p.relay_id DESC, p.slice DESC LIMIT 1;
+    until_at := least(p_until, bigbrotr.slice_end(top));
+    SELECT array_agg(x.created_at), array_agg(x.slice), array_agg(x.num), array_agg(x.kind),
+           array_agg(x.seen_ats[(x.num & 255)::integer + 1] IS NOT NULL)
+    INTO created_ats, slices, nums, kinds, are_held
+    FROM (
+        SELECT e.created_at, e.slice, e.num, e.kind, p.seen_ats
+        FROM (
+            SELECT s.created_at, s.slice, s.num, s.kind FROM bigbrotr.events_stored s
+            WHERE s.created_at < until_at ORDER BY s.created_at DESC LIMIT p_examine
+        ) AS e
+        LEFT JOIN bigbrotr.presence p ON p.slice = e.slice AND p.chunk = e.num >> 8 AND p.relay_id = p_relay_id
+        WHERE top IS NOT NULL
+    ) AS x;
+END $$;
+COMMENT ON FUNCTION bigbrotr.relay_sample IS
+    'The newest p_examine archived events before p_until (Unix seconds), from the newest week on in which the relay '
+    'holds any, and whether it holds each. NULLs: it holds none.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.relay_kinds(p_url text, p_until bigint, p_examine integer)
+RETURNS TABLE (kind integer, archived bigint, held bigint, since bigint, until bigint)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    found_id integer := (SELECT r.id FROM bigbrotr.relays r WHERE r.url = p_url);
+    times    bigint[];
+    kinds    integer[];
+    are_held boolean[];
+BEGIN
+    IF found_id IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT s.created_ats, s.kinds, s.are_held INTO times, kinds, are_held
+    FROM bigbrotr.relay_sample(p_relay_id => found_id, p_until => p_until, p_examine => p_examine) AS s;
+    archived := coalesce(cardinality(times), 0);
+    since := times[archived];
+    until := times[1] + 1;
+    RETURN NEXT;
+    RETURN QUERY
+    SELECT u.kind, count(*), count(*) FILTER (WHERE u.is_held), NULL::bigint, NULL::bigint
+    FROM unnest(kinds, are_held) AS u (kind, is_held) GROUP BY u.kind ORDER BY 3 DESC, 2 DESC, 1;
+END $$;
+COMMENT ON FUNCTION bigbrotr.relay_kinds IS
+    'How many events of each kind are archived in a sample, see relay_sample, and how many of them the relay at p_url '
+    'holds. The first row has the sample: its size and [since, until) in Unix seconds. No row: there is no such relay.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.relay_overlap(p_url text, p_until bigint, p_examine integer)
+RETURNS TABLE (url text, held bigint, alone bigint, looked integer, since bigint, until bigint)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    found_id integer := (SELECT r.id FROM bigbrotr.relays r WHERE r.url = p_url);
+    times    bigint[];
+    slices   integer[];
+    nums     bigint[];
+    are_held boolean[];
+BEGIN
+    IF found_id IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT s.created_ats, s.slices, s.nums, s.are_held INTO times, slices, nums, are_held
+    FROM bigbrotr.relay_sample(p_relay_id => found_id, p_until => p_until, p_examine => p_examine) AS s;
+    looked := coalesce(cardinality(times), 0);
+    since := times[looked];
+    until := times[1] + 1;
+    RETURN NEXT;
+    SELECT array_agg(u.slice), array_agg(u.num) INTO slices, nums
+    FROM unnest(slices, nums, are_held) AS u (slice, num, is_held) WHERE u.is_held;
+    RETURN QUERY
+    SELECT h.url, h.held, h.alone, NULL::integer, NULL::bigint, NULL::bigint
+    FROM bigbrotr.holders_of(p_slices => slices, p_nums => nums) AS h;
+END $$;
+COMMENT ON FUNCTION bigbrotr.relay_overlap IS
+    'Which relays, that at p_url among them, hold how many of the events that it holds in a sample, see relay_sample; '
+    'alone: those that no other relay is known to hold. The first row has the sample: how many archived events were '
+    'looked at, and [since, until) in Unix seconds. No row: there is no such relay.';

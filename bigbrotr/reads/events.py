@@ -12,7 +12,7 @@ from bigbrotr.core.calls.base import call_of
 from bigbrotr.core.pool import Pool
 from bigbrotr.models.event import Event, tag_hash
 from bigbrotr.models.query import Position, Query
-from bigbrotr.reads.plan import Partition, Piece, Way, choose, partitions_of
+from bigbrotr.reads.plan import Partition, Piece, Way, choose, expected, partitions_of
 
 PAGE = 500  # events that are read at once
 EXAMINED = 20_000  # events that a walk looks at before it is judged again
@@ -78,11 +78,34 @@ class EventPage(NamedTuple):
     next: Position | None
 
 
+class Count(NamedTuple):
+    """How many events match; `is_exact` false: about so many, by statistics."""
+
+    events: int
+    is_exact: bool
+
+
 class Found(NamedTuple):
     """What was found, and up to where everything was looked at; None: to the end."""
 
-    positions: list[Position]
+    events: list[StoredEvent]
+    number: int  # of those found: with another tag of the same hash, more than events
     reached: Position | None
+    is_cut: bool = False  # the bytes were enough
+
+
+class Look(NamedTuple):
+    """What one statement has brought."""
+
+    events: list[StoredEvent]  # whose tags are as wanted
+    found: int
+    last: Position | None  # of those found
+    examined: int  # by a walk
+    at: Position | None  # the last that a walk has looked at
+    is_cut: bool
+
+
+COLUMNS = len(StoredEvent._fields)
 
 
 class EventReads:
@@ -102,28 +125,53 @@ class EventReads:
         after: Position | None = None,
         *,
         budget_s: float | None = None,
+        most_bytes: int | None = None,
     ) -> EventPage:
         """Up to `limit` events that match, after those of the page before. With `budget_s`, the
-        page ends with what one more look brings when that time is over.
+        page ends with what one more look brings when that time is over; with `most_bytes`, with
+        the event whose content and tags pass them.
 
         Raises:
             NotKeptError: the query asks for tags, and the archive keeps none.
         """
-        if query.tags and not await self._has_tags():
-            raise NotKeptError("this archive keeps no tags (its profile is lite)")
+        await self._check(query)
         events: list[StoredEvent] = []
         if query.is_empty or limit < 1:
             return EventPage(events, None)
-        deadline = None if budget_s is None else time.monotonic() + budget_s
+        search = _Search(_deadline(budget_s), most_bytes)
         while True:
             wanted = limit + 1 - len(events)  # one more tells whether there is a next page
-            found = await self._find(query, wanted, after, deadline)
-            events += await self._read(query, found.positions)
+            found = await self._find(query, wanted, after, search)
+            events += found.events
             if len(events) > limit:
                 last = events[limit - 1]
                 return EventPage(events[:limit], Position(last.created_at, last.id))
-            if found.reached is None or _is_over(deadline):
+            if found.reached is None or found.is_cut or _is_over(search.deadline):
                 return EventPage(events, found.reached)
+            after = found.reached
+
+    async def count(self, query: Query, most: int, *, budget_s: float | None = None) -> Count:
+        """How many events match: exactly up to `most`, and as far as `budget_s` seconds reach.
+        Beyond, about so many, as statistics have it; at least as many as were counted.
+
+        Raises:
+            NotKeptError: the query asks for tags, and the archive keeps none.
+        """
+        await self._check(query)
+        if query.is_empty:
+            return Count(0, is_exact=True)
+        # Tags are read: two may share a hash.
+        search = _Search(_deadline(budget_s), None, is_read=bool(query.tags))
+        number, after = 0, None
+        while True:
+            step = min(PAGE, most + 1 - number) if query.tags else most + 1 - number
+            found = await self._find(query, step, after, search)
+            number += len(found.events) if query.tags else found.number
+            if found.reached is None and number <= most:
+                return Count(number, is_exact=True)
+            if number > most or _is_over(search.deadline):
+                about = expected(await self._pieces(query), query)
+                return Count(max(number, round(about)), is_exact=False)
             after = found.reached
 
     async def all(self, query: Query, after: Position | None = None) -> AsyncIterator[StoredEvent]:
@@ -144,48 +192,47 @@ class EventReads:
             self._keeps_tags = "tags" in kept
         return self._keeps_tags
 
-    async def _read(self, query: Query, found: Sequence[Position]) -> list[StoredEvent]:
-        """The events at these positions, without those whose tags only have the same hash."""
-        if not found:
-            return []
-        rows = await self._call(
-            "read_events",
-            p_created_ats=[each.created_at for each in found],
-            p_ids=[each.id for each in found],
-        )
-        events = [StoredEvent(*row) for row in rows]
-        if query.tags:
-            return [
-                e for e in events if e.tags is not None and query.has_tags(_decode_tags(e.tags))
-            ]
-        return events
+    async def _check(self, query: Query) -> None:
+        if query.tags and not await self._has_tags():
+            raise NotKeptError("this archive keeps no tags (its profile is lite)")
 
     # Where they are
 
     async def _find(
-        self, query: Query, wanted: int, after: Position | None, deadline: float | None
+        self, query: Query, wanted: int, after: Position | None, search: "_Search"
     ) -> Found:
-        """The positions of the next events whose columns and tag hashes match."""
+        """The next events that match; those with other tags of the same hash are looked at, and
+        left out."""
         if after is not None:
             query = replace(query, until=min(query.until, after.created_at))
         if query.ids is not None:
-            found = await self._find_ids(query, wanted, after)
-            return Found(found, found[-1] if len(found) == wanted else None)
-        found = []
+            look = await self._find_ids(query, wanted, after, search)
+            is_all = look.found < wanted and not look.is_cut
+            return Found(look.events, look.found, None if is_all else look.last, look.is_cut)
+        events: list[StoredEvent] = []
+        number = 0
+        reached: Position | None = None
         pieces = await self._pieces(query)
-        while pieces and (left := wanted - len(found)) > 0:
+        while pieces and (left := wanted - number) > 0:
             plan = choose(pieces, query, left)
             run, pieces = pieces[: plan.pieces], pieces[plan.pieces :]
             span = replace(query, since=run[-1].since, until=run[0].until)
             if plan.way is Way.WALK:
-                found += await self._walk(run, span, left, after)
+                look = await self._walk(run, span, left, after, search)
             else:
-                found += await self._look_up(plan.way, plan.letter, span, left, after)
-            if pieces and _is_over(deadline) and len(found) < wanted:
-                return Found(found, Position(span.since, LAST_ID))
-        return Found(found, found[-1] if len(found) == wanted else None)
+                look = await self._look_up(plan.way, plan.letter, span, left, after, search)
+            events += look.events
+            number += look.found
+            reached = look.last or reached
+            if look.is_cut:
+                return Found(events, number, reached, is_cut=True)
+            if pieces and _is_over(search.deadline) and number < wanted:
+                return Found(events, number, Position(span.since, LAST_ID))
+        return Found(events, number, reached if number == wanted else None)
 
-    async def _find_ids(self, query: Query, wanted: int, after: Position | None) -> list[Position]:
+    async def _find_ids(
+        self, query: Query, wanted: int, after: Position | None, search: "_Search"
+    ) -> Look:
         ids = sorted(query.ids or ())
         found: list[Position] = []
         for start in range(0, len(ids), MOST_IDS):
@@ -196,44 +243,65 @@ class EventReads:
                 p_limit=wanted,
             )
             found += [Position(*row) for row in rows]
-        return sorted(found, key=lambda each: (-each.created_at, each.id))[:wanted]
+        found = sorted(found, key=lambda each: (-each.created_at, each.id))[:wanted]
+        if not search.is_read or not found:
+            return Look([], len(found), found[-1] if found else None, 0, None, is_cut=False)
+        rows = await self._call(
+            "read_page",
+            p_created_ats=[each.created_at for each in found],
+            p_ids=[each.id for each in found],
+            p_most_bytes=search.bytes_left,
+        )
+        return search.take(query, rows)
 
     async def _walk(
-        self, pieces: list[Piece], query: Query, wanted: int, after: Position | None
-    ) -> list[Position]:
+        self,
+        pieces: list[Piece],
+        query: Query,
+        wanted: int,
+        after: Position | None,
+        search: "_Search | None" = None,
+    ) -> Look:
         """Looks at one event after the other. Where that finds less than was expected, it is judged
         again whether another way is quicker."""
-        found: list[Position] = []
-        examined = 0
-        while len(found) < wanted:
-            row = await self._pool.fetchrow(
-                call_of("walk_events", *_WALK),
-                *_conditions(query, after).values(),
-                wanted - len(found),
-                self._examined,
-            )
-            assert row is not None
-            found += map(Position, row["created_ats"], row["ids"])
-            examined += row["examined"]
-            if row["examined"] < self._examined or len(found) >= wanted:
-                break
-            after = Position(row["last_at"], row["last_id"])
+        search = search or _Search()
+        whole = Look([], 0, None, 0, None, is_cut=False)
+        while True:
+            left = wanted - whole.found
+            look = await self._look_up(Way.WALK, "", query, left, after, search)
+            whole = _joined(whole, look)
+            if look.is_cut or look.examined < self._examined or whole.found >= wanted:
+                return whole
+            after = look.at
+            assert after is not None
             query = replace(query, until=after.created_at)
-            share = (len(found) + 1) / examined
-            plan = choose(pieces, query, wanted - len(found), share=share)
+            share = (whole.found + 1) / whole.examined
+            left = wanted - whole.found
+            plan = choose(pieces, query, left, share=share)
             if plan.way is not Way.WALK:
-                return found + await self._look_up(
-                    plan.way, plan.letter, query, wanted - len(found), after
-                )
-        return found
+                look = await self._look_up(plan.way, plan.letter, query, left, after, search)
+                return _joined(whole, look)
 
     async def _look_up(
-        self, way: Way, letter: str, query: Query, wanted: int, after: Position | None
-    ) -> list[Position]:
+        self,
+        way: Way,
+        letter: str,
+        query: Query,
+        wanted: int,
+        after: Position | None,
+        search: "_Search | None" = None,
+    ) -> Look:
+        search = search or _Search()
         rows = await self._call(
-            way.value, **_conditions(query, after, first=letter), p_limit=wanted
+            "events_page",
+            p_way=way.value,
+            **_conditions(query, after, first=letter),
+            p_limit=wanted,
+            p_examine=self._examined,
+            p_read=search.is_read,
+            p_most_bytes=search.bytes_left,
         )
-        return [Position(*row) for row in rows]
+        return search.take(query, rows)
 
     async def _pieces(self, query: Query) -> list[Piece]:
         """The partitions that the query touches, newest first, each with the part of its time."""
@@ -249,6 +317,56 @@ class EventReads:
 
     async def _call(self, function: str, **arguments: object) -> list[Any]:
         return await self._pool.fetch(call_of(function, *arguments), *arguments.values())
+
+
+class _Search:
+    """What bounds one search, and what it has taken so far."""
+
+    def __init__(
+        self,
+        deadline: float | None = None,
+        most_bytes: int | None = None,
+        *,
+        is_read: bool = True,
+    ) -> None:
+        self.deadline = deadline
+        self.is_read = is_read
+        self.bytes_left = most_bytes
+
+    def take(self, query: Query, rows: Sequence[Any]) -> Look:
+        """What a statement has brought: its last row tells of the look itself."""
+        *rows, told = rows
+        at = told["last_at"]
+        reached = None if at is None else Position(at, told["last_id"])
+        if not self.is_read:
+            last = None if told["created_at"] is None else Position(told["created_at"], told["id"])
+            return Look([], told["matches"], last, told["examined"], reached, is_cut=False)
+        events = [StoredEvent._make(row[:COLUMNS]) for row in rows]
+        last = Position(events[-1].created_at, events[-1].id) if events else None
+        is_cut = len(events) < told["matches"]
+        if self.bytes_left is not None:
+            self.bytes_left -= sum(len(e.content or "") + len(e.tags or "") for e in events)
+            is_cut = is_cut or self.bytes_left <= 0
+        if query.tags:
+            events = [
+                e for e in events if e.tags is not None and query.has_tags(_decode_tags(e.tags))
+            ]
+        return Look(events, told["matches"], last, told["examined"], reached, is_cut)
+
+
+def _joined(before: Look, look: Look) -> Look:
+    return Look(
+        before.events + look.events,
+        before.found + look.found,
+        look.last or before.last,
+        before.examined + look.examined,
+        look.at,
+        look.is_cut,
+    )
+
+
+def _deadline(budget_s: float | None) -> float | None:
+    return None if budget_s is None else time.monotonic() + budget_s
 
 
 def _is_over(deadline: float | None) -> bool:
@@ -269,6 +387,3 @@ def _conditions(query: Query, after: Position | None, first: str = "") -> dict[s
         "p_hashes": hashes[0] if hashes else None,
         "p_more": [f"{{{','.join(map(str, each))}}}" for each in hashes[1:]] or None,
     }
-
-
-_WALK = (*_conditions(Query(), None), "p_limit", "p_examine")

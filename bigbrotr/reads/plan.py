@@ -55,6 +55,7 @@ class Partition(Struct, frozen=True):
     kinds: Shares
     authors: Shares
     hashes: Shares
+    is_filled: bool = True  # it had rows when PostgreSQL last looked
 
 
 class Piece(Struct, frozen=True):
@@ -96,6 +97,7 @@ def partitions_of(rows: Sequence[Mapping[str, Any]]) -> list[Partition]:
                     row["hash_shares"],
                     min(row["hash_shares"] or (1 / count,)) / 2,
                 ),
+                row["row_count"] > 0,
             )
         )
     return sorted(partitions, key=lambda each: -each.since)
@@ -120,13 +122,19 @@ def choose(
     best = min(ways, key=lambda way: _cost(estimates, way, wanted))
     cost = found = 0.0
     taken = 0
-    for each in estimates:
+    for each, piece in zip(estimates, pieces, strict=True):
         if taken and (cost > ENOUGH_US or found > 1.5 * wanted):
             break
         taken += 1
         cost += each.costs[best]
-        found += each.matches
+        # What is thought to be empty most often is: one statement looks there and further.
+        found += each.matches if piece.partition.is_filled else 0.0
     return Plan(*best, taken)
+
+
+def expected(pieces: Sequence[Piece], query: Query) -> float:
+    """About how many events match, as far as the statistics tell."""
+    return sum(_Estimate.of(each, query, 1).matches for each in pieces if each.partition.is_filled)
 
 
 def _cost(estimates: Sequence["_Estimate"], way: tuple[Way, str], wanted: float) -> float:

@@ -1,9 +1,11 @@
 """Declares the resources of the API, version 1: each with its parameters and who reads them."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
+import msgspec
 from msgspec import Meta, Raw, Struct
 
 from bigbrotr.core.pool import Pool
@@ -14,13 +16,22 @@ from bigbrotr.models.query import Position
 from bigbrotr.models.query import Query as EventQuery
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.models.where import parse_event_id
-from bigbrotr.reads import coverage, measurements, relay_list, relays, statistics, status
-from bigbrotr.reads.events import EventReads, NotKeptError
+from bigbrotr.reads import (
+    authors,
+    coverage,
+    measurements,
+    relay_list,
+    relays,
+    samples,
+    statistics,
+    status,
+)
+from bigbrotr.reads.events import EventReads, NotKeptError, StoredEvent
 from bigbrotr.reads.relays import Stage, Uptime
 from bigbrotr.reads.where import Where, where
 from bigbrotr.serve.parameters import PARSE, WHOLE
 from bigbrotr.serve.problems import RefusedError
-from bigbrotr.serve.resource import BIGINT, Keyed, ListQuery, Many, One, Query, Resource
+from bigbrotr.serve.resource import BIGINT, Keyed, ListQuery, Many, One, Part, Query, Resource
 
 Text: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
 Seconds: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
@@ -310,6 +321,29 @@ EVENTS = 500  # most of an answer: some are as large as a megabyte
 EVENTS_AT_ONCE = 100  # of a stream
 
 
+BUDGET_S = 1.0  # of a search: then the page ends, wherever it is
+MOST_BYTES = 8 * 1024 * 1024  # of content and tags in one page
+MOST_COUNTED = 10_000  # events
+EventIds = Annotated[tuple[EventId, ...] | None, Meta(description="with one of these ids")]
+Authors = Annotated[
+    tuple[Author, ...] | None, Meta(description="by one of these: 64 hex digits or npub")
+]
+Kinds = Annotated[
+    tuple[Annotated[int, Meta(ge=0, le=MAX_KIND)], ...] | None,
+    Meta(description="of one of these kinds"),
+]
+Tags = Annotated[
+    tuple[Annotated[str, Meta(max_length=1000, pattern=TAG)], ...] | None,
+    Meta(
+        description="with a tag, as `t:nostr`; repeated: one of each letter has to be there",
+        extra={WHOLE: True},
+    ),
+]
+UntilThen = Annotated[
+    Seconds | None, Meta(description="until then, that second included, in Unix seconds")
+]
+
+
 class OneEventQuery(Query, frozen=True, kw_only=True):
     """Which event."""
 
@@ -323,25 +357,30 @@ class EventsQuery(ListQuery, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1, le=EVENTS)] | None,
         Meta(description="most events of the answer; default: 100, and in NDJSON all"),
     ] = None
-    id: Annotated[tuple[EventId, ...] | None, Meta(description="with one of these ids")] = None
-    author: Annotated[
-        tuple[Author, ...] | None, Meta(description="by one of these: 64 hex digits or npub")
-    ] = None
-    kind: Annotated[
-        tuple[Annotated[int, Meta(ge=0, le=MAX_KIND)], ...] | None,
-        Meta(description="of one of these kinds"),
-    ] = None
-    tag: Annotated[
-        tuple[Annotated[str, Meta(max_length=1000, pattern=TAG)], ...] | None,
-        Meta(
-            description="with a tag, as `t:nostr`; repeated: one of each letter has to be there",
-            extra={WHOLE: True},
-        ),
-    ] = None
+    id: EventIds = None
+    author: Authors = None
+    kind: Kinds = None
+    tag: Tags = None
     since: Since = None
-    until: Annotated[
-        Seconds | None, Meta(description="until then, that second included, in Unix seconds")
-    ] = None
+    until: UntilThen = None
+
+
+class CountsQuery(Query, frozen=True, kw_only=True):
+    """A filter of NIP-01, part by part."""
+
+    id: EventIds = None
+    author: Authors = None
+    kind: Kinds = None
+    tag: Tags = None
+    since: Since = None
+    until: UntilThen = None
+
+
+class Counted(Struct, frozen=True):
+    """How many archived events match."""
+
+    count: int
+    approximate: bool  # about so many, as statistics of the archive have it
 
 
 class EventItem(Struct, frozen=True, omit_defaults=True):
@@ -356,6 +395,7 @@ class EventItem(Struct, frozen=True, omit_defaults=True):
     sig: str | None = None
 
 
+HALF = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # of a pair of UTF-16
 EventKey: TypeAlias = tuple[BIGINT, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]]
 # What the planner knows of a database is found once.
 _readers: WeakKeyDictionary[Pool, EventReads] = WeakKeyDictionary()
@@ -367,13 +407,11 @@ def _reads(pool: Pool) -> EventReads:
     return found
 
 
-async def _events(
-    pool: Pool, query: EventsQuery, after: tuple[int, str] | None, limit: int
-) -> list[Keyed]:
+def _filter(query: EventsQuery | CountsQuery) -> EventQuery:
     tags: dict[str, frozenset[str]] = {}
     for text in query.tag or ():
         tags[text[0]] = tags.get(text[0], frozenset()) | {text[2:]}
-    wanted = EventQuery(
+    return EventQuery(
         ids=None if query.id is None else frozenset(map(bytes.fromhex, query.id)),
         authors=None if query.author is None else frozenset(map(bytes.fromhex, query.author)),
         kinds=None if query.kind is None else frozenset(query.kind),
@@ -381,12 +419,34 @@ async def _events(
         since=query.since or 0,
         until=MAX_CREATED_AT if query.until is None else query.until,
     )
-    position = None if after is None else Position(after[0], bytes.fromhex(after[1]))
+
+
+def _position(after: tuple[int, str] | None) -> Position | None:
+    return None if after is None else Position(after[0], bytes.fromhex(after[1]))
+
+
+def _part(events: Sequence[Keyed], following: Position | None) -> Part:
+    return Part(events, None if following is None else (following.created_at, following.id.hex()))
+
+
+async def _events(
+    pool: Pool, query: EventsQuery, after: tuple[int, str] | None, limit: int
+) -> Part:
     try:
-        page = await _reads(pool).page(wanted, limit, position)
+        page = await _reads(pool).page(
+            _filter(query), limit, _position(after), budget_s=BUDGET_S, most_bytes=MOST_BYTES
+        )
     except NotKeptError as error:
         raise RefusedError("bad-parameter", str(error), parameter="tag") from None
-    return [((each.created_at, each.id.hex()), Raw(each.to_json())) for each in page.events]
+    return _part([(None, Raw(each.to_json())) for each in page.events], page.next)
+
+
+async def _counts(pool: Pool, query: CountsQuery) -> Counted:
+    try:
+        found = await _reads(pool).count(_filter(query), MOST_COUNTED, budget_s=BUDGET_S)
+    except NotKeptError as error:
+        raise RefusedError("bad-parameter", str(error), parameter="tag") from None
+    return Counted(found.events, not found.is_exact)
 
 
 async def _event(pool: Pool, query: OneEventQuery) -> Raw | None:
@@ -444,6 +504,94 @@ def _figures(of: statistics.Statistic) -> Many:
         max_age_s=60,
     )
 
+
+# Authors
+
+
+class AuthorQuery(Query, frozen=True, kw_only=True):
+    """Which author."""
+
+    author: Annotated[Author, Meta(description="64 hex digits, or npub")]
+
+
+class AuthorRelaysQuery(ListQuery, frozen=True, kw_only=True):
+    """Which lists of which author."""
+
+    author: Annotated[Author, Meta(description="64 hex digits, or npub")]
+    kind: Annotated[
+        tuple[Literal[10002, 10050], ...] | None,
+        Meta(description="10002: relays to read and write; 10050: relays for direct messages"),
+    ] = None
+
+
+async def _author(pool: Pool, query: AuthorQuery) -> authors.AuthorSummary:
+    return await authors.author_summary(pool, bytes.fromhex(query.author))
+
+
+def _signed(event: StoredEvent, what: str) -> EventItem:
+    """An event with what was signed; where that is no Unicode, with a sign in its place."""
+    if event.tags is None and event.raw is None:
+        raise RefusedError(
+            "not-kept",
+            f"this archive keeps no content and no tags (its profile is lite): no {what}",
+        )
+    text = event.to_json()
+    try:
+        return msgspec.json.decode(text, type=EventItem)
+    except msgspec.DecodeError:  # half of a pair
+        return msgspec.json.decode(HALF.sub(rb"\\ufffd", text), type=EventItem)
+
+
+async def _profile(pool: Pool, query: AuthorQuery) -> authors.Profile | None:
+    wanted = EventQuery(authors=frozenset([bytes.fromhex(query.author)]), kinds=frozenset([0]))
+    page = await _reads(pool).page(wanted, 1)
+    if not page.events:
+        return None
+    event = page.events[0]
+    content = _signed(event, "profiles").content or ""
+    return authors.profile_in(query.author, event.id.hex(), event.created_at, content)
+
+
+async def _author_relays(
+    pool: Pool, query: AuthorRelaysQuery, after: tuple[int, str] | None, limit: int
+) -> Part:
+    wanted = EventQuery(
+        authors=frozenset([bytes.fromhex(query.author)]),
+        kinds=frozenset(query.kind or (10002, 10050)),
+    )
+    page = await _reads(pool).page(
+        wanted, limit, _position(after), budget_s=BUDGET_S, most_bytes=MOST_BYTES
+    )
+    found: list[Keyed] = []
+    for event in page.events:
+        tags = _signed(event, "lists of relays").tags or ()
+        item = authors.AuthorRelays(
+            event.kind, event.id.hex(), event.created_at, *authors.relays_in(event.kind, tags)
+        )
+        found.append((None, item))
+    return _part(found, page.next)
+
+
+# Samples
+
+
+class SampleQuery(RelayQuery, frozen=True, kw_only=True):
+    """Which relay, and when."""
+
+    until: Annotated[
+        Seconds | None, Meta(description="of events from before then, in Unix seconds")
+    ] = None
+
+
+async def _relay_kinds(pool: Pool, query: SampleQuery) -> samples.RelayKinds | None:
+    return await samples.relay_kinds(pool, query.relay, query.until)
+
+
+async def _relay_overlap(pool: Pool, query: SampleQuery) -> samples.RelayOverlap | None:
+    return await samples.relay_overlap(pool, query.relay, query.until)
+
+
+SAMPLE_S = 300  # how long a sample is as good as a new one
 
 RESOURCES: tuple[Resource, ...] = (
     One(
@@ -528,6 +676,28 @@ RESOURCES: tuple[Resource, ...] = (
         read=_gaps,
         key=tuple[BIGINT | None, BIGINT | None, str],
     ),
+    One(
+        name="relay_kinds",
+        path="relays/{relay}/kinds",
+        words="Which kinds of events a relay holds, of a sample of the archive: its newest "
+        f"{samples.KINDS_EXAMINED:,} events, from the newest week in which the relay holds any.",
+        query=SampleQuery,
+        item=samples.RelayKinds,
+        read=_relay_kinds,
+        max_age_s=SAMPLE_S,
+        fresh_s=SAMPLE_S,
+    ),
+    One(
+        name="relay_overlap",
+        path="relays/{relay}/overlap",
+        words="Which other relays hold what a relay holds, of a sample of the archive: its newest "
+        f"{samples.OVERLAP_EXAMINED:,} events, from the newest week in which the relay holds any.",
+        query=SampleQuery,
+        item=samples.RelayOverlap,
+        read=_relay_overlap,
+        max_age_s=SAMPLE_S,
+        fresh_s=SAMPLE_S,
+    ),
     Many(
         name="candidates",
         path="candidates",
@@ -540,12 +710,14 @@ RESOURCES: tuple[Resource, ...] = (
     Many(
         name="events",
         path="events",
-        words="Events, the newest first. All conditions have to hold. Only a private server shows "
-        "them: deleted and replaced ones are among them.",
+        words="Events, the newest first. All conditions have to hold. A page may be short or "
+        "empty before the end: where little of much matches, or events are large. Only a private "
+        "server shows them: deleted and replaced ones are among them.",
         query=EventsQuery,
         item=EventItem,
         read=_events,
         key=EventKey,
+        is_parted=True,
         at_once=EVENTS_AT_ONCE,
         is_private=True,
     ),
@@ -577,4 +749,46 @@ RESOURCES: tuple[Resource, ...] = (
         key=str,
     ),
     *map(_figures, statistics.STATISTICS.values()),
+    One(
+        name="counts",
+        path="counts",
+        words="How many events match a filter. All conditions have to hold. It is counted up to "
+        f"{MOST_COUNTED:,}, as far as a second reaches; beyond, statistics tell about how many.",
+        query=CountsQuery,
+        item=Counted,
+        read=_counts,
+    ),
+    One(
+        name="author",
+        path="authors/{author}",
+        words="What is archived of an author: how many events of which kinds, and which relays "
+        f"hold them. Counted are the newest {authors.COUNTED:,}; the newest {authors.SAMPLE} are "
+        "looked for at relays.",
+        query=AuthorQuery,
+        item=authors.AuthorSummary,
+        read=_author,
+        fresh_s=30.0,
+    ),
+    One(
+        name="author_profile",
+        path="authors/{author}/profile",
+        words="The newest profile of an author. It is read as far as it can be.",
+        query=AuthorQuery,
+        item=authors.Profile,
+        read=_profile,
+        is_private=True,
+    ),
+    Many(
+        name="author_relays",
+        path="authors/{author}/relays",
+        words="The lists of relays of an author, the newest first: the first of each kind counts, "
+        "the others are its history.",
+        query=AuthorRelaysQuery,
+        item=authors.AuthorRelays,
+        read=_author_relays,
+        key=EventKey,
+        is_parted=True,
+        at_once=EVENTS_AT_ONCE,
+        is_private=True,
+    ),
 )

@@ -21,6 +21,7 @@ PROBLEMS: dict[str, Kind] = {
     "bad-request": Kind(400, "The request is not HTTP as it should be"),
     "foreign-origin": Kind(403, "A page of another site may not read this server"),
     "not-found": Kind(404, "There is no such thing"),
+    "not-kept": Kind(404, "This archive does not keep what that takes"),
     "method-not-allowed": Kind(405, "Nothing can be changed here"),
     "wrong-host": Kind(421, "This server is not called that"),
     "too-many-requests": Kind(429, "Too many requests from one address"),

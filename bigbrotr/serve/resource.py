@@ -5,7 +5,7 @@ import binascii
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cached_property
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -38,8 +38,19 @@ class ListQuery(Query, frozen=True, kw_only=True):
 
 # A row with its key: the next page begins behind the key.
 Keyed: TypeAlias = tuple[Any, Any]
+
+
+class Part(NamedTuple):
+    """Rows of a list that may end early, and the key behind which the next begin; None: the end."""
+
+    rows: Sequence[Keyed]
+    next: Any | None
+
+
 ReadOne: TypeAlias = Callable[[Pool, Any], Awaitable[Any | None]]
-ReadMany: TypeAlias = Callable[[Pool, Any, Any | None, int], Awaitable[Sequence[Keyed] | None]]
+ReadMany: TypeAlias = Callable[
+    [Pool, Any, Any | None, int], Awaitable[Sequence[Keyed] | Part | None]
+]
 
 
 class Resource(Struct, frozen=True, kw_only=True, dict=True):
@@ -53,6 +64,7 @@ class Resource(Struct, frozen=True, kw_only=True, dict=True):
     max_age_s: int = 30  # how long an answer may be kept
     is_private: bool = False  # left out where all the world may read
     is_kept: bool = False  # the answer is made once in `max_age_s`, whoever asks: no parameters
+    fresh_s: float = 1.0  # how long the same question is answered with the same words
 
     @cached_property
     def segments(self) -> tuple[str, ...]:
@@ -78,10 +90,12 @@ class One(Resource, frozen=True, kw_only=True, dict=True):
 
 class Many(Resource, frozen=True, kw_only=True, dict=True):
     """A resource that is a list: `read(pool, query, after, limit)` returns up to `limit` rows, each
-    as (key, item), behind the key `after`. `key` is the type of the keys."""
+    as (key, item), behind the key `after`. `key` is the type of the keys. With `is_parted` it
+    returns a `Part`, which may hold fewer rows before its end."""
 
     read: ReadMany
     key: Any
+    is_parted: bool = False
     at_once: int = MAX_ROWS  # rows of a stream that are in memory
 
 

@@ -13,6 +13,7 @@ import asyncpg
 import msgspec
 from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
+from msgspec import Struct
 
 from bigbrotr.config.settings import ServeSettings
 from bigbrotr.core.defects import Defects, refusal
@@ -31,6 +32,7 @@ from bigbrotr.serve.resource import (
     ListQuery,
     Many,
     One,
+    Part,
     Query,
     Resource,
     make_cursor,
@@ -47,6 +49,7 @@ WAITING = 8  # questions that wait for each connection to the database; more are
 IDLE_S = 60.0  # a connection on which nothing is asked
 NOT_FOUND_S = 10  # how long "there is none" may be kept
 PAGE_S = 3600  # and a page that only a new release changes
+FRESH_BYTES = 16 * 1024 * 1024  # of answers that are kept for who asks the same
 METHODS = "GET, HEAD, OPTIONS"
 ENCODER = msgspec.json.Encoder()
 PREFLIGHT = {
@@ -61,6 +64,53 @@ ALWAYS = {
     "Referrer-Policy": "no-referrer",
     "Vary": "Accept, Accept-Encoding, Origin",
 }
+
+
+class Answer(Struct):
+    """An answer that may be sent again: as it is, and packed once somebody has asked for that."""
+
+    body: bytes
+    kind: str
+    max_age_s: int
+    digest: str
+    until: float  # monotonic
+    packed: bytes | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory at most: packed ones are not larger."""
+        return 2 * (len(self.body) + 200)
+
+
+class Fresh:
+    """Answers of the last moment by their question, up to so many bytes; the oldest go first."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self.bytes = 0
+        self._answers: dict[str, Answer] = {}
+
+    def get(self, question: str) -> Answer | None:
+        """The answer, if it is still good."""
+        found = self._answers.get(question)
+        if found is not None and time.monotonic() > found.until:
+            self._forget(question)
+            return None
+        return found
+
+    def keep(self, question: str, answer: Answer) -> None:
+        """Keeps an answer, if it is no large part of all."""
+        self._forget(question)
+        if answer.size > self.most_bytes // 16:
+            return
+        self._answers[question] = answer
+        self.bytes += answer.size
+        while self.bytes > self.most_bytes:
+            self._forget(next(iter(self._answers)))
+
+    def _forget(self, question: str) -> None:
+        if (gone := self._answers.pop(question, None)) is not None:
+            self.bytes -= gone.size
 
 
 class Service:
@@ -88,6 +138,7 @@ class Service:
         self._asking = 0  # questions to the database, running or waiting
         self._kept: dict[str, tuple[float, bytes]] = {}
         self._keeping = asyncio.Lock()
+        self._fresh = Fresh(FRESH_BYTES)
         self._resources: dict[int, list[Resource]] = {}
         if self.guard.is_public:
             resources = [resource for resource in resources if not resource.is_private]
@@ -171,6 +222,9 @@ class Service:
             return response
         if not path.startswith(f"{PREFIX}/"):
             raise self._no_such(path)
+        is_stream = NDJSON in request.headers.get(hdrs.ACCEPT, "")
+        if not is_stream and (kept := self._fresh.get(request.raw_path)):
+            return self._send_answer(request, kept)
         segments = path[len(PREFIX) + 1 :].split("/")
         for resource in self._resources.get(len(segments), ()):
             if (in_path := _match(resource, segments)) is not None:
@@ -190,7 +244,7 @@ class Service:
         after = None
         if asked.cursor is not None:
             after = read_cursor(asked.cursor, asked, resource.key)
-        if NDJSON in request.headers.get(hdrs.ACCEPT, ""):
+        if is_stream:
             return await self._stream(request, resource, asked, after)
         return await self._many(request, resource, asked, after)
 
@@ -216,7 +270,7 @@ class Service:
                     "not-found", f"{resource.words.partition(':')[0]}: none is known"
                 )
             body = ENCODER.encode(found)
-        return self._send(request, body, JSON, resource.max_age_s)
+        return self._send(request, body, JSON, resource.max_age_s, resource.fresh_s)
 
     async def _made_once(self, resource: One, query: Query) -> bytes:
         """The answer, which is made anew when it is older than `max_age_s`."""
@@ -231,19 +285,28 @@ class Service:
         self, request: web.BaseRequest, resource: Many, query: ListQuery, after: Any
     ) -> web.StreamResponse:
         limit = query.limit or ROWS
-        rows = await self._rows(resource, query, after, limit + 1)
-        cursor = make_cursor(query, rows[limit - 1][0]) if len(rows) > limit else None
-        items = ENCODER.encode([item for _, item in rows[:limit]])
+        rows, after = await self._part(resource, query, after, limit)
+        cursor = None if after is None else make_cursor(query, after)
+        items = ENCODER.encode([item for _, item in rows])
         body = b'{"items":%b,"next":%b}' % (items, ENCODER.encode(cursor))
-        return self._send(request, body, JSON, resource.max_age_s)
+        return self._send(request, body, JSON, resource.max_age_s, resource.fresh_s)
+
+    async def _part(self, resource: Many, query: ListQuery, after: Any, limit: int) -> Part:
+        """Rows of a list, and where the next begin."""
+        if resource.is_parted:
+            found = await self._rows(resource, query, after, limit)
+            assert isinstance(found, Part)
+            return found
+        rows = await self._rows(resource, query, after, limit + 1)
+        return Part(rows[:limit], rows[limit - 1][0] if len(rows) > limit else None)
 
     async def _rows(
         self, resource: Many, query: ListQuery, after: Any, limit: int
-    ) -> Sequence[tuple[Any, Any]]:
+    ) -> Sequence[Any]:
         rows = await self._ask(partial(resource.read, self.pool, query, after, limit))
         if rows is None:
             raise RefusedError("not-found", "nothing of that name is known here")
-        found: Sequence[tuple[Any, Any]] = rows
+        found: Sequence[Any] = rows
         return found
 
     async def _stream(
@@ -253,7 +316,7 @@ class Service:
         left = query.limit
         most = min(resource.at_once, MAX_ROWS)
         size = most if left is None else min(left, most)
-        rows = await self._rows(resource, query, after, size)
+        rows, after = await self._streamed(resource, query, after, size)
         is_packed = _takes_gzip(request)
         headers = {"Content-Type": NDJSON, "Cache-Control": "no-store"}
         if request.method == "HEAD":
@@ -265,19 +328,20 @@ class Service:
         self.finish(response, request.headers.get(hdrs.ORIGIN, ""))
         await response.prepare(request)
         try:
-            while rows:
+            while rows or after is not None:
                 lines = b"".join(ENCODER.encode(item) + b"\n" for _, item in rows)
                 if is_packed:
                     lines = packer.compress(lines) + packer.flush(zlib.Z_SYNC_FLUSH)
-                async with asyncio.timeout(STALL_S):
-                    await response.write(lines)
+                if lines:
+                    async with asyncio.timeout(STALL_S):
+                        await response.write(lines)
                 if left is not None:
                     left -= len(rows)
-                if len(rows) < size or left == 0:
+                if after is None or left == 0:
                     break
                 size = size if left is None else min(left, size)
                 await self.buckets.wait(self.client(request))
-                rows = await self._rows(resource, query, rows[-1][0], size)
+                rows, after = await self._streamed(resource, query, after, size)
             if is_packed:
                 await response.write(packer.flush())
             await response.write_eof()
@@ -290,6 +354,13 @@ class Service:
             if request.transport is not None:
                 request.transport.abort()
         return response
+
+    async def _streamed(self, resource: Many, query: ListQuery, after: Any, size: int) -> Part:
+        """Rows of a stream: where there are as many as were asked for, there may be more."""
+        found = await self._rows(resource, query, after, size)
+        if isinstance(found, Part):
+            return found
+        return Part(found, found[-1][0] if len(found) == size else None)
 
     async def _ask(self, question: Any) -> Any:
         """Asks the database, unless too many wait for it already."""
@@ -304,21 +375,30 @@ class Service:
     # Answers
 
     def _send(
-        self, request: web.BaseRequest, body: bytes, kind: str, max_age_s: int
+        self, request: web.BaseRequest, body: bytes, kind: str, max_age_s: int, fresh_s: float = 0
     ) -> web.StreamResponse:
-        """The whole answer, or that it is still the same."""
+        """The whole answer, or that it is the same still; it is given again for `fresh_s`."""
         digest = hashlib.blake2b(body, digest_size=12).hexdigest()
-        etag = f'W/"{digest}"'  # weak: packed or not, it is the same
-        headers = {"ETag": etag, "Cache-Control": f"public, max-age={max_age_s}"}
+        answer = Answer(body, kind, max_age_s, digest, time.monotonic() + fresh_s)
+        if fresh_s:
+            self._fresh.keep(request.raw_path, answer)
+        return self._send_answer(request, answer)
+
+    def _send_answer(self, request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
+        etag = f'W/"{answer.digest}"'  # weak: packed or not, it is the same
+        headers = {"ETag": etag, "Cache-Control": f"public, max-age={answer.max_age_s}"}
         known = request.headers.get(hdrs.IF_NONE_MATCH)
-        if known is not None and (digest in known or known.strip() == "*"):
+        if known is not None and (answer.digest in known or known.strip() == "*"):
             return web.Response(status=304, headers=headers)
-        headers["Content-Type"] = kind
-        if kind.startswith("text/html"):
+        headers["Content-Type"] = answer.kind
+        if answer.kind.startswith("text/html"):
             headers["Content-Security-Policy"] = reference.POLICY
+        body = answer.body
         if len(body) >= MIN_GZIP and _takes_gzip(request):
-            packer = zlib.compressobj(LEVEL, zlib.DEFLATED, GZIP)
-            body = packer.compress(body) + packer.flush()
+            if answer.packed is None:
+                packer = zlib.compressobj(LEVEL, zlib.DEFLATED, GZIP)
+                answer.packed = packer.compress(body) + packer.flush()
+            body = answer.packed
             headers["Content-Encoding"] = "gzip"
         return web.Response(body=body, headers=headers)
 

@@ -57,7 +57,8 @@ class Served:
             found += page["items"]
             if page["next"] is None:
                 return found
-            assert len(page["items"]) == limit
+            # A search in events may end a page early, where the machine is slow.
+            assert len(page["items"]) == limit or path.startswith("events")
             cursor = f"&cursor={page['next']}"
 
     async def stream(self, path: str, packing: str = "gzip, deflate") -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from bigbrotr.models.relay import Relay
 from bigbrotr.reads.statistics import STATISTICS
 from bigbrotr.serve.api import RESOURCES
 from bigbrotr.serve.resource import Many
+from bigbrotr.serve.service import Answer, Fresh
 from bigbrotr.services.statistics import Statistics
 from tests.kit.archive import BOTH
 from tests.kit.events import NOW, make_event, pubkey
@@ -350,3 +351,113 @@ async def test_statistics(api: Served, brotr: Brotr) -> None:
     assert sum(day["events"] for day in days) == total > 0
     await api.get("statistics/weather", status=404)
     await api.get("statistics/nips?since=5", status=400)
+
+
+@BOTH
+async def test_an_author(brotr: Brotr, dsn: str, profile: Profile) -> None:
+    """Profile, lists of relays and where the events live; lite says what it cannot answer."""
+    author = pubkey(1)
+    events = [
+        make_event(NOW - 3, 0, [], '{"name": "old"}', 1),
+        make_event(NOW - 1, 0, [], '{"name": "Ann"}', 1),
+        make_event(NOW - 5, 10002, [["r", "wss://a.example.com"]], "", 1),
+        make_event(NOW - 4, 10002, [["r", "wss://b.example.com", "read"]], "", 1),
+        make_event(NOW - 2, 10050, [["relay", "wss://c.example.com"]], "", 1),
+    ]
+    relay = Relay(RELAY)
+    await brotr.insert_events([EventRelay(Event.from_object(e), relay, NOW) for e in events])
+    async with served(dsn) as api:
+        found = (await api.get(f"authors/{author}")).json
+        assert (found["events"], found["first_at"], found["last_at"]) == (5, NOW - 5, NOW - 1)
+        assert found["holders"] == {
+            "sample": 5,
+            "alone": 5,
+            "relays": [{"relay": RELAY, "held": 5, "alone": 5}],
+        }
+        assert (await api.get(f"authors/{pubkey(2)}")).json["events"] == 0
+        assert (await api.get("authors/nobody", status=400)).json["parameter"] == "author"
+        if profile is Profile.LITE:
+            for name in ("profile", "relays"):
+                problem = (await api.get(f"authors/{author}/{name}", status=404)).json
+                assert problem["type"].endswith("#problem-not-kept")
+                assert "lite" in problem["detail"]
+            return
+        found = (await api.get(f"authors/{author}/profile")).json
+        assert (found["name"], found["is_readable"]) == ("Ann", True)
+        await api.get(f"authors/{pubkey(2)}/profile", status=404)
+        whole = (await api.get(f"authors/{author}/relays")).json["items"]
+        assert [(each["kind"], each["relays"][0]["url"]) for each in whole] == [
+            (10050, "wss://c.example.com"),
+            (10002, "wss://b.example.com"),
+            (10002, "wss://a.example.com"),
+        ]
+        assert await api.all(f"authors/{author}/relays", 1) == whole
+        assert await api.stream(f"authors/{author}/relays?kind=10002") == whole[1:]
+    async with served(dsn, public_url="https://archive.example.com") as api:
+        await api.get(f"authors/{author}")
+        for name in ("profile", "relays"):
+            await api.get(f"authors/{author}/{name}", status=404)
+
+
+@BOTH
+async def test_how_many_events_match(brotr: Brotr, dsn: str, profile: Profile) -> None:
+    events = [make_event(NOW - n, n % 3, [["t", "x"]], f"{n}") for n in range(9)]
+    relay = Relay(RELAY)
+    await brotr.insert_events([EventRelay(Event.from_object(e), relay, NOW) for e in events])
+    async with served(dsn) as api:
+        for query, number in (("", 9), ("?kind=0,1", 6), (f"?since={NOW - 1}", 2), ("?kind=7", 0)):
+            found = (await api.get(f"counts{query}")).json
+            assert found == {"count": number, "approximate": False}
+        if profile is Profile.FULL:
+            assert (await api.get("counts?tag=t:x&kind=2")).json["count"] == 3
+        else:
+            assert "keeps no tags" in (await api.get("counts?tag=t:x", status=400)).json["detail"]
+        kinds = (await api.get("relays/relay1.example.com/kinds")).json
+        assert (kinds["held"], kinds["sample"]["events"], len(kinds["kinds"])) == (9, 9, 3)
+        overlap = (await api.get("relays/relay1.example.com/overlap")).json
+        assert (overlap["alone"], overlap["others"]) == (9, [])
+        for name in ("kinds", "overlap"):
+            await api.get(f"relays/none.example.com/{name}", status=404)
+
+
+async def test_the_same_question_is_answered_once_a_moment(
+    brotr: Brotr, dsn: str, urls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packed or not; another question is none of it, nor is a later one."""
+    async with served(dsn) as api:
+        asked = 0
+        ask = api.service._ask
+
+        async def count(question: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            return await ask(question)
+
+        monkeypatch.setattr(api.service, "_ask", count)
+        first = await api.get("relays?limit=20")
+        for packing in ("gzip", "identity"):
+            again = await api.get("relays?limit=20", Accept_Encoding=packing)
+            assert again.json == first.json
+        assert asked == 1
+        await api.get("relays?limit=19")
+        assert asked == 2
+        for _ in range(3):
+            await api.get("relays?limit=0", status=400)
+        monkeypatch.setattr(api.service, "_fresh", Fresh(0))
+        await api.get("relays?limit=20")
+        await api.get("relays?limit=20")
+        assert asked == 4
+
+
+def test_answers_that_are_kept_take_no_more_than_they_may() -> None:
+    fresh = Fresh(100_000)
+    for number in range(100):
+        fresh.keep(f"{number}", Answer(bytes(2000), "", 1, "", float("inf")))
+        assert fresh.bytes <= fresh.most_bytes
+        assert fresh.get(f"{number}") is not None
+    assert fresh.get("0") is None
+    fresh.keep("99", Answer(b"", "", 1, "", float("-inf")))
+    assert fresh.get("99") is None  # too old
+    fresh.keep("large", Answer(bytes(50_000), "", 1, "", float("inf")))
+    assert fresh.get("large") is None
+    assert fresh.bytes == sum(each.size for each in fresh._answers.values())
