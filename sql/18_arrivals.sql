@@ -80,6 +80,9 @@ DECLARE
     gone  integer;
     last  record;
 BEGIN
+    -- A backup brings rows of another server, which may have counted further: here they would never be read.
+    DELETE FROM bigbrotr.arrivals a WHERE a.xid >= pg_snapshot_xmax(pg_current_snapshot());
+    DELETE FROM bigbrotr.arrivals_pruned p WHERE p.xid >= pg_snapshot_xmax(pg_current_snapshot());
     SELECT a.xid, a.id INTO last FROM bigbrotr.arrivals a
     WHERE a.noted_at < p_before AND a.xid < pg_snapshot_xmin(pg_current_snapshot())
     ORDER BY a.xid DESC, a.id DESC LIMIT 1;
@@ -96,5 +99,6 @@ BEGIN
     RETURN gone;
 END $$;
 COMMENT ON FUNCTION bigbrotr.prune_arrivals IS
-    'Deletes the rows of arrivals up to the last that was noted before p_before (Unix seconds). Returns how many. '
+    'Deletes the rows of arrivals up to the last that was noted before p_before (Unix seconds), and those that a '
+    'backup of another server has brought, where it has counted further. Returns how many of the former. '
     'Idempotent.';

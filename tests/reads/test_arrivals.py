@@ -73,3 +73,18 @@ async def test_what_was_pruned_unread_is_told(brotr: Brotr) -> None:
     assert await brotr.prune_arrivals(8) == 0
     assert len(await ids_of(slow)) == len(await ids_of(quick)) == 2
     assert (slow.is_missing, quick.is_missing) == (True, False)
+
+
+async def test_what_another_server_has_counted_goes(brotr: Brotr) -> None:
+    """After a restore: nobody could read it here, nor go on behind it."""
+    ahead = "'99999999999'::xid8"
+    await brotr.insert_events(pairs([verified()], A))
+    await brotr.pool.execute(
+        f"INSERT INTO bigbrotr.arrivals (xid, created_ats, ids) VALUES ({ahead}, '{{}}', '{{}}')"
+    )
+    await brotr.pool.execute(f"INSERT INTO bigbrotr.arrivals_pruned (xid, id) VALUES ({ahead}, 5)")
+    assert await brotr.prune_arrivals(0) == 0
+    log = Arrivals(brotr.pool, BEGINNING)
+    assert len(await ids_of(log)) == 1
+    assert not log.is_missing
+    assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.arrivals") == 1

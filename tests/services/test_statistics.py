@@ -5,6 +5,7 @@ import random
 from collections import Counter, defaultdict
 from typing import Any
 
+import asyncpg
 import pytest
 
 from bigbrotr.config.settings import StatisticsSettings
@@ -358,3 +359,35 @@ async def test_the_queue_stays_small_while_nobody_counts(brotr: Brotr) -> None:
     assert await brotr.thin_dirty_days() == 4
     assert await brotr.thin_dirty_days() == 0
     await check(brotr)
+
+
+@pytest.mark.parametrize(
+    ("since", "until"),
+    [
+        (20_001 * DAY, 20_003 * DAY),
+        (20_001 * DAY + 100, 20_002 * DAY + 101),
+        (20_000 * DAY + 101, 20_012 * DAY),
+        (0, 2**63 - 1),
+    ],
+)
+async def test_a_window_changes_its_days(brotr: Brotr, since: int, until: int) -> None:
+    """Also where a slice begins within it, and where it has no end."""
+    visit = await claim_one(brotr, A)
+    for day in (*range(20_000, 20_012), 2**46):
+        await brotr.insert_events(pairs(events_of(day, 1), B))
+    await check(brotr)
+    span = Span(since, until)
+    _, ids = await brotr.read_ids(span, b"", 1000)
+    assert await brotr.mark_window(visit, span, ids, []) == len(ids) // 32 > 1
+    await check(brotr)
+
+
+async def test_one_counts_at_a_time(brotr: Brotr) -> None:
+    """Else one that has looked earlier could write later."""
+    query = "SELECT bigbrotr.count_day(p_day => 20000, p_now => 1)"
+    async with brotr.pool.transaction() as one:
+        await one.execute(query)
+        async with brotr.pool.transaction() as other:
+            await other.execute("SET LOCAL lock_timeout = 1")
+            with pytest.raises(asyncpg.LockNotAvailableError):
+                await other.execute(query)
