@@ -261,6 +261,8 @@ BEGIN
         PERFORM bigbrotr.note_mentions(p_urls => p_named, p_positions => p_named_in, p_kinds => p_kinds);
     END IF;
     PERFORM bigbrotr.note_days(p_created_ats, new_events + new_pairs);
+    PERFORM bigbrotr.note_arrivals(
+        p_created_ats => p_created_ats, p_ids => p_ids, p_known => known, p_new_events => new_events);
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION bigbrotr.insert_events IS

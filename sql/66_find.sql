@@ -35,6 +35,7 @@ BEGIN
                AND (p_more IS NULL OR bigbrotr.has_hashes(e.tag_hashes, p_more))
         FROM bigbrotr.events_stored e
         WHERE e.created_at >= p_since AND e.created_at <= p_until
+          AND (bigbrotr.slice_of(p_since) <> bigbrotr.slice_of(p_until) OR e.slice = bigbrotr.slice_of(p_since))
           AND (p_after_at IS NULL OR e.created_at < p_after_at OR (e.created_at = p_after_at AND e.id > p_after_id))
         ORDER BY e.created_at DESC, e.id
         LIMIT p_examine
@@ -89,6 +90,7 @@ BEGIN
     FROM unnest(p_pubkeys) AS u (pubkey) CROSS JOIN LATERAL (
         SELECT x.created_at, x.id FROM bigbrotr.events_stored x
         WHERE x.pubkey = u.pubkey AND x.created_at >= p_since AND x.created_at <= p_until
+          AND (bigbrotr.slice_of(p_since) <> bigbrotr.slice_of(p_until) OR x.slice = bigbrotr.slice_of(p_since))
           AND (p_after_at IS NULL OR x.created_at < p_after_at OR (x.created_at = p_after_at AND x.id > p_after_id))
           AND (p_kinds IS NULL OR x.kind + 0 = ANY (p_kinds))
           AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
@@ -113,6 +115,7 @@ BEGIN
     FROM unnest(p_kinds) AS u (kind) CROSS JOIN LATERAL (
         SELECT x.created_at, x.id FROM bigbrotr.events_stored x
         WHERE x.kind = u.kind AND x.created_at >= p_since AND x.created_at <= p_until
+          AND (bigbrotr.slice_of(p_since) <> bigbrotr.slice_of(p_until) OR x.slice = bigbrotr.slice_of(p_since))
           AND (p_after_at IS NULL OR x.created_at < p_after_at OR (x.created_at = p_after_at AND x.id > p_after_id))
           AND (p_pubkeys IS NULL OR x.pubkey || '' = ANY (p_pubkeys))
           AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
@@ -135,6 +138,7 @@ BEGIN
     RETURN QUERY
     SELECT e.created_at, e.id FROM bigbrotr.events_stored e
     WHERE e.tag_hashes && p_hashes AND e.created_at >= p_since AND e.created_at <= p_until
+      AND (bigbrotr.slice_of(p_since) <> bigbrotr.slice_of(p_until) OR e.slice = bigbrotr.slice_of(p_since))
       AND (p_after_at IS NULL OR e.created_at < p_after_at OR (e.created_at = p_after_at AND e.id > p_after_id))
       AND (p_kinds IS NULL OR e.kind + 0 = ANY (p_kinds)) AND (p_pubkeys IS NULL OR e.pubkey || '' = ANY (p_pubkeys))
       AND (p_more IS NULL OR bigbrotr.has_hashes(e.tag_hashes, p_more))

@@ -66,7 +66,8 @@ COMMENT ON TABLE bigbrotr.day_totals IS
     'Figures of each day of created_at. Lists of authors have three places: all; with a profile (kind 0); with a follow '
     'list (kind 3). Events of the kinds 445 and 1059, which throwaway keys sign, make nobody an author.';
 COMMENT ON COLUMN bigbrotr.day_totals.day IS 'Days since 1970, of UTC.';
-COMMENT ON COLUMN bigbrotr.day_totals.made_at IS 'When the day was last counted, in Unix seconds.';
+COMMENT ON COLUMN bigbrotr.day_totals.made_at IS
+    'When the day was last counted, in Unix seconds; 0: another day has shown that it is to be counted again.';
 COMMENT ON COLUMN bigbrotr.day_totals.events IS 'Archived events.';
 COMMENT ON COLUMN bigbrotr.day_totals.pairs IS 'Pairs of event and relay.';
 COMMENT ON COLUMN bigbrotr.day_totals.held IS 'Events that a relay holds; the others were dropped by all.';
@@ -266,10 +267,11 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = for
 DECLARE
     turned bytea[];  -- who has a profile or a follow list now, or no longer
     lost   bytea[];  -- of whom something is noted for this day that is gone
+    again  bigint[];  -- days to be counted again
+    more   bigint[];
 BEGIN
-    INSERT INTO bigbrotr.dirty_days (day)
-    SELECT DISTINCT a.first_day FROM bigbrotr.authors a
-    WHERE a.pubkey = ANY (p_pubkeys) AND a.first_day > p_day;
+    again := ARRAY(
+        SELECT DISTINCT a.first_day FROM bigbrotr.authors a WHERE a.pubkey = ANY (p_pubkeys) AND a.first_day > p_day);
 
     turned := ARRAY(
         SELECT a.pubkey
@@ -313,16 +315,22 @@ BEGIN
             UPDATE bigbrotr.authors a
             SET first_day = r.first_day, profile_day = r.profile_day, follows_day = r.follows_day
             FROM real r WHERE a.pubkey = r.pubkey AND r.first_day IS NOT NULL
-        ), noted AS (
-            INSERT INTO bigbrotr.dirty_days (day) SELECT DISTINCT r.first_day FROM real r WHERE r.first_day IS NOT NULL
         )
-        SELECT turned || coalesce(array_agg(a.pubkey), '{}') INTO turned
-        FROM bigbrotr.authors a JOIN real r ON r.pubkey = a.pubkey
-        WHERE (a.profile_day IS NULL) <> (r.profile_day IS NULL) OR (a.follows_day IS NULL) <> (r.follows_day IS NULL);
+        SELECT turned || coalesce(array_agg(a.pubkey) FILTER (
+                   WHERE (a.profile_day IS NULL) <> (r.profile_day IS NULL)
+                      OR (a.follows_day IS NULL) <> (r.follows_day IS NULL)), '{}'),
+               array_agg(DISTINCT r.first_day) FILTER (WHERE r.first_day <> p_day)
+        INTO turned, more
+        FROM bigbrotr.authors a JOIN real r ON r.pubkey = a.pubkey;
+        again := again || more;
     END IF;
     IF cardinality(turned) > 0 THEN
-        INSERT INTO bigbrotr.dirty_days (day)
-        SELECT d.day FROM bigbrotr.days_of_authors(p_pubkeys => turned) AS d (day) WHERE d.day <> p_day;
+        again := again || ARRAY(
+            SELECT d.day FROM bigbrotr.days_of_authors(p_pubkeys => turned) AS d (day) WHERE d.day <> p_day);
+    END IF;
+    IF cardinality(again) > 0 THEN
+        INSERT INTO bigbrotr.dirty_days (day) SELECT DISTINCT u.day FROM unnest(again) AS u (day);
+        UPDATE bigbrotr.day_totals t SET made_at = 0 WHERE t.day = ANY (again);  -- due at once
     END IF;
 END $$;
 COMMENT ON FUNCTION bigbrotr.note_authors IS

@@ -3,9 +3,6 @@
 -- release runs it as well, after the schema. It may be run again.
 -- Every table of the schema stands in the list below once; a test sees to it.
 
--- All of it over one connection a worker: otherwise functions could not follow the tables within one transaction.
-SET LOCAL citus.multi_shard_modify_mode = 'sequential';
-
 DO $$
 DECLARE
     family  record;
@@ -51,11 +48,14 @@ BEGIN
         ('deliveries',       'ordinary',    NULL,    NULL),
         ('service_data',     'ordinary',    NULL,    NULL),
         ('statistics_lock',  'ordinary',    NULL,    NULL),
+        ('arrivals',         'ordinary',    NULL,    NULL),
+        ('arrivals_pruned',  'ordinary',    NULL,    NULL),
         ('dirty_days',       'ordinary',    NULL,    NULL),
         ('day_totals',       'ordinary',    NULL,    NULL),
         ('day_kinds',        'ordinary',    NULL,    NULL),
         ('day_relays',       'ordinary',    NULL,    NULL),
         ('day_networks',     'ordinary',    NULL,    NULL),
+        ('day_checks',       'ordinary',    NULL,    NULL),
         ('authors',          'ordinary',    NULL,    NULL)
     ) AS f (name, kind, distribution_column, sibling)
     WHERE f.kind = 'distributed' AND NOT EXISTS (
@@ -70,7 +70,7 @@ BEGIN
     FOR routine IN
         SELECT p.oid::regprocedure AS name FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'bigbrotr'::regnamespace AND p.proname IN (
-            'slice_of', 'slice_start', 'slice_end', 'pack_seen', 'unpack_seen', 'tag_values', 'tag_hash')
+            'slice_of', 'slice_start', 'slice_end', 'pack_seen', 'unpack_seen', 'tag_values', 'tag_hash', 'has_hashes')
     LOOP
         PERFORM create_distributed_function(routine.name);
     END LOOP;
@@ -127,4 +127,65 @@ BEGIN
     WHERE e.tag_hashes && hashes
       AND EXISTS (SELECT FROM jsonb_array_elements(e.tags::jsonb) AS t (tag)
                   WHERE t.tag ->> 0 = p_letter AND t.tag ->> 1 = ANY (p_values));
+END $$;
+
+-- A slice is to a cluster what a partition is to one server: whoever looks for events asks one after the other.
+CREATE OR REPLACE FUNCTION bigbrotr.events_statistics()
+RETURNS TABLE (
+    lower_at bigint, upper_at bigint, row_count double precision, kinds integer[], kind_shares real[],
+    pubkeys bytea[], pubkey_shares real[], authors double precision, hashes integer[], hash_shares real[]
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    mean double precision := (SELECT sum(t.events) FROM bigbrotr.tallies t)
+        / greatest((SELECT count(DISTINCT s.slice) FROM bigbrotr.slices s), 1);
+BEGIN
+    RETURN QUERY
+    SELECT bigbrotr.slice_start(s.slice), bigbrotr.slice_end(s.slice), mean, NULL::integer[], NULL::real[],
+           NULL::bytea[], NULL::real[], NULL::double precision, NULL::integer[], NULL::real[]
+    FROM bigbrotr.slices s GROUP BY s.slice ORDER BY s.slice DESC;
+END $$;
+
+CREATE OR REPLACE FUNCTION bigbrotr.find_by_ids(
+    p_ids bytea[], p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[],
+    p_pubkeys bytea[], p_hashes integer[], p_more text[], p_limit integer
+) RETURNS TABLE (created_at bigint, id bytea)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT x.created_at, x.id
+    FROM unnest(p_ids) AS u (id) JOIN bigbrotr.events_stored x ON x.id = u.id
+    WHERE x.created_at >= p_since AND x.created_at <= p_until
+      AND (p_kinds IS NULL OR x.kind = ANY (p_kinds)) AND (p_pubkeys IS NULL OR x.pubkey = ANY (p_pubkeys))
+      AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
+      AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+      AND (p_after_at IS NULL OR x.created_at < p_after_at OR (x.created_at = p_after_at AND x.id > p_after_id))
+    ORDER BY x.created_at DESC, x.id LIMIT p_limit;
+END $$;
+
+CREATE OR REPLACE FUNCTION bigbrotr.read_events(p_created_ats bigint[], p_ids bytea[])
+RETURNS TABLE (
+    created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+    part integer;
+BEGIN
+    FOR part IN
+        SELECT bigbrotr.slice_of(t.created_at) FROM unnest(p_created_ats) WITH ORDINALITY AS t (created_at, position)
+        GROUP BY 1 ORDER BY min(t.position)
+    LOOP
+        RETURN QUERY
+        SELECT e.created_at, e.id, e.pubkey, e.kind, e.tags, e.content, e.sig, w.raw, e.num
+        FROM unnest(p_created_ats, p_ids) WITH ORDINALITY AS u (created_at, id, position)
+        JOIN bigbrotr.events_stored e ON e.created_at = u.created_at AND e.id = u.id AND e.slice = part
+        LEFT JOIN bigbrotr.events_raw w ON w.event_id = e.id AND w.slice = e.slice AND w.slice = part
+        ORDER BY u.position;
+    END LOOP;
 END $$;

@@ -6,7 +6,19 @@ import sys
 from collections.abc import Sequence
 
 from bigbrotr import __version__
-from bigbrotr.cli import completion, config, db, events, health, parse, run, seed, serve, status
+from bigbrotr.cli import (
+    completion,
+    config,
+    db,
+    events,
+    health,
+    parse,
+    run,
+    seed,
+    serve,
+    stats,
+    status,
+)
 from bigbrotr.cli.output import NAME, remember, say
 from bigbrotr.core.defects import refusal
 from bigbrotr.core.logger import open_up
@@ -22,7 +34,7 @@ exit codes:
   5  a data directory or a port is in use
   6  a service failed too often
 """
-FAMILIES = (run, serve, status, events, seed, health, config, db)
+FAMILIES = (run, serve, status, stats, events, seed, health, config, db)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

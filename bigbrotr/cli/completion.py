@@ -297,4 +297,6 @@ def _roff(text: str) -> str:
     """Text that means nothing to troff; hyphens that are typed stay what they are."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq")
     escaped = escaped.replace("\u2026", "...").replace("%%", "%")
+    if escaped.startswith("{"):
+        escaped = escaped.replace(",", ", ")  # where a long list may be broken
     return f"\\&{escaped}" if escaped.startswith(".") else escaped

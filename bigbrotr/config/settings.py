@@ -603,6 +603,12 @@ class MaintenanceSettings(ServiceSection, frozen=True):
     every_s: Annotated[
         float, Meta(ge=60, le=YEAR_S, description="from one look after the database to the next")
     ] = 43_200.0
+    keep_arrivals_s: Annotated[
+        float,
+        Meta(
+            ge=60, le=YEAR_S, description="the log of new events, for those who follow it, is kept"
+        ),
+    ] = 3_600.0
 
 
 class StatisticsSettings(ServiceSection, frozen=True):

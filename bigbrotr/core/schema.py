@@ -378,8 +378,10 @@ async def is_distributed(connection: Connection) -> bool:
 async def _run_one_by_one(connection: Connection, script: str) -> None:
     """Runs a script a statement at a time: of a whole script, Citus would send the workers all.
 
-    Functions and views stay on the coordinator: `distributed.sql` names those that go further.
+    Functions and views stay on the coordinator: `distributed.sql` names those that go further. It
+    goes over one connection a worker, without which functions cannot follow tables and rights.
     """
+    await connection.execute("SET LOCAL citus.multi_shard_modify_mode = 'sequential'")
     for statement in statements(script):
         stays = re.search(r"^(CREATE OR REPLACE|COMMENT ON) ", statement, re.MULTILINE)
         await connection.execute(

@@ -16,7 +16,16 @@ from bigbrotr.models.query import Position
 from bigbrotr.models.query import Query as EventQuery
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.models.where import parse_event_id
-from bigbrotr.reads import authors, coverage, measurements, relay_list, relays, samples, status
+from bigbrotr.reads import (
+    authors,
+    coverage,
+    measurements,
+    relay_list,
+    relays,
+    samples,
+    statistics,
+    status,
+)
 from bigbrotr.reads.events import EventReads, NotKeptError, StoredEvent
 from bigbrotr.reads.relays import Stage, Uptime
 from bigbrotr.reads.where import Where, where
@@ -450,6 +459,52 @@ async def _where(pool: Pool, query: OneEventQuery) -> Where:
     return await where(pool, bytes.fromhex(query.event))
 
 
+# Statistics
+
+
+async def _statistics(
+    pool: Pool, _: ListQuery, after: str | None, limit: int
+) -> Sequence[Keyed] | None:
+    known = sorted(statistics.descriptions(), key=lambda each: each.name)
+    return keyed([each for each in known if after is None or each.name > after][:limit], _name)
+
+
+def _name(found: statistics.Description) -> str:
+    return found.name
+
+
+class FiguresQuery(ListQuery, frozen=True, kw_only=True):
+    """Which figures."""
+
+
+class DaysQuery(ListQuery, frozen=True, kw_only=True):
+    """Which days."""
+
+    since: Since = None
+    until: Until = None
+
+
+def _figures(of: statistics.Statistic) -> Many:
+    """The resource of a list of figures."""
+
+    async def read(pool: Pool, query: ListQuery, after: Any, limit: int) -> Sequence[Keyed] | None:
+        days = {}
+        if isinstance(query, DaysQuery):
+            days = {"since": query.since, "until": query.until}
+        return await statistics.figures(pool, of, after, limit, **days)
+
+    return Many(
+        name=f"statistics_{of.name}",
+        path=f"statistics/{of.name}",
+        words=of.words,
+        query=DaysQuery if of.is_by_day else FiguresQuery,
+        item=of.item,
+        read=read,
+        key=tuple[tuple(BIGINT if part is int else part for part in of.key)],  # type: ignore[misc]
+        max_age_s=60,
+    )
+
+
 # Authors
 
 
@@ -684,6 +739,16 @@ RESOURCES: tuple[Resource, ...] = (
         item=Where,
         read=_where,
     ),
+    Many(
+        name="statistics",
+        path="statistics",
+        words="Which figures there are. Each is a list below, by its name.",
+        query=ListQuery,
+        item=statistics.Description,
+        read=_statistics,
+        key=str,
+    ),
+    *map(_figures, statistics.STATISTICS.values()),
     One(
         name="counts",
         path="counts",

@@ -24,6 +24,7 @@ class Maintenance(BaseService[MaintenanceSettings]):
     async def run(self) -> None:
         """Does what is due."""
         now = int(time.time())
+        await self.brotr.prune_arrivals(now - int(self.settings.keep_arrivals_s))
         rows = await self.brotr.get_service_data(*MEMORY)
         done_at = max((row["updated_at"] for row in rows), default=0)
         if now - done_at < self.settings.every_s and done_at <= now:

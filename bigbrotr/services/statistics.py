@@ -29,12 +29,16 @@ class Statistics(BaseService[StatisticsSettings]):
         now = int(time.time())
         await self.brotr.note_deleted_relays()
         counted = 0
-        for day in await self.brotr.days_due(now - int(self.settings.every_s), now):
-            if self._stop.is_set():
-                break
-            await self.brotr.count_day(day, int(time.time()), self._sketch)
-            counted += 1
+        # What a day says of an author may change what others say: they are due at once.
+        while days := await self.brotr.days_due(now - int(self.settings.every_s), now):
+            for day in days:
+                if self._stop.is_set():
+                    return
+                await self.brotr.count_day(day, int(time.time()), self._sketch)
+                counted += 1
         estimated = await self._estimate_windows()
+        if not self._stop.is_set():
+            await self.brotr.count_checks(int(time.time()))
         if counted or estimated:
             took_s = round(time.monotonic() - begun, 1)
             self.log.info("counted", days=counted, windows=estimated, took_s=took_s)

@@ -388,6 +388,7 @@ async def test_rows_that_arrive_while_a_quarter_is_made(brotr: Brotr) -> None:
     assert (await brotr.totals()).events == 160
 
 
+@pytest.mark.one_server
 async def test_the_profiles_differ_at_one_seam(make_database: Make) -> None:
     async with (
         connected(await make_database(Profile.FULL)) as full,

@@ -142,6 +142,7 @@ async def test_any_query_gives_what_a_look_at_every_event_gives(
     assert checked > 10
 
 
+@pytest.mark.one_server  # a cluster is asked slice by slice
 @pytest.mark.parametrize("way", list(Way))
 async def test_each_way_finds_the_same(brotr: Brotr, way: Way) -> None:
     await fill(brotr)

@@ -11,9 +11,11 @@ from bigbrotr.config.settings import Profile
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.relay import Relay
+from bigbrotr.reads.statistics import STATISTICS
 from bigbrotr.serve.api import RESOURCES
 from bigbrotr.serve.resource import Many
 from bigbrotr.serve.service import Answer, Fresh
+from bigbrotr.services.statistics import Statistics
 from tests.kit.archive import BOTH
 from tests.kit.events import NOW, make_event, pubkey
 from tests.kit.served import RELAYS, Served, fill, served
@@ -331,6 +333,24 @@ async def test_events_by_a_filter(brotr: Brotr, dsn: str, profile: Profile) -> N
     async with served(dsn, public_url="https://archive.example.com") as api:
         await api.get("events", status=404)
         await api.get(f"events/{events[0].id.hex()}/where")
+
+
+async def test_statistics(api: Served, brotr: Brotr) -> None:
+    """Each list of figures, page by page, as it was counted."""
+    events = [Event.from_json(json.dumps(make_event(NOW - 90_000 * n)).encode()) for n in range(9)]
+    await brotr.insert_events([EventRelay(event, Relay(RELAY), NOW) for event in events])
+    async with Statistics(brotr) as statistics:
+        await statistics.run()
+    names = [each["name"] for each in await api.all("statistics", 3)]
+    assert names == sorted(STATISTICS)
+    for name in names:
+        whole = (await api.get(f"statistics/{name}?limit=1000")).json["items"]
+        assert await api.all(f"statistics/{name}", 4) == whole
+    total = await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.events")
+    days = await api.all("statistics/days", 2)
+    assert sum(day["events"] for day in days) == total > 0
+    await api.get("statistics/weather", status=404)
+    await api.get("statistics/nips?since=5", status=400)
 
 
 @BOTH

@@ -1,11 +1,17 @@
 """The statistics service: each figure equals a recount, whatever has happened to the archive."""
 
+import asyncio
 import random
 from collections import Counter, defaultdict
 from typing import Any
 
+import pytest
+
 from bigbrotr.config.settings import StatisticsSettings
 from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.statistics import DayAuthors
+from bigbrotr.core.pool import Pool
+from bigbrotr.models.coverage import Span
 from bigbrotr.models.event import Event
 from bigbrotr.models.relay import Relay
 from bigbrotr.services.statistics import Statistics
@@ -183,3 +189,172 @@ async def test_events_and_relays_that_go(brotr: Brotr) -> None:
     await brotr.delete_orphan_events()
     await check(brotr)
     assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.authors") == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_is_done_to_an_archive(brotr: Brotr, seed: int) -> None:
+    """Pages, presence, windows, drops, distrust and deleted relays, in any order."""
+    chance = random.Random(seed)
+    visits = {relay: await claim_one(brotr, relay) for relay in (A, B, C)}
+    every: list[Event] = []
+
+    async def page(relay: Relay) -> None:
+        fresh = [
+            verified(
+                kind=chance.choice((0, 1, 3, 1059)),
+                created_at=NOW - chance.randrange(12 * DAY),
+                key=chance.randrange(6),
+            )
+            for _ in range(12)
+        ]
+        every.extend(fresh)
+        some = fresh + chance.sample(every, min(len(every), 5))
+        await brotr.store_page(visits[relay], ordered(list(set(some))), now=NOW)
+
+    async def presence(relay: Relay) -> None:
+        some = ordered(chance.sample(every, min(len(every), 9)))
+        await brotr.note_presence(visits[relay], keys(some), NOW + 5)
+
+    async def window(relay: Relay) -> None:
+        since = NOW - chance.randrange(12 * DAY)
+        span = Span(since, since + 3 * DAY)
+        _, ids = await brotr.read_ids(span, b"", 10_000)
+        assert await brotr.mark_window(visits[relay], span, ids, [ids[:32]]) is not None
+
+    async def drops(relay: Relay) -> None:
+        some = ordered(chance.sample(every, min(len(every), 9)))
+        late = chance.randrange(400 * DAY)
+        await brotr.note_drops(visits[relay], keys(some), before=NOW + DAY, now=NOW + DAY + late)
+
+    async def distrust(relay: Relay) -> None:
+        await brotr.pool.execute(
+            "INSERT INTO bigbrotr.coverage (relay_id, how, proven, proven_at)"
+            " VALUES ($1, 'reconciliation', int8multirange(int8range($2, $3)), $3)"
+            " ON CONFLICT DO NOTHING",
+            visits[relay].relay_id,
+            NOW - 9 * DAY,
+            NOW - 2 * DAY,
+        )
+        await brotr.distrust(visits[relay])
+
+    async def delete(relay: Relay) -> None:
+        if chance.random() < 0.5:
+            await brotr.pool.execute("DELETE FROM bigbrotr.relays WHERE url = $1", relay.url)
+            visits[relay] = await claim_one(brotr, relay)
+        await brotr.delete_orphan_events()
+
+    for relay in (A, B, C):
+        await page(relay)
+    for _ in range(8):
+        for _ in range(3):
+            work = chance.choice((page, presence, window, drops, distrust, delete))
+            await work(chance.choice((A, B, C)))
+        await check(brotr)
+
+
+async def test_a_page_that_commits_late_is_counted(brotr: Brotr) -> None:
+    """It is open while its day is counted, and noted when it commits."""
+    await brotr.insert_events(pairs(events_of(20_000, 1), A))
+    late = events_of(20_000, 7)
+    async with brotr.pool.transaction() as connection:
+        await connection.execute(
+            "INSERT INTO bigbrotr.events_stored (created_at, num, slice, kind, id, pubkey)"
+            " VALUES ($1, 99999, bigbrotr.slice_of($1), 7, $2, $2)",
+            late[0].created_at,
+            late[0].id,
+        )
+        await connection.execute(
+            "SELECT bigbrotr.note_days(ARRAY[$1::bigint], 1)", late[0].created_at
+        )
+        await count(brotr)
+        assert (await counted(brotr))["days"][20_000]["events"] == 1
+    assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.dirty_days") == 1
+    await check(brotr)
+
+
+async def test_a_service_that_dies_begins_again(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is between two days or in the midst of one."""
+    for day in range(20_000, 20_006):
+        await brotr.insert_events(pairs(events_of(day, 0, 1, key=day % 2), A))
+    good = Statistics._sketch
+    left = 0
+
+    async def dying(self: Statistics, authors: DayAuthors) -> list[bytes]:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ZeroDivisionError
+        return await good(self, authors)
+
+    monkeypatch.setattr(Statistics, "_sketch", dying)
+    for days in (0, 2, 1):
+        left = days
+        with pytest.raises(ZeroDivisionError):
+            await count(brotr)
+    monkeypatch.undo()
+    await check(brotr)
+
+
+async def test_several_services_at_once(dsn: str, brotr: Brotr) -> None:
+    """They wait for each other, and what comes meanwhile is counted."""
+    for day in range(20_000, 20_010):
+        await brotr.insert_events(pairs(events_of(day, 0, 1, 3, key=day % 3), A, B))
+    async with Brotr(Pool(dsn=dsn)) as other, asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for each in (brotr, other):
+            group.create_task(Statistics(each, SETTINGS).run())
+        for day in range(19_990, 20_010):
+            await brotr.insert_events(pairs(events_of(day, 1, key=day % 4), B))
+    await check(brotr)
+
+
+async def test_windows_of_authors(brotr: Brotr) -> None:
+    """Few authors are estimated as they are; a day that changes changes the 30 after it."""
+
+    async def windows() -> dict[int, tuple[int, int]]:
+        rows = await brotr.pool.fetch(
+            "SELECT day, authors_7_days[1], authors_30_days[1] FROM bigbrotr.day_totals"
+        )
+        return {row[0]: (row[1], row[2]) for row in rows}
+
+    for day in (20_000, 20_006, 20_007, 20_029, 20_030):
+        await brotr.insert_events(pairs(events_of(day, 1, key=day - 20_000), A))
+    await count(brotr)
+    assert await windows() == {
+        20_000: (1, 1), 20_006: (2, 2), 20_007: (2, 3), 20_029: (1, 4), 20_030: (2, 4)
+    }  # fmt: skip
+    await brotr.insert_events(pairs(events_of(20_001, 1, key=50), A))
+    await count(brotr)
+    assert await windows() == {
+        20_000: (1, 1), 20_001: (2, 2), 20_006: (3, 3), 20_007: (3, 4), 20_029: (1, 5),
+        20_030: (2, 5),
+    }  # fmt: skip
+
+
+async def test_a_day_is_not_counted_all_the_time(brotr: Brotr) -> None:
+    settings = StatisticsSettings(every_s=600)
+
+    async def events() -> int:
+        async with Statistics(brotr, settings) as statistics:
+            await statistics.run()
+        return int((await counted(brotr))["days"][20_000]["events"])
+
+    for number, expected in ((1, 1), (2, 1), (3, 1)):
+        await brotr.insert_events(pairs(events_of(20_000, number), A))
+        assert await events() == expected
+    assert [s.value for s in await brotr.metrics() if s.labels == ("statistics",)] == [1]
+    await brotr.pool.execute("UPDATE bigbrotr.day_totals SET made_at = made_at - 601")
+    assert await events() == 3
+    await brotr.insert_events(pairs(events_of(20_000, 4), A))
+    # A clock that was ahead: its days are not waited for.
+    await brotr.pool.execute("UPDATE bigbrotr.day_totals SET made_at = made_at + 90000")
+    assert await events() == 4
+
+
+async def test_the_queue_stays_small_while_nobody_counts(brotr: Brotr) -> None:
+    for number in range(6):
+        await brotr.insert_events(pairs(events_of(20_000 + number % 2, number), A))
+    assert await brotr.thin_dirty_days() == 4
+    assert await brotr.thin_dirty_days() == 0
+    await check(brotr)

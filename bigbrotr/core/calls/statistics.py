@@ -47,10 +47,20 @@ class StatisticsCalls(Calls):
 
         await self._transact(work)
 
+    async def count_checks(self, now: int) -> int:
+        """Counts what the checks of the days that are not over came to; returns how many days."""
+        counted: int = await self._value("count_checks", p_now=now, timeout=MAINTENANCE_S)
+        return counted
+
     async def note_deleted_relays(self) -> int:
         """Has the days counted anew that speak of relays which are gone; returns how many."""
         noted: int = await self._value("note_deleted_relays")
         return noted
+
+    async def prune_arrivals(self, before: int) -> int:
+        """Deletes what the log of new events noted before `before`; returns how many rows."""
+        gone: int = await self._value("prune_arrivals", p_before=before, timeout=MAINTENANCE_S)
+        return gone
 
     async def thin_dirty_days(self) -> int:
         """Leaves one note a day in the queue; returns how many have gone."""

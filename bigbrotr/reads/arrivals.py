@@ -1,0 +1,66 @@
+"""Reads new events as they are stored, in the order of transactions, without missing one."""
+
+from collections.abc import AsyncIterator, Sequence
+
+from msgspec import Struct
+
+from bigbrotr.core.pool import Pool
+
+ROWS = 100  # pages that are read at once
+
+
+class Position(Struct, frozen=True, order=True):
+    """A place in the log: behind everything that it compares larger than."""
+
+    xid: int
+    id: int
+
+
+class Arrival(Struct, frozen=True):
+    """New events that one page brought."""
+
+    position: Position
+    noted_at: int  # Unix seconds
+    created_ats: Sequence[int]
+    ids: Sequence[bytes]
+
+
+class Arrivals:
+    """Follows the log of new events from a position on.
+
+    A row is read once its transaction and all older ones have ended: a long transaction keeps new
+    rows back, and none is passed over. Reading changes nothing and keeps nothing open; who wants to
+    go on later keeps `position`.
+    """
+
+    def __init__(self, pool: Pool, position: Position) -> None:
+        self.pool = pool
+        self.position = position
+        self.is_missing = False  # rows were pruned before they were read: look at the whole archive
+
+    @classmethod
+    async def from_now(cls, pool: Pool) -> "Arrivals":
+        """What is stored from now on; some of what was stored just now may come, too."""
+        row = await pool.fetchrow("SELECT * FROM bigbrotr.arrivals_end()")
+        assert row is not None
+        return cls(pool, Position(*row))
+
+    async def read(self, limit: int = ROWS) -> list[Arrival]:
+        """The next pages, at most `limit`; none: there is nothing new."""
+        rows = await self.pool.fetch(
+            "SELECT * FROM bigbrotr.read_arrivals(p_xid => $1, p_id => $2, p_limit => $3)",
+            self.position.xid,
+            self.position.id,
+            limit,
+        )
+        found = [Arrival(Position(*list(row)[:2]), *list(row)[2:5]) for row in rows]
+        if found:
+            self.is_missing = self.is_missing or rows[0]["is_missing"]
+            self.position = found[-1].position
+        return found
+
+    async def all(self) -> AsyncIterator[Arrival]:
+        """All there is by now."""
+        while found := await self.read():
+            for arrival in found:
+                yield arrival
