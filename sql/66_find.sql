@@ -20,7 +20,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.walk_events(
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
     is_wanted boolean;
@@ -82,7 +82,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.find_by_pubkeys(
 ) RETURNS TABLE (created_at bigint, id bytea)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     RETURN QUERY

@@ -227,6 +227,39 @@ COMMENT ON FUNCTION bigbrotr.read_page IS
     'The events of these times and ids as read_events has them, up to the one whose tags and content pass p_most_bytes '
     '(NULL: all). The last row is none: created_at and id of the last position, and matches: how many there are.';
 
+-- One plan serves all values. With lists of authors or tags it would not: each event would be compared with all of them.
+CREATE OR REPLACE FUNCTION bigbrotr.walk_kinds(
+    p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_limit integer, p_examine integer,
+    OUT created_ats bigint[], OUT ids bytea[], OUT examined integer, OUT last_at bigint, OUT last_id bytea
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    is_wanted boolean;
+BEGIN
+    created_ats := '{}';
+    ids := '{}';
+    examined := 0;
+    FOR last_at, last_id, is_wanted IN
+        SELECT e.created_at, e.id, p_kinds IS NULL OR e.kind = ANY (p_kinds)
+        FROM bigbrotr.events_stored e
+        WHERE e.created_at >= p_since AND e.created_at <= p_until
+          AND (p_after_at IS NULL OR e.created_at < p_after_at OR (e.created_at = p_after_at AND e.id > p_after_id))
+        ORDER BY e.created_at DESC, e.id
+        LIMIT p_examine
+    LOOP
+        examined := examined + 1;
+        IF is_wanted THEN
+            created_ats := created_ats || last_at;
+            ids := ids || last_id;
+            EXIT WHEN cardinality(ids) = p_limit;
+        END IF;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION bigbrotr.walk_kinds IS 'What walk_events does where no authors and no tags are asked for.';
+
 CREATE OR REPLACE FUNCTION bigbrotr.events_page(
     p_way text, p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
     p_hashes integer[], p_more text[], p_limit integer, p_examine integer, p_read boolean, p_most_bytes bigint
@@ -242,24 +275,29 @@ DECLARE
     seen_at bigint;
     seen_id bytea;
 BEGIN
-    CASE p_way
-    WHEN 'walk_events' THEN
+    CASE
+    WHEN p_way = 'walk_events' AND p_pubkeys IS NULL AND p_hashes IS NULL THEN
+        SELECT w.created_ats, w.ids, w.examined, w.last_at, w.last_id INTO times, ids, looked, seen_at, seen_id
+        FROM bigbrotr.walk_kinds(
+            p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
+            p_kinds => p_kinds, p_limit => p_limit, p_examine => p_examine) AS w;
+    WHEN p_way = 'walk_events' THEN
         SELECT w.created_ats, w.ids, w.examined, w.last_at, w.last_id INTO times, ids, looked, seen_at, seen_id
         FROM bigbrotr.walk_events(
             p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
             p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit,
             p_examine => p_examine) AS w;
-    WHEN 'find_by_pubkeys' THEN
+    WHEN p_way = 'find_by_pubkeys' THEN
         SELECT array_agg(f.created_at), array_agg(f.id) INTO times, ids
         FROM bigbrotr.find_by_pubkeys(
             p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
             p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit) AS f;
-    WHEN 'find_by_kinds' THEN
+    WHEN p_way = 'find_by_kinds' THEN
         SELECT array_agg(f.created_at), array_agg(f.id) INTO times, ids
         FROM bigbrotr.find_by_kinds(
             p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
             p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit) AS f;
-    WHEN 'find_by_tags' THEN
+    WHEN p_way = 'find_by_tags' THEN
         SELECT array_agg(f.created_at), array_agg(f.id) INTO times, ids
         FROM bigbrotr.find_by_tags(
             p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,

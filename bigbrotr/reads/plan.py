@@ -115,26 +115,33 @@ def choose(
     `share` of the events were seen to match, where a walk has begun: conditions may exclude each
     other, of which statistics know nothing.
     """
-    estimates = [_Estimate.of(piece, query, wanted) for piece in pieces]
+    hashes = _hashes(query)
+    estimates = [_Estimate.of(piece, query, hashes, wanted) for piece in pieces]
     if share is not None:
         estimates = [each._replace(matches=each.rows * share) for each in estimates]
     ways = list(estimates[0].costs)
     best = min(ways, key=lambda way: _cost(estimates, way, wanted))
     cost = found = 0.0
     taken = 0
-    for each, piece in zip(estimates, pieces, strict=True):
+    for each in estimates:
         if taken and (cost > ENOUGH_US or found > 1.5 * wanted):
             break
         taken += 1
         cost += each.costs[best]
-        # What is thought to be empty most often is: one statement looks there and further.
-        found += each.matches if piece.partition.is_filled else 0.0
+        found += each.matches
     return Plan(*best, taken)
 
 
 def expected(pieces: Sequence[Piece], query: Query) -> float:
     """About how many events match, as far as the statistics tell."""
-    return sum(_Estimate.of(each, query, 1).matches for each in pieces if each.partition.is_filled)
+    hashes = _hashes(query)
+    return sum(_Estimate.of(each, query, hashes, 1).matches for each in pieces)
+
+
+def _hashes(query: Query) -> dict[str, list[int]]:
+    return {
+        letter: [tag_hash(letter, text) for text in texts] for letter, texts in query.tags.items()
+    }
 
 
 def _cost(estimates: Sequence["_Estimate"], way: tuple[Way, str], wanted: float) -> float:
@@ -157,7 +164,9 @@ class _Estimate(NamedTuple):
     costs: dict[tuple[Way, str], float]
 
     @classmethod
-    def of(cls, piece: Piece, query: Query, wanted: int) -> "_Estimate":
+    def of(
+        cls, piece: Piece, query: Query, hashes: Mapping[str, Sequence[int]], wanted: int
+    ) -> "_Estimate":
         part, rows = piece.partition, piece.rows
         costs: dict[tuple[Way, str], float] = {(Way.WALK, ""): rows * LOOK_US}
         matches = rows
@@ -170,12 +179,15 @@ class _Estimate(NamedTuple):
                 share = shares.of(values)
                 matches *= share
                 fetched = rows * share
-                if conditions == 1:  # then each key is read as far as it is wanted
+                if not part.is_filled:
+                    fetched = 0.0
+                elif conditions == 1:  # then each key is read as far as it is wanted
                     fetched = min(fetched, len(values) * wanted)
                 costs[way, ""] = len(values) * PROBE_US + fetched * FETCH_US
-        for letter, texts in query.tags.items():
-            share = part.hashes.of(tag_hash(letter, text) for text in texts)
+        for letter, texts in hashes.items():
+            share = part.hashes.of(texts)
             matches *= share
             # The index of tags knows nothing of time: what it names is read in the whole partition.
             costs[Way.TAGS, letter] = len(texts) * PROBE_US + part.rows * share * FETCH_US
-        return cls(rows, matches, costs)
+        # What was empty most often is: one statement looks there and further.
+        return cls(rows, matches if part.is_filled else 0.0, costs)

@@ -76,6 +76,12 @@ class Answer(Struct):
     until: float  # monotonic
     packed: bytes | None = None
 
+    @classmethod
+    def of(cls, body: bytes, kind: str, max_age_s: int, fresh_s: float = 0.0) -> "Answer":
+        """A new answer, good for `fresh_s`."""
+        digest = hashlib.blake2b(body, digest_size=12).hexdigest()
+        return cls(body, kind, max_age_s, digest, time.monotonic() + fresh_s)
+
     @property
     def size(self) -> int:
         """Bytes in memory at most: packed ones are not larger."""
@@ -146,12 +152,10 @@ class Service:
             self._resources.setdefault(len(resource.segments), []).append(resource)
         url = (settings.public_url or "").rstrip("/") + PREFIX
         schema = openapi.describe(resources, url)
-        self._pages: dict[str, tuple[bytes, str]] = {
-            f"{PREFIX}/": (
-                reference.page(resources, url, schema).encode(),
-                "text/html; charset=utf-8",
-            ),
-            f"{PREFIX}/openapi.json": (msgspec.json.encode(schema), JSON),
+        html = reference.page(resources, url, schema).encode()
+        self._pages = {
+            f"{PREFIX}/": Answer.of(html, "text/html; charset=utf-8", PAGE_S),
+            f"{PREFIX}/openapi.json": Answer.of(msgspec.json.encode(schema), JSON, PAGE_S),
         }
 
     # A request
@@ -217,7 +221,7 @@ class Service:
         if path in ("/", PREFIX):
             return web.Response(status=302, headers={"Location": f"{PREFIX}/"})
         if found := self._pages.get(path):
-            response = self._send(request, *found, PAGE_S)
+            response = self._send_answer(request, found)
             response.headers[IDENTITY] = self._identity
             return response
         if not path.startswith(f"{PREFIX}/"):
@@ -378,8 +382,7 @@ class Service:
         self, request: web.BaseRequest, body: bytes, kind: str, max_age_s: int, fresh_s: float = 0
     ) -> web.StreamResponse:
         """The whole answer, or that it is the same still; it is given again for `fresh_s`."""
-        digest = hashlib.blake2b(body, digest_size=12).hexdigest()
-        answer = Answer(body, kind, max_age_s, digest, time.monotonic() + fresh_s)
+        answer = Answer.of(body, kind, max_age_s, fresh_s)
         if fresh_s:
             self._fresh.keep(request.raw_path, answer)
         return self._send_answer(request, answer)
