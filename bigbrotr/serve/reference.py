@@ -68,7 +68,7 @@ def _parts(resources: Sequence[Resource], url: str, schema: dict[str, Any]) -> I
 def _resource(resource: Resource, url: str, schema: dict[str, Any]) -> Iterator[str]:
     yield f'<h2 id="{resource.name}"><code>GET {escape(resource.path)}</code></h2>\n'
     yield f"<p>{_code(resource.words)}</p>\n"
-    yield f"<pre>curl {escape(url)}/{escape(resource.path)}</pre>\n"
+    yield f"<pre>curl '{escape(url)}/{escape(resource.path)}'</pre>\n"
     if resource.parameters:
         yield '<table>\n<thead><tr><th scope="col">Parameter</th><th scope="col">Value</th>'
         yield '<th scope="col">Meaning</th></tr></thead>\n<tbody>\n'

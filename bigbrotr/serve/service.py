@@ -152,7 +152,8 @@ class Service:
             self._resources.setdefault(len(resource.segments), []).append(resource)
         url = (settings.public_url or "").rstrip("/") + PREFIX
         schema = openapi.describe(resources, url)
-        html = reference.page(resources, url, schema).encode()
+        shown = url if settings.public_url else f"http://{settings.listen}{PREFIX}"
+        html = reference.page(resources, shown, schema).encode()
         self._pages = {
             f"{PREFIX}/": Answer.of(html, "text/html; charset=utf-8", PAGE_S),
             f"{PREFIX}/openapi.json": Answer.of(msgspec.json.encode(schema), JSON, PAGE_S),
