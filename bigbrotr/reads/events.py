@@ -103,6 +103,7 @@ class Look(NamedTuple):
     examined: int  # by a walk
     at: Position | None  # the last that a walk has looked at
     is_cut: bool
+    is_late: bool = False  # time was up before a walk had come to its end
 
 
 COLUMNS = len(StoredEvent._fields)
@@ -226,6 +227,8 @@ class EventReads:
             reached = look.last or reached
             if look.is_cut:
                 return Found(events, number, reached, is_cut=True)
+            if look.is_late:
+                return Found(events, number, look.at)
             if pieces and _is_over(search.deadline) and number < wanted:
                 return Found(events, number, Position(span.since, LAST_ID))
         return Found(events, number, reached if number == wanted else None)
@@ -274,6 +277,8 @@ class EventReads:
                 return whole
             after = look.at
             assert after is not None
+            if _is_over(search.deadline):
+                return whole._replace(at=after, is_late=True)
             query = replace(query, until=after.created_at)
             share = (whole.found + 1) / whole.examined
             left = wanted - whole.found

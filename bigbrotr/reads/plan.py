@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bigbrotr.models.event import MAX_CREATED_AT, tag_hash
 from bigbrotr.models.query import Query
@@ -100,7 +102,13 @@ def partitions_of(rows: Sequence[Mapping[str, Any]]) -> list[Partition]:
                 row["row_count"] > 0,
             )
         )
-    return sorted(partitions, key=lambda each: -each.since)
+    partitions.sort(key=lambda each: -each.since)
+    # Where a quarter is detached, the default partition holds what has come since: it is looked for
+    # together with the quarter after it.
+    return [
+        replace(each, since=min(each.since, older.until + 1))
+        for each, older in pairwise(partitions)
+    ] + partitions[-1:]
 
 
 def _shares(values: Sequence[Any] | None, shares: Sequence[float] | None, other: float) -> Shares:

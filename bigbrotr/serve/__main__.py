@@ -54,7 +54,8 @@ async def _work(order: Order, reports: BinaryIO) -> None:
     def watch() -> None:
         """Waits until nobody holds the other end of standard input."""
         with suppress(OSError):
-            while sys.stdin.buffer.read(1):
+            # Not by the buffer: its lock would be held when the process ends by itself.
+            while os.read(sys.stdin.fileno(), 1):
                 pass
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(stop.set)

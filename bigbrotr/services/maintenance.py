@@ -50,7 +50,7 @@ class Maintenance(BaseService[MaintenanceSettings]):
         except asyncpg.InsufficientPrivilegeError as error:
             self.log.debug("indexes are not packed: the owner may", error=str(error))
             return 0
-        except (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError) as error:
+        except (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, TimeoutError) as error:
             self.log.info("indexes are not packed: somebody reads for long", error=str(error))
             return 0
         return len(packed)

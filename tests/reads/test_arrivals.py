@@ -88,3 +88,13 @@ async def test_what_another_server_has_counted_goes(brotr: Brotr) -> None:
     assert len(await ids_of(log)) == 1
     assert not log.is_missing
     assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.arrivals") == 1
+
+
+async def test_a_position_of_another_server_is_given_up(brotr: Brotr) -> None:
+    """After a restore onto one that has counted fewer: what is stored then is not missed."""
+    log = Arrivals(brotr.pool, Position(10**12, 7))
+    assert await log.read() == []
+    assert log.is_missing
+    event = verified()
+    await brotr.insert_events(pairs([event], A))
+    assert await ids_of(log) == [event.id]

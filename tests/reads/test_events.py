@@ -13,7 +13,7 @@ from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import Event, EventRelay, tag_hash
 from bigbrotr.models.query import Position, Query
 from bigbrotr.models.relay import Relay
-from bigbrotr.reads.events import EventReads, NotKeptError, StoredEvent
+from bigbrotr.reads.events import EventReads, NotKeptError, StoredEvent, _Search
 from bigbrotr.reads.plan import Way
 from tests.kit.archive import BOTH
 from tests.kit.events import NOW, make_event, pubkey, verified
@@ -256,3 +256,29 @@ def test_a_filter_is_read_as_nip_01_has_it() -> None:
         until=2**63 - 1,
         limit=3,
     )
+
+
+async def test_a_walk_ends_when_its_time_is_over(brotr: Brotr) -> None:
+    """And says how far it has looked."""
+    await fill(brotr)
+    await brotr.analyze()
+    reads = EventReads(brotr.pool, examined=2)
+    query = Query(kinds=frozenset([4]))
+    pieces = await reads._pieces(query)
+    look = await reads._walk(pieces, query, 5, None, _Search(deadline=0.0))
+    assert (look.events, look.is_late, look.examined) == ([], True, 2)
+    newest = sorted(EVENTS, key=lambda event: (-event.created_at, event.id))
+    assert look.at == Position(newest[1].created_at, newest[1].id)
+    assert not (await reads._walk(pieces, query, 5, None, _Search())).is_late
+
+
+async def test_what_comes_for_a_quarter_that_is_detached_is_found(brotr: Brotr) -> None:
+    relay = Relay("wss://a.example.com")
+    await brotr.pool.fetchval("SELECT bigbrotr.detach_quarter('2022q1', $1)", NOW)
+    at = 1_645_000_000  # in its midst
+    events = [verified(created_at=at + n) for n in range(3)]
+    await brotr.insert_events([EventRelay(event, relay, NOW) for event in events])
+    reads = EventReads(brotr.pool)
+    for query in (Query(since=at, until=at + 10), Query(), Query(since=at, kinds=frozenset([1]))):
+        page = await reads.page(query)
+        assert [event.id for event in page.events] == [event.id for event in reversed(events)]

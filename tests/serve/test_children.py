@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import pickle
 import signal
 import socket
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,10 @@ from urllib.error import URLError
 
 import pytest
 
-from bigbrotr.config.settings import Profile
+from bigbrotr.config.settings import Config, Profile
+from bigbrotr.errors import DatabaseError
+from bigbrotr.serve.orders import LENGTH, Order
+from bigbrotr.serve.orders import read as read_report
 from bigbrotr.serve.process import listen
 from tests.kit.processes import Place, Running, children, command, until
 from tests.kit.real import free_port
@@ -162,3 +167,23 @@ async def test_mistakes_are_said(tmp_path: Path) -> None:
     assert (done.code, "address and a port" in done.sentence) == (2, True)
     done = await there.call("serve", "--listen", "127.0.0.1:0")
     assert (done.code, "there is no archive" in done.sentence) == (3, True)
+
+
+async def test_one_that_gives_up_says_why_and_ends_with_its_code(tmp_path: Path) -> None:
+    """Also while somebody still holds its lifeline."""
+    dsn = f"postgresql://nobody@/nothing?host={tmp_path}&port={free_port()}"
+    order = pickle.dumps(Order(Config(), dsn, "none"))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bigbrotr.serve"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(len(order).to_bytes(LENGTH) + order)
+    async with asyncio.timeout(60):
+        report = read_report(await process.stdout.readline())
+        assert "cannot" in (report.error or "")
+        assert await process.wait() == DatabaseError.exit_code
+    process.stdin.close()

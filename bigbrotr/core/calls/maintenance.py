@@ -169,5 +169,6 @@ _BROKEN_OFF = """
     FROM pg_catalog.pg_index AS x
     JOIN pg_catalog.pg_class AS i ON i.oid = x.indexrelid
     JOIN pg_catalog.pg_namespace AS n ON n.oid = i.relnamespace AND n.nspname = 'bigbrotr'
-    WHERE NOT x.indisvalid AND pg_catalog.strpos(i.relname, '_ccnew') > 0
+    WHERE NOT x.indisvalid AND (
+        pg_catalog.strpos(i.relname, '_ccnew') > 0 OR pg_catalog.strpos(i.relname, '_ccold') > 0)
 """
