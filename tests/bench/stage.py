@@ -54,6 +54,7 @@ class Stage:
         name = f"bench_{self._databases}"
         connection = await asyncpg.connect(self.server.url)
         try:
+            await connection.execute(f"DROP DATABASE IF EXISTS {name}")  # of a run before
             await connection.execute(f"CREATE DATABASE {name}")
         finally:
             await connection.close()
