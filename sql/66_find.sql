@@ -195,3 +195,133 @@ COMMENT ON FUNCTION bigbrotr.events_statistics IS
     'What PostgreSQL has noted of each partition of the events: about how many rows, and the most common kinds, authors and '
     'tag hashes with their shares. lower_at, upper_at: [since, until), in Unix seconds; the default partition comes first '
     'and spans everything.';
+
+-- What a search finds is read in the same statement. The last row tells of the look itself.
+CREATE OR REPLACE FUNCTION bigbrotr.read_page(p_created_ats bigint[], p_ids bytea[], p_most_bytes bigint)
+RETURNS TABLE (
+    created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint,
+    matches integer, examined integer, last_at bigint, last_id bytea
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    IF p_most_bytes IS NULL THEN
+        RETURN QUERY
+        SELECT r.*, NULL::integer, NULL::integer, NULL::bigint, NULL::bytea
+        FROM bigbrotr.read_events(p_created_ats => p_created_ats, p_ids => p_ids) AS r;
+    ELSE
+        RETURN QUERY
+        SELECT r.created_at, r.id, r.pubkey, r.kind, r.tags, r.content, r.sig, r.raw, r.num,
+               NULL::integer, NULL::integer, NULL::bigint, NULL::bytea
+        FROM (
+            SELECT e.*, sum(s.size) OVER (ROWS UNBOUNDED PRECEDING) - s.size AS before
+            FROM bigbrotr.read_events(p_created_ats => p_created_ats, p_ids => p_ids) AS e
+            CROSS JOIN LATERAL (SELECT coalesce(octet_length(e.tags), 0) + coalesce(octet_length(e.content), 0)) AS s (size)
+        ) AS r
+        WHERE r.before < p_most_bytes;
+    END IF;
+    created_at := p_created_ats[cardinality(p_created_ats)];
+    id := p_ids[cardinality(p_ids)];
+    matches := coalesce(cardinality(p_ids), 0);
+    examined := 0;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION bigbrotr.read_page IS
+    'The events of these times and ids as read_events has them, up to the one whose tags and content pass p_most_bytes '
+    '(NULL: all). The last row is none: created_at and id of the last position, and matches: how many there are.';
+
+-- One plan serves all values. With lists of authors or tags it would not: each event would be compared with all of them.
+CREATE OR REPLACE FUNCTION bigbrotr.walk_kinds(
+    p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_limit integer, p_examine integer,
+    OUT created_ats bigint[], OUT ids bytea[], OUT examined integer, OUT last_at bigint, OUT last_id bytea
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    is_wanted boolean;
+BEGIN
+    created_ats := '{}';
+    ids := '{}';
+    examined := 0;
+    FOR last_at, last_id, is_wanted IN
+        SELECT e.created_at, e.id, p_kinds IS NULL OR e.kind = ANY (p_kinds)
+        FROM bigbrotr.events_stored e
+        WHERE e.created_at >= p_since AND e.created_at <= p_until
+          AND (p_after_at IS NULL OR e.created_at < p_after_at OR (e.created_at = p_after_at AND e.id > p_after_id))
+        ORDER BY e.created_at DESC, e.id
+        LIMIT p_examine
+    LOOP
+        examined := examined + 1;
+        IF is_wanted THEN
+            created_ats := created_ats || last_at;
+            ids := ids || last_id;
+            EXIT WHEN cardinality(ids) = p_limit;
+        END IF;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION bigbrotr.walk_kinds IS 'What walk_events does where no authors and no tags are asked for.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.events_page(
+    p_way text, p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
+    p_hashes integer[], p_more text[], p_limit integer, p_examine integer, p_read boolean, p_most_bytes bigint
+) RETURNS TABLE (
+    created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint,
+    matches integer, examined integer, last_at bigint, last_id bytea
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    times   bigint[];
+    ids     bytea[];
+    looked  integer := 0;
+    seen_at bigint;
+    seen_id bytea;
+BEGIN
+    CASE
+    WHEN p_way = 'walk_events' AND p_pubkeys IS NULL AND p_hashes IS NULL THEN
+        SELECT w.created_ats, w.ids, w.examined, w.last_at, w.last_id INTO times, ids, looked, seen_at, seen_id
+        FROM bigbrotr.walk_kinds(
+            p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
+            p_kinds => p_kinds, p_limit => p_limit, p_examine => p_examine) AS w;
+    WHEN p_way = 'walk_events' THEN
+        SELECT w.created_ats, w.ids, w.examined, w.last_at, w.last_id INTO times, ids, looked, seen_at, seen_id
+        FROM bigbrotr.walk_events(
+            p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
+            p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit,
+            p_examine => p_examine) AS w;
+    WHEN p_way = 'find_by_pubkeys' THEN
+        SELECT array_agg(f.created_at), array_agg(f.id) INTO times, ids
+        FROM bigbrotr.find_by_pubkeys(
+            p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
+            p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit) AS f;
+    WHEN p_way = 'find_by_kinds' THEN
+        SELECT array_agg(f.created_at), array_agg(f.id) INTO times, ids
+        FROM bigbrotr.find_by_kinds(
+            p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
+            p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit) AS f;
+    WHEN p_way = 'find_by_tags' THEN
+        SELECT array_agg(f.created_at), array_agg(f.id) INTO times, ids
+        FROM bigbrotr.find_by_tags(
+            p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
+            p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit) AS f;
+    END CASE;
+    IF p_read AND cardinality(ids) > 0 THEN
+        RETURN QUERY
+        SELECT r.created_at, r.id, r.pubkey, r.kind, r.tags, r.content, r.sig, r.raw, r.num, r.matches,
+               CASE WHEN r.matches IS NOT NULL THEN looked END, CASE WHEN r.matches IS NOT NULL THEN seen_at END,
+               CASE WHEN r.matches IS NOT NULL THEN seen_id END
+        FROM bigbrotr.read_page(p_created_ats => times, p_ids => ids, p_most_bytes => p_most_bytes) AS r;
+        RETURN;
+    END IF;
+    matches := coalesce(cardinality(ids), 0);
+    created_at := times[matches];
+    id := ids[matches];
+    examined := looked;
+    last_at := seen_at;
+    last_id := seen_id;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION bigbrotr.events_page IS
+    'Looks for events in the way p_way, a function of that name with the parameters that all of them take, and with '
+    'p_read reads them as read_page does. The last row is none: created_at and id of the last that was found, matches: how '
+    'many were; of a walk also examined, how many it has looked at, and the last of those.';
