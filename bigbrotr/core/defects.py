@@ -1,5 +1,6 @@
 """Defects of ours that a stranger brings to light: told with their traceback, and not for ever."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
@@ -69,11 +70,25 @@ def _is_outside(error: BaseException) -> bool:
         return True
     if isinstance(error, POISON):
         return False
-    if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError):
+    if isinstance(
+        error, asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError
+    ):
         return True
-    if isinstance(error, OSError | asyncpg.InternalClientError):
+    if isinstance(error, OSError):
         return any(module.startswith(DATABASE) for module in _modules(error.__traceback__))
     return False
+
+
+async def end_of(task: asyncio.Task[T]) -> T:
+    """Waits for a task that others wait for as well; returns its result, or raises what it raised.
+
+    Awaiting a task hands its traceback to the first who does: to the others the error comes
+    without, and nothing tells any more whose it is. It goes on when who waits here is cancelled.
+    """
+    await asyncio.wait([task])
+    if (error := task.exception()) is not None:
+        raise error
+    return task.result()
 
 
 def refusal(error: BaseException) -> BigBrotrError | None:

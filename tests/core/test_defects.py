@@ -8,7 +8,7 @@ import pytest
 
 from bigbrotr.config.settings import PoolSettings, Timeouts
 from bigbrotr.core import defects
-from bigbrotr.core.defects import Defects, is_outside, one_by_one
+from bigbrotr.core.defects import Defects, end_of, is_outside, one_by_one
 from bigbrotr.core.logger import Logger, configure
 from bigbrotr.core.pool import Pool
 from bigbrotr.errors import DatabaseError, LeaseLostError
@@ -69,6 +69,7 @@ def test_no_memory_grows(monkeypatch: pytest.MonkeyPatch) -> None:
         (DatabaseError("gone"), True),
         (asyncpg.ConnectionDoesNotExistError("gone"), True),
         (asyncpg.InterfaceError("gone"), True),
+        (asyncpg.InternalClientError("gone"), True),
         (asyncpg.UndefinedFunctionError("gone"), True),
         (asyncio.CancelledError(), True),
         (asyncpg.DataError("a row that does not fit"), False),
@@ -89,6 +90,16 @@ async def test_a_database_that_does_not_answer_is_no_defect(dsn: str) -> None:
         with pytest.raises(TimeoutError) as late:
             await pool.execute("SELECT pg_sleep(60)", timeout=0.05)
         assert is_outside(late.value)
+
+
+async def test_two_who_wait_for_one_task_both_learn_whose_the_error_is(dsn: str) -> None:
+    settings = PoolSettings(timeouts=Timeouts(command=1.0))
+    async with Pool(settings=settings, dsn=dsn) as pool:
+        task = asyncio.create_task(pool.execute("SELECT pg_sleep(60)", timeout=0.05))
+        for _ in range(2):
+            with pytest.raises(TimeoutError) as late:
+                await end_of(task)
+            assert is_outside(late.value)
 
 
 async def test_rows_that_do_not_fit_are_found() -> None:

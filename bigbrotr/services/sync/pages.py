@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from bigbrotr.core.defects import end_of
 from bigbrotr.models.coverage import How
 from bigbrotr.nostr.paging import Paging
 from bigbrotr.nostr.questions import End, GapReason, PageAnswer, Probe, Progress, Question
@@ -209,7 +210,7 @@ class PageWalk:
         """Verifies a page, and stores it after the one `above`, which may still be `storing`."""
         await self._ingest.prepare(batch)
         if storing is not None:
-            await storing
+            await end_of(storing)
         batch.leave_out(above.oldest())
         await self._settle(progress)
         await self._ingest.store(batch, Progress(progress.proven, []))
@@ -218,7 +219,7 @@ class PageWalk:
     async def _finish(self, left: int) -> None:
         """Waits until no more than `left` pages are at work."""
         while len(self._at_work) > left:
-            await self._at_work[0]
+            await end_of(self._at_work[0])
             self._at_work.popleft()
 
     async def _take_late(self, page: Page, ask: Question) -> Late:
