@@ -113,8 +113,9 @@ class EventCalls(Calls):
         kept = await self._kept_columns()
         rest = (*coverage.values(), *by_column(rejected, 3))
         if events and (copied := event_rows.columns_of(kept)) is not None:
-            # Somebody else may have stored some of them meanwhile, though they were looked for.
-            with suppress(asyncpg.UniqueViolationError):
+            # Somebody else may have stored some of them meanwhile, though they were looked for. A
+            # cluster calls that an internal error; if it was another, it comes again below.
+            with suppress(asyncpg.UniqueViolationError, asyncpg.InternalServerError):
                 return await self._copy_page(events, copied, rest, now)
         columns = _event_columns(events, [now] * len(events), kept, self.notes_mentions)
         row = await self._retry(lambda: self.pool.fetchrow(_STORE_PAGE, *rest, *columns.values()))
