@@ -14,6 +14,11 @@
 #error "a compiler with __int128 is needed: gcc or clang, for a machine of 64 bits"
 #endif
 
+/* What x86-64 processors may have is asked for when it runs; PLAIN leaves it out, for tests. */
+#if defined __x86_64__ && !defined PLAIN
+#define WITH_X86 1
+#endif
+
 __extension__ typedef unsigned __int128 u128;
 
 typedef struct {

@@ -147,7 +147,7 @@ static void fe_root(fe *r, const fe *a) {
 
 /* The roots of four. */
 static void fe_roots(fe *r, const fe *a) {
-#ifdef __x86_64__
+#ifdef WITH_X86
     if (has_lanes()) {
         lanes_root(r, a);
         return;

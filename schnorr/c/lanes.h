@@ -1,13 +1,16 @@
-/* The same field in four lanes of AVX2: four square roots for little more than the price of one.
+/* The same field in four lanes of AVX2: four products for the price of two.
  *
  * An element is ten limbs of 26 bits (the last one of 22), so that products of limbs fit into 64 bits.
  */
 #ifndef BIGBROTR_LANES_H
 #define BIGBROTR_LANES_H
 
+#include <stddef.h>
+#include <string.h>
+
 #include "field.h"
 
-#ifdef __x86_64__
+#ifdef WITH_X86
 #include <immintrin.h>
 
 #define AVX2 __attribute__((target("avx2")))
@@ -17,31 +20,40 @@ typedef struct {
     __m256i n[10];
 } lanes;
 
+/* Does nothing, but here: else gcc works out all products first, and stores them until they are added. */
+#define COLUMN_DONE(column) __asm__ volatile("" : "+x"(column))
+
 AVX2 static inline __m256i lanes_all(uint64_t word) { return _mm256_set1_epi64x((long long)word); }
 
-AVX2 static inline void lanes_load(lanes *r, const fe *a) {
-    const uint64_t m26 = 0x3FFFFFF;
-    for (int i = 0; i < 10; i++) {
-        uint64_t w[LANES];
-        for (int lane = 0; lane < LANES; lane++) {
-            uint64_t limb = a[lane].n[i / 2];
-            w[lane] = i % 2 ? limb >> 26 : limb & m26;
-        }
-        r->n[i] = _mm256_set_epi64x((long long)w[3], (long long)w[2], (long long)w[1], (long long)w[0]);
+/* Takes in four elements, of magnitude 6 at most, `stride` bytes one behind the other. */
+AVX2 static inline void lanes_load(lanes *r, const fe *first, size_t stride) {
+    const uint8_t *at = (const uint8_t *)first;
+    const __m256i m26 = lanes_all(0x3FFFFFF);
+#pragma GCC unroll 5
+    for (size_t i = 0; i < 5; i++) {
+        const uint8_t *limbs = at + 8 * i;
+        __m128i low = _mm_unpacklo_epi64(_mm_loadu_si64(limbs), _mm_loadu_si64(limbs + stride));
+        limbs += 2 * stride;
+        __m128i high = _mm_unpacklo_epi64(_mm_loadu_si64(limbs), _mm_loadu_si64(limbs + stride));
+        __m256i limb = _mm256_set_m128i(high, low);
+        r->n[2 * i] = _mm256_and_si256(limb, m26);
+        r->n[2 * i + 1] = _mm256_srli_epi64(limb, 26);
     }
 }
 
+/* Gives four elements of magnitude 1. */
 AVX2 static inline void lanes_store(fe *r, const lanes *a) {
+#pragma GCC unroll 5
     for (int i = 0; i < 5; i++) {
         uint64_t w[LANES];
-        _mm256_storeu_si256((__m256i *)(void *)w,
-            _mm256_add_epi64(a->n[2 * i], _mm256_slli_epi64(a->n[2 * i + 1], 26)));
+        __m256i limb = _mm256_add_epi64(a->n[2 * i], _mm256_slli_epi64(a->n[2 * i + 1], 26));
+        _mm256_storeu_si256((__m256i *)(void *)w, limb);
         for (int lane = 0; lane < LANES; lane++) r[lane].n[i] = w[lane];
     }
     for (int lane = 0; lane < LANES; lane++) fe_carry(&r[lane]);
 }
 
-/* Folds 19 columns, each less than 2^57, the last one less than 2^48, into ten limbs: the last one of 22
+/* Folds 19 columns, each less than 2^60, the last one less than 2^47, into ten limbs: the last one of 22
  * bits, the others of 26, and the third and fourth little more. */
 AVX2 static inline void lanes_fold(lanes *r, __m256i *c) {
     const __m256i m26 = lanes_all(0x3FFFFFF), m22 = lanes_all(0x3FFFFF);
@@ -86,6 +98,7 @@ AVX2 static inline void lanes_fold(lanes *r, __m256i *c) {
     for (int i = 0; i < 10; i++) r->n[i] = c[i];
 }
 
+/* a * b; the limbs of one of them may have up to 29 bits. */
 AVX2 static inline void lanes_mul(lanes *r, const lanes *a, const lanes *b) {
     __m256i c[19];
 #pragma GCC unroll 19
@@ -95,6 +108,7 @@ AVX2 static inline void lanes_mul(lanes *r, const lanes *a, const lanes *b) {
 #pragma GCC unroll 10
         for (int j = first + 1; j < 10 && j <= i; j++)
             c[i] = _mm256_add_epi64(c[i], _mm256_mul_epu32(a->n[j], b->n[i - j]));
+        COLUMN_DONE(c[i]);
     }
     lanes_fold(r, c);
 }
@@ -110,6 +124,7 @@ AVX2 static inline void lanes_sqr(lanes *r, const lanes *a) {
 #pragma GCC unroll 10
         for (int j = first + 1; 2 * j <= i; j++)
             c[i] = _mm256_add_epi64(c[i], _mm256_mul_epu32(2 * j == i ? a->n[j] : d[j], a->n[i - j]));
+        COLUMN_DONE(c[i]);
     }
     lanes_fold(r, c);
 }
@@ -124,7 +139,7 @@ AVX2 static void lanes_raise(lanes *r, const lanes *a, int times, const lanes *b
 /* Roots of four elements of magnitude 1, as `fe_root`. */
 AVX2 static void lanes_root(fe *r, const fe *roots_of) {
     lanes a, t, ones2, ones3, ones22, ones44, ones88;
-    lanes_load(&a, roots_of);
+    lanes_load(&a, roots_of, sizeof *roots_of);
     lanes_raise(&ones2, &a, 1, &a);
     lanes_raise(&ones3, &ones2, 1, &a);
     lanes_raise(&t, &ones3, 3, &ones3);

@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "field.h"
+
 static const uint32_t SHA_START[8] = {
     0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
 };
@@ -47,7 +49,7 @@ static void sha_block_plain(uint32_t state[8], const uint8_t *block) {
     for (int i = 0; i < 8; i++) state[i] += s[i];
 }
 
-#ifdef __x86_64__
+#ifdef WITH_X86
 #include <cpuid.h>
 #include <immintrin.h>
 
@@ -92,7 +94,7 @@ typedef void sha_block(uint32_t state[8], const uint8_t *block);
 
 /* The quickest way that this machine has. */
 static sha_block *sha_block_here(void) {
-#ifdef __x86_64__
+#ifdef WITH_X86
     if (has_sha()) return sha_block_x86;
 #endif
     return sha_block_plain;

@@ -15,10 +15,11 @@
 #include <stdlib.h>
 
 #include "group.h"
+#include "lanes.h"
 #include "scalar.h"
 
 #define SCALAR_BITS 128
-#define AT_ONCE 6000 /* digits whose points are added up together: the work stays in the cache */
+#define AT_ONCE 9000 /* digits whose points are added up together: the work stays in the cache */
 
 typedef struct {
     uint32_t start, count;
@@ -31,78 +32,166 @@ typedef struct {
     uint32_t used;
 } pool;
 
-static inline affine entry_point(const pool *in, uint32_t entry) {
-    affine point = in->points[entry >> 1];
-    if (entry & 1) {
-        static const fe zero = {{0}};
-        fe_sub(&point.y, &zero, &point.y, 1);
-    }
-    return point; /* y of magnitude 2 at most */
+static inline const fe *entry_x(const pool *in, uint32_t entry) { return &in->points[entry >> 1].x; }
+
+/* Gives magnitude 2. */
+static inline void entry_y(fe *y, const pool *in, uint32_t entry) {
+    const fe *up = &in->points[entry >> 1].y;
+    uint64_t flip = -(uint64_t)(entry & 1); /* every bit or none: no branch, which would be guessed wrong */
+    y->n[0] = ((2 * P0 & flip) + (up->n[0] ^ flip)) - flip;
+    y->n[1] = ((2 * M52 & flip) + (up->n[1] ^ flip)) - flip;
+    y->n[2] = ((2 * M52 & flip) + (up->n[2] ^ flip)) - flip;
+    y->n[3] = ((2 * M52 & flip) + (up->n[3] ^ flip)) - flip;
+    y->n[4] = ((2 * M48 & flip) + (up->n[4] ^ flip)) - flip;
 }
 
+static inline affine entry_point(const pool *in, uint32_t entry) {
+    affine point = {.x = *entry_x(in, entry)};
+    entry_y(&point.y, in, entry);
+    fe_carry(&point.y);
+    return point;
+}
+
+/* Two entries whose sum comes next. */
 typedef struct {
     uint32_t a, b;
-    int is_doubling;
 } addition;
 
-/* Adds up what is in each bucket, until nothing or one entry is in it. `todo` has room for half of all
- * entries; the pool has room for one sum less than there are entries. */
-static void add_up(pool *in, uint32_t *entries, bucket *buckets, size_t count, addition *todo) {
-    for (;;) {
-        /* Forwards: a point's place holds, until it is known, what is divided by, and the product of all
-         * that is divided by before. */
-        size_t pairs = 0;
-        fe product = FE_ONE;
-        for (size_t i = 0; i < count; i++) {
-            uint32_t *held = entries + buckets[i].start;
-            uint32_t left = 0;
-            for (uint32_t j = 0; j + 1 < buckets[i].count; j += 2) {
-                affine a = entry_point(in, held[j]), b = entry_point(in, held[j + 1]);
-                fe divisor;
-                fe_sub(&divisor, &b.x, &a.x, 1);
-                int is_doubling = 0;
-                if (fe_is_zero(&divisor)) {
-                    fe difference;
-                    fe_sub(&difference, &b.y, &a.y, 2);
-                    if (!fe_is_zero(&difference)) continue; /* opposites: nothing is left of them */
-                    is_doubling = 1;
-                    fe_add(&divisor, &a.y, &a.y);
-                }
-                affine *sum = &in->points[in->used + pairs];
-                sum->x = divisor;
-                sum->y = product;
-                fe_mul(&product, &product, &divisor);
-                todo[pairs] = (addition){held[j], held[j + 1], is_doubling};
-                held[left++] = (uint32_t)(in->used + pairs++) << 1;
+/* Room for what is divided by before each addition: an element, or four of them in lanes. */
+#ifdef WITH_X86
+typedef lanes products;
+#else
+typedef fe products[4];
+#endif
+
+/* Pairs up what is in each bucket. Until a sum is known, its place holds the fraction that is the slope
+ * of the line through both points: x what is divided by (magnitude 4 at most), y what is divided (6). */
+static size_t pair_up(pool *in, uint32_t *entries, bucket *buckets, size_t count, addition *todo) {
+    size_t pairs = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t *held = entries + buckets[i].start;
+        uint32_t left = 0;
+        for (uint32_t j = 0; j + 1 < buckets[i].count; j += 2) {
+            affine *slope = &in->points[in->used + pairs];
+            fe y[2];
+            entry_y(&y[0], in, held[j]);
+            entry_y(&y[1], in, held[j + 1]);
+            fe_sub(&slope->x, entry_x(in, held[j + 1]), entry_x(in, held[j]), 1);
+            fe_sub(&slope->y, &y[1], &y[0], 2);
+            if (fe_is_zero(&slope->x)) {
+                if (!fe_is_zero(&slope->y)) continue; /* opposites: nothing is left of them */
+                fe_add(&slope->x, &y[0], &y[0]);
+                fe_sqr(&slope->y, entry_x(in, held[j]));
+                fe_times(&slope->y, &slope->y, 3);
             }
-            if (buckets[i].count & 1) held[left++] = held[buckets[i].count - 1];
-            buckets[i].count = left;
+            todo[pairs] = (addition){held[j], held[j + 1]};
+            held[left++] = (uint32_t)(in->used + pairs++) << 1;
         }
-        if (pairs == 0) return;
-        fe inverse;
-        fe_invert(&inverse, &product);
-        for (size_t i = pairs; i-- > 0;) {
-            affine *sum = &in->points[in->used + i];
-            affine a = entry_point(in, todo[i].a), b = entry_point(in, todo[i].b);
-            fe slope, top, t;
-            fe_mul(&t, &inverse, &sum->y);
-            fe_mul(&inverse, &inverse, &sum->x);
-            if (todo[i].is_doubling) {
-                fe_sqr(&top, &a.x);
-                fe_times(&top, &top, 3);
-            } else {
-                fe_sub(&top, &b.y, &a.y, 2);
-            }
-            fe_mul(&slope, &top, &t); /* magnitudes 6 and 1 */
-            fe_sqr(&sum->x, &slope);
-            fe_sub(&sum->x, &sum->x, &a.x, 1);
-            fe_sub(&sum->x, &sum->x, &b.x, 1);
-            fe_carry(&sum->x);
-            fe_sub(&t, &a.x, &sum->x, 1);
-            fe_mul(&sum->y, &slope, &t);
-            fe_sub(&sum->y, &sum->y, &a.y, 2);
-            fe_carry(&sum->y);
+        if (buckets[i].count & 1) held[left++] = held[buckets[i].count - 1];
+        buckets[i].count = left;
+    }
+    return pairs;
+}
+
+/* x of the sum, whose slope has this square; and x of the first point minus that (magnitude 3). */
+static inline void sum_x(fe *x, fe *back, const fe *square, const pool *in, const addition *two) {
+    fe_sub(x, square, entry_x(in, two->a), 1);
+    fe_sub(x, x, entry_x(in, two->b), 1);
+    fe_carry(x);
+    fe_sub(back, entry_x(in, two->a), x, 1);
+}
+
+/* y of the sum, when `rise` is the slope times what `sum_x` gave. */
+static inline void sum_y(fe *y, const fe *rise, const pool *in, const addition *two) {
+    fe down;
+    entry_y(&down, in, two->a);
+    fe_sub(y, rise, &down, 2);
+    fe_carry(y);
+}
+
+/* Divides, and makes points of slopes. */
+static void add_pairs(const pool *in, const addition *todo, size_t pairs, products *room) {
+    affine *sums = in->points + in->used;
+    fe *before = (fe *)(void *)room; /* the product of all that was divided by before */
+    fe inverse, product = FE_ONE, slope, t;
+    for (size_t i = 0; i < pairs; i++) {
+        before[i] = product;
+        fe_mul(&product, &product, &sums[i].x);
+    }
+    fe_invert(&inverse, &product);
+    for (size_t i = pairs; i-- > 0;) {
+        fe_mul(&t, &inverse, &before[i]);
+        fe_mul(&inverse, &inverse, &sums[i].x);
+        fe_mul(&slope, &sums[i].y, &t);
+        fe_sqr(&t, &slope);
+        sum_x(&sums[i].x, &t, &t, in, &todo[i]);
+        fe_mul(&t, &slope, &t);
+        sum_y(&sums[i].y, &t, in, &todo[i]);
+    }
+}
+
+#ifdef WITH_X86
+/* The same with four at a time, each lane with a product of its own. Behind the sums, the pool has room
+ * for three more points. */
+AVX2 static void add_pairs_in_lanes(const pool *in, const addition *todo, size_t pairs, products *before) {
+    affine *sums = in->points + in->used;
+    for (size_t i = pairs; i % LANES; i++) sums[i] = (affine){FE_ONE, FE_ONE}; /* fills up the lanes */
+    const fe ones[LANES] = {FE_ONE, FE_ONE, FE_ONE, FE_ONE};
+    size_t groups = (pairs + LANES - 1) / LANES;
+    lanes product, inverse, slope, t;
+    fe each[LANES], others[LANES], all;
+    lanes_load(&product, ones, sizeof *ones);
+    for (size_t i = 0; i < groups; i++) {
+        before[i] = product;
+        lanes_load(&t, &sums[LANES * i].x, sizeof *sums);
+        lanes_mul(&product, &product, &t);
+    }
+    /* One inversion for all lanes: each lane's inverse is that of all, times the others. */
+    lanes_store(each, &product);
+    fe_mul(&others[0], &each[2], &each[3]);
+    fe_mul(&others[2], &each[0], &each[1]);
+    fe_mul(&all, &others[0], &others[2]);
+    fe_invert(&all, &all);
+    fe_mul(&others[1], &others[0], &each[0]);
+    fe_mul(&others[0], &others[0], &each[1]);
+    fe_mul(&others[3], &others[2], &each[2]);
+    fe_mul(&others[2], &others[2], &each[3]);
+    for (int lane = 0; lane < LANES; lane++) fe_mul(&each[lane], &others[lane], &all);
+    lanes_load(&inverse, each, sizeof *each);
+    for (size_t i = groups; i-- > 0;) {
+        affine *sum = sums + LANES * i;
+        int some = pairs - LANES * i < LANES ? (int)(pairs - LANES * i) : LANES;
+        const addition *two = todo + LANES * i;
+        lanes_load(&slope, &sum->y, sizeof *sum);
+        lanes_mul(&t, &inverse, &before[i]);
+        lanes_mul(&slope, &t, &slope);
+        lanes_load(&t, &sum->x, sizeof *sum);
+        lanes_mul(&inverse, &inverse, &t);
+        lanes_sqr(&t, &slope);
+        lanes_store(each, &t);
+        for (int lane = 0; lane < some; lane++) sum_x(&sum[lane].x, &each[lane], &each[lane], in, &two[lane]);
+        lanes_load(&t, each, sizeof *each);
+        lanes_mul(&t, &slope, &t);
+        lanes_store(each, &t);
+        for (int lane = 0; lane < some; lane++) sum_y(&sum[lane].y, &each[lane], in, &two[lane]);
+    }
+}
+#endif
+
+/* Adds up what is in each bucket, until nothing or one entry is in it. `todo` and `room` are for half of
+ * all entries; the pool has room for as many sums as there are entries, and three. */
+static void add_up(pool *in, uint32_t *entries, bucket *buckets, size_t count, addition *todo, products *room) {
+    size_t pairs;
+    while ((pairs = pair_up(in, entries, buckets, count, todo)) > 0) {
+#ifdef WITH_X86
+        if (has_lanes()) {
+            add_pairs_in_lanes(in, todo, pairs, room);
+        } else {
+            add_pairs(in, todo, pairs, room);
         }
+#else
+        add_pairs(in, todo, pairs, room);
+#endif
         in->used += (uint32_t)pairs;
     }
 }
@@ -160,7 +249,6 @@ static jacobian weighted(const pool *in, const uint32_t *entries, const bucket *
     for (uint32_t i = count; i-- > 1;) {
         if (buckets[i].count) {
             affine point = entry_point(in, entries[buckets[i].start]);
-            fe_carry(&point.y);
             jacobian one = jacobian_of(&point);
             jacobian_add(&above, &one);
         }
@@ -181,19 +269,20 @@ static int sums_to_nothing(const affine *points, const half *k, size_t count) {
     size_t held = places * widest;           /* sums of buckets */
     size_t entries_most = 2 * held;          /* once in a high, once in a low bucket */
     if (entries_most < group * count) entries_most = group * count;
-    size_t room = count + held + entries_most;
+    size_t points_most = count + held + entries_most + 3;
     size_t buckets_most = places * (lows + highs);
     if (buckets_most < group * widest) buckets_most = group * widest;
 
     int result = -1;
-    pool in = {.points = malloc(room * sizeof(affine))};
+    pool in = {.points = malloc(points_most * sizeof(affine))};
     uint32_t *entries = malloc(entries_most * sizeof *entries);
     bucket *buckets = malloc(buckets_most * sizeof *buckets);
     addition *todo = malloc((entries_most / 2 + 1) * sizeof *todo);
+    products *room = aligned_alloc(32, (entries_most / 8 + 1) * sizeof *room);
     uint32_t *sum_at = calloc(held, sizeof *sum_at); /* where the sum of a bucket is, and 0: it is empty */
     uint8_t *carries = calloc(count, 1);
     int16_t *cut = malloc(group * count * sizeof *cut);
-    if (!in.points || !entries || !buckets || !todo || !sum_at || !carries || !cut) goto done;
+    if (!in.points || !entries || !buckets || !todo || !room || !sum_at || !carries || !cut) goto done;
 
     memcpy(in.points, points, count * sizeof *points);
     uint32_t sums_end = (uint32_t)count;
@@ -226,12 +315,10 @@ static int sums_to_nothing(const affine *points, const half *k, size_t count) {
             }
         }
         in.used = (uint32_t)(count + held);
-        add_up(&in, entries, buckets, some * widest, todo);
+        add_up(&in, entries, buckets, some * widest, todo, room);
         for (size_t i = 0; i < some * widest; i++) {
             if (!buckets[i].count) continue;
-            affine point = entry_point(&in, entries[buckets[i].start]);
-            fe_carry(&point.y);
-            in.points[sums_end] = point;
+            in.points[sums_end] = entry_point(&in, entries[buckets[i].start]);
             sum_at[first * widest + i] = sums_end++;
         }
     }
@@ -254,7 +341,7 @@ static int sums_to_nothing(const affine *points, const half *k, size_t count) {
         }
     }
     in.used = (uint32_t)(count + held);
-    add_up(&in, entries, buckets, places * (lows + highs), todo);
+    add_up(&in, entries, buckets, places * (lows + highs), todo, room);
 
     jacobian sum = {.is_infinity = 1};
     for (size_t place = places; place-- > 0;) {
@@ -272,6 +359,7 @@ done:
     free(entries);
     free(buckets);
     free(todo);
+    free(room);
     free(sum_at);
     free(carries);
     free(cut);

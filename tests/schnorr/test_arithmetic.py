@@ -3,32 +3,21 @@
 import ctypes
 import hashlib
 import random
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.kit.c import library
 from tests.kit.claims import LAMBDA, N, P, bytes32, number, point
 
-ROOT = Path(__file__).parents[2]
 EDGES = [0, 1, 2, P - 1, P - 2, P, P + 1, 2**256 - 1, 2**255, 2**52 - 1, 2**208, N, N - 1, N + 1]
 EDGES += [LAMBDA, N - LAMBDA, 2**128 - 1, 2**128]
 
 
-@pytest.fixture(scope="module")
-def probe(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    if shutil.which("cc") is None:
-        pytest.skip("no C compiler")
-    library = tmp_path_factory.mktemp("probe") / "probe.so"
+@pytest.fixture(scope="module", params=[(), ("-DPLAIN",)], ids=["here", "plain"])
+def probe(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> ctypes.CDLL:
     source = Path(__file__).with_name("probe.c")
-    flags = ["-std=c11", "-O1", "-Wall", "-Wextra", "-Wno-unused-function", "-Werror"]
-    command = ["cc", *flags, "-fPIC", "-shared", "-I", str(ROOT / "schnorr" / "c")]
-    done = subprocess.run(
-        [*command, "-o", str(library), str(source)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return ctypes.CDLL(str(library))
+    return library(tmp_path_factory.mktemp("probe"), source, *request.param)
 
 
 def numbers(chance: random.Random) -> list[int]:

@@ -3,14 +3,17 @@
 import os
 import random
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from tests.bench import forgeries
+from tests.kit.c import library
 from tests.kit.claims import FORGERIES, N, claim, flip, right, verdict
 
 schnorr = pytest.importorskip("bigbrotr_schnorr", reason="schnorr/ is not compiled")
 
+ROOT = Path(__file__).parents[2]
 CHANCE = random.Random(7)
 AUTHORS = [CHANCE.randrange(1, N) for _ in range(40)]
 CLAIMS = [right(CHANCE, AUTHORS[n % len(AUTHORS)]) for n in range(120)]
@@ -121,6 +124,16 @@ def test_forgeries() -> None:
     assert found.right > 20
     names = {name.partition(",")[0] for name in found.forged}
     assert len(names) == len(FORGERIES) + 1
+
+
+def test_forgeries_where_the_processor_has_nothing_special(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = library(tmp_path, ROOT / "schnorr" / "c" / "batch.c", "-DPLAIN")
+    function = plain.bigbrotr_schnorr_are_right
+    function.argtypes = schnorr._are_right.argtypes
+    monkeypatch.setattr(schnorr, "_are_right", function)
+    assert forgeries.run(schnorr.are_right, 4_000, seed=2).wrong == []
 
 
 @pytest.mark.parametrize("answer", [True, False])
