@@ -26,10 +26,10 @@ def installed() -> Callable[[bytes], bool] | None:
 class Judge:
     """Judges claims, each of them 128 bytes: `sig`, `id`, `pubkey`.
 
-    Who sends wrong claims on purpose makes each of them cost a batch in vain. So after a batch that
-    is not right, batches are judged one by one for a while: the first time one, and twice as many
-    each time, up to 16, until one is right. In the long run, that costs at most a fifth more than
-    if all were judged one by one.
+    Where a batch is not right, it was judged in vain. So that nobody can make us do that all the
+    time, some batches are then judged one by one: after the first failure one, and twice as many
+    after each further one, up to 16, until a batch is right again. In the long run, wrong claims
+    cost hardly more than if all were judged one by one.
     """
 
     def __init__(self, are_right: Callable[[bytes], bool] | None) -> None:

@@ -80,7 +80,7 @@ def edge_of_r(chance: random.Random, claim_: bytes, _: bytes) -> bytes:
 
 def edge_of_s(chance: random.Random, claim_: bytes, _: bytes) -> bytes:
     s = number(claim_[32:64])
-    values = (0, 1, N - 1, N, N + 1, 2**256 - 1, N - s, s ^ 1 << 255, (s + N) % 2**256)
+    values = (0, 1, N - 1, N, N + 1, 2**256 - 1, (N - s) % 2**256, s ^ 1 << 255, (s + N) % 2**256)
     return _with(claim_, 32, bytes32(chance.choice(values)))
 
 
