@@ -94,7 +94,7 @@ def edge_of_key(chance: random.Random, claim_: bytes, _: bytes) -> bytes:
         P + 1,
         2**256 - 1,
         chance.randrange(2**256),
-        P - number(claim_[96:]),
+        (P - number(claim_[96:])) % 2**256,
     )
     return _with(claim_, 96, bytes32(chance.choice(values)))
 
