@@ -82,7 +82,7 @@ AVX2 static inline void lanes_fold(lanes *r, __m256i *c) {
         c[i + 1] = _mm256_add_epi64(c[i + 1], _mm256_srli_epi64(c[i], 26));
         c[i] = _mm256_and_si256(c[i], m26);
     }
-    /* 2^256 is 2^32 + 0x3D1; what is above is of up to 36 bits, and goes in two parts. */
+    /* 2^256 is 2^32 + 0x3D1; what is above has up to 38 bits, and goes in two parts. */
     __m256i over = _mm256_srli_epi64(c[9], 22);
     __m256i low = _mm256_and_si256(over, m26), high = _mm256_srli_epi64(over, 26);
     c[9] = _mm256_and_si256(c[9], m22);
