@@ -26,12 +26,23 @@ from bigbrotr.reads import (
     statistics,
     status,
 )
-from bigbrotr.reads.events import EventReads, NotKeptError, StoredEvent
+from bigbrotr.reads.event_lines import EventLines
+from bigbrotr.reads.events import NotKeptError, StoredEvent
 from bigbrotr.reads.relays import Stage, Uptime
 from bigbrotr.reads.where import Where, where
 from bigbrotr.serve.parameters import PARSE, WHOLE
 from bigbrotr.serve.problems import RefusedError
-from bigbrotr.serve.resource import BIGINT, Keyed, ListQuery, Many, One, Part, Query, Resource
+from bigbrotr.serve.resource import (
+    BIGINT,
+    Keyed,
+    Lines,
+    ListQuery,
+    Many,
+    One,
+    Part,
+    Query,
+    Resource,
+)
 
 Text: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
 Seconds: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
@@ -104,6 +115,10 @@ class RelaysQuery(ListQuery, frozen=True, kw_only=True):
     ] = "url"
 
 
+# What is shown of a relay is read once a moment, on however many pages it stands.
+_relay_lists: WeakKeyDictionary[Pool, relay_list.RelayList] = WeakKeyDictionary()
+
+
 async def _relays(
     pool: Pool, query: RelaysQuery, after: relay_list.RelayKey | None, limit: int
 ) -> list[Keyed]:
@@ -116,8 +131,10 @@ async def _relays(
         nips=query.nip,
         text=query.text,
     )
+    if (known := _relay_lists.get(pool)) is None:
+        known = _relay_lists[pool] = relay_list.RelayList(pool)
     found: list[Keyed] = []
-    found += await relay_list.list_relays(pool, wanted, query.sort, after, limit)
+    found += await known.page(wanted, query.sort, after, limit)
     return found
 
 
@@ -398,12 +415,12 @@ class EventItem(Struct, frozen=True, omit_defaults=True):
 HALF = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # of a pair of UTF-16
 EventKey: TypeAlias = tuple[BIGINT, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]]
 # What the planner knows of a database is found once.
-_readers: WeakKeyDictionary[Pool, EventReads] = WeakKeyDictionary()
+_readers: WeakKeyDictionary[Pool, EventLines] = WeakKeyDictionary()
 
 
-def _reads(pool: Pool) -> EventReads:
+def _reads(pool: Pool) -> EventLines:
     if (found := _readers.get(pool)) is None:
-        found = _readers[pool] = EventReads(pool)
+        found = _readers[pool] = EventLines(pool)
     return found
 
 
@@ -425,20 +442,20 @@ def _position(after: tuple[int, str] | None) -> Position | None:
     return None if after is None else Position(after[0], bytes.fromhex(after[1]))
 
 
-def _part(events: Sequence[Keyed], following: Position | None) -> Part:
-    return Part(events, None if following is None else (following.created_at, following.id.hex()))
+def _key_of(position: Position | None) -> tuple[int, str] | None:
+    return None if position is None else (position.created_at, position.id.hex())
 
 
 async def _events(
     pool: Pool, query: EventsQuery, after: tuple[int, str] | None, limit: int
-) -> Part:
+) -> Lines:
     try:
-        page = await _reads(pool).page(
+        page = await _reads(pool).lines(
             _filter(query), limit, _position(after), budget_s=BUDGET_S, most_bytes=MOST_BYTES
         )
     except NotKeptError as error:
         raise RefusedError("bad-parameter", str(error), parameter="tag") from None
-    return _part([(None, Raw(each.to_json())) for each in page.events], page.next)
+    return Lines(page.lines, page.number, _key_of(page.next))
 
 
 async def _counts(pool: Pool, query: CountsQuery) -> Counted:
@@ -569,7 +586,7 @@ async def _author_relays(
             event.kind, event.id.hex(), event.created_at, *authors.relays_in(event.kind, tags)
         )
         found.append((None, item))
-    return _part(found, page.next)
+    return Part(found, _key_of(page.next))
 
 
 # Samples

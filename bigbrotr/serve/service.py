@@ -29,6 +29,7 @@ from bigbrotr.serve.problems import TYPE, RefusedError
 from bigbrotr.serve.resource import (
     MAX_ROWS,
     ROWS,
+    Lines,
     ListQuery,
     Many,
     One,
@@ -79,7 +80,7 @@ class Answer(Struct):
     @classmethod
     def of(cls, body: bytes, kind: str, max_age_s: int, fresh_s: float = 0.0) -> "Answer":
         """A new answer, good for `fresh_s`."""
-        digest = hashlib.blake2b(body, digest_size=12).hexdigest()
+        digest = hashlib.sha256(body, usedforsecurity=False).hexdigest()[:24]
         return cls(body, kind, max_age_s, digest, time.monotonic() + fresh_s)
 
     @property
@@ -289,30 +290,29 @@ class Service:
     async def _many(
         self, request: web.BaseRequest, resource: Many, query: ListQuery, after: Any
     ) -> web.StreamResponse:
-        limit = query.limit or ROWS
-        rows, after = await self._part(resource, query, after, limit)
-        cursor = None if after is None else make_cursor(query, after)
-        items = ENCODER.encode([item for _, item in rows])
+        found = await self._part(resource, query, after, query.limit or ROWS)
+        if isinstance(found, Lines):
+            items = found.array
+        else:
+            items = ENCODER.encode([item for _, item in found.rows])
+        cursor = None if found.next is None else make_cursor(query, found.next)
         body = b'{"items":%b,"next":%b}' % (items, ENCODER.encode(cursor))
         return self._send(request, body, JSON, resource.max_age_s, resource.fresh_s)
 
-    async def _part(self, resource: Many, query: ListQuery, after: Any, limit: int) -> Part:
+    async def _part(self, resource: Many, query: ListQuery, after: Any, limit: int) -> Part | Lines:
         """Rows of a list, and where the next begin."""
         if resource.is_parted:
             found = await self._rows(resource, query, after, limit)
-            assert isinstance(found, Part)
+            assert isinstance(found, Part | Lines)
             return found
         rows = await self._rows(resource, query, after, limit + 1)
         return Part(rows[:limit], rows[limit - 1][0] if len(rows) > limit else None)
 
-    async def _rows(
-        self, resource: Many, query: ListQuery, after: Any, limit: int
-    ) -> Sequence[Any]:
+    async def _rows(self, resource: Many, query: ListQuery, after: Any, limit: int) -> Any:
         rows = await self._ask(partial(resource.read, self.pool, query, after, limit))
         if rows is None:
             raise RefusedError("not-found", "nothing of that name is known here")
-        found: Sequence[Any] = rows
-        return found
+        return rows
 
     async def _stream(
         self, request: web.BaseRequest, resource: Many, query: ListQuery, after: Any
@@ -321,7 +321,7 @@ class Service:
         left = query.limit
         most = min(resource.at_once, MAX_ROWS)
         size = most if left is None else min(left, most)
-        rows, after = await self._streamed(resource, query, after, size)
+        lines, number, after = await self._streamed(resource, query, after, size)
         is_packed = _takes_gzip(request)
         headers = {"Content-Type": NDJSON, "Cache-Control": "no-store"}
         if request.method == "HEAD":
@@ -333,20 +333,19 @@ class Service:
         self.finish(response, request.headers.get(hdrs.ORIGIN, ""))
         await response.prepare(request)
         try:
-            while rows or after is not None:
-                lines = b"".join(ENCODER.encode(item) + b"\n" for _, item in rows)
-                if is_packed:
+            while lines or after is not None:
+                if is_packed and lines:
                     lines = packer.compress(lines) + packer.flush(zlib.Z_SYNC_FLUSH)
                 if lines:
                     async with asyncio.timeout(STALL_S):
                         await response.write(lines)
                 if left is not None:
-                    left -= len(rows)
+                    left -= number
                 if after is None or left == 0:
                     break
                 size = size if left is None else min(left, size)
                 await self.buckets.wait(self.client(request))
-                rows, after = await self._streamed(resource, query, after, size)
+                lines, number, after = await self._streamed(resource, query, after, size)
             if is_packed:
                 await response.write(packer.flush())
             await response.write_eof()
@@ -360,12 +359,20 @@ class Service:
                 request.transport.abort()
         return response
 
-    async def _streamed(self, resource: Many, query: ListQuery, after: Any, size: int) -> Part:
-        """Rows of a stream: where there are as many as were asked for, there may be more."""
+    async def _streamed(
+        self, resource: Many, query: ListQuery, after: Any, size: int
+    ) -> tuple[bytes, int, Any]:
+        """Rows of a stream as lines, how many, and where the next begin: where there are as many
+        as were asked for, there may be more."""
         found = await self._rows(resource, query, after, size)
+        if isinstance(found, Lines):
+            return (found.text + b"\n" if found.text else b""), found.number, found.next
         if isinstance(found, Part):
-            return found
-        return Part(found, found[-1][0] if len(found) == size else None)
+            rows, following = found
+        else:
+            rows, following = found, (found[-1][0] if len(found) == size else None)
+        lines = b"".join(ENCODER.encode(item) + b"\n" for _, item in rows)
+        return lines, len(rows), following
 
     async def _ask(self, question: Any) -> Any:
         """Asks the database, unless too many wait for it already."""
