@@ -292,6 +292,24 @@ COMMENT ON FUNCTION bigbrotr.event_lines IS
     'tags. number: how many lines there are; matches: how many there are, p_limit + 1 at most; last_at and last_id: of the '
     'last line; is_raw: the exact bytes of one of them are in events_raw. matches NULL: another way has to be taken.';
 
+CREATE OR REPLACE FUNCTION bigbrotr.relays_at_risk()
+RETURNS TABLE (url text, network text, state text, since bigint, stage text, events bigint, alone bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+    SELECT r.url, r.network, coalesce(c.state, 'unknown'), c.since, coalesce(bigbrotr.stage_of(v), 'waiting'), s.events, s.alone
+    FROM (
+        SELECT d.relay_id, sum(d.events)::bigint AS events, sum(d.alone)::bigint AS alone
+        FROM bigbrotr.day_relays d GROUP BY d.relay_id HAVING sum(d.alone) > 0
+    ) AS s
+    JOIN bigbrotr.relays r ON r.id = s.relay_id
+    LEFT JOIN bigbrotr.visits v ON v.relay_id = s.relay_id
+    LEFT JOIN bigbrotr.checks c ON c.relay_id = s.relay_id;
+END $$;
+COMMENT ON FUNCTION bigbrotr.relays_at_risk IS
+    'Relays that alone hold events: how many, of how many that they hold, as far as days have been counted; their state, '
+    'since when (Unix seconds), and their stage. Sums up all days of all relays.';
+
 -- Authors: their newest events stand for all where there are many.
 CREATE OR REPLACE FUNCTION bigbrotr.author_kinds(p_pubkey bytea, p_most integer)
 RETURNS TABLE (kind integer, events bigint, first_at bigint, last_at bigint)

@@ -17,6 +17,7 @@ from bigbrotr.models.query import Query as EventQuery
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.models.where import parse_event_id
 from bigbrotr.reads import (
+    at_risk,
     authors,
     coverage,
     measurements,
@@ -68,6 +69,12 @@ RelayUrl = Annotated[
     ),
 ]
 Networks = Annotated[tuple[Network, ...] | None, Meta(description="on one of these networks")]
+States = Annotated[
+    tuple[relay_list.State, ...] | None, Meta(description="as the monitor found them")
+]
+Stages = Annotated[
+    tuple[Stage, ...] | None, Meta(description="what the synchronizer is up to with them")
+]
 
 
 def keyed(rows: Sequence[Any] | None, key: Callable[[Any], Any]) -> list[Keyed] | None:
@@ -89,12 +96,8 @@ class RelaysQuery(ListQuery, frozen=True, kw_only=True):
     """Which relays, in which order."""
 
     network: Networks = None
-    state: Annotated[
-        tuple[relay_list.State, ...] | None, Meta(description="as the monitor found them")
-    ] = None
-    stage: Annotated[
-        tuple[Stage, ...] | None, Meta(description="what the synchronizer is up to with them")
-    ] = None
+    state: States = None
+    stage: Stages = None
     country: Annotated[
         Annotated[str, Meta(min_length=2, max_length=2, extra={PARSE: str.upper})] | None,
         Meta(description="of their address: two letters (ISO 3166)"),
@@ -287,6 +290,45 @@ async def _coverage(
 ) -> list[Keyed] | None:
     rows = await coverage.list_coverage(pool, query.relay, after, limit, hows=query.how)
     return keyed(rows, lambda row: (row.proven_at, row.filter, row.how))
+
+
+# What is at risk
+
+
+class AtRiskQuery(ListQuery, frozen=True, kw_only=True):
+    """Which relays, in which order."""
+
+    network: Networks = None
+    state: States = None
+    stage: Stages = None
+    sort: Annotated[
+        at_risk.RiskSort,
+        Meta(
+            description="risk: retired relays first, then those that are down, unknown, up; alone: "
+            "those that alone hold most first"
+        ),
+    ] = "risk"
+
+
+# The sums are made once a minute.
+_at_risk_reads: WeakKeyDictionary[Pool, at_risk.AtRiskReads] = WeakKeyDictionary()
+
+
+async def _at_risk(
+    pool: Pool, query: AtRiskQuery, after: at_risk.RiskKey | None, limit: int
+) -> list[Keyed]:
+    if (known := _at_risk_reads.get(pool)) is None:
+        known = _at_risk_reads[pool] = at_risk.AtRiskReads(pool)
+    found: list[Keyed] = []
+    found += await known.page(
+        query.sort,
+        after,
+        limit,
+        networks=query.network,
+        states=query.state,
+        stages=query.stage,
+    )
+    return found
 
 
 # Candidates
@@ -714,6 +756,18 @@ RESOURCES: tuple[Resource, ...] = (
         read=_relay_overlap,
         max_age_s=SAMPLE_S,
         fresh_s=SAMPLE_S,
+    ),
+    Many(
+        name="at_risk",
+        path="at-risk",
+        words="Relays that hold events which no other relay is known to hold, the relays most "
+        "likely to vanish first. All conditions have to hold. The events stay in this archive. "
+        "It is as old as the statistics of a day, and made anew every minute.",
+        query=AtRiskQuery,
+        item=at_risk.AtRisk,
+        read=_at_risk,
+        key=tuple[BIGINT, BIGINT, str],
+        max_age_s=60,
     ),
     Many(
         name="candidates",
