@@ -22,6 +22,7 @@ from bigbrotr.models.relay import Relay
 from bigbrotr.serve.api import CandidatesQuery, RelaysQuery
 from bigbrotr.serve.resource import make_cursor
 from tests.bench import corpus
+from tests.bench.late import supervised
 from tests.bench.stage import Stage, cpu_s
 from tests.kit.processes import children, until
 from tests.kit.real import free_port
@@ -86,6 +87,30 @@ async def measure(on: Stage, events: int) -> None:
                     f" {found.ours_ms:.2f} of who asks; a timer is late by {found.late_ms:.1f} ms",
                     flush=True,
                 )
+
+
+async def measure_lag(on: Stage, events: int) -> None:
+    """Prints how late the supervisor's timer is, at rest and while its children answer."""
+    address = await filled(on, events)
+    processes = os.cpu_count() or 1
+    assert on.server.pid is not None
+    with TemporaryDirectory() as folder:
+        where = f"127.0.0.1:{free_port()}"
+        async with supervised(Path(folder), address, where, processes) as watched:
+            await asyncio.sleep(SECONDS)
+            await watched.late()  # of its start
+            await asyncio.sleep(SECONDS)
+            rest = await watched.late()
+            pids = children(watched.running.pid, "-m bigbrotr.serve")
+            path = PATHS["a hundred events"]
+            found = await load(watched.url, path, pids, on.server.pid)
+            late = await watched.late()
+    for words, each in (("at rest", rest), (f"{found.rate:,.0f} answers a second", late)):
+        print(
+            f"  {words:25} {each.timers:,} timers: median {each.median_ms:.1f} ms, 99th percentile"
+            f" {each.p99_ms:.1f} ms, at most {each.most_ms:.1f} ms late",
+            flush=True,
+        )
 
 
 async def filled(on: Stage, events: int) -> str:
