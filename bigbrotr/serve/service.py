@@ -6,7 +6,9 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
+from itertools import zip_longest
 from typing import Any, cast
 
 import asyncpg
@@ -24,7 +26,7 @@ from bigbrotr.serve.ask import IDENTITY
 from bigbrotr.serve.guard import Guard
 from bigbrotr.serve.limits import NOBODY, Buckets, Connections, Proxies, group
 from bigbrotr.serve.openapi import NDJSON
-from bigbrotr.serve.parameters import decoded, read_parameters, split_query
+from bigbrotr.serve.parameters import MAX_SHOWN, decoded, read_parameters, shown, split_query
 from bigbrotr.serve.problems import TYPE, RefusedError
 from bigbrotr.serve.resource import (
     MAX_ROWS,
@@ -147,8 +149,11 @@ class Service:
         self._keeping = asyncio.Lock()
         self._fresh = Fresh(FRESH_BYTES)
         self._resources: dict[int, list[Resource]] = {}
+        self._hidden: list[Resource] = []
         if self.guard.is_public:
+            self._hidden = [resource for resource in resources if resource.is_private]
             resources = [resource for resource in resources if not resource.is_private]
+        self._all = list(resources)
         for resource in resources:
             self._resources.setdefault(len(resource.segments), []).append(resource)
         url = (settings.public_url or "").rstrip("/") + PREFIX
@@ -255,12 +260,26 @@ class Service:
         return await self._many(request, resource, asked, after)
 
     def _no_such(self, path: str) -> RefusedError:
-        known = ", ".join(
-            resource.path
-            for number in sorted(self._resources)
-            for resource in self._resources[number]
+        below = path.removeprefix(f"{PREFIX}/")[:MAX_SHOWN]
+        segments = below.split("/")
+        if any(_match(resource, segments) is not None for resource in self._hidden):
+            return RefusedError(
+                "not-found", "a public server does not show that, only a private one does"
+            )
+        # As they would be, if what stands in place of their parameters were right.
+        known = {
+            "/".join(
+                theirs if ours.startswith("{") else ours
+                for ours, theirs in zip_longest(resource.segments, segments, fillvalue="")
+                if ours
+            ): resource
+            for resource in self._all
+        }
+        near = get_close_matches(below, known, n=1, cutoff=0.6)
+        advice = f"do you mean {PREFIX}/{known[near[0]].path}? " if near else ""
+        return RefusedError(
+            "not-found", f"there is no {shown(path)} here: {advice}{PREFIX}/ lists what there is"
         )
-        return RefusedError("not-found", f"below {PREFIX}/ there are: {known}")
 
     # Resources
 
@@ -272,9 +291,7 @@ class Service:
         else:
             found = await self._ask(partial(resource.read, self.pool, query))
             if found is None:
-                raise RefusedError(
-                    "not-found", f"{resource.words.partition(':')[0]}: none is known"
-                )
+                raise _not_known(resource, query)
             body = ENCODER.encode(found)
         return self._send(request, body, JSON, resource.max_age_s, resource.fresh_s)
 
@@ -311,7 +328,7 @@ class Service:
     async def _rows(self, resource: Many, query: ListQuery, after: Any, limit: int) -> Any:
         rows = await self._ask(partial(resource.read, self.pool, query, after, limit))
         if rows is None:
-            raise RefusedError("not-found", "nothing of that name is known here")
+            raise _not_known(resource, query)
         return rows
 
     async def _stream(
@@ -452,9 +469,20 @@ def _busy() -> RefusedError:
     return RefusedError("busy", "too many questions at once: try again", retry_after_s=1)
 
 
+def _not_known(resource: Resource, query: Query) -> RefusedError:
+    """The refusal of a thing that is named in the path."""
+    for name, parameter in resource.parameters.items():
+        if parameter.is_in_path:
+            words = f"nothing of that is known of the {name} {shown(getattr(query, name))}"
+            return RefusedError("not-found", words, parameter=name)
+    return RefusedError("not-found", "nothing of that is known")
+
+
 def _match(resource: Resource, segments: Sequence[str]) -> Mapping[str, str] | None:
     """The parameters in a path; None: it is another resource's."""
-    found = {}
+    found: dict[str, str] = {}
+    if len(segments) != len(resource.segments):
+        return None
     for ours, theirs in zip(resource.segments, segments, strict=True):
         if ours.startswith("{"):
             if not theirs:

@@ -333,7 +333,9 @@ async def test_events_by_a_filter(brotr: Brotr, dsn: str, profile: Profile) -> N
         assert (await api.get("events?author=nobody", status=400)).json["parameter"] == "author"
         assert (await api.get("events?tag=tt:x", status=400)).json["parameter"] == "tag"
     async with served(dsn, public_url="https://archive.example.com") as api:
-        await api.get("events", status=404)
+        problem = (await api.get("events", status=404)).json
+        assert "only a private one does" in problem["detail"]
+        await api.get(f"events/{events[0].id.hex()}", status=404)
         await api.get(f"events/{events[0].id.hex()}/where")
 
 
@@ -422,6 +424,27 @@ async def test_statistics(api: Served, brotr: Brotr) -> None:
     assert sum(day["events"] for day in days) == total > 0
     await api.get("statistics/weather", status=404)
     await api.get("statistics/nips?since=5", status=400)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("relay", "do you mean /api/v1/relays? /api/v1/ lists what there is"),
+        ("statistics/day", "do you mean /api/v1/statistics/days?"),
+        ("relays/relay1.example.com/uptim", "do you mean /api/v1/relays/{relay}/uptime?"),
+        ("Relays", "do you mean /api/v1/relays?"),
+        ("at_risk", "do you mean /api/v1/at-risk?"),
+        ("zzz/" * 40, "there is no '/api/v1/zzz"),
+        ("relays/nowhere.example.com", "known of the relay 'wss://nowhere.example.com'"),
+        ("relays/nowhere.example.com/rtts", "known of the relay 'wss://nowhere.example.com'"),
+        (f"events/{64 * '0'}", f"known of the event '{60 * '0'}"),
+    ],
+)
+async def test_what_there_is_not(api: Served, path: str, words: str) -> None:
+    """It is told what is nearest, or of what nothing is known."""
+    problem = (await api.get(path, status=404)).json
+    assert words in problem["detail"]
+    assert problem["detail"].isascii()
 
 
 @BOTH
