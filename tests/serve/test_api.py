@@ -277,10 +277,14 @@ async def test_what_there_is_to_ask(api: Served) -> None:
         assert f"GET {resource.path}" in text
         for name in resource.parameters:
             assert f"<code>{name}</code>" in text
+    assert "<td>archived events that it holds</td>" in text  # as the code says of the field
+    assert "<h4>Incident</h4>" in text  # a type within another
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     assert "<script" not in text
     assert not [word for word in ("src=", "http://", "https://", "//") if f'"{word}' in text]
     schema = (await api.get("openapi.json")).json
+    fields = schema["components"]["schemas"]["RelayRow"]["properties"]
+    assert fields["holds"]["description"] == "archived events that it holds"
     assert set(schema["paths"]) == {f"/{resource.path}" for resource in RESOURCES}
     assert (await api.get("../..", status=302)).headers["Location"] == "/api/v1/"
 
