@@ -324,6 +324,11 @@ async def answers(on: Stage, events: int) -> None:
     await api.measure(on, events)
 
 
+async def answers_lag(on: Stage, events: int) -> None:
+    """How late a timer of the supervisor's loop is while the API answers flat out."""
+    await api.measure_lag(on, events)
+
+
 async def reconcile(on: Stage, events: int) -> None:
     """A relay whose events are all known: by pages, by ids, and by ids once more."""
     await visits.measure(on, events)
@@ -355,6 +360,7 @@ BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
     "candidates": validation,
     "api": answers,
     "schnorr": signatures,
+    "api_lag": answers_lag,
 }
 
 
