@@ -102,12 +102,12 @@ def is_signed(event_id: bytes, pubkey: bytes, sig: bytes) -> bool:
 def tag_hashes(tags: tuple[tuple[str, ...], ...]) -> list[int]:
     """What the index holds of tags: a hash of 'e:…' per single-letter tag (see `tag_hash`), each
     once, of the first 5,000 of them."""
-    hashes = [
-        crc32(tag[1].encode(), start) - HASH_SHIFT
-        for tag in tags
-        if (start := _BEGUN.get(tag[0])) is not None and len(tag) > 1
-    ]
-    return list(dict.fromkeys(hashes[:TAG_HASHES]))
+    hashes = []
+    begun = _BEGUN.get
+    for tag in tags:
+        if len(tag) > 1 and (start := begun(tag[0])) is not None:
+            hashes.append(crc32(tag[1].encode(), start) - HASH_SHIFT)
+    return list(dict.fromkeys(hashes[:TAG_HASHES])) if len(hashes) > 1 else hashes
 
 
 def tag_hash(letter: str, value: str) -> int:
