@@ -88,14 +88,20 @@ class Place:
 
 @asynccontextmanager
 async def relay_of(
-    dsn: str, limits: ServeLimits = OPEN, *, bounds: dict[str, Any] | None = None, **settings: Any
+    dsn: str,
+    limits: ServeLimits = OPEN,
+    *,
+    bounds: dict[str, Any] | None = None,
+    serve: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Place]:
-    """Serves a database as a relay; `bounds` are those of a client, `settings` the relay's."""
+    """Serves a database as a relay; `bounds` are those of a client, `settings` the relay's, `serve`
+    others of what is served."""
     free = {"messages_per_s": 0, "work_per_s": 0} | (bounds or {})
     relay = ServeRelaySettings(
         **({"enabled": True, "archive": True} | settings), limits=ServeRelayLimits(**free)
     )
-    async with served(dsn, limits=limits, relay=relay) as server:
+    async with served(dsn, limits=limits, relay=relay, **(serve or {})) as server:
         yield Place(server)
 
 
