@@ -22,7 +22,7 @@ from bigbrotr.models.event import Event
 from bigbrotr.models.mentions import mentioned
 from bigbrotr.models.relay import Relay
 from bigbrotr.services.finder import Finder
-from tests.bench import api, baseline, candidates, corpus, floors, fuzz
+from tests.bench import api, baseline, candidates, corpus, floors, fuzz, relay_serve
 from tests.bench import negentropy as reconciliation
 from tests.bench import reconcile as visits
 from tests.bench.stage import WARM_UP, Archive, Stage, stage
@@ -323,6 +323,11 @@ async def answers(on: Stage, events: int) -> None:
     await api.measure(on, events)
 
 
+async def serve(on: Stage, events: int) -> None:
+    """The archive as a relay, flat out and with many subscribers."""
+    await relay_serve.measure(on, events)
+
+
 async def reconcile(on: Stage, events: int) -> None:
     """A relay whose events are all known: by pages, by ids, and by ids once more."""
     await visits.measure(on, events)
@@ -348,6 +353,7 @@ BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
     "reconcile": reconcile,
     "candidates": validation,
     "api": answers,
+    "serve": serve,
 }
 
 

@@ -99,6 +99,7 @@ class _Stream:
         self._most_bytes = most_bytes
         self._after: Position | None = None
         self._is_over = not limit
+        self._is_late = False
         self._is_probe = False  # all that was wanted is here: is there one more?
 
     @property
@@ -109,9 +110,12 @@ class _Stream:
     async def read(self) -> EventPage:
         """Reads the next page."""
         size = 1 if self._is_probe else min(PAGE, self.left)
-        return await self._reads.page(
+        began = time.monotonic()
+        page = await self._reads.page(
             self._query, size, self._after, budget_s=PAGE_S, most_bytes=self._most_bytes
         )
+        self._is_late = time.monotonic() > began + PAGE_S
+        return page
 
     def take(self, page: EventPage) -> None:
         """Takes a page over."""
@@ -125,5 +129,13 @@ class _Stream:
         if page.next is None:
             self._is_over = True
         elif not self.left:
-            # A page that time or bytes have ended may just be the last.
-            self._is_probe = True
+            # A page that time or bytes have ended may just be the last; another goes on.
+            self._is_probe = self._is_late or size_of(page.events) >= self._most_bytes
+            self._is_over = self.has_more = not self._is_probe
+
+
+def size_of(events: list[StoredEvent]) -> int:
+    """Bytes of tags and contents."""
+    return sum(
+        len((event.tags or "").encode()) + len((event.content or "").encode()) for event in events
+    )
