@@ -92,15 +92,18 @@ class Connection:
             self.outbox.close()
 
     async def _listen(self) -> None:
+        heard_at = time.monotonic()
         while True:
             try:
-                message = await self.socket.receive(IDLE_S)
+                message = await self.socket.receive(SESSION_S if self._sessions else IDLE_S)
             except TimeoutError:
                 self._end_idle_sessions()
-                if self._subscriptions or self._sessions or self._tasks:
+                is_used = self._subscriptions or self._sessions or self._tasks
+                if is_used or time.monotonic() < heard_at + IDLE_S:
                     continue
                 await self.socket.close(code=WSCloseCode.OK, message=b"nothing was said")
                 return
+            heard_at = time.monotonic()
             if message.type is WSMsgType.TEXT:
                 await self._relay.buckets.wait(self._address)
                 self._end_idle_sessions()

@@ -46,7 +46,8 @@ async def count_one(reads: EventReads, query: Query, first_tag: str | None, most
 async def count_union(reads: EventReads, queries: list[Query], most: int) -> Counted:
     """Counts what matches any of several filters. Where they overlap and much matches, it is about
     as many as match the filters one by one."""
-    counts = [await reads.count(each, most, budget_s=BUDGET_S) for each in queries]
+    budget_s = BUDGET_S / len(queries)
+    counts = [await reads.count(each, most, budget_s=budget_s) for each in queries]
     total = sum(each.events for each in counts)
     largest = max(each.events for each in counts)
     if not all(each.is_exact for each in counts):

@@ -7,6 +7,7 @@ from bigbrotr.models.query import Position, Query
 from bigbrotr.reads.events import PAGE, EventPage, EventReads, StoredEvent
 from bigbrotr.serve.relay.views import PAGE_BYTES
 
+LEAST_BYTES = 1 << 18  # of a page of each of many filters
 PAGE_S = 1.0  # after which a page ends, where little of much matches
 
 Asking = Callable[[Callable[[], Awaitable[EventPage]]], Awaitable[EventPage]]
@@ -17,8 +18,8 @@ class TooSlowError(Exception):
 
 
 class Stored:
-    """The answer to a request. Memory: a page of each filter, a megabyte all together and an event
-    each."""
+    """The answer to a request. Memory: a page of each filter, of a megabyte together or of 256 kB
+    each, and an event more each."""
 
     def __init__(
         self,
@@ -33,7 +34,8 @@ class Stored:
         self._streams = []
         for query in queries:
             limit = default_limit if query.limit is None else query.limit
-            stream = _Stream(reads, query, min(limit, max_limit), PAGE_BYTES // len(queries))
+            most_bytes = max(PAGE_BYTES // len(queries), LEAST_BYTES)
+            stream = _Stream(reads, query, min(limit, max_limit), most_bytes)
             self._streams.append(stream)
         self._ask = ask
         self._left_s = answer_s
