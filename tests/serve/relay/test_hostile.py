@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from bigbrotr.config.settings import ServeLimits
 from bigbrotr.core.brotr import Brotr
+from bigbrotr.serve.relay import connection, relay
 from tests.kit.events import NOW, verified
 from tests.kit.processes import until
 from tests.kit.served import serving
@@ -59,11 +60,7 @@ async def test_who_does_not_read_new_events_is_cut(brotr: Brotr, dsn: str) -> No
             return len(place.relay.owners) == 2
 
         await until(are_there, "both")
-        slow = next(
-            connection
-            for subscription, connection in place.relay.owners.items()
-            if subscription.name == "a"
-        )
+        slow = next(each for name, each in place.relay.owners.items() if name.name == "a")
         sent = []
         for number in range(200):
             event = verified(f"{number}" + 100_000 * "x", created_at=NOW + number)
@@ -98,9 +95,7 @@ async def test_who_does_not_read_what_is_stored_holds_up_nobody(brotr: Brotr, ds
         await until(are_there, "its subscriptions")
         found, _ = await client.stored({})
         assert len(found) == 100
-        slow = next(
-            connection for each, connection in place.relay.owners.items() if each.name == "49"
-        )
+        slow = next(owner for each, owner in place.relay.owners.items() if each.name == "49")
         # Two answers are under way, of the fifty: a page of each is in memory at most.
         assert slow.outbox._transport.get_write_buffer_size() < 4 << 20
         assert not slow.outbox.is_cut
@@ -192,17 +187,17 @@ async def test_requests_that_are_given_up_at_once(brotr: Brotr, dsn: str) -> Non
                     pass
 
         async def is_over() -> bool:
-            relay = place.relay
+            ours = place.relay
             return (
-                not relay.owners
-                and not relay.views["/"].live._entries
-                and not any(each.users for each in relay.holdings._kept.values())
-                and not relay.connections.open
+                not ours.owners
+                and not ours.views["/"].live._entries
+                and not any(each.users for each in ours.holdings._kept.values())
+                and not ours.connections.open
+                and not ours.desk._waiting
+                and ours.desk._slots._value == 3
             )
 
         await until(is_over, "the end of all of it")
-        assert place.relay.desk._waiting == 0
-        assert place.relay.desk._slots._value == 3
 
 
 async def test_clients_are_told_when_it_ends(brotr: Brotr, dsn: str) -> None:
@@ -220,12 +215,12 @@ async def test_killed_and_started_again(brotr: Brotr, dsn: str, tmp_path: Path) 
     """A client that comes back misses nothing of what is stored."""
     event = verified()
     await store(brotr, [event])
-    relay = "[serve.relay]\nenabled = true"
+    more = "[serve.relay]\nenabled = true"
     port = 0
     for _ in range(2):
         listen = f"127.0.0.1:{port}"
         async with serving(
-            tmp_path / "place", dsn, listen=listen, limits=f"requests_per_s = 0\n{relay}"
+            tmp_path / "place", dsn, listen=listen, limits=f"requests_per_s = 0\n{more}"
         ) as (running, url):
             root = url.removesuffix("/api/v1").replace("http", "ws", 1)
             port = int(root.rpartition(":")[2])
@@ -240,3 +235,33 @@ async def test_killed_and_started_again(brotr: Brotr, dsn: str, tmp_path: Path) 
                 with anyio.fail_after(30):
                     await client.socket.wait_closed()
                     await running.process.wait()
+
+
+async def test_what_is_left_idle_ends(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "SESSION_S", 0.2)
+    monkeypatch.setattr(connection, "IDLE_S", 0.4)
+    async with relay_of(dsn) as place, client_of(place.url) as client:
+        assert (await client.ask("REQ", "a", {}))[0] == "EOSE"
+        assert (await client.ask("NEG-OPEN", "n", {}, "6100000200"))[0] == "NEG-MSG"
+        assert (await client.hear())[:2] == ["NEG-ERR", "n"]
+        assert not any(each.users for each in place.relay.holdings._kept.values())
+        # Who is subscribed stays.
+        assert (await client.ask("REQ", "b", {}))[0] == "EOSE"
+        await client.say("CLOSE", "a")
+        await client.say("CLOSE", "b")
+        await client.socket.wait_closed()
+        assert client.socket.close_code == 1000
+
+
+async def test_who_answers_no_ping_is_cut(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "HEARTBEAT_S", 0.2)
+    async with (
+        relay_of(dsn) as place,
+        client_of(place.url) as client,
+        mute(place.url, '["REQ","a",{"limit":0}]') as reader,
+    ):
+        assert (await client.ask("REQ", "b", {}))[0] == "EOSE"
+        while await reader.read(1000):
+            pass
+        assert [each.name for each in place.relay.owners] == ["b"]
+        await is_served(client)
