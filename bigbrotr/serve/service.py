@@ -28,6 +28,7 @@ from bigbrotr.serve.limits import NOBODY, Buckets, Connections, Proxies, group
 from bigbrotr.serve.openapi import NDJSON
 from bigbrotr.serve.parameters import MAX_SHOWN, decoded, read_parameters, shown, split_query
 from bigbrotr.serve.problems import TYPE, RefusedError
+from bigbrotr.serve.relay.relay import Relay
 from bigbrotr.serve.resource import (
     MAX_ROWS,
     ROWS,
@@ -134,8 +135,10 @@ class Service:
         log: Logger,
         *,
         identity: str = "",
+        relay: Relay | None = None,
     ) -> None:
         self.pool = pool
+        self._relay = relay
         self.settings = settings
         self.counts: Counter[str] = Counter()  # answers by class of status: 2xx, …
         limits = settings.limits
@@ -226,6 +229,8 @@ class Service:
             path = "/" + path.partition("://")[2].partition("/")[2]
         if request.method == "OPTIONS":
             return web.Response(status=204, headers=PREFLIGHT | {"Allow": METHODS})
+        if self._relay and (told := await self._relay.answer(request, path, self.client(request))):
+            return told
         if path in ("/", PREFIX):
             return web.Response(status=302, headers={"Location": f"{PREFIX}/"})
         if found := self._pages.get(path):
