@@ -48,7 +48,8 @@ JSON = "application/json"
 MIN_GZIP = 1000  # bytes: below, it saves nothing
 GZIP = 31  # zlib's window, with a header of gzip
 LEVEL = 1  # 3 ms a MB; the others save little more
-STALL_S = 30.0  # how long a reader of a stream may not read
+STALL_S = 30.0  # between two looks at who reads slowly
+SLOWEST = 1000  # bytes a second that a reader has to take
 WAITING = 8  # questions that wait for each connection to the database; more are refused
 IDLE_S = 60.0  # a connection on which nothing is asked
 NOT_FOUND_S = 10  # how long "there is none" may be kept
@@ -359,8 +360,7 @@ class Service:
                 if is_packed and lines:
                     lines = packer.compress(lines) + packer.flush(zlib.Z_SYNC_FLUSH)
                 if lines:
-                    async with asyncio.timeout(STALL_S):
-                        await response.write(lines)
+                    await response.write(lines)
                 if left is not None:
                     left -= number
                 if after is None or left == 0:
@@ -375,8 +375,7 @@ class Service:
             raise
         except Exception as error:
             # Without its last chunk, so that nobody takes it for the whole.
-            if not isinstance(error, TimeoutError):
-                self.excuse(error, request)
+            self.excuse(error, request)
             if request.transport is not None:
                 request.transport.abort()
         return response
@@ -530,6 +529,7 @@ class _Connection(RequestHandler):
         super().__init__(server, loop=loop, **more)
         self._service = service
         self._address = NOBODY
+        self._stall: asyncio.TimerHandle | None = None  # while bytes wait for who asked
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Counts it, and cuts it where there are too many."""
@@ -545,7 +545,33 @@ class _Connection(RequestHandler):
         """Gives its place back."""
         if self._manager is not None:  # else it was lost before
             self._service.connections.leave(self._address)
+        self._watch(is_waiting=False)
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Watches a reader for whom more waits than fits on the way."""
+        super().pause_writing()
+        self._watch(is_waiting=True)
+
+    def resume_writing(self) -> None:
+        """Watches no more."""
+        self._watch(is_waiting=False)
+        super().resume_writing()
+
+    def _watch(self, *, is_waiting: bool) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+        self._stall = None
+        if is_waiting and (transport := self.transport) is not None:
+            before = transport.get_write_buffer_size()
+            self._stall = self._loop.call_later(STALL_S, self._look, transport, before)
+
+    def _look(self, transport: asyncio.Transport, before: int) -> None:
+        """Cuts a reader who has taken too little since the look before."""
+        if before - transport.get_write_buffer_size() < STALL_S * SLOWEST:
+            transport.abort()
+        else:
+            self._watch(is_waiting=True)
 
     def handle_error(
         self,
