@@ -492,6 +492,7 @@ BEGIN
         last_id := found_ones.last_id;
         IF found_ones.ids IS NOT NULL THEN
             LOCK TABLE bigbrotr.presence_lock IN EXCLUSIVE MODE;
+            PERFORM bigbrotr.note_departures(found_ones.created_ats, found_ones.ids);
             SELECT d.gone INTO gone
             FROM bigbrotr.delete_orphans(
                 p_slice => part, p_created_ats => found_ones.created_ats, p_ids => found_ones.ids) AS d (gone);

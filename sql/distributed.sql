@@ -19,6 +19,7 @@ BEGIN
         ('presence',         'distributed', 'slice', 'events_stored'),
         ('events_raw',       'distributed', 'slice', 'events_stored'),
         ('dropped',          'distributed', 'slice', 'events_stored'),
+        ('hidden',           'distributed', 'slice', 'events_stored'),
         -- On the coordinator, and nothing to Citus.
         ('ledger',           'ordinary',    NULL,    NULL),
         ('schema_lock',      'ordinary',    NULL,    NULL),
@@ -56,7 +57,16 @@ BEGIN
         ('day_relays',       'ordinary',    NULL,    NULL),
         ('day_networks',     'ordinary',    NULL,    NULL),
         ('day_checks',       'ordinary',    NULL,    NULL),
-        ('authors',          'ordinary',    NULL,    NULL)
+        ('authors',          'ordinary',    NULL,    NULL),
+        ('policy_lock',      'ordinary',    NULL,    NULL),
+        ('policy_state',     'ordinary',    NULL,    NULL),
+        ('deletions',        'ordinary',    NULL,    NULL),
+        ('vanished',         'ordinary',    NULL,    NULL),
+        ('addresses',        'ordinary',    NULL,    NULL),
+        ('takedowns',        'ordinary',    NULL,    NULL),
+        ('reviews',          'ordinary',    NULL,    NULL),
+        ('departures',       'ordinary',    NULL,    NULL),
+        ('erased_slices',    'ordinary',    NULL,    NULL)
     ) AS f (name, kind, distribution_column, sibling)
     WHERE f.kind = 'distributed' AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid = format('bigbrotr.%I', f.name)::regclass)
@@ -70,7 +80,8 @@ BEGIN
     FOR routine IN
         SELECT p.oid::regprocedure AS name FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'bigbrotr'::regnamespace AND p.proname IN (
-            'slice_of', 'slice_start', 'slice_end', 'pack_seen', 'unpack_seen', 'tag_values', 'tag_hash', 'has_hashes')
+            'slice_of', 'slice_start', 'slice_end', 'pack_seen', 'unpack_seen', 'tag_values', 'tag_hash', 'has_hashes',
+            'telling_tags')
     LOOP
         PERFORM create_distributed_function(routine.name);
     END LOOP;
