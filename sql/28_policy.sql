@@ -149,7 +149,7 @@ BEGIN
     SELECT DISTINCT ON (u.name) u.name, u.pubkey, u.kind, u.tag_hash, p_now
     FROM unnest(p_names, p_pubkeys, p_kinds, p_tag_hashes) AS u (name, pubkey, kind, tag_hash)
     ORDER BY u.name
-    ON CONFLICT (name) DO UPDATE SET is_again = true;
+    ON CONFLICT (name) DO UPDATE SET is_again = r.is_again OR r.after_id <> '';
 END $$;
 COMMENT ON FUNCTION bigbrotr.ask_review IS
     'Has archived events judged again: all, or those of an author, of a kind, with a tag. One that is under way begins '
@@ -290,7 +290,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION bigbrotr.walk_review_slice IS 'The part of next_review that reads one slice, or with NULL all of them.';
 
-CREATE OR REPLACE FUNCTION bigbrotr.next_review(p_limit integer)
+CREATE OR REPLACE FUNCTION bigbrotr.next_review(p_pubkey bytea, p_limit integer)
 RETURNS TABLE (name text, created_at bigint, id bytea, pubkey bytea, kind integer, tags text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -299,7 +299,7 @@ DECLARE
     got    integer;
     most   integer := p_limit;
 BEGIN
-    SELECT r.* INTO review FROM bigbrotr.reviews r ORDER BY r.step LIMIT 1;
+    SELECT r.* INTO review FROM bigbrotr.reviews r WHERE p_pubkey IS NULL OR r.pubkey = p_pubkey ORDER BY r.step LIMIT 1;
     IF review.name IS NULL THEN
         RETURN;
     END IF;
@@ -319,7 +319,8 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION bigbrotr.next_review IS
-    'The next events, at most p_limit, of the review whose turn it is; where none are left, its name alone.';
+    'The next events, at most p_limit, of the review whose turn it is, with p_pubkey of those of an author; where none '
+    'are left, its name alone.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.move_review(p_name text, p_after_at bigint, p_after_id bytea) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -765,6 +766,19 @@ END $$;
 COMMENT ON FUNCTION bigbrotr.why_hidden IS
     'For which reasons an event may be hidden, added up as in hidden.why, when it expires, and why the operator has '
     'taken it down; no row: there is none. Known of events that are taken down before they come, too.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.what_is(p_key bytea) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN CASE
+        WHEN EXISTS (SELECT FROM bigbrotr.takedowns t WHERE t.target = p_key AND t.what = 'event') THEN 'event'
+        WHEN EXISTS (SELECT FROM bigbrotr.takedowns t WHERE t.target = p_key) THEN 'pubkey'
+        WHEN EXISTS (SELECT FROM bigbrotr.events_stored e WHERE e.id = p_key) THEN 'event'
+        WHEN EXISTS (SELECT FROM bigbrotr.events_stored e WHERE e.pubkey = p_key) THEN 'pubkey' END;
+END $$;
+COMMENT ON FUNCTION bigbrotr.what_is IS
+    'Whether these 32 bytes are the id of an event that is archived or was taken down, or the public key of an author; '
+    'NULL: neither is known.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.policy_position(OUT xid bigint, OUT id bigint, OUT reviews bigint)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import asyncpg
 import msgspec
@@ -10,11 +10,11 @@ import msgspec
 from bigbrotr.core.calls.base import MAINTENANCE_S, Calls, rows_of, value_of
 from bigbrotr.core.pool import Connection
 from bigbrotr.models.policy import Facts, facts_of
+from bigbrotr.models.target import What
 
 PAGES = 4  # of the log of new events that are judged at once
 STEP = 1000  # archived events that are judged at once
 
-What: TypeAlias = Literal["event", "pubkey"]
 Key: TypeAlias = tuple[int, bytes]  # created_at and id
 
 _decode_tags = msgspec.json.Decoder(list[list[str]]).decode
@@ -79,12 +79,13 @@ class PolicyCalls(Calls):
 
         return await self._transact(work)
 
-    async def judge_review(self, urls: Sequence[str]) -> Judged:
-        """Judges the next archived events that are to be judged again."""
+    async def judge_review(self, urls: Sequence[str], *, of_author: bytes | None = None) -> Judged:
+        """Judges the next archived events that are to be judged again; `of_author`: of those of
+        this public key."""
 
         async def work(connection: Connection) -> Judged:
             await connection.execute("LOCK TABLE bigbrotr.policy_lock IN EXCLUSIVE MODE")
-            rows = await rows_of(connection, "next_review", p_limit=STEP)
+            rows = await rows_of(connection, "next_review", p_pubkey=of_author, p_limit=STEP)
             if not rows:
                 return Judged()
             last = rows[-1]
@@ -161,6 +162,11 @@ class PolicyCalls(Calls):
             return bool(is_undone)
 
         return await self._transact(work)
+
+    async def what_is(self, key: bytes) -> What | None:
+        """Whether this (32 bytes) is the id of an archived event, or the key of an author."""
+        found: What | None = await self._value("what_is", p_key=key)
+        return found
 
     async def takedowns(self) -> list[Takedown]:
         """The log of what was taken down, the newest first."""
