@@ -258,7 +258,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.read_held_slice(
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_custom_plan
+SET enable_sort = off SET max_parallel_workers_per_gather = 0 SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     SELECT string_agg(int8send(x.created_at), ''), string_agg(x.id, ''), count(*) INTO created_ats, ids, count FROM (

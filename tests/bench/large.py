@@ -5,6 +5,9 @@ few authors write most, few events are answered most, most tag values are named 
 """
 
 import argparse
+import asyncio
+import os
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -17,10 +20,15 @@ from bigbrotr.config.settings import MaintenanceSettings, Profile
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
+from bigbrotr.embedded import dump
+from bigbrotr.embedded.server import client_environment
+from bigbrotr.models.coverage import Span
 from bigbrotr.models.relay import Relay
+from bigbrotr.nostr.negentropy import Items
 from bigbrotr.reads import status
 from bigbrotr.reads.where import where
 from bigbrotr.services.maintenance import Maintenance
+from bigbrotr.services.sync.reconcile import CHUNK, MOST_ITEMS
 from tests.bench import corpus, reads
 from tests.bench.reads import BUSY, BUSY_SECOND, SPREAD_S
 from tests.bench.stage import Stage, stage
@@ -200,6 +208,63 @@ async def _look(brotr: Brotr, events: int) -> None:
         print(f"  {name}: {(time.perf_counter() - started) * 1000:,.0f} ms", flush=True)
 
 
+async def _audit(pool: Pool) -> None:
+    """What the archive's side of an audit takes: the ids that one relay holds, all of them, in
+    windows, summed up."""
+    async with Brotr(pool) as brotr:
+        relay_id = await pool.fetchval("SELECT min(id) FROM bigbrotr.relays")
+        span, after, items, windows = Span(0, corpus.NEWEST + 1), b"", Items(), 0
+        number = 0
+        started = time.perf_counter()
+        while True:
+            ats, ids = await brotr.read_ids(span, after, CHUNK, held_by=relay_id)
+            items.extend_packed(ats, ids)
+            is_last = len(ids) < CHUNK * 32
+            if len(items):
+                span = Span(items.created_at(len(items) - 1), span.until)
+                after = items.id(len(items) - 1)
+            if is_last or len(items) >= MOST_ITEMS:
+                items.seal()
+                number, windows, items = number + len(items), windows + 1, Items()
+            if is_last:
+                break
+        took_s = time.perf_counter() - started
+        print(f"  audit of {number:,} events in {windows} windows: {took_s:.1f} s", flush=True)
+
+
+async def _back_up(address: str, folder: Path) -> None:
+    file = folder / "large.dump"
+    started = time.perf_counter()
+    environment = client_environment(is_embedded=True)
+    size = await asyncio.to_thread(dump.back_up, address, file, environment)
+    took_s = time.perf_counter() - started
+    print(f"  backup: {took_s:.0f} s, {size / 1e9:.2f} GB", flush=True)
+    file.unlink()
+
+
+async def _start(on: Stage, address: str) -> None:
+    """Stops and kills the server, and starts it again, up to where services would begin."""
+    server = on.server
+    for words in ("after it was stopped", "after it was killed while it wrote"):
+        if "killed" in words:
+            assert server.pid is not None
+            async with Pool(dsn=address) as pool:  # as much as a checkpoint leaves to be redone
+                await pool.execute(
+                    "CREATE TABLE public.written AS SELECT n, repeat('x', 500) AS text"
+                    " FROM generate_series(1, 1000000) AS n"
+                )
+                await pool.execute("DROP TABLE public.written")
+            os.kill(server.pid, signal.SIGKILL)
+            await server.wait_dead()
+        else:
+            await on.settle()
+        started = time.perf_counter()
+        await server.restart()
+        async with Pool(dsn=address) as pool, pool.acquire() as connection:
+            await Schema().migrate(connection, Profile.FULL, int(time.time()))
+        print(f"  start {words}: {time.perf_counter() - started:.1f} s", flush=True)
+
+
 async def run(events: int, folder: Path | None) -> None:
     async with stage(folder) as on:
         address = on.address("large")
@@ -215,6 +280,10 @@ async def run(events: int, folder: Path | None) -> None:
         if not is_there:
             await build(address, events)
         await measure(on, address, events)
+        async with Pool(dsn=address) as pool:
+            await _audit(pool)
+        await _back_up(address, on.folder)
+        await _start(on, address)
 
 
 def main() -> None:

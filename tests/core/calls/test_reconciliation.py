@@ -88,6 +88,35 @@ async def test_reading_ids_reads_the_index_only(brotr: Brotr) -> None:
         assert tuple(await connection.fetchrow(fetched) or ()) == (50, 0)
 
 
+@pytest.mark.one_server
+async def test_reading_what_a_relay_holds_ends_where_it_has_enough(brotr: Brotr) -> None:
+    """A plan that sorts reads all there is for each part of it."""
+    events = ordered([verified(created_at=NOW - n * 100_000) for n in range(500)])
+    await brotr.insert_events(pairs(events, A))
+    await brotr.pool.execute("VACUUM ANALYZE bigbrotr.events_stored")
+    await brotr.pool.execute("VACUUM ANALYZE bigbrotr.presence")
+    relay_id = await brotr.pool.fetchval("SELECT id FROM bigbrotr.relays WHERE url = $1", A.url)
+    async with brotr.pool.transaction() as connection:
+        for setting in (
+            "parallel_setup_cost",
+            "parallel_tuple_cost",
+            "min_parallel_index_scan_size",
+        ):
+            await connection.execute(f"SET LOCAL {setting} = 0")  # as if the tables were large
+        ids = await connection.fetchval(
+            "SELECT ids FROM bigbrotr.read_held_ids($1, $2, $3, '', 30, NULL, NULL, NULL)",
+            relay_id,
+            0,
+            NOW + 1,
+        )
+        assert ids == b"".join(event.id for event in events[:30])
+        fetched = await connection.fetchval(
+            "SELECT sum(idx_tup_fetch + seq_tup_read) FROM pg_stat_xact_user_tables"
+            " WHERE relname LIKE 'events%'"
+        )
+        assert fetched < 100
+
+
 async def test_a_window_is_marked_in_one_pass(brotr: Brotr) -> None:
     visit = await claim_a(brotr)
     events = ordered([verified(created_at=NOW + n // 2) for n in range(30)])
