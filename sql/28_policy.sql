@@ -130,7 +130,9 @@ CREATE TABLE IF NOT EXISTS bigbrotr.policy_state (
     xid     bigint  NOT NULL,
     id      bigint  NOT NULL,
     urls    text[]  NOT NULL,
-    erases  integer NOT NULL
+    erases  integer NOT NULL,
+    current integer NOT NULL,
+    archive integer NOT NULL
 );
 COMMENT ON TABLE bigbrotr.policy_state IS 'How far the service policy is, and what it goes by: one row, or none.';
 COMMENT ON COLUMN bigbrotr.policy_state.is_only IS 'Always true.';
@@ -138,6 +140,9 @@ COMMENT ON COLUMN bigbrotr.policy_state.xid IS 'Transaction of the last row of a
 COMMENT ON COLUMN bigbrotr.policy_state.id IS 'Id of that row.';
 COMMENT ON COLUMN bigbrotr.policy_state.urls IS 'Our addresses as a relay, for requests to vanish.';
 COMMENT ON COLUMN bigbrotr.policy_state.erases IS 'Reasons for which content is erased, added up as in hidden.why.';
+
+COMMENT ON COLUMN bigbrotr.policy_state.current IS 'Reasons for which the current view hides events, added up likewise.';
+COMMENT ON COLUMN bigbrotr.policy_state.archive IS 'Reasons for which the view of the archive hides events.';
 
 -- What is to be judged
 
@@ -164,27 +169,35 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION bigbrotr.review_authors IS 'Has all events of some authors judged again.';
 
-CREATE OR REPLACE FUNCTION bigbrotr.begin_policy(p_urls text[], p_erases integer, p_now bigint) RETURNS void
+CREATE OR REPLACE FUNCTION bigbrotr.begin_policy(
+    p_urls text[], p_erases integer, p_current integer, p_archive integer, p_now bigint
+) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    before record;
+    before  record;
     log_end record;
+    review  text;
 BEGIN
     LOCK TABLE bigbrotr.policy_lock IN EXCLUSIVE MODE;
     SELECT s.xid, s.urls, s.erases INTO before FROM bigbrotr.policy_state s;
     SELECT a.xid, a.id INTO log_end FROM bigbrotr.arrivals_end() AS a;
-    IF before.xid IS NULL OR before.xid > log_end.xid THEN
+    review := CASE
         -- Nothing was judged yet; or a backup has come to another server, which has counted fewer transactions.
-        INSERT INTO bigbrotr.policy_state AS s (xid, id, urls, erases) VALUES (log_end.xid, log_end.id, p_urls, p_erases)
-        ON CONFLICT (is_only) DO UPDATE SET
-            xid = EXCLUDED.xid, id = EXCLUDED.id, urls = EXCLUDED.urls, erases = EXCLUDED.erases;
-        PERFORM bigbrotr.ask_review(p_names => '{all}', p_pubkeys => '{}', p_kinds => '{}', p_tag_hashes => '{}', p_now => p_now);
-    ELSIF before.erases <> p_erases THEN
-        UPDATE bigbrotr.policy_state s SET urls = p_urls, erases = p_erases;
-        PERFORM bigbrotr.ask_review(p_names => '{all}', p_pubkeys => '{}', p_kinds => '{}', p_tag_hashes => '{}', p_now => p_now);
-    ELSIF before.urls <> p_urls THEN
-        UPDATE bigbrotr.policy_state s SET urls = p_urls;
-        PERFORM bigbrotr.ask_review(p_names => '{kind 62}', p_pubkeys => '{}', p_kinds => '{62}', p_tag_hashes => '{}', p_now => p_now);
+        WHEN before.xid IS NULL OR before.xid > log_end.xid THEN 'all'
+        WHEN before.erases <> p_erases THEN 'all'
+        WHEN before.urls <> p_urls THEN 'kind 62' END;
+    INSERT INTO bigbrotr.policy_state AS s (xid, id, urls, erases, current, archive)
+    VALUES (log_end.xid, log_end.id, p_urls, p_erases, p_current, p_archive)
+    ON CONFLICT (is_only) DO UPDATE SET
+        xid = least(s.xid, EXCLUDED.xid), id = CASE WHEN s.xid > EXCLUDED.xid THEN EXCLUDED.id ELSE s.id END,
+        urls = EXCLUDED.urls, erases = EXCLUDED.erases, current = EXCLUDED.current, archive = EXCLUDED.archive
+    WHERE s.xid > EXCLUDED.xid
+       OR (s.urls, s.erases, s.current, s.archive)
+          <> (EXCLUDED.urls, EXCLUDED.erases, EXCLUDED.current, EXCLUDED.archive);
+    IF review IS NOT NULL THEN
+        PERFORM bigbrotr.ask_review(
+            p_names => ARRAY[review], p_pubkeys => '{}', p_kinds => CASE review WHEN 'kind 62' THEN '{62}'::integer[] END,
+            p_tag_hashes => '{}', p_now => p_now);
     END IF;
 END $$;
 COMMENT ON FUNCTION bigbrotr.begin_policy IS
@@ -703,6 +716,22 @@ COMMENT ON FUNCTION bigbrotr.undo_takedown IS
 
 -- What readers ask
 
+-- Every reader of events goes through this: a view is its name, and what that hides, the archive says.
+CREATE OR REPLACE FUNCTION bigbrotr.view_hides(p_view text, p_now bigint, OUT hides integer, OUT expired_by bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF p_view = 'kept' THEN
+        hides := 128;
+    ELSE
+        SELECT CASE p_view WHEN 'archive' THEN s.archive ELSE s.current END INTO hides FROM bigbrotr.policy_state s;
+        hides := coalesce(hides, CASE p_view WHEN 'archive' THEN 254 ELSE 255 END);
+    END IF;
+    expired_by := CASE WHEN hides & 4 <> 0 THEN p_now END;
+END $$;
+COMMENT ON FUNCTION bigbrotr.view_hides IS
+    'For which reasons, added up as in hidden.why, a view (current, archive or kept) hides events. expired_by: so it does '
+    'with those that expire up to then (Unix seconds), with NULL with none for that reason.';
+
 CREATE OR REPLACE FUNCTION bigbrotr.hidden_of_slice(
     p_slice integer, p_created_ats bigint[], p_ids bytea[], p_hides integer, p_expired_by bigint
 ) RETURNS TABLE ("position" bigint)
@@ -721,27 +750,81 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION bigbrotr.hidden_of_slice IS 'The part of hidden_of that reads one slice.';
 
-CREATE OR REPLACE FUNCTION bigbrotr.hidden_of(p_created_ats bigint[], p_ids bytea[], p_hides integer, p_expired_by bigint)
+CREATE OR REPLACE FUNCTION bigbrotr.hidden_of(p_view text, p_now bigint, p_created_ats bigint[], p_ids bytea[])
 RETURNS integer[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    shown      record;
     found_ones integer[] := '{}';
     run        record;
 BEGIN
+    SELECT v.hides, v.expired_by INTO shown FROM bigbrotr.view_hides(p_view, p_now) AS v;
     FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(p_created_ats) AS r LOOP
         found_ones := found_ones || ARRAY(
             SELECT h.position::integer + run.first - 1
             FROM bigbrotr.hidden_of_slice(
                 p_slice => run.slice, p_created_ats => p_created_ats[run.first:run.last],
-                p_ids => p_ids[run.first:run.last], p_hides => p_hides, p_expired_by => p_expired_by) AS h
+                p_ids => p_ids[run.first:run.last], p_hides => shown.hides, p_expired_by => shown.expired_by) AS h
             ORDER BY 1);
     END LOOP;
     RETURN found_ones;
 END $$;
 COMMENT ON FUNCTION bigbrotr.hidden_of IS
-    'Which of these events a view hides: their positions, from 1. Arrays of one length, sorted by time. p_hides: the '
-    'reasons for which it hides, added up as in hidden.why; p_expired_by: events that expire up to then (Unix seconds) '
-    'are hidden, with NULL none for that reason.';
+    'Which of these events a view hides as of p_now (Unix seconds): their positions, from 1. Arrays of one length, sorted '
+    'by time.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.read_shown_slice(
+    p_slice integer, p_hides integer, p_expired_by bigint, p_since bigint, p_until bigint, p_after bytea, p_limit bigint,
+    p_kinds integer[], p_pubkeys bytea[],
+    OUT created_ats bytea, OUT ids bytea, OUT count bigint
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
+AS $$
+BEGIN
+    SELECT string_agg(int8send(x.created_at), ''), string_agg(x.id, ''), count(*) INTO created_ats, ids, count FROM (
+        SELECT e.created_at, e.id FROM bigbrotr.events_stored e
+        WHERE (p_slice IS NULL OR e.slice = p_slice)
+          AND e.created_at >= p_since AND e.created_at < p_until AND (e.created_at, e.id) > (p_since, p_after)
+          AND (p_kinds IS NULL OR e.kind = ANY (p_kinds)) AND (p_pubkeys IS NULL OR e.pubkey = ANY (p_pubkeys))
+          AND (SELECT true FROM bigbrotr.hidden h
+               WHERE h.created_at = e.created_at AND h.slice = bigbrotr.slice_of(e.created_at) AND h.id = e.id
+                 AND (p_slice IS NULL OR h.slice = p_slice)
+                 AND (h.why & p_hides <> 0 OR h.expires_at <= p_expired_by)) IS NULL
+        ORDER BY e.created_at, e.id LIMIT p_limit
+    ) AS x;
+END $$;
+COMMENT ON FUNCTION bigbrotr.read_shown_slice IS
+    'The part of read_shown_ids that reads one slice, or with NULL all of them; count: how many ids there are.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.read_shown_ids(
+    p_view text, p_now bigint, p_since bigint, p_until bigint, p_after bytea, p_limit bigint, p_kinds integer[],
+    p_pubkeys bytea[]
+) RETURNS TABLE (created_ats bytea, ids bytea)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    shown     record;
+    part      integer;
+    page      record;
+    times     bytea[] := '{}';
+    found_ids bytea[] := '{}';
+BEGIN
+    SELECT v.hides, v.expired_by INTO shown FROM bigbrotr.view_hides(p_view, p_now) AS v;
+    FOR part IN SELECT s.slice FROM bigbrotr.parts_of(p_since, p_until) AS s (slice) LOOP
+        SELECT s.created_ats, s.ids, s.count INTO page
+        FROM bigbrotr.read_shown_slice(
+            p_slice => part, p_hides => shown.hides, p_expired_by => shown.expired_by, p_since => p_since,
+            p_until => p_until, p_after => p_after, p_limit => p_limit, p_kinds => p_kinds, p_pubkeys => p_pubkeys) AS s;
+        times := times || page.created_ats;
+        found_ids := found_ids || page.ids;
+        p_limit := p_limit - page.count;
+        EXIT WHEN p_limit <= 0;
+    END LOOP;
+    RETURN QUERY SELECT string_agg(u.times, ''), string_agg(u.ids, '') FROM unnest(times, found_ids) AS u (times, ids);
+END $$;
+COMMENT ON FUNCTION bigbrotr.read_shown_ids IS
+    'What read_ids does, without what a view hides as of p_now (Unix seconds).';
 
 CREATE OR REPLACE FUNCTION bigbrotr.why_hidden(p_id bytea) RETURNS TABLE (why integer, expires_at bigint, takedown text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$

@@ -159,13 +159,16 @@ END $$;
 
 CREATE OR REPLACE FUNCTION bigbrotr.find_by_ids(
     p_ids bytea[], p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[],
-    p_pubkeys bytea[], p_hashes integer[], p_more text[], p_limit integer
+    p_pubkeys bytea[], p_hashes integer[], p_more text[], p_limit integer, p_view text, p_now bigint
 ) RETURNS TABLE (created_at bigint, id bytea)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
+DECLARE
+    view_hides record;
 BEGIN
+    SELECT v.hides, v.expired_by INTO view_hides FROM bigbrotr.view_hides(p_view, p_now) AS v;
     RETURN QUERY
     SELECT x.created_at, x.id
     FROM unnest(p_ids) AS u (id) JOIN bigbrotr.events_stored x ON x.id = u.id
@@ -173,6 +176,9 @@ BEGIN
       AND (p_kinds IS NULL OR x.kind = ANY (p_kinds)) AND (p_pubkeys IS NULL OR x.pubkey = ANY (p_pubkeys))
       AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
       AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+      AND NOT EXISTS (SELECT FROM bigbrotr.hidden h
+                      WHERE h.slice = x.slice AND h.created_at = x.created_at AND h.id = x.id
+                        AND (h.why & view_hides.hides <> 0 OR h.expires_at <= view_hides.expired_by))
       AND (p_after_at IS NULL OR x.created_at < p_after_at OR (x.created_at = p_after_at AND x.id > p_after_id))
     ORDER BY x.created_at DESC, x.id LIMIT p_limit;
 END $$;

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from bigbrotr.models.filter import MOMENT, Filter, public_key
-from bigbrotr.models.policy import Hiding, Reason, Rule, View, erasing, hiding
+from bigbrotr.models.policy import Reason, Rule, View, erasing, hides
 from bigbrotr.models.relay import Network, Relay
 
 EMBEDDED = "embedded"
@@ -662,9 +662,9 @@ class PolicySettings(ServiceSection, frozen=True):
         }
         return own | {Reason.TAKEN_DOWN: Rule.HIDE}
 
-    def hiding(self, view: View) -> Hiding:
-        """What a view does not show."""
-        return hiding(self.rules, view)
+    def hides(self, view: View) -> int:
+        """The bits of the reasons for which a view hides events."""
+        return hides(self.rules, view)
 
     @property
     def erases(self) -> int:

@@ -63,18 +63,6 @@ class View(StrEnum):
     KEPT = "kept"  # all that is kept: for the operator
 
 
-class Hiding(NamedTuple):
-    """What a view does not show: an event with one of the bits `why`; and, with `is_expired`, one
-    whose time is over."""
-
-    why: int
-    is_expired: bool
-
-    def expired_by(self, now: int) -> int | None:
-        """Events that expire up to then (Unix seconds) are hidden; None: none for that reason."""
-        return now if self.is_expired else None
-
-
 # The rules that hide an event from a view.
 HIDING = {
     View.CURRENT: (Rule.ARCHIVE, Rule.HIDE, Rule.ERASE),
@@ -83,13 +71,9 @@ HIDING = {
 }
 
 
-def hiding(rules: Mapping[Reason, Rule], view: View) -> Hiding:
-    """What a view does not show under some rules."""
-    found = Reason.ERASED
-    for reason, rule in rules.items():
-        if rule in HIDING[view]:
-            found |= reason
-    return Hiding(int(found & ~Reason.EXPIRED), is_expired=Reason.EXPIRED in found)
+def hides(rules: Mapping[Reason, Rule], view: View) -> int:
+    """The bits of the reasons for which a view hides events, under some rules."""
+    return Reason.ERASED + sum(reason for reason, rule in rules.items() if rule in HIDING[view])
 
 
 def erasing(rules: Mapping[Reason, Rule]) -> int:

@@ -12,6 +12,7 @@ from bigbrotr.core.pool import Pool
 from bigbrotr.models.event import MAX_CREATED_AT, MAX_KIND
 from bigbrotr.models.filter import public_key
 from bigbrotr.models.metadata import MetadataType
+from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position
 from bigbrotr.models.query import Query as EventQuery
 from bigbrotr.models.relay import Network, Relay
@@ -403,7 +404,7 @@ _readers: WeakKeyDictionary[Pool, EventReads] = WeakKeyDictionary()
 
 def _reads(pool: Pool) -> EventReads:
     if (found := _readers.get(pool)) is None:
-        found = _readers[pool] = EventReads(pool)
+        found = _readers[pool] = EventReads(pool, View.CURRENT)
     return found
 
 

@@ -1,12 +1,26 @@
-"""A dumb recount of what is hidden, to compare with."""
+"""Has an archive judged; and a dumb recount of what is hidden, to compare with."""
 
 from collections.abc import Collection, Iterable
 
+from bigbrotr.config.settings import Config, PolicySettings, ServeSettings
+from bigbrotr.core.base_service import Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import Event
 from bigbrotr.models.policy import Reason
+from bigbrotr.services.policy import Policy
 
 Marks = dict[bytes, tuple[int, int | None]]  # by id: reasons, and when it expires
+
+
+async def judge(
+    brotr: Brotr, settings: PolicySettings | None = None, public_url: str | None = None
+) -> None:
+    """Judges all that is due."""
+    config = Config(policy=settings or PolicySettings(), serve=ServeSettings(public_url=public_url))
+    async with Policy(brotr, context=Context(config)) as policy:
+        await policy.run()
+        await policy.run()
+    assert not await brotr.policy_is_due(0)
 
 
 async def hidden(brotr: Brotr) -> Marks:

@@ -6,29 +6,17 @@ from collections.abc import Sequence
 
 import pytest
 
-from bigbrotr.config.settings import Config, PolicySettings, Profile, ServeSettings
-from bigbrotr.core.base_service import Context
+from bigbrotr.config.settings import PolicySettings, Profile
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import Event
 from bigbrotr.models.policy import Reason, Rule, View
 from bigbrotr.services.policy import Policy
 from tests.kit.archive import BOTH, A, B, C, check_totals, ordered, pairs
 from tests.kit.events import NOW, pubkey, verified
-from tests.kit.policy import hidden, recount
+from tests.kit.policy import hidden, judge, recount
 
 ALL_RELAYS = ["relay", "ALL_RELAYS"]
 KEYS = 3
-
-
-async def judge(
-    brotr: Brotr, settings: PolicySettings | None = None, public_url: str | None = None
-) -> None:
-    """Judges all that is due."""
-    config = Config(policy=settings or PolicySettings(), serve=ServeSettings(public_url=public_url))
-    async with Policy(brotr, context=Context(config)) as policy:
-        await policy.run()
-        await policy.run()
-    assert not await brotr.policy_is_due(0)
 
 
 async def whys(brotr: Brotr, *events: Event) -> list[int]:
@@ -177,7 +165,7 @@ async def test_an_archive_that_is_older_is_walked_through(brotr: Brotr) -> None:
     await brotr.insert_events(pairs(events, A))
     await brotr.pool.execute("TRUNCATE bigbrotr.arrivals")
     async with Policy(brotr) as policy:
-        await brotr.begin_policy([], 0)
+        await brotr.begin_policy([], 0, 255, 254)
         assert (await brotr.judge_review([])).events == 1000
         del policy
     await judge(brotr)
@@ -311,17 +299,15 @@ async def test_which_of_some_events_a_view_hides(brotr: Brotr) -> None:
     some = ordered([old, new, ending, protected])
     await brotr.insert_events(pairs(some, A))
     await judge(brotr)
-    rules = PolicySettings()
 
     async def seen(view: View, now: int) -> set[bytes]:
-        hides = rules.hiding(view)
         positions = await brotr.pool.fetchval(
-            "SELECT bigbrotr.hidden_of(p_created_ats => $1, p_ids => $2, p_hides => $3,"
-            " p_expired_by => $4)",
+            "SELECT bigbrotr.hidden_of(p_view => $1, p_now => $2, p_created_ats => $3,"
+            " p_ids => $4)",
+            view.value,
+            now,
             [event.created_at for event in some],
             [event.id for event in some],
-            hides.why,
-            hides.expired_by(now),
         )
         return {event.id for place, event in enumerate(some, 1) if place not in positions}
 

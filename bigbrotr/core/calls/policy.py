@@ -56,9 +56,19 @@ class PolicyCalls(Calls):
     """What may be shown. Each step is a transaction of its own, under the policy lock; `urls` are
     our own addresses as a relay, `erases` the bits of the reasons for which content is erased."""
 
-    async def begin_policy(self, urls: Sequence[str], erases: int) -> None:
-        """Notes what to go by from now on."""
-        await self._value("begin_policy", p_urls=sorted(urls), p_erases=erases, p_now=_now())
+    async def begin_policy(
+        self, urls: Sequence[str], erases: int, current: int, archive: int
+    ) -> None:
+        """Notes what to go by from now on; `current` and `archive`: the bits of the reasons for
+        which these views hide events."""
+        await self._value(
+            "begin_policy",
+            p_urls=sorted(urls),
+            p_erases=erases,
+            p_current=current,
+            p_archive=archive,
+            p_now=_now(),
+        )
 
     async def policy_is_due(self, now: int) -> bool:
         """Whether there is anything to judge or to erase."""
