@@ -467,36 +467,40 @@ BEGIN
                      ORDER BY w.position)
     INTO whys, doomed
     FROM (
-        SELECT u.position, u.expires_at, coalesce(t.is_erasing, false) AS is_erasing,
+        -- Each is one probe of an index, whatever the planner believes about the tables.
+        SELECT u.position, u.expires_at, coalesce(t.event OR t.author, t.event, t.author, false) AS is_erasing,
                u.why
-               | CASE WHEN EXISTS (
-                     SELECT FROM bigbrotr.addresses a
-                     WHERE a.pubkey = u.pubkey AND a.address = u.address
-                       AND (a.created_at > u.created_at OR (a.created_at = u.created_at AND a.id < u.id))) THEN 1 ELSE 0 END
+               | CASE WHEN (
+                     SELECT a.created_at > u.created_at OR (a.created_at = u.created_at AND a.id < u.id)
+                     FROM bigbrotr.addresses a WHERE a.pubkey = u.pubkey AND a.address = u.address) THEN 1 ELSE 0 END
                -- A request for the deletion of a request has no effect.
-               | CASE WHEN u.kind NOT IN (5, 62) AND (EXISTS (
-                     SELECT FROM bigbrotr.deletions d
-                     WHERE d.pubkey = u.pubkey AND d.target IN (u.id, u.address) AND d.until >= u.created_at
-                 ) OR r.is_deleted) THEN 2 ELSE 0 END
-               | CASE WHEN u.kind <> 62 AND (EXISTS (
-                     SELECT FROM bigbrotr.vanished v WHERE v.pubkey = u.pubkey AND v.until >= u.created_at
-                 ) OR r.is_vanished) THEN 8 ELSE 0 END
-               | CASE WHEN t.is_erasing IS NOT NULL THEN 64 ELSE 0 END AS why
+               | CASE WHEN u.kind NOT IN (5, 62) AND (
+                     r.is_deleted
+                     OR (SELECT d.until FROM bigbrotr.deletions d WHERE d.pubkey = u.pubkey AND d.target = u.id)
+                        >= u.created_at
+                     OR (SELECT d.until FROM bigbrotr.deletions d WHERE d.pubkey = u.pubkey AND d.target = u.address)
+                        >= u.created_at) THEN 2 ELSE 0 END
+               | CASE WHEN u.kind <> 62 AND (
+                     r.is_vanished
+                     OR (SELECT v.until FROM bigbrotr.vanished v WHERE v.pubkey = u.pubkey) >= u.created_at) THEN 8 ELSE 0 END
+               | CASE WHEN t.event IS NOT NULL OR t.author IS NOT NULL THEN 64 ELSE 0 END AS why
         FROM unnest(p_created_ats, p_ids, p_pubkeys, p_kinds, p_whys, p_expires_ats, p_addresses)
              WITH ORDINALITY AS u (created_at, id, pubkey, kind, why, expires_at, address, position)
-        LEFT JOIN (
-            SELECT g.position, bool_or(EXISTS (
-                       SELECT FROM bigbrotr.deletions d WHERE d.pubkey = g.recipient AND d.target = p_ids[g.position])) AS is_deleted,
-                   bool_or(EXISTS (
-                       SELECT FROM bigbrotr.vanished v
-                       WHERE v.pubkey = g.recipient AND v.until >= p_created_ats[g.position])) AS is_vanished
-            FROM unnest(p_recipients, p_recipients_of) AS g (recipient, position) GROUP BY g.position
-        ) AS r ON r.position = u.position
         CROSS JOIN LATERAL (
-            SELECT bool_or(x.is_erasing) AS is_erasing FROM bigbrotr.takedowns x
-            WHERE x.undone_at IS NULL AND x.target IN (u.id, u.pubkey)
-              AND ((x.what = 'event' AND x.target = u.id) OR (x.what = 'pubkey' AND x.target = u.pubkey))
+            SELECT (SELECT x.is_erasing FROM bigbrotr.takedowns x
+                    WHERE x.undone_at IS NULL AND x.target = u.id AND x.what = 'event') AS event,
+                   (SELECT x.is_erasing FROM bigbrotr.takedowns x
+                    WHERE x.undone_at IS NULL AND x.target = u.pubkey AND x.what = 'pubkey') AS author
+            OFFSET 0
         ) AS t
+        LEFT JOIN (
+            SELECT o.position,
+                   bool_or((SELECT true FROM bigbrotr.deletions d
+                            WHERE d.pubkey = o.recipient AND d.target = p_ids[o.position])) AS is_deleted,
+                   bool_or((SELECT v.until FROM bigbrotr.vanished v WHERE v.pubkey = o.recipient)
+                           >= p_created_ats[o.position]) AS is_vanished
+            FROM unnest(p_recipients, p_recipients_of) AS o (recipient, position) GROUP BY o.position
+        ) AS r ON r.position = u.position
     ) AS w;
     FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(p_created_ats) AS r LOOP
         PERFORM bigbrotr.mark_hidden(

@@ -73,6 +73,13 @@ async def test_an_event_and_an_author(brotr: Brotr, config: list[str]) -> None:
     assert (row["kind"], row["content"], row["pubkey"]) == (-1, None, bytes(32))
     assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.erased_slices") == 0
 
+    done = await call("where", event.id.hex(), *config)
+    assert "  hidden   taken_down: the operator has taken it down: asked for\n" in done.out
+    done = await call("where", other.id.hex(), "--json", *config)
+    found = json.loads(done.out)
+    assert (found["is_archived"], found["kind"], len(found["present"])) == (True, None, 1)
+    assert [why["reason"] for why in found["hidden"]] == ["taken_down", "erased"]
+
     done = await take_down(config, event.id.hex(), "--why", "a mistake", "--undo")
     assert (done.code, done.out) == (0, f"the event {event.id.hex()} is shown again\n")
     done = await take_down(config, event.id.hex(), "--why", "a mistake", "--undo")
