@@ -651,6 +651,20 @@ class PolicySettings(ServiceSection, frozen=True):
         Rule.HIDE
     )
     ephemeral: Annotated[Rule, Meta(description="of a kind that is not to be kept")] = Rule.HIDE
+    admins: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="npubs (or hex) of those who may take down over HTTP (NIP-86), where the "
+            "archive is served; none: nobody"
+        ),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            admins = tuple(dict.fromkeys(map(public_key, self.admins)))
+        except ValueError as error:
+            raise ValueError(f"admins: {error}") from None
+        msgspec.structs.force_setattr(self, "admins", admins)
 
     @property
     def rules(self) -> dict[Reason, Rule]:

@@ -14,6 +14,7 @@ from bigbrotr.core.reading_pool import ReadingPool
 from bigbrotr.errors import BusyError
 from bigbrotr.serve.api import RESOURCES
 from bigbrotr.serve.ask import IDENTITY, LOOPBACK, at
+from bigbrotr.serve.management import Management
 from bigbrotr.serve.orders import STOP_S, Order
 from bigbrotr.serve.service import PREFIX, Server, Service
 
@@ -38,7 +39,9 @@ async def serve(
     """
     settings = order.config.serve
     async with reading_pool(order) as pool:
-        service = Service(pool, settings, RESOURCES, log, identity=order.identity)
+        service = Service(
+            pool, settings, RESOURCES, log, identity=order.identity, management=Management(order)
+        )
         server = Server(service)
         listener = await listen(*settings.address(), order.identity)
         loop = asyncio.get_running_loop()
