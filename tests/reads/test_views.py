@@ -14,12 +14,14 @@ from bigbrotr.models.event import Event
 from bigbrotr.models.policy import Reason, Rule, View
 from bigbrotr.models.query import Query
 from bigbrotr.reads.arrivals import Arrivals
+from bigbrotr.reads.event_lines import EventLines
 from bigbrotr.reads.events import EventReads
 from bigbrotr.reads.plan import Way
 from bigbrotr.reads.policy import hidden_of, why_hidden
 from tests.kit.archive import A, ordered, pairs
 from tests.kit.events import NOW, pubkey, verified
 from tests.kit.policy import judge, recount
+from tests.reads.test_event_lines import paged as sent_lines
 from tests.reads.test_events import AUTHORS, EVENTS, KINDS, QUERIES, TEXTS, matching, paged
 
 CHANCE = random.Random(3)
@@ -55,6 +57,7 @@ async def test_any_query_gives_what_the_view_shows(brotr: Brotr, view: View) -> 
     await fill(brotr)
     events = shown(view)
     reads = EventReads(brotr.pool, view, examined=7)
+    lines = EventLines(brotr.pool, view, examined=7)
 
     @settings(
         max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None
@@ -69,6 +72,8 @@ async def test_any_query_gives_what_the_view_shows(brotr: Brotr, view: View) -> 
         expected = matching(query, events)
         assert [event.id for event in await paged(reads, query, limit)] == expected
         assert await reads.count(query, 1000) == (len(expected), True)
+        sent = await sent_lines(lines, query, limit, budget_s=9, most_bytes=10**9)
+        assert [line["id"] for line in sent] == [each.hex() for each in expected]
     assert len(events) < len(EVERY) - 10
 
 

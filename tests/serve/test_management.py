@@ -15,7 +15,7 @@ from bigbrotr.models.keys import Keys
 from bigbrotr.models.policy import Reason
 from bigbrotr.serve.management import METHODS, UnauthorizedError, authorized, netloc_of
 from tests.kit.archive import A, pairs
-from tests.kit.events import pubkey, verified
+from tests.kit.events import NOW, pubkey, verified
 from tests.kit.policy import hidden
 from tests.kit.served import Served, served
 
@@ -26,11 +26,10 @@ EVENT = verified("spam", key=1)
 
 
 def signed(
-    body: bytes, url: str, keys: Keys = ADMIN, *, kind: int = 27_235, late_s: int = 0, **tags: str
+    body: bytes, url: str, keys: Keys = ADMIN, *, kind: int = 27_235, at: int = NOW, **tags: str
 ) -> str:
     """The header, signed by nostr-sdk."""
     said = {"u": url, "method": "POST", "payload": hashlib.sha256(body).hexdigest()} | tags
-    at = int(time.time()) + late_s
     event = keys.sign_event(kind, "", [[name, value] for name, value in said.items()], at)
     return "Nostr " + base64.b64encode(event.encode()).decode()
 
@@ -49,7 +48,8 @@ async def call(
     api: Served, method: str, *params: Any, keys: Keys = ADMIN, status: int = 200
 ) -> Mapping[str, Any]:
     body = json.dumps({"method": method, "params": params}).encode()
-    headers = {"Content-Type": KIND, "Authorization": signed(body, root(api), keys)}
+    header = signed(body, root(api), keys, at=int(time.time()))
+    headers = {"Content-Type": KIND, "Authorization": header}
     async with api.client.post(f"{root(api)}/", data=body, headers=headers) as response:
         assert response.status == status
         assert response.headers["Content-Type"] == KIND
@@ -139,8 +139,8 @@ HOST = "archive.example.com"
         ("Nostr e30=", "is no event"),
         (f"Nostr {'A' * 20_000}", "sign the call"),
         (signed(BODY, f"https://{HOST}", kind=1), "of kind 1"),
-        (signed(BODY, f"https://{HOST}", late_s=90), "more than 60 seconds"),
-        (signed(BODY, f"https://{HOST}", late_s=-90), "more than 60 seconds"),
+        (signed(BODY, f"https://{HOST}", at=NOW + 90), "more than 60 seconds"),
+        (signed(BODY, f"https://{HOST}", at=NOW - 90), "more than 60 seconds"),
         (signed(BODY, f"https://{HOST}", method="GET"), "another method"),
         (signed(BODY, "https://other.example.com"), "another address"),
         (signed(BODY, f"https://{HOST}:8443"), "another address"),
@@ -156,7 +156,7 @@ def test_what_is_not_authorized(header: str, words: str) -> None:
             BODY,
             hosts={HOST},
             admins={ADMIN.public_key},
-            now=time.time(),
+            now=NOW,
         )
 
 
@@ -166,8 +166,8 @@ def test_what_is_not_authorized(header: str, words: str) -> None:
 )
 def test_what_is_authorized(url: str) -> None:
     headers = {"Authorization": signed(BODY, url)}
-    now = time.time()
-    assert authorized(headers, BODY, hosts={HOST}, admins={ADMIN.public_key}, now=now)
+    admins = {ADMIN.public_key}
+    assert authorized(headers, BODY, hosts={HOST}, admins=admins, now=NOW) == ADMIN.public_key
     with pytest.raises(UnauthorizedError, match="16,384 bytes"):
-        authorized(headers, bytes(16_385), hosts={HOST}, admins={ADMIN.public_key}, now=now)
+        authorized(headers, bytes(16_385), hosts={HOST}, admins=admins, now=NOW)
     assert netloc_of("http://[") == ""
