@@ -31,7 +31,7 @@ class Arrivals:
     A row is read once its transaction and all older ones have ended: a long transaction keeps new
     rows back, and none is passed over. Reading changes nothing and keeps nothing open; who wants to
     go on later keeps `position`. With `judged`, a row is read once it is known which views hide
-    its events, see the service policy.
+    its events, see the service policy; where that has never run, that is never waited for.
     """
 
     def __init__(self, pool: Pool, position: Position, *, judged: bool = False) -> None:
@@ -66,11 +66,11 @@ class Arrivals:
             await self._look_for_another_server()
         return found
 
-    async def _judged_end(self) -> Position:
-        """The last row whose events were judged; before all others, if none ever were."""
+    async def _judged_end(self) -> Position | None:
+        """The last row whose events were judged; None: nobody judges here."""
         row = await self.pool.fetchrow("SELECT * FROM bigbrotr.policy_position()")
         assert row is not None
-        return Position(row["xid"] or 0, row["id"] or 0)
+        return None if row["xid"] is None else Position(row["xid"], row["id"])
 
     async def _look_for_another_server(self) -> None:
         """Gives a position up that is ahead: after a restore, transactions may be counted anew."""

@@ -29,6 +29,7 @@ from bigbrotr.serve.management import Management
 from bigbrotr.serve.openapi import NDJSON
 from bigbrotr.serve.parameters import MAX_SHOWN, decoded, read_parameters, shown, split_query
 from bigbrotr.serve.problems import TYPE, RefusedError
+from bigbrotr.serve.relay.relay import Relay
 from bigbrotr.serve.resource import (
     MAX_ROWS,
     ROWS,
@@ -48,7 +49,8 @@ JSON = "application/json"
 MIN_GZIP = 1000  # bytes: below, it saves nothing
 GZIP = 31  # zlib's window, with a header of gzip
 LEVEL = 1  # 3 ms a MB; the others save little more
-STALL_S = 30.0  # how long a reader of a stream may not read
+STALL_S = 30.0  # between two looks at who reads slowly
+SLOWEST = 1000  # bytes a second that a reader has to take
 WAITING = 8  # questions that wait for each connection to the database; more are refused
 IDLE_S = 60.0  # a connection on which nothing is asked
 NOT_FOUND_S = 10  # how long "there is none" may be kept
@@ -134,9 +136,11 @@ class Service:
         log: Logger,
         *,
         identity: str = "",
+        relay: Relay | None = None,
         management: Management | None = None,
     ) -> None:
         self.pool = pool
+        self._relay = relay
         self.settings = settings
         self.counts: Counter[str] = Counter()  # answers by class of status: 2xx, …
         limits = settings.limits
@@ -152,10 +156,6 @@ class Service:
         self._keeping = asyncio.Lock()
         self._fresh = Fresh(FRESH_BYTES)
         self._resources: dict[int, list[Resource]] = {}
-        self._hidden: list[Resource] = []
-        if self.guard.is_public:
-            self._hidden = [resource for resource in resources if resource.is_private]
-            resources = [resource for resource in resources if not resource.is_private]
         self._all = list(resources)
         for resource in resources:
             self._resources.setdefault(len(resource.segments), []).append(resource)
@@ -234,6 +234,8 @@ class Service:
         if request.method == "OPTIONS":
             more = {} if self._management is None else self._management.preflight
             return web.Response(status=204, headers=PREFLIGHT | {"Allow": METHODS} | more)
+        if self._relay and (told := await self._relay.answer(request, path, self.client(request))):
+            return told
         if path in ("/", PREFIX):
             return web.Response(status=302, headers={"Location": f"{PREFIX}/"})
         if found := self._pages.get(path):
@@ -271,10 +273,6 @@ class Service:
     def _no_such(self, path: str) -> RefusedError:
         below = path.removeprefix(f"{PREFIX}/")[:MAX_SHOWN]
         segments = below.split("/")
-        if any(_match(resource, segments) is not None for resource in self._hidden):
-            return RefusedError(
-                "not-found", "a public server does not show that, only a private one does"
-            )
         # As they would be, if what stands in place of their parameters were right.
         known = {
             "/".join(
@@ -363,8 +361,7 @@ class Service:
                 if is_packed and lines:
                     lines = packer.compress(lines) + packer.flush(zlib.Z_SYNC_FLUSH)
                 if lines:
-                    async with asyncio.timeout(STALL_S):
-                        await response.write(lines)
+                    await response.write(lines)
                 if left is not None:
                     left -= number
                 if after is None or left == 0:
@@ -379,8 +376,7 @@ class Service:
             raise
         except Exception as error:
             # Without its last chunk, so that nobody takes it for the whole.
-            if not isinstance(error, TimeoutError):
-                self.excuse(error, request)
+            self.excuse(error, request)
             if request.transport is not None:
                 request.transport.abort()
         return response
@@ -534,6 +530,7 @@ class _Connection(RequestHandler):
         super().__init__(server, loop=loop, **more)
         self._service = service
         self._address = NOBODY
+        self._stall: asyncio.TimerHandle | None = None  # while bytes wait for who asked
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Counts it, and cuts it where there are too many."""
@@ -549,7 +546,33 @@ class _Connection(RequestHandler):
         """Gives its place back."""
         if self._manager is not None:  # else it was lost before
             self._service.connections.leave(self._address)
+        self._watch(is_waiting=False)
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Watches a reader for whom more waits than fits on the way."""
+        super().pause_writing()
+        self._watch(is_waiting=True)
+
+    def resume_writing(self) -> None:
+        """Watches no more."""
+        self._watch(is_waiting=False)
+        super().resume_writing()
+
+    def _watch(self, *, is_waiting: bool) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+        self._stall = None
+        if is_waiting and (transport := self.transport) is not None:
+            before = transport.get_write_buffer_size()
+            self._stall = self._loop.call_later(STALL_S, self._look, transport, before)
+
+    def _look(self, transport: asyncio.Transport, before: int) -> None:
+        """Cuts a reader who has taken too little since the look before."""
+        if before - transport.get_write_buffer_size() < STALL_S * SLOWEST:
+            transport.abort()
+        else:
+            self._watch(is_waiting=True)
 
     def handle_error(
         self,

@@ -167,6 +167,7 @@ async def test_why_an_event_is_hidden(brotr: Brotr) -> None:
 
 
 async def test_new_events_are_told_once_they_are_judged(brotr: Brotr) -> None:
+    await judge(brotr)
     log = await Arrivals.from_now(brotr.pool, judged=True)
     first, second = verified(), verified()
     await brotr.insert_events(pairs([first], A))
