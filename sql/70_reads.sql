@@ -205,7 +205,7 @@ COMMENT ON FUNCTION bigbrotr.event_text IS
 
 CREATE OR REPLACE FUNCTION bigbrotr.event_lines(
     p_way text, p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
-    p_limit integer, p_examine integer, p_most_bytes bigint,
+    p_limit integer, p_examine integer, p_most_bytes bigint, p_view text, p_now bigint,
     OUT lines bytea, OUT number integer, OUT matches integer, OUT last_at bigint, OUT last_id bytea, OUT is_raw boolean
 )
 LANGUAGE plpgsql STABLE
@@ -213,8 +213,10 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    ids bytea[];
+    shown record;
+    ids   bytea[];
 BEGIN
+    SELECT v.hides, v.expired_by INTO shown FROM bigbrotr.view_hides(p_view, p_now) AS v;
     CASE p_way
     WHEN 'walk_events' THEN
         SELECT convert_to(string_agg(bigbrotr.event_text(
@@ -234,7 +236,10 @@ BEGIN
                       AND (p_after_at IS NULL OR x.created_at < p_after_at OR (x.created_at = p_after_at AND x.id > p_after_id))
                     ORDER BY x.created_at DESC, x.id LIMIT p_examine
                 ) AS e
-                WHERE p_kinds IS NULL OR e.kind = ANY (p_kinds)
+                WHERE (p_kinds IS NULL OR e.kind = ANY (p_kinds))
+                  AND (SELECT true FROM bigbrotr.hidden h
+                       WHERE h.created_at = e.created_at AND h.slice = e.slice AND h.id = e.id
+                         AND (h.why & shown.hides <> 0 OR h.expires_at <= shown.expired_by)) IS NULL
                 LIMIT p_limit + 1
             ) AS f
         ) AS t;
@@ -255,6 +260,9 @@ BEGIN
                     WHERE x.pubkey = u.pubkey AND x.created_at >= p_since AND x.created_at <= p_until
                       AND (p_after_at IS NULL OR x.created_at < p_after_at OR (x.created_at = p_after_at AND x.id > p_after_id))
                       AND (p_kinds IS NULL OR x.kind + 0 = ANY (p_kinds))
+                      AND (SELECT true FROM bigbrotr.hidden h
+                           WHERE h.created_at = x.created_at AND h.slice = x.slice AND h.id = x.id
+                             AND (h.why & shown.hides <> 0 OR h.expires_at <= shown.expired_by)) IS NULL
                     ORDER BY x.pubkey, x.created_at DESC, x.id LIMIT p_limit + 1
                 ) AS e
                 ORDER BY e.created_at DESC, e.id LIMIT p_limit + 1
@@ -277,6 +285,9 @@ BEGIN
                     WHERE x.kind = u.kind AND x.created_at >= p_since AND x.created_at <= p_until
                       AND (p_after_at IS NULL OR x.created_at < p_after_at OR (x.created_at = p_after_at AND x.id > p_after_id))
                       AND (p_pubkeys IS NULL OR x.pubkey || '' = ANY (p_pubkeys))
+                      AND (SELECT true FROM bigbrotr.hidden h
+                           WHERE h.created_at = x.created_at AND h.slice = x.slice AND h.id = x.id
+                             AND (h.why & shown.hides <> 0 OR h.expires_at <= shown.expired_by)) IS NULL
                     ORDER BY x.kind, x.created_at DESC, x.id LIMIT p_limit + 1
                 ) AS e
                 ORDER BY e.created_at DESC, e.id LIMIT p_limit + 1
@@ -288,7 +299,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION bigbrotr.event_lines IS
     'Up to p_limit events, newest first and by id within a second, as JSON objects, one a line (UTF-8); as few as tags and content '
-    'of p_most_bytes take, but for the last of them. p_way, p_examine and the conditions are those of events_page, without '
+    'of p_most_bytes take, but for the last of them; those that a view shows as of p_now (Unix seconds). p_way, p_examine and the conditions are those of events_page, without '
     'tags. number: how many lines there are; matches: how many there are, p_limit + 1 at most; last_at and last_id: of the '
     'last line; is_raw: the exact bytes of one of them are in events_raw. matches NULL: another way has to be taken.';
 

@@ -19,6 +19,7 @@ BEGIN
         ('presence',         'distributed', 'slice', 'events_stored'),
         ('events_raw',       'distributed', 'slice', 'events_stored'),
         ('dropped',          'distributed', 'slice', 'events_stored'),
+        ('hidden',           'distributed', 'slice', 'events_stored'),
         -- On the coordinator, and nothing to Citus.
         ('ledger',           'ordinary',    NULL,    NULL),
         ('schema_lock',      'ordinary',    NULL,    NULL),
@@ -56,7 +57,16 @@ BEGIN
         ('day_relays',       'ordinary',    NULL,    NULL),
         ('day_networks',     'ordinary',    NULL,    NULL),
         ('day_checks',       'ordinary',    NULL,    NULL),
-        ('authors',          'ordinary',    NULL,    NULL)
+        ('authors',          'ordinary',    NULL,    NULL),
+        ('policy_lock',      'ordinary',    NULL,    NULL),
+        ('policy_state',     'ordinary',    NULL,    NULL),
+        ('deletions',        'ordinary',    NULL,    NULL),
+        ('vanished',         'ordinary',    NULL,    NULL),
+        ('addresses',        'ordinary',    NULL,    NULL),
+        ('takedowns',        'ordinary',    NULL,    NULL),
+        ('reviews',          'ordinary',    NULL,    NULL),
+        ('departures',       'ordinary',    NULL,    NULL),
+        ('erased_slices',    'ordinary',    NULL,    NULL)
     ) AS f (name, kind, distribution_column, sibling)
     WHERE f.kind = 'distributed' AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid = format('bigbrotr.%I', f.name)::regclass)
@@ -70,7 +80,8 @@ BEGIN
     FOR routine IN
         SELECT p.oid::regprocedure AS name FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'bigbrotr'::regnamespace AND p.proname IN (
-            'slice_of', 'slice_start', 'slice_end', 'pack_seen', 'unpack_seen', 'tag_values', 'tag_hash', 'has_hashes')
+            'slice_of', 'slice_start', 'slice_end', 'pack_seen', 'unpack_seen', 'tag_values', 'tag_hash', 'has_hashes',
+            'telling_tags')
     LOOP
         PERFORM create_distributed_function(routine.name);
     END LOOP;
@@ -148,13 +159,16 @@ END $$;
 
 CREATE OR REPLACE FUNCTION bigbrotr.find_by_ids(
     p_ids bytea[], p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[],
-    p_pubkeys bytea[], p_hashes integer[], p_more text[], p_limit integer
+    p_pubkeys bytea[], p_hashes integer[], p_more text[], p_limit integer, p_view text, p_now bigint
 ) RETURNS TABLE (created_at bigint, id bytea)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
+DECLARE
+    view_hides record;
 BEGIN
+    SELECT v.hides, v.expired_by INTO view_hides FROM bigbrotr.view_hides(p_view, p_now) AS v;
     RETURN QUERY
     SELECT x.created_at, x.id
     FROM unnest(p_ids) AS u (id) JOIN bigbrotr.events_stored x ON x.id = u.id
@@ -162,6 +176,9 @@ BEGIN
       AND (p_kinds IS NULL OR x.kind = ANY (p_kinds)) AND (p_pubkeys IS NULL OR x.pubkey = ANY (p_pubkeys))
       AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
       AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+      AND NOT EXISTS (SELECT FROM bigbrotr.hidden h
+                      WHERE h.slice = x.slice AND h.created_at = x.created_at AND h.id = x.id
+                        AND (h.why & view_hides.hides <> 0 OR h.expires_at <= view_hides.expired_by))
       AND (p_after_at IS NULL OR x.created_at < p_after_at OR (x.created_at = p_after_at AND x.id > p_after_id))
     ORDER BY x.created_at DESC, x.id LIMIT p_limit;
 END $$;
@@ -169,7 +186,7 @@ END $$;
 -- No look at once: the caller takes the way of events_page.
 CREATE OR REPLACE FUNCTION bigbrotr.event_lines(
     p_way text, p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
-    p_limit integer, p_examine integer, p_most_bytes bigint,
+    p_limit integer, p_examine integer, p_most_bytes bigint, p_view text, p_now bigint,
     OUT lines bytea, OUT number integer, OUT matches integer, OUT last_at bigint, OUT last_id bytea, OUT is_raw boolean
 )
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

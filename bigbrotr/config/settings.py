@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from bigbrotr.models.filter import MOMENT, Filter, public_key
+from bigbrotr.models.policy import Reason, Rule, View, erasing, hides
 from bigbrotr.models.relay import Network, Relay
 
 EMBEDDED = "embedded"
@@ -624,6 +625,67 @@ class StatisticsSettings(ServiceSection, frozen=True):
     ] = 900.0
 
 
+class PolicySettings(ServiceSection, frozen=True):
+    """Which archived events are shown: "serve": in every view; "archive": not in the current one;
+    "hide": in none; "erase": in none, and their content is erased for good."""
+
+    # As maintenance, it waits for those who hold the database up.
+    max_consecutive_failures: Annotated[
+        int, Meta(ge=0, description="failed cycles in a row that count as a crash; 0: never")
+    ] = 0
+    interval_s: Annotated[
+        float, Meta(ge=0.05, description="from one look for new events to the next")
+    ] = 0.25
+    superseded: Annotated[
+        Rule, Meta(description="of a replaceable or addressable event a newer version is archived")
+    ] = Rule.ARCHIVE
+    deleted: Annotated[Rule, Meta(description="the author has asked for its deletion (NIP-09)")] = (
+        Rule.HIDE
+    )
+    expired: Annotated[Rule, Meta(description="its time is over (NIP-40)")] = Rule.HIDE
+    vanished: Annotated[
+        Rule,
+        Meta(description="the author has asked to vanish (NIP-62), from all relays or from us"),
+    ] = Rule.HIDE
+    protected: Annotated[Rule, Meta(description="only its author may publish it (NIP-70)")] = (
+        Rule.HIDE
+    )
+    ephemeral: Annotated[Rule, Meta(description="of a kind that is not to be kept")] = Rule.HIDE
+    admins: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="npubs (or hex) of those who may take down over HTTP (NIP-86), where the "
+            "archive is served; none: nobody"
+        ),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            admins = tuple(dict.fromkeys(map(public_key, self.admins)))
+        except ValueError as error:
+            raise ValueError(f"admins: {error}") from None
+        msgspec.structs.force_setattr(self, "admins", admins)
+
+    @property
+    def rules(self) -> dict[Reason, Rule]:
+        """The rule of each reason; what was taken down or erased is always hidden."""
+        own = {
+            reason: getattr(self, name)
+            for reason in Reason
+            if (name := str(reason.name).lower()) in self.__struct_fields__
+        }
+        return own | {Reason.TAKEN_DOWN: Rule.HIDE}
+
+    def hides(self, view: View) -> int:
+        """The bits of the reasons for which a view hides events."""
+        return hides(self.rules, view)
+
+    @property
+    def erases(self) -> int:
+        """The bits of the reasons for which content is erased."""
+        return erasing(self.rules)
+
+
 def name_server(text: str) -> tuple[str, int]:
     """Address and port of "address", "address:port" or "[address]:port"; ValueError otherwise."""
     host, colon, port = text.rpartition(":")
@@ -1101,6 +1163,7 @@ class Config(Section, frozen=True):
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
     publisher: PublisherSettings = field(default_factory=PublisherSettings)
     synchronizer: SynchronizerSettings = field(default_factory=SynchronizerSettings)
+    policy: PolicySettings = field(default_factory=PolicySettings)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
     maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
     supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)

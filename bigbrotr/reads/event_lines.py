@@ -101,14 +101,15 @@ class EventLines(EventReads):
                 p_limit=limit - found.number,
                 p_examine=max(self._examined, limit + 1),
                 p_most_bytes=most_bytes - found.bytes,
+                **self._seen(),
             )
             if row["matches"] is None or row["is_raw"]:
                 return found
             found = found.with_more(row)
             if row["matches"] > row["number"]:
                 return found._replace(is_whole=True)
-            # A walk for some kinds may have ended before the piece does.
-            if plan.way is Way.WALK and query.kinds is not None:
+            # A walk that left some out may have ended before the piece does.
+            if plan.way is Way.WALK:
                 return found
             if pieces and time.monotonic() > deadline:
                 return found._replace(after=Position(run[-1].since, LAST_ID), is_whole=True)

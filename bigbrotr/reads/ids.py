@@ -1,5 +1,6 @@
 """Reads the ids of events in masses, and which of the newest transactions are over."""
 
+import time
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
@@ -42,8 +43,10 @@ async def packed_ids(
         until = min(query.until + 1, MAX_CREATED_AT)
         while since < until:
             row = await pool.fetchrow(
-                "SELECT * FROM bigbrotr.read_ids(p_since => $1, p_until => $2, p_after => $3,"
-                " p_limit => $4, p_kinds => $5, p_pubkeys => $6)",
+                "SELECT * FROM bigbrotr.read_shown_ids(p_view => $1, p_now => $2, p_since => $3,"
+                " p_until => $4, p_after => $5, p_limit => $6, p_kinds => $7, p_pubkeys => $8)",
+                events.view.value,
+                int(time.time()),
                 since,
                 until,
                 after,

@@ -12,6 +12,7 @@ from bigbrotr.core.pool import Pool
 from bigbrotr.models.event import MAX_CREATED_AT, MAX_KIND
 from bigbrotr.models.filter import public_key
 from bigbrotr.models.metadata import MetadataType
+from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position
 from bigbrotr.models.query import Query as EventQuery
 from bigbrotr.models.relay import Network, Relay
@@ -457,12 +458,13 @@ class EventItem(Struct, frozen=True, omit_defaults=True):
 HALF = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # of a pair of UTF-16
 EventKey: TypeAlias = tuple[BIGINT, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]]
 # What the planner knows of a database is found once.
-_readers: WeakKeyDictionary[Pool, EventLines] = WeakKeyDictionary()
+_readers: WeakKeyDictionary[Pool, dict[View, EventLines]] = WeakKeyDictionary()
 
 
-def _reads(pool: Pool) -> EventLines:
-    if (found := _readers.get(pool)) is None:
-        found = _readers[pool] = EventLines(pool)
+def _reads(pool: Pool, view: View = View.CURRENT) -> EventLines:
+    views = _readers.setdefault(pool, {})
+    if (found := views.get(view)) is None:
+        found = views[view] = EventLines(pool, view)
     return found
 
 
@@ -618,7 +620,7 @@ async def _author_relays(
         authors=frozenset([bytes.fromhex(query.author)]),
         kinds=frozenset(query.kind or (10002, 10050)),
     )
-    page = await _reads(pool).page(
+    page = await _reads(pool, View.ARCHIVE).page(
         wanted, limit, _position(after), budget_s=BUDGET_S, most_bytes=MOST_BYTES
     )
     found: list[Keyed] = []
@@ -782,15 +784,14 @@ RESOURCES: tuple[Resource, ...] = (
         name="events",
         path="events",
         words="Events, the newest first. All conditions have to hold. A page may be short or "
-        "empty before the end: where little of much matches, or events are large. Only a private "
-        "server shows them: deleted and replaced ones are among them.",
+        "empty before the end: where little of much matches, or events are large. What its "
+        "author has deleted or replaced, what has expired or was taken down is left out.",
         query=EventsQuery,
         item=EventItem,
         read=_events,
         key=EventKey,
         is_parted=True,
         at_once=EVENTS_AT_ONCE,
-        is_private=True,
     ),
     One(
         name="event",
@@ -799,8 +800,7 @@ RESOURCES: tuple[Resource, ...] = (
         query=OneEventQuery,
         item=EventItem,
         read=_event,
-        max_age_s=3600,
-        is_private=True,
+        max_age_s=60,
     ),
     One(
         name="event_where",
@@ -847,7 +847,6 @@ RESOURCES: tuple[Resource, ...] = (
         query=AuthorQuery,
         item=authors.Profile,
         read=_profile,
-        is_private=True,
     ),
     Many(
         name="author_relays",
@@ -860,6 +859,5 @@ RESOURCES: tuple[Resource, ...] = (
         key=EventKey,
         is_parted=True,
         at_once=EVENTS_AT_ONCE,
-        is_private=True,
     ),
 )

@@ -14,6 +14,7 @@ from bigbrotr.core.reading_pool import ReadingPool
 from bigbrotr.errors import BusyError
 from bigbrotr.serve.api import RESOURCES
 from bigbrotr.serve.ask import IDENTITY, LOOPBACK, at
+from bigbrotr.serve.management import Management
 from bigbrotr.serve.orders import STOP_S, Order
 from bigbrotr.serve.relay.relay import open_relay
 from bigbrotr.serve.service import PREFIX, Server, Service
@@ -39,7 +40,15 @@ async def serve(
     """
     settings = order.config.serve
     async with reading_pool(order) as pool, open_relay(pool, settings, log) as relay:
-        service = Service(pool, settings, RESOURCES, log, identity=order.identity, relay=relay)
+        service = Service(
+            pool,
+            settings,
+            RESOURCES,
+            log,
+            identity=order.identity,
+            relay=relay,
+            management=Management(order),
+        )
         server = Server(service)
         listener = await listen(*settings.address(), order.identity)
         loop = asyncio.get_running_loop()

@@ -75,7 +75,6 @@ class Resource(Struct, frozen=True, kw_only=True, dict=True):
     query: type[Query]
     item: Any
     max_age_s: int = 30  # how long an answer may be kept
-    is_private: bool = False  # left out where all the world may read
     is_kept: bool = False  # the answer is made once in `max_age_s`, whoever asks: no parameters
     fresh_s: float = 1.0  # how long the same question is answered with the same words
 

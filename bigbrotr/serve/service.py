@@ -25,6 +25,7 @@ from bigbrotr.serve import openapi, reference
 from bigbrotr.serve.ask import IDENTITY
 from bigbrotr.serve.guard import Guard
 from bigbrotr.serve.limits import NOBODY, Buckets, Connections, Proxies, group
+from bigbrotr.serve.management import Management
 from bigbrotr.serve.openapi import NDJSON
 from bigbrotr.serve.parameters import MAX_SHOWN, decoded, read_parameters, shown, split_query
 from bigbrotr.serve.problems import TYPE, RefusedError
@@ -55,7 +56,7 @@ IDLE_S = 60.0  # a connection on which nothing is asked
 NOT_FOUND_S = 10  # how long "there is none" may be kept
 PAGE_S = 3600  # and a page that only a new release changes
 FRESH_BYTES = 16 * 1024 * 1024  # of answers that are kept for who asks the same
-METHODS = "GET, HEAD, OPTIONS"
+METHODS = "GET, HEAD, OPTIONS"  # and POST, where the archive is managed over HTTP
 ENCODER = msgspec.json.Encoder()
 PREFLIGHT = {
     "Access-Control-Allow-Methods": METHODS,
@@ -136,6 +137,7 @@ class Service:
         *,
         identity: str = "",
         relay: Relay | None = None,
+        management: Management | None = None,
     ) -> None:
         self.pool = pool
         self._relay = relay
@@ -146,6 +148,7 @@ class Service:
         self.buckets = Buckets(limits.requests_per_s / settings.width, limits.burst)
         self.connections = Connections(limits.connections, limits.connections_per_address)
         self.proxies = Proxies(settings.trusted_proxies)
+        self._management = management
         self._defects = Defects(log)
         self._identity = identity
         self._asking = 0  # questions to the database, running or waiting
@@ -153,10 +156,6 @@ class Service:
         self._keeping = asyncio.Lock()
         self._fresh = Fresh(FRESH_BYTES)
         self._resources: dict[int, list[Resource]] = {}
-        self._hidden: list[Resource] = []
-        if self.guard.is_public:
-            self._hidden = [resource for resource in resources if resource.is_private]
-            resources = [resource for resource in resources if not resource.is_private]
         self._all = list(resources)
         for resource in resources:
             self._resources.setdefault(len(resource.segments), []).append(resource)
@@ -205,7 +204,7 @@ class Service:
             headers.get("Sec-Fetch-Site", ""),
             headers.get("Sec-Fetch-Mode", ""),
         )
-        if request.method not in ("GET", "HEAD", "OPTIONS"):
+        if request.method not in ("GET", "HEAD", "OPTIONS") and not self._is_managed(request):
             raise RefusedError("method-not-allowed", f"only {METHODS} are understood here")
         if wait_s := self.buckets.take(self.client(request)):
             raise RefusedError(
@@ -214,6 +213,9 @@ class Service:
                 "second: wait as long as Retry-After says, or read a list as a stream (NDJSON)",
                 retry_after_s=max(1, round(wait_s + 0.5)),
             )
+
+    def _is_managed(self, request: web.BaseRequest) -> bool:
+        return self._management is not None and self._management.is_meant(request)
 
     def client(self, request: web.BaseRequest) -> str:
         """The address that asks, behind proxies of ours."""
@@ -227,8 +229,11 @@ class Service:
         path, _, query = request.raw_path.partition("?")
         if not path.startswith("/"):  # the absolute form, which proxies use
             path = "/" + path.partition("://")[2].partition("/")[2]
+        if self._management is not None and self._management.is_meant(request):
+            return await self._management.answer(request)
         if request.method == "OPTIONS":
-            return web.Response(status=204, headers=PREFLIGHT | {"Allow": METHODS})
+            more = {} if self._management is None else self._management.preflight
+            return web.Response(status=204, headers=PREFLIGHT | {"Allow": METHODS} | more)
         if self._relay and (told := await self._relay.answer(request, path, self.client(request))):
             return told
         if path in ("/", PREFIX):
@@ -268,10 +273,6 @@ class Service:
     def _no_such(self, path: str) -> RefusedError:
         below = path.removeprefix(f"{PREFIX}/")[:MAX_SHOWN]
         segments = below.split("/")
-        if any(_match(resource, segments) is not None for resource in self._hidden):
-            return RefusedError(
-                "not-found", "a public server does not show that, only a private one does"
-            )
         # As they would be, if what stands in place of their parameters were right.
         known = {
             "/".join(

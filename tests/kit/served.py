@@ -12,7 +12,13 @@ from typing import Any, NamedTuple
 import aiohttp
 import anyio
 
-from bigbrotr.config.settings import Config, Database, ServeLimits, ServeSettings
+from bigbrotr.config.settings import (
+    Config,
+    Database,
+    PolicySettings,
+    ServeLimits,
+    ServeSettings,
+)
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import Logger
 from bigbrotr.models.event import Event, EventRelay
@@ -84,11 +90,16 @@ class Reply(NamedTuple):
 
 @asynccontextmanager
 async def served(
-    dsn: str, *, limits: ServeLimits | None = None, **settings: Any
+    dsn: str,
+    *,
+    limits: ServeLimits | None = None,
+    policy: PolicySettings | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Served]:
     """Serves a database for the length of the block."""
     config = Config(
         database=Database(url=dsn),
+        policy=policy or PolicySettings(),
         serve=ServeSettings(
             **({"listen": "127.0.0.1:0"} | settings),
             limits=limits or ServeLimits(requests_per_s=0, statement_timeout_s=20),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bigbrotr.config.settings import Profile
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import Event, EventRelay
+from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position, Query
 from bigbrotr.models.relay import Relay
 from bigbrotr.reads.event_lines import EventLines
@@ -46,7 +47,7 @@ async def test_any_query_gives_what_a_look_at_every_event_gives(
     await fill(brotr)
     if is_analyzed:
         await brotr.analyze()
-    reads = EventLines(brotr.pool, examined=7)
+    reads = EventLines(brotr.pool, View.CURRENT, examined=7)
     signed = {event.id.hex(): json.loads(event.to_json()) for event in EVENTS}
     cases: list[tuple[Query, int, int]] = []
 
@@ -83,7 +84,7 @@ async def test_postgresql_makes_the_lines(
 ) -> None:
     await fill(brotr)
     await brotr.analyze()
-    reads = EventLines(brotr.pool)
+    reads = EventLines(brotr.pool, View.CURRENT)
     wanted = matching(query, EVENTS)
 
     async def fail(*_: object, **__: object) -> None:
@@ -110,7 +111,7 @@ async def test_events_are_sent_as_they_were_signed(brotr: Brotr) -> None:
         verified("bell \x07", verbatim=True),
     ]
     relay = Relay("wss://a.example.com")
-    reads = EventLines(brotr.pool)
+    reads = EventLines(brotr.pool, View.CURRENT)
     for some in (events, odd):
         await brotr.insert_events([EventRelay(event, relay, NOW) for event in some])
         page = await reads.lines(Query(), 100, budget_s=20, most_bytes=MANY)

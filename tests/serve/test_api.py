@@ -337,10 +337,14 @@ async def test_events_by_a_filter(brotr: Brotr, dsn: str, profile: Profile) -> N
         assert (await api.get("events?author=nobody", status=400)).json["parameter"] == "author"
         assert (await api.get("events?tag=tt:x", status=400)).json["parameter"] == "tag"
     async with served(dsn, public_url="https://archive.example.com") as api:
-        problem = (await api.get("events", status=404)).json
-        assert "only a private one does" in problem["detail"]
-        await api.get(f"events/{events[0].id.hex()}", status=404)
+        await api.get(f"events/{events[0].id.hex()}")
         await api.get(f"events/{events[0].id.hex()}/where")
+        await brotr.take_down("event", events[0].id, why="law", who="me")
+        assert events[0].id.hex() not in [item["id"] for item in await api.all("events", 100)]
+    async with served(dsn) as api:
+        await api.get(f"events/{events[0].id.hex()}", status=404)
+        where = (await api.get(f"events/{events[0].id.hex()}/where")).json
+        assert [why["reason"] for why in where["hidden"]] == ["taken_down"]
 
 
 async def test_a_search_ends_when_its_time_is_over(

@@ -50,7 +50,7 @@ class Follower:
         if self._arrivals is None:
             async with self._beginning:
                 if self._arrivals is None:
-                    self._arrivals = await Arrivals.from_now(self._pool)
+                    self._arrivals = await Arrivals.from_now(self._pool, judged=True)
         self._is_wanted.set()
 
     def settle(self, subscription: Subscription) -> None:
@@ -92,7 +92,7 @@ class Follower:
                 subscription.past = reached.next
         while True:
             # The place goes on once all that was found is told: the database may fail between.
-            ahead = Arrivals(self._pool, arrivals.position)
+            ahead = Arrivals(self._pool, arrivals.position, judged=True)
             found = await ahead.read(PAGES)
             if ahead.is_missing:
                 self._give_up()

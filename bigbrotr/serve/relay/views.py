@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 from bigbrotr.core.pool import Pool
+from bigbrotr.models import policy
 from bigbrotr.models.query import Query
 from bigbrotr.reads.events import EventReads
 from bigbrotr.reads.ids import PackedIds, packed_ids
@@ -11,6 +12,7 @@ from bigbrotr.serve.relay.subscription import Subscription
 
 CURRENT = "/"
 ARCHIVE = "/archive"
+SHOWN = {CURRENT: policy.View.CURRENT, ARCHIVE: policy.View.ARCHIVE}
 PAGE_BYTES = 1 << 20  # of contents and tags that are read at once
 
 
@@ -18,12 +20,12 @@ class View:
     """One of the relay's addresses: what it may show, and who waits for more of it.
 
     This is the one place where the relay gets at events: whatever may not be shown is left out by
-    `events`, and has to be by `ids`.
+    `events` and by `ids`.
     """
 
     def __init__(self, pool: Pool, path: str) -> None:
         self.path = path
-        self.events = EventReads(pool)
+        self.events = EventReads(pool, SHOWN[path])
         self.live: Index[Subscription] = Index()
         self._pool = pool
 
