@@ -7,6 +7,7 @@ DO $$
 DECLARE
     family  record;
     routine record;
+    place   record;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_dist_node WHERE groupid <> 0 AND noderole = 'primary') THEN
         RAISE EXCEPTION 'the cluster has no workers yet: SELECT citus_add_node(…)' USING ERRCODE = 'BB003';
@@ -95,6 +96,17 @@ BEGIN
     LOOP
         EXECUTE format('ALTER FUNCTION %s SET plan_cache_mode = force_custom_plan', routine.name);
     END LOOP;
+
+    -- What workers are asked in our name names functions of pg_catalog without its name: nothing of another schema may be
+    -- meant. Where people find the archive by bare names is a matter of the coordinator.
+    FOR place IN
+        SELECT w.nodename, w.result FROM run_command_on_workers(
+            format('ALTER DATABASE %I SET search_path = pg_catalog', current_database())) AS w
+        WHERE NOT w.success
+    LOOP
+        RAISE EXCEPTION 'the worker % lets no search path be set: %', place.nodename, place.result USING ERRCODE = 'BB003';
+    END LOOP;
+    ALTER FUNCTION bigbrotr.set_search_path SET citus.enable_ddl_propagation = off;
 
     -- Citus looks at each row of pg_class that a session reads, to hide shards: half a second for each new connection of
     -- ours. There are no shards on the coordinator.

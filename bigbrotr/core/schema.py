@@ -118,7 +118,7 @@ class Schema:
     def digest(self, profile: Profile) -> str:
         """Changes when any file of the current truth does."""
         digest = hashlib.sha256()
-        for path in self.files(profile):
+        for path in (*self.files(profile), self.folder / DISTRIBUTED):
             digest.update(path.read_bytes())
         return digest.hexdigest()
 
@@ -334,14 +334,15 @@ class Schema:
             await connection.execute(
                 "LOCK TABLE bigbrotr.presence_lock IN EXCLUSIVE MODE", timeout=LONG_S
             )
-            for revision, path in self.migrations().items():
-                if revision > ledger.revision:
-                    await connection.execute(path.read_text("utf-8"), timeout=LONG_S)
+        paths = self.files(profile)
+        if ledger is not None:
+            news = [path for number, path in self.migrations().items() if number > ledger.revision]
+            paths = [*news, *paths]
         if await is_distributed(connection):
-            for path in (*self.files(profile), self.folder / DISTRIBUTED):
+            for path in (*paths, self.folder / DISTRIBUTED):
                 await _run_one_by_one(connection, path.read_text("utf-8"))
         else:
-            for path in self.files(profile):
+            for path in paths:
                 await connection.execute(path.read_text("utf-8"), timeout=LONG_S)
         await connection.execute(
             "INSERT INTO bigbrotr.ledger"
