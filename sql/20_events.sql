@@ -207,13 +207,14 @@ COMMENT ON FUNCTION bigbrotr.events_tagged IS
 CREATE OR REPLACE FUNCTION bigbrotr.insert_events(
     p_relay_id integer, p_seen_ats bigint[], p_created_ats bigint[], p_kinds integer[], p_ids bytea[], p_pubkeys bytea[],
     p_sigs bytea[], p_tags text[], p_tag_hashes integer[], p_tag_ends integer[], p_contents text[], p_raws bytea[],
-    p_named text[], p_named_in integer[]
+    p_nums bigint[], p_named text[], p_named_in integer[]
 ) RETURNS TABLE (new_events integer, new_pairs integer)
 LANGUAGE plpgsql ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     -- NULL: deleted meanwhile
     holder integer := (SELECT r.id FROM bigbrotr.relays r WHERE r.id = p_relay_id);
-    nums   bigint[] := ARRAY(SELECT nextval('bigbrotr.event_numbers') FROM generate_series(1, cardinality(p_ids)));
+    nums   bigint[] := coalesce(
+        p_nums, ARRAY(SELECT nextval('bigbrotr.event_numbers') FROM generate_series(1, cardinality(p_ids))));
     seens  integer[] := ARRAY(SELECT bigbrotr.pack_seen(s.seen_at) FROM unnest(p_seen_ats) AS s (seen_at));
     known  integer[] := '{}';
     run    record;
@@ -227,9 +228,9 @@ BEGIN
         FROM bigbrotr.store_slice(
             p_slice => run.slice, p_relay_id => holder, p_seen_ats => seens[run.first:run.last],
             p_created_ats => p_created_ats[run.first:run.last], p_nums => nums[run.first:run.last],
-            p_kinds => p_kinds[run.first:run.last], p_ids => p_ids[run.first:run.last],
-            p_pubkeys => p_pubkeys[run.first:run.last], p_sigs => p_sigs[run.first:run.last],
-            p_tags => p_tags[run.first:run.last],
+            p_are_copied => p_nums IS NOT NULL, p_kinds => p_kinds[run.first:run.last],
+            p_ids => p_ids[run.first:run.last], p_pubkeys => p_pubkeys[run.first:run.last],
+            p_sigs => p_sigs[run.first:run.last], p_tags => p_tags[run.first:run.last],
             p_tag_hashes => p_tag_hashes[coalesce(p_tag_ends[run.first - 1], 0) + 1:p_tag_ends[run.last]],
             p_tag_ends => p_tag_ends[run.first:run.last], p_tag_start => coalesce(p_tag_ends[run.first - 1], 0),
             p_contents => p_contents[run.first:run.last], p_raws => p_raws[run.first:run.last]) AS s;
@@ -269,43 +270,55 @@ COMMENT ON FUNCTION bigbrotr.insert_events IS
     'Stores verified events that one relay holds, and notes that it holds them. Arrays of one length, sorted by '
     '(created_at, id), so that concurrent writers lock in the same order. What the profile does not keep comes as a '
     'NULL array; so does p_raws if no event needs one. p_tag_hashes: those of all events, one after the other; '
-    'p_tag_ends: for each event, how many there are up to its last. p_named: the relay '
-    'URLs that the events name; p_named_in: for each, the position of its event, from 1. Those of new events go into '
-    'the queue mentions. Returns how many events and how many pairs are new. Idempotent.';
+    'p_tag_ends: for each event, how many there are up to its last. p_nums: the numbers under which this transaction '
+    'has copied the events into events_stored, see draw_numbers; NULL: they are stored here. p_named: the relay URLs '
+    'that the events name; p_named_in: for each, the position of its event, from 1. Those of new events go into the '
+    'queue mentions. Returns how many events and how many pairs are new. Idempotent.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.draw_numbers(p_count integer) RETURNS bigint[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
+    RETURN ARRAY(SELECT nextval('bigbrotr.event_numbers') FROM generate_series(1, p_count));
+END $$;
+COMMENT ON FUNCTION bigbrotr.draw_numbers IS
+    'Numbers for so many events that are to be copied into events_stored in the same transaction.';
 
 -- Functions with p_slice touch nothing but what is kept by slice, and one slice of it: a cluster runs them where it lies.
 CREATE OR REPLACE FUNCTION bigbrotr.store_slice(
-    p_slice integer, p_relay_id integer, p_seen_ats integer[], p_created_ats bigint[], p_nums bigint[], p_kinds integer[],
-    p_ids bytea[], p_pubkeys bytea[], p_sigs bytea[], p_tags text[], p_tag_hashes integer[], p_tag_ends integer[],
-    p_tag_start integer, p_contents text[], p_raws bytea[],
+    p_slice integer, p_relay_id integer, p_seen_ats integer[], p_created_ats bigint[], p_nums bigint[],
+    p_are_copied boolean, p_kinds integer[], p_ids bytea[], p_pubkeys bytea[], p_sigs bytea[], p_tags text[],
+    p_tag_hashes integer[], p_tag_ends integer[], p_tag_start integer, p_contents text[], p_raws bytea[],
     OUT known integer[], OUT new_pairs integer
 )
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     known := '{}';
-    BEGIN
-        -- The caller has just looked for these events, so nearly always all are new. Inserting them as new costs less than
-        -- looking for each of them again.
-        INSERT INTO bigbrotr.events_stored (created_at, num, kind, slice, id, pubkey, sig, tags, tag_hashes, content)
-        SELECT u.created_at, u.num, u.kind, p_slice, u.id, u.pubkey, u.sig, u.tags,
-               nullif(p_tag_hashes[coalesce(p_tag_ends[u.position - 1], p_tag_start) - p_tag_start + 1
-                                   :u.tag_end - p_tag_start], '{}'), u.content
-        FROM unnest(p_created_ats, p_nums, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tag_ends, p_contents)
-             WITH ORDINALITY AS u (created_at, num, kind, id, pubkey, sig, tags, tag_end, content, position);
-    EXCEPTION WHEN unique_violation THEN
-        INSERT INTO bigbrotr.events_stored (created_at, num, kind, slice, id, pubkey, sig, tags, tag_hashes, content)
-        SELECT u.created_at, u.num, u.kind, p_slice, u.id, u.pubkey, u.sig, u.tags,
-               nullif(p_tag_hashes[coalesce(p_tag_ends[u.position - 1], p_tag_start) - p_tag_start + 1
-                                   :u.tag_end - p_tag_start], '{}'), u.content
-        FROM unnest(p_created_ats, p_nums, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tag_ends, p_contents)
-             WITH ORDINALITY AS u (created_at, num, kind, id, pubkey, sig, tags, tag_end, content, position)
-        ON CONFLICT DO NOTHING;
-        -- A new event has the number that was drawn for it here.
-        SELECT array_agg(f.num ORDER BY f.position),
-               coalesce(array_agg(f.position::integer) FILTER (WHERE f.num <> p_nums[f.position]), '{}')
-        INTO p_nums, known
-        FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
-    END;
+    IF NOT p_are_copied THEN
+        BEGIN
+            -- The caller has just looked for these events, so nearly always all are new. Inserting them as new costs less
+            -- than looking for each of them again.
+            INSERT INTO bigbrotr.events_stored (created_at, num, kind, slice, id, pubkey, sig, tags, tag_hashes, content)
+            SELECT u.created_at, u.num, u.kind, p_slice, u.id, u.pubkey, u.sig, u.tags,
+                   nullif(p_tag_hashes[coalesce(p_tag_ends[u.position - 1], p_tag_start) - p_tag_start + 1
+                                       :u.tag_end - p_tag_start], '{}'), u.content
+            FROM unnest(p_created_ats, p_nums, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tag_ends, p_contents)
+                 WITH ORDINALITY AS u (created_at, num, kind, id, pubkey, sig, tags, tag_end, content, position);
+        EXCEPTION WHEN unique_violation THEN
+            INSERT INTO bigbrotr.events_stored (created_at, num, kind, slice, id, pubkey, sig, tags, tag_hashes, content)
+            SELECT u.created_at, u.num, u.kind, p_slice, u.id, u.pubkey, u.sig, u.tags,
+                   nullif(p_tag_hashes[coalesce(p_tag_ends[u.position - 1], p_tag_start) - p_tag_start + 1
+                                       :u.tag_end - p_tag_start], '{}'), u.content
+            FROM unnest(p_created_ats, p_nums, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tag_ends, p_contents)
+                 WITH ORDINALITY AS u (created_at, num, kind, id, pubkey, sig, tags, tag_end, content, position)
+            ON CONFLICT DO NOTHING;
+            -- A new event has the number that was drawn for it here.
+            SELECT array_agg(f.num ORDER BY f.position),
+                   coalesce(array_agg(f.position::integer) FILTER (WHERE f.num <> p_nums[f.position]), '{}')
+            INTO p_nums, known
+            FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
+        END;
+    END IF;
     new_pairs := bigbrotr.write_pairs(
         p_slice => p_slice, p_relay_id => p_relay_id, p_nums => p_nums, p_seen_ats => p_seen_ats);
 
@@ -319,7 +332,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION bigbrotr.store_slice IS
     'The part of insert_events that writes the events of one slice and their presence. p_nums: numbers for them, '
-    'p_seen_ats: packed times. p_tag_start: how many tags there are before those of p_tag_hashes. known: positions of '
+    'p_seen_ats: packed times. p_are_copied: the events are there already, under these numbers. p_tag_start: how many tags there are before those of p_tag_hashes. known: positions of '
     'the events, from 1, that were archived already.';
 
 -- The planner has to probe the key for each id, in order, with one plan for every call, whatever it believes about the

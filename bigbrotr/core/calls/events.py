@@ -1,14 +1,17 @@
 """Events and presence: what a page brought, in one call."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import groupby
 from typing import Any, NamedTuple
 
+import asyncpg
 import msgspec
 
+from bigbrotr.core.calls import event_rows
 from bigbrotr.core.calls.base import Calls, by_column, relay_ids, value_of
 from bigbrotr.core.calls.visits import Visit, coverage_of
+from bigbrotr.core.codes import SCHEMA
 from bigbrotr.core.pool import Connection
 from bigbrotr.models.coverage import Gap, Proof
 from bigbrotr.models.event import Event, EventRelay, storable, tag_hashes
@@ -114,11 +117,40 @@ class EventCalls(Calls):
             await self._value("record_coverage", **coverage)
             return 0, 0
         kept = await self._kept_columns()
+        rest = (*coverage.values(), *by_column(rejected, 3))
+        if events and (copied := event_rows.columns_of(kept)) is not None:
+            # Somebody else may have stored some of them meanwhile, though they were looked for. A
+            # cluster calls that an internal error; if it was another, it comes again below.
+            with suppress(asyncpg.UniqueViolationError, asyncpg.InternalServerError):
+                return await self._copy_page(events, copied, rest, now)
         columns = _event_columns(events, [now] * len(events), kept, self.notes_mentions)
-        arguments = (*coverage.values(), *by_column(rejected, 3), *columns.values())
-        row = await self._retry(lambda: self.pool.fetchrow(_STORE_PAGE, *arguments))
+        row = await self._retry(lambda: self.pool.fetchrow(_STORE_PAGE, *rest, *columns.values()))
         assert row is not None
         return row["new_events"], row["new_pairs"]
+
+    async def _copy_page(
+        self, events: Sequence[Event], copied: Sequence[str], rest: Sequence[object], now: int
+    ) -> tuple[int, int]:
+        """Stores a page all of whose events are new; else UniqueViolationError, and nothing was."""
+        noted = _event_columns(events, [now] * len(events), frozenset(), self.notes_mentions)
+        if any(event.raw for event in events) and copied is not event_rows.ESSENTIAL:
+            noted["p_raws"] = [event.raw for event in events]
+
+        async def store(connection: Connection) -> tuple[int, int]:
+            nums = await value_of(connection, "draw_numbers", p_count=len(events))
+            await connection.copy_to_table(
+                "events_stored",
+                schema_name=SCHEMA,
+                columns=copied,
+                source=_stream(event_rows.rows(events, nums, copied)),
+                format="binary",
+            )
+            noted["p_nums"] = nums
+            row = await connection.fetchrow(_STORE_PAGE, *rest, *noted.values())
+            assert row is not None
+            return row["new_events"], row["new_pairs"]
+
+        return await self._transact(store)
 
     @asynccontextmanager
     async def ingest_lock(self) -> AsyncIterator[bool]:
@@ -160,8 +192,13 @@ class EventCalls(Calls):
             at, event_id = row["last_at"], row["last_id"]
 
 
-# One statement, so one way there and back, and a transaction of its own. record_coverage, which
-# checks the lease, comes last.
+async def _stream(data: bytes) -> AsyncIterator[bytes]:
+    """What asyncpg takes as a source: bytes alone would name a file."""
+    yield data
+
+
+# One statement: where nothing is copied before, one way there and back, and a transaction of its
+# own. record_coverage, which checks the lease, comes last.
 _STORE_PAGE = """
     SELECT e.new_events, e.new_pairs,
         bigbrotr.record_rejected(
@@ -172,7 +209,8 @@ _STORE_PAGE = """
     FROM bigbrotr.insert_events(
         p_relay_id => $1::pg_catalog.int4, p_seen_ats => $13, p_created_ats => $14, p_kinds => $15,
         p_ids => $16, p_pubkeys => $17, p_sigs => $18, p_tags => $19, p_tag_hashes => $20,
-        p_tag_ends => $21, p_contents => $22, p_raws => $23, p_named => $24, p_named_in => $25
+        p_tag_ends => $21, p_contents => $22, p_raws => $23, p_nums => $24, p_named => $25,
+        p_named_in => $26
     ) AS e
 """
 
@@ -212,6 +250,7 @@ def _event_columns(
             "content", lambda event: storable(event.content) if event.raw else event.content
         ),
         "p_raws": column("raw", lambda event: event.raw) if has_raw else None,
+        "p_nums": None,
         "p_named": [url for url, _ in named],
         "p_named_in": [position for _, position in named],
     }

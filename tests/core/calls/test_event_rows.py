@@ -1,0 +1,80 @@
+"""What is copied is what would have been inserted."""
+
+from collections.abc import Sequence
+
+import asyncpg
+import pytest
+
+from bigbrotr.config.settings import Profile
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls import event_rows
+from bigbrotr.errors import LeaseLostError
+from bigbrotr.models.event import Event
+from tests.kit.archive import BOTH, B, claim_a, ordered, pairs
+from tests.kit.events import NOW, verified
+
+
+def some() -> list[Event]:
+    """Events with all that may be odd about a row, in the order of their keys."""
+    far = 2**62
+    return ordered(
+        [
+            verified("plain"),
+            verified("", [], created_at=0),
+            verified(
+                "ünï ☃ 𝄞", [["t", "nostr"], ["t", "nostr"], ["e"], ["p", ""], ["a", "b", "c"]]
+            ),
+            verified("null \x00 and \x1f", [["x", "\x00"], ["d", 'quo"te\\']]),
+            verified("verbatim \x07", [["t", "\x07"]], verbatim=True),
+            verified("many", [["p", f"{n:064x}"] for n in range(6000)]),
+            verified("far", created_at=far),
+            verified("furthest", created_at=2**63 - 1),
+            *(verified(created_at=NOW - n * 400_000) for n in range(20)),
+        ]
+    )
+
+
+async def table(brotr: Brotr) -> Sequence[asyncpg.Record]:
+    return await brotr.pool.fetch(
+        "SELECT e.created_at, e.kind, e.slice, e.id, e.pubkey, e.sig, e.tags, e.tag_hashes,"
+        " e.content, r.raw FROM bigbrotr.events_stored e"
+        " LEFT JOIN bigbrotr.events_raw r ON r.slice = e.slice AND r.event_id = e.id"
+        " ORDER BY e.created_at, e.id"
+    )
+
+
+@BOTH
+async def test_what_is_copied_is_what_is_inserted(brotr: Brotr, profile: Profile) -> None:
+    events = some()
+    visit = await claim_a(brotr)
+    assert await brotr.store_page(visit, events, now=NOW) == (len(events), len(events))
+    copied = await table(brotr)
+    assert len(copied) == len(events)
+    held = await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.events_relays")
+    assert held == len(events)
+    for name in ("presence", "events_raw", "events_stored"):
+        await brotr.pool.execute(f"DELETE FROM bigbrotr.{name}")
+    assert await brotr.insert_events(pairs(events, B)) == (len(events), 0)
+    assert await table(brotr) == copied
+
+
+async def test_what_somebody_else_has_stored_meanwhile_is_stored_once(brotr: Brotr) -> None:
+    events = some()
+    visit = await claim_a(brotr)
+    await brotr.insert_events(pairs(events[3:6], B))
+    assert await brotr.store_page(visit, events, now=NOW) == (len(events) - 3, len(events))
+    assert await brotr.store_page(visit, events, now=NOW) == (0, 0)
+    assert len(await table(brotr)) == len(events)
+
+
+async def test_nothing_is_copied_for_who_has_lost_the_lease(brotr: Brotr) -> None:
+    visit = await claim_a(brotr)
+    with pytest.raises(LeaseLostError):
+        await brotr.store_page(visit._replace(epoch=visit.epoch + 1), some(), now=NOW)
+    assert not await table(brotr)
+
+
+def test_a_profile_that_is_not_known_is_not_copied() -> None:
+    assert event_rows.columns_of(frozenset()) == event_rows.ESSENTIAL
+    assert event_rows.columns_of({"sig", "tags", "content", "raw"}) == event_rows.FULL
+    assert event_rows.columns_of({"sig"}) is None
