@@ -36,6 +36,12 @@ UNFINISHED = "SELECT pg_catalog.to_regclass('bigbrotr.slices_moved') IS NOT NULL
 IS_DISTRIBUTED = """
     SELECT pg_catalog.count(*) > 0 FROM pg_catalog.pg_dist_partition p
     WHERE p.logicalrelid = pg_catalog.to_regclass('bigbrotr.events_stored')"""
+# Quarters that were taken out, see detach_quarter.
+DETACHED = r"""
+    SELECT pg_catalog.string_agg(pg_catalog.substr(c.relname, 8), ', ' ORDER BY c.relname)
+    FROM pg_catalog.pg_class c
+    WHERE c.relnamespace = 'bigbrotr'::pg_catalog.regnamespace AND c.relkind = 'r'
+      AND NOT c.relispartition AND c.relname ~ '^events_\d{4}q[1-4]$'"""
 HAS_CITUS = "SELECT pg_catalog.to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL"
 NEXT_SLICE = """
     SELECT s.slice, pg_catalog.count(*) OVER () AS left FROM (
@@ -248,6 +254,14 @@ class Schema:
         if not await connection.fetchval(HAS_CITUS):
             raise DatabaseError(
                 "the database has no extension citus: it cannot be distributed over machines"
+            )
+        if not await is_distributed(connection) and (
+            quarters := await connection.fetchval(DETACHED)
+        ):
+            raise DatabaseError(
+                f"these quarters are detached: {quarters}; a cluster has no partitions, they could "
+                "never be attached again: SELECT bigbrotr.attach_quarter('…') for each, or move "
+                "their tables to another schema"
             )
         return ledger
 
