@@ -41,7 +41,8 @@ DETACHED = r"""
     SELECT pg_catalog.string_agg(pg_catalog.substr(c.relname, 8), ', ' ORDER BY c.relname)
     FROM pg_catalog.pg_class c
     WHERE c.relnamespace = 'bigbrotr'::pg_catalog.regnamespace AND c.relkind = 'r'
-      AND NOT c.relispartition AND c.relname ~ '^events_\d{4}q[1-4]$'"""
+      AND NOT c.relispartition
+      AND pg_catalog.regexp_match(c.relname, '^events_\d{4}q[1-4]$') IS NOT NULL"""
 HAS_CITUS = "SELECT pg_catalog.to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL"
 NEXT_SLICE = """
     SELECT s.slice, pg_catalog.count(*) OVER () AS left FROM (
