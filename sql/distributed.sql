@@ -221,6 +221,16 @@ BEGIN
     ORDER BY x.created_at DESC, x.id LIMIT p_limit;
 END $$;
 
+-- No look at once: the caller takes the way of events_page.
+CREATE OR REPLACE FUNCTION bigbrotr.event_lines(
+    p_way text, p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
+    p_limit integer, p_examine integer, p_most_bytes bigint,
+    OUT lines bytea, OUT number integer, OUT matches integer, OUT last_at bigint, OUT last_id bytea, OUT is_raw boolean
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+END $$;
+
 CREATE OR REPLACE FUNCTION bigbrotr.read_events(p_created_ats bigint[], p_ids bytea[])
 RETURNS TABLE (
     created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint

@@ -877,6 +877,140 @@ class ServeLimits(Section, frozen=True):
     ] = 4
 
 
+class ServeRelayLimits(Section, frozen=True):
+    """What one client of the relay may cost the others; each process has its own."""
+
+    max_message_bytes: Annotated[
+        int, Meta(ge=4096, le=1 << 24, description="largest message of a client")
+    ] = 131_072
+    max_subscriptions: Annotated[
+        int, Meta(ge=1, le=10_000, description="most subscriptions of a connection")
+    ] = 100
+    max_filters: Annotated[int, Meta(ge=1, le=1000, description="most filters of a request")] = 20
+    max_values: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="most ids, authors, kinds and tags in all filters of a connection",
+        ),
+    ] = 20_000
+    default_limit: Annotated[
+        int, Meta(ge=1, le=100_000, description="events for a filter without a limit")
+    ] = 500
+    max_limit: Annotated[
+        int, Meta(ge=1, le=100_000, description="most events for a filter, whatever its limit")
+    ] = 5000
+    answer_s: Annotated[
+        float, Meta(ge=1, le=3600, description="longest work of the database for one request")
+    ] = 30.0
+    count_exactly: Annotated[
+        int,
+        Meta(ge=1, le=10_000_000, description="a COUNT beyond is an estimate, and says so"),
+    ] = 100_000
+    max_reconciliations: Annotated[
+        int, Meta(ge=1, le=1000, description="most reconciliations (NIP-77) of a connection")
+    ] = 16
+    max_reconciled: Annotated[
+        int,
+        Meta(
+            ge=100,
+            le=100_000_000,
+            description="most events of a reconciliation; a client with a larger one is told so, "
+            "and asks for less time",
+        ),
+    ] = 1_000_000
+    reconciliation_mb: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100_000,
+            description="memory for the ids of all reconciliations, which share them",
+        ),
+    ] = 256
+    frame_bytes: Annotated[
+        int,
+        Meta(
+            ge=4096,
+            le=1_000_000,
+            description="largest answer of a reconciliation, in bytes; as hex it has twice as many",
+        ),
+    ] = 61_440
+    messages_per_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="messages of one address a second in the long run, which then wait; 0: any "
+            "number",
+        ),
+    ] = 50.0
+    burst: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="messages that an address may send at once")
+    ] = 1000
+    work_per_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1000,
+            description="seconds of the database's time that an address may use a second in the "
+            "long run; 0: any number",
+        ),
+    ] = 1.0
+    work_burst_s: Annotated[
+        float, Meta(ge=0.1, le=3600, description="seconds of it that it may use at once")
+    ] = 30.0
+    unsent_kb: Annotated[
+        int,
+        Meta(ge=64, le=1_000_000, description="a connection that leaves more unread is cut"),
+    ] = 4096
+
+
+class ServeRelaySettings(Section, frozen=True):
+    """The archive as a relay, at the address of `[serve]`."""
+
+    enabled: Annotated[bool, Meta(description="Nostr clients may read the archive at /")] = False
+    archive: Annotated[
+        bool, Meta(description="and at /archive, old versions of replaceable events included")
+    ] = False
+    auth: Annotated[bool, Meta(description="only clients that authenticate (NIP-42) may read")] = (
+        False
+    )
+    readers: Annotated[
+        tuple[str, ...],
+        Meta(description="with auth: who may read, as npub or 64 hex digits; none: whoever signs"),
+    ] = ()
+    name: Annotated[str, Meta(max_length=200, description="in its document (NIP-11)")] = "bigbrotr"
+    description: Annotated[str, Meta(max_length=10_000, description="in its document")] = (
+        "An archive of what other relays hold. It takes no events."
+    )
+    contact: Annotated[str | None, Meta(description="in its document: mailto:… or https://…")] = (
+        None
+    )
+    pubkey: Annotated[
+        str | None, Meta(description="in its document: its operator's, as npub or 64 hex digits")
+    ] = None
+    own_pubkey: Annotated[
+        str | None, Meta(description="in its document, as `self`: the relay's own")
+    ] = None
+    icon: Annotated[str | None, Meta(description="in its document: a URL")] = None
+    limits: ServeRelayLimits = ServeRelayLimits()
+
+    def __post_init__(self) -> None:
+        for name in ("pubkey", "own_pubkey"):
+            if (text := getattr(self, name)) is not None:
+                msgspec.structs.force_setattr(self, name, _public_key(name, text))
+        keys = tuple(_public_key("readers", each) for each in self.readers)
+        msgspec.structs.force_setattr(self, "readers", keys)
+
+
+def _public_key(name: str, text: str) -> str:
+    try:
+        return public_key(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
 class ServeSettings(Section, frozen=True):
     """What people and programs may read of the archive over HTTP."""
 
@@ -906,6 +1040,7 @@ class ServeSettings(Section, frozen=True):
         ),
     ] = ()
     limits: ServeLimits = ServeLimits()
+    relay: ServeRelaySettings = ServeRelaySettings()
 
     def __post_init__(self) -> None:
         if self.listen:

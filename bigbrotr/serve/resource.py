@@ -47,9 +47,22 @@ class Part(NamedTuple):
     next: Any | None
 
 
+class Lines(NamedTuple):
+    """The same, where the items are JSON already: one a line, without a newline at the end."""
+
+    text: bytes
+    number: int
+    next: Any | None
+
+    @property
+    def array(self) -> bytes:
+        """The items as a JSON array: no item holds a newline."""
+        return b"[%b]" % self.text.replace(b"\n", b",")
+
+
 ReadOne: TypeAlias = Callable[[Pool, Any], Awaitable[Any | None]]
 ReadMany: TypeAlias = Callable[
-    [Pool, Any, Any | None, int], Awaitable[Sequence[Keyed] | Part | None]
+    [Pool, Any, Any | None, int], Awaitable[Sequence[Keyed] | Part | Lines | None]
 ]
 
 
@@ -91,7 +104,7 @@ class One(Resource, frozen=True, kw_only=True, dict=True):
 class Many(Resource, frozen=True, kw_only=True, dict=True):
     """A resource that is a list: `read(pool, query, after, limit)` returns up to `limit` rows, each
     as (key, item), behind the key `after`. `key` is the type of the keys. With `is_parted` it
-    returns a `Part`, which may hold fewer rows before its end."""
+    returns a `Part` or `Lines`, which may hold fewer rows before their end."""
 
     read: ReadMany
     key: Any

@@ -22,7 +22,17 @@ from bigbrotr.models.event import Event
 from bigbrotr.models.mentions import mentioned
 from bigbrotr.models.relay import Relay
 from bigbrotr.services.finder import Finder
-from tests.bench import api, baseline, candidates, corpus, floors, forgeries, fuzz, schnorr
+from tests.bench import (
+    api,
+    baseline,
+    candidates,
+    corpus,
+    floors,
+    forgeries,
+    fuzz,
+    relay_serve,
+    schnorr,
+)
 from tests.bench import negentropy as reconciliation
 from tests.bench import reconcile as visits
 from tests.bench.stage import WARM_UP, Archive, Stage, stage
@@ -324,6 +334,16 @@ async def answers(on: Stage, events: int) -> None:
     await api.measure(on, events)
 
 
+async def serve(on: Stage, events: int) -> None:
+    """The archive as a relay, flat out and with many subscribers."""
+    await relay_serve.measure(on, events)
+
+
+async def answers_lag(on: Stage, events: int) -> None:
+    """How late a timer of the supervisor's loop is while the API answers flat out."""
+    await api.measure_lag(on, events)
+
+
 async def reconcile(on: Stage, events: int) -> None:
     """A relay whose events are all known: by pages, by ids, and by ids once more."""
     await visits.measure(on, events)
@@ -354,7 +374,9 @@ BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
     "reconcile": reconcile,
     "candidates": validation,
     "api": answers,
+    "serve": serve,
     "schnorr": signatures,
+    "api_lag": answers_lag,
 }
 
 
