@@ -413,6 +413,9 @@ DECLARE
 BEGIN
     SELECT p.slice INTO top FROM bigbrotr.presence p
     WHERE p.relay_id = p_relay_id AND p.slice <= bigbrotr.slice_of(p_until) ORDER BY p.relay_id DESC, p.slice DESC LIMIT 1;
+    IF top IS NULL THEN
+        RETURN;
+    END IF;
     until_at := least(p_until, bigbrotr.slice_end(top));
     SELECT array_agg(x.created_at), array_agg(x.slice), array_agg(x.num), array_agg(x.kind),
            array_agg(x.seen_ats[(x.num & 255)::integer + 1] IS NOT NULL)
@@ -424,7 +427,6 @@ BEGIN
             WHERE s.created_at < until_at ORDER BY s.created_at DESC LIMIT p_examine
         ) AS e
         LEFT JOIN bigbrotr.presence p ON p.slice = e.slice AND p.chunk = e.num >> 8 AND p.relay_id = p_relay_id
-        WHERE top IS NOT NULL
     ) AS x;
 END $$;
 COMMENT ON FUNCTION bigbrotr.relay_sample IS

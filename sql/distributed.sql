@@ -7,6 +7,7 @@ DO $$
 DECLARE
     family  record;
     routine record;
+    place   record;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_dist_node WHERE groupid <> 0 AND noderole = 'primary') THEN
         RAISE EXCEPTION 'the cluster has no workers yet: SELECT citus_add_node(…)' USING ERRCODE = 'BB003';
@@ -86,7 +87,8 @@ BEGIN
         PERFORM create_distributed_function(routine.name);
     END LOOP;
 
-    -- What touches one slice runs where the slice lies. Its plan, and the plan of the call, are made for that slice.
+    -- What touches one slice runs where the slice lies. Its plan, and the plan of the call, are made for that slice. So is
+    -- that of whatever asks several at once: which shards are asked, a plan for all values cannot say.
     FOR routine IN
         SELECT p.oid::regprocedure AS name,
                coalesce(p.proconfig @> '{plan_cache_mode=force_generic_plan}', false) AS is_generic
@@ -102,10 +104,22 @@ BEGIN
     FOR routine IN
         SELECT p.oid::regprocedure AS name FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'bigbrotr'::regnamespace AND p.proargnames[1] IS DISTINCT FROM 'p_slice'
-          AND p.prosrc ~ 'p_slice =>'
+          AND (p.prosrc ~ 'p_slice =>' OR p.proconfig @> '{plan_cache_mode=force_generic_plan}')
     LOOP
         EXECUTE format('ALTER FUNCTION %s SET plan_cache_mode = force_custom_plan', routine.name);
     END LOOP;
+
+    -- What workers are asked in our name names functions of pg_catalog without its name: nothing of another schema may be
+    -- meant. Where people find the archive by bare names is a matter of the coordinator.
+    FOR place IN
+        SELECT w.nodename, w.result FROM run_command_on_workers(
+            'DO $x$ BEGIN SET LOCAL citus.enable_ddl_propagation = off; '
+            || format('ALTER DATABASE %I SET search_path = pg_catalog; END $x$', current_database())) AS w
+        WHERE NOT w.success
+    LOOP
+        RAISE EXCEPTION 'the worker % lets no search path be set: %', place.nodename, place.result USING ERRCODE = 'BB003';
+    END LOOP;
+    ALTER FUNCTION bigbrotr.set_search_path SET citus.enable_ddl_propagation = off;
 
     -- Citus looks at each row of pg_class that a session reads, to hide shards: half a second for each new connection of
     -- ours. There are no shards on the coordinator.
@@ -180,6 +194,47 @@ BEGIN
                       WHERE h.slice = x.slice AND h.created_at = x.created_at AND h.id = x.id
                         AND (h.why & view_hides.hides <> 0 OR h.expires_at <= view_hides.expired_by))
       AND (p_after_at IS NULL OR x.created_at < p_after_at OR (x.created_at = p_after_at AND x.id > p_after_id))
+    ORDER BY x.created_at DESC, x.id LIMIT p_limit;
+END $$;
+
+-- Citus does not look for one value after the other; within a week they may be looked for at once.
+CREATE OR REPLACE FUNCTION bigbrotr.find_by_pubkeys(
+    p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
+    p_hashes integer[], p_more text[], p_limit integer
+) RETURNS TABLE (created_at bigint, id bytea)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT x.created_at, x.id FROM bigbrotr.events_stored x
+    WHERE x.pubkey = ANY (p_pubkeys) AND x.created_at >= p_since AND x.created_at <= p_until
+      AND (bigbrotr.slice_of(p_since) <> bigbrotr.slice_of(p_until) OR x.slice = bigbrotr.slice_of(p_since))
+      AND (p_after_at IS NULL OR x.created_at < p_after_at OR (x.created_at = p_after_at AND x.id > p_after_id))
+      AND (p_kinds IS NULL OR x.kind + 0 = ANY (p_kinds))
+      AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
+      AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+    ORDER BY x.created_at DESC, x.id LIMIT p_limit;
+END $$;
+
+CREATE OR REPLACE FUNCTION bigbrotr.find_by_kinds(
+    p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
+    p_hashes integer[], p_more text[], p_limit integer
+) RETURNS TABLE (created_at bigint, id bytea)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT x.created_at, x.id FROM bigbrotr.events_stored x
+    WHERE x.kind = ANY (p_kinds) AND x.created_at >= p_since AND x.created_at <= p_until
+      AND (bigbrotr.slice_of(p_since) <> bigbrotr.slice_of(p_until) OR x.slice = bigbrotr.slice_of(p_since))
+      AND (p_after_at IS NULL OR x.created_at < p_after_at OR (x.created_at = p_after_at AND x.id > p_after_id))
+      AND (p_pubkeys IS NULL OR x.pubkey || '' = ANY (p_pubkeys))
+      AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
+      AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
     ORDER BY x.created_at DESC, x.id LIMIT p_limit;
 END $$;
 

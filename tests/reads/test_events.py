@@ -273,6 +273,7 @@ async def test_a_walk_ends_when_its_time_is_over(brotr: Brotr) -> None:
     assert not (await reads._walk(pieces, query, 5, None, _Search())).is_late
 
 
+@pytest.mark.one_server  # detaches a partition
 async def test_what_comes_for_a_quarter_that_is_detached_is_found(brotr: Brotr) -> None:
     relay = Relay("wss://a.example.com")
     await brotr.pool.fetchval("SELECT bigbrotr.detach_quarter('2022q1', $1)", NOW)
