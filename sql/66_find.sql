@@ -92,7 +92,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.find_by_pubkeys(
 ) RETURNS TABLE (created_at bigint, id bytea)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     RETURN QUERY
@@ -357,3 +357,215 @@ COMMENT ON FUNCTION bigbrotr.events_page IS
     'Looks for those events that a view shows as of p_now (Unix seconds), in the way p_way, a function of that name with the parameters that all of them take, and with '
     'p_read reads them as read_page does. The last row is none: created_at and id of the last that was found, matches: how '
     'many were; of a walk also examined, how many it has looked at, and the last of those.';
+
+-- What follows finds events and reads them at once: to look each of them up again would take longer than the search. One plan
+-- serves all values, so conditions stand where no index can be chosen for them, above OFFSET 0 or a LIMIT. Lists of authors
+-- are hashed there. On a cluster other functions of these names do what events_page does.
+CREATE OR REPLACE FUNCTION bigbrotr.read_in_order(
+    p_way text, p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
+    p_hashes integer[], p_more text[], p_limit integer, p_examine integer, p_most_bytes bigint,
+    p_view text, p_now bigint
+) RETURNS TABLE (
+    created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint,
+    examined integer, last_at bigint, last_id bytea
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    most  bigint := coalesce(p_most_bytes, 9223372036854775807);
+    shown record;
+    found integer;
+BEGIN
+    SELECT v.hides, v.expired_by INTO shown FROM bigbrotr.view_hides(p_view, p_now) AS v;
+    CASE p_way
+    WHEN 'walk_events' THEN
+        RETURN QUERY
+        SELECT r.created_at, r.id, r.pubkey, r.kind, r.tags, r.content, r.sig,
+               (SELECT w.raw FROM bigbrotr.events_raw w WHERE w.event_id = r.id AND w.slice = r.slice), r.num,
+               NULL::integer, NULL::bigint, NULL::bytea
+        FROM (
+            SELECT f.*, sum(s.size) OVER (ROWS UNBOUNDED PRECEDING) - s.size AS before
+            FROM (
+                SELECT x.* FROM (
+                    SELECT e.* FROM bigbrotr.events_stored e
+                    WHERE e.created_at >= p_since AND e.created_at <= p_until
+                      AND (p_after_at IS NULL OR e.created_at < p_after_at
+                           OR (e.created_at = p_after_at AND e.id > p_after_id))
+                    ORDER BY e.created_at DESC, e.id LIMIT p_examine
+                ) AS x
+                WHERE (p_kinds IS NULL OR x.kind = ANY (p_kinds))
+                  AND (p_pubkeys IS NULL OR x.pubkey IN (SELECT unnest(p_pubkeys)))
+                  AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
+                  AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+                  AND (SELECT true FROM bigbrotr.hidden h
+                       WHERE h.created_at = x.created_at AND h.slice = x.slice AND h.id = x.id
+                         AND (h.why & shown.hides <> 0 OR h.expires_at <= shown.expired_by)) IS NULL
+                LIMIT p_limit
+            ) AS f
+            CROSS JOIN LATERAL (SELECT coalesce(octet_length(f.tags), 0) + coalesce(octet_length(f.content), 0)) AS s (size)
+        ) AS r
+        WHERE r.before < most ORDER BY r.created_at DESC, r.id;
+        GET DIAGNOSTICS found = ROW_COUNT;
+        IF found < p_limit THEN
+            SELECT e.created_at, e.id INTO last_at, last_id FROM bigbrotr.events_stored e
+            WHERE e.created_at >= p_since AND e.created_at <= p_until
+              AND (p_after_at IS NULL OR e.created_at < p_after_at OR (e.created_at = p_after_at AND e.id > p_after_id))
+            ORDER BY e.created_at DESC, e.id OFFSET p_examine - 1 LIMIT 1;
+            IF last_at IS NOT NULL THEN
+                examined := p_examine;
+                RETURN NEXT;
+            END IF;
+        END IF;
+    WHEN 'find_by_pubkeys' THEN
+        RETURN QUERY
+        SELECT r.created_at, r.id, r.pubkey, r.kind, r.tags, r.content, r.sig,
+               (SELECT w.raw FROM bigbrotr.events_raw w WHERE w.event_id = r.id AND w.slice = r.slice), r.num,
+               NULL::integer, NULL::bigint, NULL::bytea
+        FROM (
+            SELECT f.*, sum(s.size) OVER (ROWS UNBOUNDED PRECEDING) - s.size AS before
+            FROM (
+                SELECT y.* FROM unnest(p_pubkeys) AS u (pubkey) CROSS JOIN LATERAL (
+                    SELECT x.* FROM (
+                        SELECT e.* FROM bigbrotr.events_stored e
+                        WHERE e.pubkey = u.pubkey AND e.created_at >= p_since AND e.created_at <= p_until
+                          AND (p_after_at IS NULL OR e.created_at < p_after_at
+                               OR (e.created_at = p_after_at AND e.id > p_after_id))
+                        ORDER BY e.created_at DESC, e.id OFFSET 0
+                    ) AS x
+                    WHERE (p_kinds IS NULL OR x.kind = ANY (p_kinds)) AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
+                      AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+                      AND (SELECT true FROM bigbrotr.hidden h
+                           WHERE h.created_at = x.created_at AND h.slice = x.slice AND h.id = x.id
+                             AND (h.why & shown.hides <> 0 OR h.expires_at <= shown.expired_by)) IS NULL
+                    LIMIT p_limit
+                ) AS y
+                ORDER BY y.created_at DESC, y.id LIMIT p_limit
+            ) AS f
+            CROSS JOIN LATERAL (SELECT coalesce(octet_length(f.tags), 0) + coalesce(octet_length(f.content), 0)) AS s (size)
+        ) AS r
+        WHERE r.before < most ORDER BY r.created_at DESC, r.id;
+    WHEN 'find_by_kinds' THEN
+        RETURN QUERY
+        SELECT r.created_at, r.id, r.pubkey, r.kind, r.tags, r.content, r.sig,
+               (SELECT w.raw FROM bigbrotr.events_raw w WHERE w.event_id = r.id AND w.slice = r.slice), r.num,
+               NULL::integer, NULL::bigint, NULL::bytea
+        FROM (
+            SELECT f.*, sum(s.size) OVER (ROWS UNBOUNDED PRECEDING) - s.size AS before
+            FROM (
+                SELECT y.* FROM unnest(p_kinds) AS u (kind) CROSS JOIN LATERAL (
+                    SELECT x.* FROM (
+                        SELECT e.* FROM bigbrotr.events_stored e
+                        WHERE e.kind = u.kind AND e.created_at >= p_since AND e.created_at <= p_until
+                          AND (p_after_at IS NULL OR e.created_at < p_after_at
+                               OR (e.created_at = p_after_at AND e.id > p_after_id))
+                        ORDER BY e.created_at DESC, e.id OFFSET 0
+                    ) AS x
+                    WHERE (p_pubkeys IS NULL OR x.pubkey IN (SELECT unnest(p_pubkeys)))
+                      AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
+                      AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+                      AND (SELECT true FROM bigbrotr.hidden h
+                           WHERE h.created_at = x.created_at AND h.slice = x.slice AND h.id = x.id
+                             AND (h.why & shown.hides <> 0 OR h.expires_at <= shown.expired_by)) IS NULL
+                    LIMIT p_limit
+                ) AS y
+                ORDER BY y.created_at DESC, y.id LIMIT p_limit
+            ) AS f
+            CROSS JOIN LATERAL (SELECT coalesce(octet_length(f.tags), 0) + coalesce(octet_length(f.content), 0)) AS s (size)
+        ) AS r
+        WHERE r.before < most ORDER BY r.created_at DESC, r.id;
+    END CASE;
+END $$;
+COMMENT ON FUNCTION bigbrotr.read_in_order IS
+    'Reads the events that walk_events, find_by_pubkeys or find_by_kinds (p_way) would find, up to the one whose tags and '
+    'content pass p_most_bytes (NULL: all). Where a walk has looked at p_examine before it found p_limit, one more row has '
+    'examined, how many it has looked at, and the last of them.';
+
+-- Here the planner chooses, with the values: from two indexes only what both name is read, where that is quicker.
+CREATE OR REPLACE FUNCTION bigbrotr.read_by_tags(
+    p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
+    p_hashes integer[], p_more text[], p_limit integer, p_most_bytes bigint,
+    p_view text, p_now bigint
+) RETURNS TABLE (
+    created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_indexscan = off SET work_mem = '32MB' SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+    shown record;
+BEGIN
+    SELECT v.hides, v.expired_by INTO shown FROM bigbrotr.view_hides(p_view, p_now) AS v;
+    RETURN QUERY
+    SELECT r.created_at, r.id, r.pubkey, r.kind, r.tags, r.content, r.sig,
+           (SELECT w.raw FROM bigbrotr.events_raw w WHERE w.event_id = r.id AND w.slice = r.slice), r.num
+    FROM (
+        SELECT f.*, sum(s.size) OVER (ROWS UNBOUNDED PRECEDING) - s.size AS before
+        FROM (
+            SELECT x.* FROM (
+                SELECT e.* FROM bigbrotr.events_stored e
+                WHERE e.tag_hashes && p_hashes AND (p_kinds IS NULL OR e.kind = ANY (p_kinds))
+                  AND e.created_at >= p_since AND e.created_at <= p_until
+                  AND (p_after_at IS NULL OR e.created_at < p_after_at OR (e.created_at = p_after_at AND e.id > p_after_id))
+                OFFSET 0
+            ) AS x
+            WHERE (p_pubkeys IS NULL OR x.pubkey = ANY (p_pubkeys))
+              AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+              AND (SELECT true FROM bigbrotr.hidden h
+                   WHERE h.created_at = x.created_at AND h.slice = x.slice AND h.id = x.id
+                     AND (h.why & shown.hides <> 0 OR h.expires_at <= shown.expired_by)) IS NULL
+            ORDER BY x.created_at DESC, x.id LIMIT p_limit
+        ) AS f
+        CROSS JOIN LATERAL (SELECT coalesce(octet_length(f.tags), 0) + coalesce(octet_length(f.content), 0)) AS s (size)
+    ) AS r
+    WHERE r.before < coalesce(p_most_bytes, 9223372036854775807) ORDER BY r.created_at DESC, r.id;
+END $$;
+COMMENT ON FUNCTION bigbrotr.read_by_tags IS
+    'Reads the events that find_by_tags would find, up to the one whose tags and content pass p_most_bytes (NULL: all).';
+
+-- An id is in one partition only: LIMIT 1 ends the search there.
+CREATE OR REPLACE FUNCTION bigbrotr.read_by_ids(
+    p_ids bytea[], p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[],
+    p_pubkeys bytea[], p_hashes integer[], p_more text[], p_limit integer, p_most_bytes bigint,
+    p_view text, p_now bigint
+) RETURNS TABLE (
+    created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    shown record;
+BEGIN
+    SELECT v.hides, v.expired_by INTO shown FROM bigbrotr.view_hides(p_view, p_now) AS v;
+    RETURN QUERY
+    SELECT r.created_at, r.id, r.pubkey, r.kind, r.tags, r.content, r.sig,
+           (SELECT w.raw FROM bigbrotr.events_raw w WHERE w.event_id = r.id AND w.slice = r.slice), r.num
+    FROM (
+        SELECT f.*, sum(s.size) OVER (ROWS UNBOUNDED PRECEDING) - s.size AS before
+        FROM (
+            SELECT x.* FROM unnest(p_ids) AS u (id) CROSS JOIN LATERAL (
+                SELECT e.* FROM bigbrotr.events_stored e
+                WHERE e.id = u.id AND (e.created_at >= p_since OR e.created_at < 0)
+                  AND (e.created_at <= p_until OR e.created_at < 0)
+                LIMIT 1
+            ) AS x
+            WHERE (p_after_at IS NULL OR x.created_at < p_after_at OR (x.created_at = p_after_at AND x.id > p_after_id))
+              AND (p_kinds IS NULL OR x.kind = ANY (p_kinds))
+              AND (p_pubkeys IS NULL OR x.pubkey IN (SELECT unnest(p_pubkeys)))
+              AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
+              AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+              AND (SELECT true FROM bigbrotr.hidden h
+                   WHERE h.created_at = x.created_at AND h.slice = x.slice AND h.id = x.id
+                     AND (h.why & shown.hides <> 0 OR h.expires_at <= shown.expired_by)) IS NULL
+            ORDER BY x.created_at DESC, x.id LIMIT p_limit
+        ) AS f
+        CROSS JOIN LATERAL (SELECT coalesce(octet_length(f.tags), 0) + coalesce(octet_length(f.content), 0)) AS s (size)
+    ) AS r
+    WHERE r.before < coalesce(p_most_bytes, 9223372036854775807) ORDER BY r.created_at DESC, r.id;
+END $$;
+COMMENT ON FUNCTION bigbrotr.read_by_ids IS
+    'Reads the events that find_by_ids would find, up to the one whose tags and content pass p_most_bytes (NULL: all).';

@@ -237,6 +237,7 @@ BEGIN
                     ORDER BY x.created_at DESC, x.id LIMIT p_examine
                 ) AS e
                 WHERE (p_kinds IS NULL OR e.kind = ANY (p_kinds))
+                  AND (p_pubkeys IS NULL OR e.pubkey IN (SELECT unnest(p_pubkeys)))
                   AND (SELECT true FROM bigbrotr.hidden h
                        WHERE h.created_at = e.created_at AND h.slice = e.slice AND h.id = e.id
                          AND (h.why & shown.hides <> 0 OR h.expires_at <= shown.expired_by)) IS NULL

@@ -271,3 +271,67 @@ BEGIN
         ORDER BY u.position;
     END LOOP;
 END $$;
+
+-- A cluster finds events slice by slice, and then reads them.
+CREATE OR REPLACE FUNCTION bigbrotr.read_in_order(
+    p_way text, p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
+    p_hashes integer[], p_more text[], p_limit integer, p_examine integer, p_most_bytes bigint,
+    p_view text, p_now bigint
+) RETURNS TABLE (
+    created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint,
+    examined integer, last_at bigint, last_id bytea
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- The last row of events_page tells of a walk: it is one here where the walk has ended early.
+    RETURN QUERY
+    SELECT r.created_at, CASE WHEN r.matches IS NULL THEN r.id END, r.pubkey, r.kind, r.tags, r.content, r.sig, r.raw,
+           r.num, r.examined, r.last_at, r.last_id
+    FROM bigbrotr.events_page(
+        p_way => p_way, p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
+        p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit,
+        p_examine => p_examine, p_read => true, p_most_bytes => p_most_bytes,
+        p_view => p_view, p_now => p_now) AS r
+    WHERE r.matches IS NULL OR (r.examined >= p_examine AND r.matches < p_limit);
+END $$;
+
+CREATE OR REPLACE FUNCTION bigbrotr.read_by_tags(
+    p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
+    p_hashes integer[], p_more text[], p_limit integer, p_most_bytes bigint,
+    p_view text, p_now bigint
+) RETURNS TABLE (
+    created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+    SELECT r.created_at, r.id, r.pubkey, r.kind, r.tags, r.content, r.sig, r.raw, r.num
+    FROM bigbrotr.events_page(
+        p_way => 'find_by_tags', p_since => p_since, p_until => p_until, p_after_at => p_after_at,
+        p_after_id => p_after_id, p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more,
+        p_limit => p_limit, p_examine => 0, p_read => true, p_most_bytes => p_most_bytes, p_view => p_view, p_now => p_now) AS r
+    WHERE r.matches IS NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION bigbrotr.read_by_ids(
+    p_ids bytea[], p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[],
+    p_pubkeys bytea[], p_hashes integer[], p_more text[], p_limit integer, p_most_bytes bigint,
+    p_view text, p_now bigint
+) RETURNS TABLE (
+    created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    times bigint[];
+    ids   bytea[];
+BEGIN
+    SELECT array_agg(f.created_at), array_agg(f.id) INTO times, ids
+    FROM bigbrotr.find_by_ids(
+        p_ids => p_ids, p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
+        p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit,
+        p_view => p_view, p_now => p_now) AS f;
+    RETURN QUERY
+    SELECT r.created_at, r.id, r.pubkey, r.kind, r.tags, r.content, r.sig, r.raw, r.num
+    FROM bigbrotr.read_page(p_created_ats => times, p_ids => ids, p_most_bytes => p_most_bytes) AS r
+    WHERE r.matches IS NULL;
+END $$;

@@ -88,7 +88,7 @@ class EventLines(EventReads):
         pieces = await self._pieces(query)
         while pieces:
             plan = _plan(pieces, query, limit + 1 - found.number)
-            run, pieces = pieces[: plan.pieces], pieces[plan.pieces :]
+            run, pieces = plan.cut(pieces)
             (row,) = await self._call(
                 "event_lines",
                 p_way=plan.way.value,
@@ -118,10 +118,18 @@ class EventLines(EventReads):
 
 def _plan(pieces: Sequence[Piece], query: Query, wanted: int) -> Plan:
     if query.kinds is not None or query.authors is not None:
-        return choose(pieces, query, wanted)
+        plan = choose(pieces, query, wanted)
+        # A walk that leaves some out ends the lines; what is of one kind or author is in order too.
+        for way, values, others in (
+            (Way.KINDS, query.kinds, query.authors),
+            (Way.PUBKEYS, query.authors, query.kinds),
+        ):
+            if plan.way is Way.WALK and others is None and len(values or ()) == 1:
+                plan = plan._replace(way=way)
+        return plan
     rows = 0.0  # there is no other way than a walk
     for number, piece in enumerate(pieces, 1):
         rows += piece.rows if piece.partition.is_filled else 0.0
         if rows > 1.5 * wanted:
-            return Plan(Way.WALK, "", number)
-    return Plan(Way.WALK, "", len(pieces))
+            return Plan(Way.WALK, "", number, piece.since)
+    return Plan(Way.WALK, "", len(pieces), pieces[-1].since)

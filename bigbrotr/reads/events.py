@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,6 +18,7 @@ from bigbrotr.reads.plan import Partition, Piece, Way, choose, expected, partiti
 PAGE = 500  # events that are read at once
 EXAMINED = 20_000  # events that a walk looks at before it is judged again
 MOST_IDS = 1000  # that are looked up at once
+MOST_SHARES = 1000  # that are kept in mind
 FRESH_S = 300.0  # for which statistics are used
 LAST_ID = b"\xff" * 32  # comes after all others of its second
 
@@ -120,6 +121,7 @@ class EventReads:
         self._examined = examined
         self._partitions: list[Partition] = []
         self._read_at = 0.0  # monotonic
+        self._shares: dict[object, float] = {}  # of the events that match, where it was seen
         self._keeps_tags: bool | None = None
 
     async def page(
@@ -217,14 +219,18 @@ class EventReads:
         number = 0
         reached: Position | None = None
         pieces = await self._pieces(query)
+        kind = (query.authors, query.kinds, *sorted(query.tags.items()))
+        is_first = True
         while pieces and (left := wanted - number) > 0:
-            plan = choose(pieces, query, left)
-            run, pieces = pieces[: plan.pieces], pieces[plan.pieces :]
+            plan = choose(pieces, query, left, share=self._shares.get(kind), is_first=is_first)
+            is_first = False
+            run, pieces = plan.cut(pieces)
             span = replace(query, since=run[-1].since, until=run[0].until)
             if plan.way is Way.WALK:
                 look = await self._walk(run, span, left, after, search)
             else:
                 look = await self._look_up(plan.way, plan.letter, span, left, after, search)
+            self._learn(kind, run, look, is_full=look.found >= left)
             events += look.events
             number += look.found
             reached = look.last or reached
@@ -236,10 +242,31 @@ class EventReads:
                 return Found(events, number, Position(span.since, LAST_ID))
         return Found(events, number, reached if number == wanted else None)
 
+    def _learn(self, kind: object, run: list[Piece], look: Look, *, is_full: bool) -> None:
+        """Keeps in mind which share of the events matched: conditions may exclude each other, of
+        which statistics know nothing."""
+        rows = float(look.examined)
+        if not rows and not is_full and not look.is_cut:
+            rows = sum(float(piece.rows) for piece in run if piece.partition.is_filled)
+        if rows >= self._examined:
+            if len(self._shares) >= MOST_SHARES:
+                self._shares.clear()
+            self._shares[kind] = (look.found + 1) / rows
+
     async def _find_ids(
         self, query: Query, wanted: int, after: Position | None, search: "_Search"
     ) -> Look:
         ids = sorted(query.ids or ())
+        if search.is_read and len(ids) <= MOST_IDS:
+            rows = await self._call(
+                "read_by_ids",
+                p_ids=ids,
+                **_conditions(query, after),
+                **self._seen(),
+                p_limit=wanted,
+                p_most_bytes=search.bytes_left,
+            )
+            return search.take(query, rows)
         found: list[Position] = []
         for start in range(0, len(ids), MOST_IDS):
             rows = await self._call(
@@ -259,7 +286,7 @@ class EventReads:
             p_ids=[each.id for each in found],
             p_most_bytes=search.bytes_left,
         )
-        return search.take(query, rows)
+        return search.take_page(query, rows)
 
     async def _walk(
         self,
@@ -301,16 +328,31 @@ class EventReads:
         search: "_Search | None" = None,
     ) -> Look:
         search = search or _Search()
-        rows = await self._call(
-            "events_page",
-            p_way=way.value,
-            **_conditions(query, after, first=letter),
-            p_limit=wanted,
-            p_examine=self._examined,
-            p_read=search.is_read,
-            p_most_bytes=search.bytes_left,
-            **self._seen(),
-        )
+        conditions = _conditions(query, after, first=letter) | self._seen()
+        if not search.is_read:
+            rows = await self._call(
+                "events_page",
+                p_way=way.value,
+                **conditions,
+                p_limit=wanted,
+                p_examine=self._examined,
+                p_read=False,
+                p_most_bytes=None,
+            )
+            return search.take_page(query, rows)
+        if way is Way.TAGS:
+            rows = await self._call(
+                "read_by_tags", **conditions, p_limit=wanted, p_most_bytes=search.bytes_left
+            )
+        else:
+            rows = await self._call(
+                "read_in_order",
+                p_way=way.value,
+                **conditions,
+                p_limit=wanted,
+                p_examine=self._examined,
+                p_most_bytes=search.bytes_left,
+            )
         return search.take(query, rows)
 
     async def _pieces(self, query: Query) -> list[Piece]:
@@ -318,6 +360,7 @@ class EventReads:
         now = time.monotonic()
         if not self._partitions or now - self._read_at > FRESH_S:
             self._partitions = partitions_of(await self._call("events_statistics"))
+            self._shares.clear()
             self._read_at = now
         return [
             Piece(part, max(query.since, part.since), min(query.until, part.until))
@@ -347,25 +390,43 @@ class _Search:
         self.is_read = is_read
         self.bytes_left = most_bytes
 
-    def take(self, query: Query, rows: Sequence[Any]) -> Look:
-        """What a statement has brought: its last row tells of the look itself."""
+    def take(self, query: Query, rows: list[Any]) -> Look:
+        """What a statement has read. Where a walk has ended early, its last row tells of that."""
+        examined, reached = 0, None
+        if rows and rows[-1]["id"] is None:
+            told = rows.pop()
+            examined, reached = told["examined"], Position(told["last_at"], told["last_id"])
+        events = [StoredEvent._make(row[:COLUMNS]) for row in rows]
+        last = Position(events[-1].created_at, events[-1].id) if events else None
+        is_cut = False
+        if self.bytes_left is not None:
+            self.bytes_left -= sum(_size(e.content) + _size(e.tags) for e in events)
+            is_cut = bool(events) and self.bytes_left <= 0
+        wanted = _with_tags(query, events) if query.tags else events
+        return Look(wanted, len(events), last, examined, reached, is_cut)
+
+    def take_page(self, query: Query, rows: list[Any]) -> Look:
+        """The same, where the last row always tells of the look itself, and of how many matched."""
         *rows, told = rows
         at = told["last_at"]
         reached = None if at is None else Position(at, told["last_id"])
-        if not self.is_read:
-            last = None if told["created_at"] is None else Position(told["created_at"], told["id"])
-            return Look([], told["matches"], last, told["examined"], reached, is_cut=False)
-        events = [StoredEvent._make(row[:COLUMNS]) for row in rows]
-        last = Position(events[-1].created_at, events[-1].id) if events else None
-        is_cut = len(events) < told["matches"]
-        if self.bytes_left is not None:
-            self.bytes_left -= sum(len(e.content or "") + len(e.tags or "") for e in events)
-            is_cut = is_cut or self.bytes_left <= 0
-        if query.tags:
-            events = [
-                e for e in events if e.tags is not None and query.has_tags(_decode_tags(e.tags))
-            ]
-        return Look(events, told["matches"], last, told["examined"], reached, is_cut)
+        last = None if told["created_at"] is None else Position(told["created_at"], told["id"])
+        look = self.take(query, rows)
+        is_cut = self.is_read and (look.is_cut or look.found < told["matches"])
+        if self.is_read:
+            last = look.last
+        return Look(look.events, told["matches"], last, told["examined"], reached, is_cut)
+
+
+def _size(text: str | None) -> int:
+    """How many bytes a text has, as PostgreSQL counts them."""
+    if text is None:
+        return 0
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _with_tags(query: Query, events: list[StoredEvent]) -> list[StoredEvent]:
+    return [e for e in events if e.tags is not None and query.has_tags(_decode_tags(e.tags))]
 
 
 def _joined(before: Look, look: Look) -> Look:

@@ -1,5 +1,6 @@
 """Chooses how to look for events: which index, and through how much of the past at once."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise
@@ -12,10 +13,12 @@ from bigbrotr.models.event import MAX_CREATED_AT, tag_hash
 from bigbrotr.models.query import Query
 
 # What things cost, in microseconds: measured on an archive of 10,000,000 events that is in memory.
-LOOK_US = 1.2  # at the next event of a walk
+LOOK_US = 0.7  # at the next event of a walk
 FETCH_US = 2.0  # an event that an index names
-PROBE_US = 8.0  # a key in the index of a partition
-ENOUGH_US = 5_000.0  # for one statement: then see whether it was enough
+NAME_US = 0.09  # an event in the index of tags or of kinds, before it is fetched
+PROBE_US = 12.0  # a key in the index of a partition
+EMPTY_US = 1.0  # ... that was empty
+ENOUGH_US = 10_000.0  # for one statement: then see whether it was enough
 LEAST_ROWS = 1_000.0  # that a partition is thought to have: statistics may be old
 
 
@@ -29,11 +32,21 @@ class Way(StrEnum):
 
 
 class Plan(NamedTuple):
-    """A way, for a tag's letter, through the first so many pieces."""
+    """A way, for a tag's letter, through the first so many pieces; through the last of them back to
+    `since` (Unix seconds)."""
 
     way: Way
     letter: str
     pieces: int
+    since: int
+
+    def cut(self, pieces: Sequence["Piece"]) -> tuple[list["Piece"], list["Piece"]]:
+        """Returns the pieces that the way goes through now, and those that are left."""
+        run, rest = list(pieces[: self.pieces]), list(pieces[self.pieces :])
+        if self.since > run[-1].since:
+            rest.insert(0, replace(run[-1], until=self.since - 1))
+            run[-1] = replace(run[-1], since=self.since)
+        return run, rest
 
 
 class Shares(Struct, frozen=True):
@@ -97,7 +110,8 @@ def partitions_of(rows: Sequence[Mapping[str, Any]]) -> list[Partition]:
                 _shares(
                     row["hashes"],
                     row["hash_shares"],
-                    min(row["hash_shares"] or (1 / count,)) / 2,
+                    min(row["hash_shares"] or (1 / count,))
+                    / 10,  # the rarest listed is far above it
                 ),
                 row["row_count"] > 0,
             )
@@ -116,17 +130,21 @@ def _shares(values: Sequence[Any] | None, shares: Sequence[float] | None, other:
 
 
 def choose(
-    pieces: Sequence[Piece], query: Query, wanted: int, *, share: float | None = None
+    pieces: Sequence[Piece],
+    query: Query,
+    wanted: int,
+    *,
+    share: float | None = None,
+    is_first: bool = False,
 ) -> Plan:
     """How to find the next `wanted` events that match, in pieces that come newest first.
 
     `share` of the events were seen to match, where a walk has begun: conditions may exclude each
-    other, of which statistics know nothing.
+    other, of which statistics know nothing. The first look may be at a part of a piece: where that
+    is not enough, estimates are wrong, and all of it is next.
     """
     hashes = _hashes(query)
-    estimates = [_Estimate.of(piece, query, hashes, wanted) for piece in pieces]
-    if share is not None:
-        estimates = [each._replace(matches=each.rows * share) for each in estimates]
+    estimates = [_Estimate.of(piece, query, hashes, wanted, share) for piece in pieces]
     ways = list(estimates[0].costs)
     best = min(ways, key=lambda way: _cost(estimates, way, wanted))
     cost = found = 0.0
@@ -137,7 +155,17 @@ def choose(
         taken += 1
         cost += each.costs[best]
         found += each.matches
-    return Plan(*best, taken)
+    since = pieces[taken - 1].since
+    if is_first and taken == 1 and best[0] is Way.TAGS and query.kinds is not None:
+        # The index of kinds knows time: what is older need not be named.
+        length = pieces[0].until - since + 1
+        since = pieces[0].until + 1 - math.ceil(length * _part(estimates[0].matches, wanted))
+    return Plan(*best, taken, since)
+
+
+def _part(matches: float, wanted: int) -> float:
+    """The part of a piece in which twice as many as are wanted should be."""
+    return min(1.0, 2 * wanted / max(matches, 1.0))
 
 
 def expected(pieces: Sequence[Piece], query: Query) -> float:
@@ -173,7 +201,12 @@ class _Estimate(NamedTuple):
 
     @classmethod
     def of(
-        cls, piece: Piece, query: Query, hashes: Mapping[str, Sequence[int]], wanted: int
+        cls,
+        piece: Piece,
+        query: Query,
+        hashes: Mapping[str, Sequence[int]],
+        wanted: int,
+        known: float | None = None,
     ) -> "_Estimate":
         part, rows = piece.partition, piece.rows
         costs: dict[tuple[Way, str], float] = {(Way.WALK, ""): rows * LOOK_US}
@@ -191,11 +224,23 @@ class _Estimate(NamedTuple):
                     fetched = 0.0
                 elif conditions == 1:  # then each key is read as far as it is wanted
                     fetched = min(fetched, len(values) * wanted)
-                costs[way, ""] = len(values) * PROBE_US + fetched * FETCH_US
+                    fetched = fetched if known is None else min(fetched, rows * known)
+                probe_us = PROBE_US if part.is_filled else EMPTY_US
+                costs[way, ""] = len(values) * probe_us + fetched * FETCH_US
+        borne = {letter: part.hashes.of(texts) for letter, texts in hashes.items()}
+        matches *= math.prod(borne.values())
+        if known is not None:
+            matches = min(matches, rows * known)
         for letter, texts in hashes.items():
-            share = part.hashes.of(texts)
-            matches *= share
-            # The index of tags knows nothing of time: what it names is read in the whole partition.
-            costs[Way.TAGS, letter] = len(texts) * PROBE_US + part.rows * share * FETCH_US
+            # The index of tags knows nothing of time: what it names is read in the whole partition,
+            # or what the index of kinds names as well.
+            named = part.rows * borne[letter]
+            fetches = named * FETCH_US
+            if query.kinds is not None:
+                both = rows * part.kinds.of(query.kinds)
+                both = both * NAME_US + matches * FETCH_US
+                fetches = min(fetches, both * _part(matches, wanted))
+            probe_us = PROBE_US if part.is_filled else EMPTY_US
+            costs[Way.TAGS, letter] = len(texts) * probe_us + named * NAME_US + fetches
         # What was empty most often is: one statement looks there and further.
         return cls(rows, matches if part.is_filled else 0.0, costs)

@@ -1,10 +1,12 @@
 """Questions to a large archive: how long the first page of 500 events takes, and a deep one."""
 
 import hashlib
+import os
 import random
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from bigbrotr.core.pool import Pool
 from bigbrotr.models.policy import View
@@ -16,6 +18,9 @@ ROUNDS = 20
 SPREAD_S = 3 * 365 * 86_400  # of the events of the large archive
 BUSY_SECOND = corpus.NEWEST - 40 * 86_400  # of it; holds BUSY events
 BUSY = 5_000
+_SERVERS = (
+    "SELECT pid FROM pg_catalog.pg_stat_activity WHERE datname = pg_catalog.current_database()"
+)
 
 
 def author(number: int) -> bytes:
@@ -86,12 +91,16 @@ def shapes(events: int, chance: random.Random) -> dict[str, Callable[[], Query]]
 
 
 async def measure(pool: Pool, events: int) -> None:
-    """Prints the median and the slowest of some rounds of each shape, and those of the mix."""
+    """Prints the median and the slowest of some rounds of each shape, what PostgreSQL has computed
+    for one (other work does not add to that), and the median and 99th percentile of the mix."""
     reads = EventReads(pool, View.CURRENT)
     chance = random.Random(1)
     mix: list[float] = []
     for name, make in shapes(events, chance).items():
         took, found = [], 0
+        await reads.page(make(), PAGE)
+        servers = [row["pid"] for row in await pool.fetch(_SERVERS)]
+        before = _computed_ms(servers)
         for _ in range(ROUNDS):
             query = make()
             started = time.perf_counter()
@@ -101,12 +110,22 @@ async def measure(pool: Pool, events: int) -> None:
         mix += took
         print(
             f"  {name:40} {statistics.median(took):7.1f} ms, slowest {max(took):7.1f},"
+            f" PostgreSQL {(_computed_ms(servers) - before) / ROUNDS:6.1f},"
             f" {found / ROUNDS:6.1f} events"
         )
     mix.sort()
     most = mix[len(mix) * 99 // 100]
     print(f"  the mix: median {statistics.median(mix):.1f} ms, 99 % {most:.1f} ms")
     await _deep(reads, events)
+
+
+def _computed_ms(processes: list[int]) -> float:
+    """What processes of this machine have computed so far."""
+    ticks = 0
+    for process in processes:
+        stat = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(stat[11]) + int(stat[12])
+    return ticks * 1000 / os.sysconf("SC_CLK_TCK")
 
 
 async def _deep(reads: EventReads, events: int) -> None:

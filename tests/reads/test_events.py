@@ -165,6 +165,42 @@ async def test_each_way_finds_the_same(brotr: Brotr, way: Way) -> None:
         else:
             found = await reads._look_up(way, "e", query, 25, after)
         assert [each.id for each in found.events] == expected
+        if way is not Way.WALK:
+            counted = await reads._look_up(way, "e", query, 25, after, _Search(is_read=False))
+            assert counted.found == found.found
+
+
+@pytest.mark.parametrize("is_by_ids", [False, True])
+async def test_a_page_ends_with_the_event_that_passes_its_bytes(
+    brotr: Brotr, is_by_ids: bool
+) -> None:
+    """Bytes are counted as PostgreSQL counts them, also where a letter takes several."""
+    relay = Relay("wss://a.example.com")
+    events = [verified("é" * 50, created_at=NOW + n) for n in range(5)]
+    await brotr.insert_events([EventRelay(event, relay, NOW) for event in events])
+    reads = EventReads(brotr.pool, View.CURRENT)
+    ids = frozenset(event.id for event in events) if is_by_ids else None
+    left = [event.id for event in reversed(events)]
+    after = None
+    for size in (2, 2, 1):
+        page = await reads.page(Query(ids=ids), after=after, most_bytes=150)
+        assert [event.id for event in page.events] == left[:size]
+        left, after = left[size:], page.next
+    assert after is None
+
+
+async def test_what_was_seen_of_conditions_that_exclude_each_other_is_kept_in_mind(
+    brotr: Brotr,
+) -> None:
+    await fill(brotr)
+    await brotr.analyze()
+    reads = EventReads(brotr.pool, View.CURRENT, examined=2)
+    query = Query(kinds=frozenset([0]), tags={"t": frozenset(["b"]), "e": frozenset(["a"])})
+    for _ in range(2):
+        page = await reads.page(query)
+        assert [event.id for event in page.events] == matching(query, EVENTS)
+    assert all(share < 1 for share in reads._shares.values())
+    assert reads._shares
 
 
 def older_than(after: Position) -> set[bytes]:
