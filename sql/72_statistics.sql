@@ -166,11 +166,11 @@ BEGIN
         SELECT d.num, d.kind, p.relay_id, p.seen_ats[(d.num & 255)::integer + 1] AS seen_at
         FROM day d JOIN bigbrotr.presence p ON p.slice = p_slice AND p.chunk = d.num >> 8
         WHERE p.seen_ats[(d.num & 255)::integer + 1] IS NOT NULL
-    ), holders AS MATERIALIZED (
-        SELECT p.relay_id, r.network, count(*) AS events,
-               row_number() OVER (ORDER BY count(*) DESC, p.relay_id) AS place
-        FROM pairs p JOIN unnest(p_relay_ids, p_relay_networks) AS r (id, network) ON r.id = p.relay_id
-        GROUP BY p.relay_id, r.network
+    ), counts AS MATERIALIZED (
+        SELECT p.relay_id, count(*) AS events FROM pairs p GROUP BY p.relay_id
+    ), holders AS MATERIALIZED (  -- so few that the pairs need not be hashed to find theirs
+        SELECT c.relay_id, r.network, c.events, row_number() OVER (ORDER BY c.events DESC, c.relay_id) AS place
+        FROM counts c JOIN unnest(p_relay_ids, p_relay_networks) AS r (id, network) ON r.id = c.relay_id
     ), nets AS MATERIALIZED (
         SELECT h.network, sum(h.events)::bigint AS pairs, 1 << (row_number() OVER (ORDER BY h.network))::integer AS mark
         FROM holders h GROUP BY h.network
