@@ -15,16 +15,26 @@ BINDIR ?= /usr/local/bin
 SHARE  ?= /usr/local/share
 SYSUSERS ?= systemd-sysusers
 
+# Builds schnorr/ by a command of pip's; goes on in any case, with a sentence.
+define schnorr
+set -- $${CC:-cc}; if ! command -v "$$1" >/dev/null; then \
+	echo "no C compiler: signatures are verified one by one, which takes longer"; false; \
+elif ! said=$$($(1) --disable-pip-version-check --no-deps --no-build-isolation ./schnorr 2>&1); then \
+	echo "schnorr/ cannot be compiled: signatures are verified one by one, which takes longer"; \
+	echo "$$said" | tail -n 5 | sed 's/^/    /'; false; \
+fi
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help run demo test quick check format lint types bench docs lock wheel install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: $(VENV)/.run ## archive the Nostr network (lite profile, embedded PostgreSQL); ARGS="--data-dir D" …
+run: $(VENV)/.run $(VENV)/.schnorr ## archive the Nostr network (lite profile, embedded PostgreSQL); ARGS="--data-dir D" …
 	@$(BIN)/bigbrotr run --profile lite $(ARGS)
 
-demo: $(VENV)/.run ## see it at work on a small network of its own, without the internet
+demo: $(VENV)/.run $(VENV)/.schnorr ## see it at work on a small network of its own, without the internet
 	@$(BIN)/bigbrotr demo $(ARGS)
 
 test: $(VENV)/.dev ## run all tests, some at once (JOBS=0: one after the other); ARGS="-k name" …
@@ -52,8 +62,9 @@ docs: $(VENV)/.dev ## write what the documentation takes from the code, and buil
 	@$(BIN)/python -m docs.generate_schema
 	@$(BIN)/zensical build --strict
 
-wheel: $(VENV)/.dev ## build the wheel into dist/
+wheel: $(VENV)/.dev ## build the wheels into dist/
 	@$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@$(call schnorr,$(BIN)/pip wheel --quiet --wheel-dir dist) || true
 
 install: ## install or upgrade bigbrotr as a service of systemd (as root)
 	@case "$$($(PYTHON) -c 'import os, sys; print(os.path.realpath(sys.base_prefix))')" in \
@@ -64,6 +75,7 @@ install: ## install or upgrade bigbrotr as a service of systemd (as root)
 	@$(PREFIX)/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/run.txt
 	@$(PREFIX)/bin/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation \
 		--force-reinstall .
+	@$(call schnorr,$(PREFIX)/bin/pip install -qq --force-reinstall) || true
 	@install -D -m 644 -t $(PREFIX)/share/doc/bigbrotr README.md CHANGELOG.md
 	@install -d $(ETC) && test -e $(ETC)/bigbrotr.toml || $(PREFIX)/bin/bigbrotr config init \
 		| sed 's|^# listen = ""|listen = "127.0.0.1:9464"|' > $(ETC)/bigbrotr.toml
@@ -106,7 +118,11 @@ $(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/bin/python
 	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.txt $(VENV)/.run
+# What verifies signatures in batches is optional. Where it cannot be compiled, that is tried again.
+$(VENV)/.schnorr: $(wildcard schnorr/*.py schnorr/*.toml schnorr/*/*.py schnorr/c/*) | $(VENV)/.run
+	@$(call schnorr,$(BIN)/pip install -qq --force-reinstall) && touch $@ || true
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.run | $(VENV)/.schnorr
 	@echo "installing what its developers need"
 	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@

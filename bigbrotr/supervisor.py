@@ -29,6 +29,7 @@ from bigbrotr.services import publisher
 from bigbrotr.services.finder import Finder
 from bigbrotr.services.maintenance import Maintenance
 from bigbrotr.services.monitor.service import Monitor, keys_of
+from bigbrotr.services.policy import Policy
 from bigbrotr.services.publisher import Publisher
 from bigbrotr.services.seeder import Seeder
 from bigbrotr.services.statistics import Statistics
@@ -45,6 +46,7 @@ SERVICES: dict[str, type[BaseService[Any]]] = {
     Monitor.SERVICE_NAME: Monitor,
     Publisher.SERVICE_NAME: Publisher,
     Synchronizer.SERVICE_NAME: Synchronizer,
+    Policy.SERVICE_NAME: Policy,
     Statistics.SERVICE_NAME: Statistics,
     Maintenance.SERVICE_NAME: Maintenance,
 }

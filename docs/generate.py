@@ -6,6 +6,7 @@ A page holds a line `<!-- generated: NAME -->`; what follows it, up to `<!-- end
 import re
 import sys
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -108,6 +109,8 @@ def _allowed(name: str, hint: Any) -> str:
     inner = _inner(hint)
     if get_origin(inner) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(inner))
+    if isinstance(inner, type) and issubclass(inner, Enum):
+        return ", ".join(f'`"{each.value}"`' for each in inner)
     unit = next((f" {unit}" for end, unit in UNITS.items() if name.endswith(end)), "")
     low, high = "", ""
     for meta in _metas(hint):

@@ -102,7 +102,7 @@ COMMENT ON TABLE bigbrotr.events_stored IS
 COMMENT ON COLUMN bigbrotr.events_stored.created_at IS 'When the author says the event was created, in Unix seconds.';
 COMMENT ON COLUMN bigbrotr.events_stored.num IS
     'Number of the event, given when it was stored; presence speaks of events by it.';
-COMMENT ON COLUMN bigbrotr.events_stored.kind IS 'Kind of the event.';
+COMMENT ON COLUMN bigbrotr.events_stored.kind IS 'Kind of the event; -1: it was erased, and only its time and id are left.';
 COMMENT ON COLUMN bigbrotr.events_stored.slice IS 'Week of created_at, see slice_of.';
 COMMENT ON COLUMN bigbrotr.events_stored.id IS 'Id of the event: 32 bytes, the SHA-256 of its canonical form.';
 COMMENT ON COLUMN bigbrotr.events_stored.pubkey IS 'Public key of the author: 32 bytes.';
@@ -164,7 +164,7 @@ COMMENT ON VIEW bigbrotr.events IS
 COMMENT ON COLUMN bigbrotr.events.id IS 'Id of the event: 32 bytes.';
 COMMENT ON COLUMN bigbrotr.events.pubkey IS 'Public key of the author: 32 bytes.';
 COMMENT ON COLUMN bigbrotr.events.created_at IS 'When the author says the event was created, in Unix seconds.';
-COMMENT ON COLUMN bigbrotr.events.kind IS 'Kind of the event.';
+COMMENT ON COLUMN bigbrotr.events.kind IS 'Kind of the event; -1: it was erased.';
 COMMENT ON COLUMN bigbrotr.events.tags IS 'Tags as a JSON array of arrays. NULL in the profile lite.';
 COMMENT ON COLUMN bigbrotr.events.tagvalues IS 'The single-letter tags as letter:value. NULL in the profile lite.';
 COMMENT ON COLUMN bigbrotr.events.content IS 'Content. NULL in the profile lite.';
@@ -505,6 +505,7 @@ BEGIN
         last_id := found_ones.last_id;
         IF found_ones.ids IS NOT NULL THEN
             LOCK TABLE bigbrotr.presence_lock IN EXCLUSIVE MODE;
+            PERFORM bigbrotr.note_departures(found_ones.created_ats, found_ones.ids);
             SELECT d.gone INTO gone
             FROM bigbrotr.delete_orphans(
                 p_slice => part, p_created_ats => found_ones.created_ats, p_ids => found_ones.ids) AS d (gone);

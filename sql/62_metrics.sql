@@ -66,6 +66,14 @@ BEGIN
     SELECT 'backlog', ARRAY['statistics'], count(*)::double precision
     FROM bigbrotr.days_due(p_made_before => p_now, p_now => p_now, p_limit => NULL)
     UNION ALL
+    SELECT f.name, ARRAY['reviews'], f.value FROM (
+        SELECT count(*)::double precision AS due, coalesce(p_now - min(r.noted_at), 0)::double precision AS age
+        FROM bigbrotr.reviews r
+    ) AS q, LATERAL (VALUES ('backlog', q.due), ('backlog_age_seconds', q.age)) AS f (name, value)
+    UNION ALL
+    SELECT 'backlog', ARRAY['arrivals'], count(*)::double precision
+    FROM bigbrotr.policy_state s JOIN bigbrotr.arrivals a ON (a.xid, a.id) > (s.xid::text::xid8, s.id)
+    UNION ALL
     SELECT 'database_size_bytes', '{}', pg_database_size(current_database())::double precision;
 END $$;
 COMMENT ON FUNCTION bigbrotr.metrics IS

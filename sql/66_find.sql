@@ -5,6 +5,7 @@
 --   p_kinds, p_pubkeys    one of these; NULL: any
 --   p_hashes              hashes of tags, see tag_hash: one of these; NULL: any. Two tags may share a hash: the caller looks again
 --   p_more                more such lists, as array literals: one of each
+--   p_hides, p_expired_by  what the view hides, see view_hides; whether it does is asked last, event by event
 -- and return (created_at, id) of p_limit events at most. A condition that could lead the planner to another index than the
 -- one that is meant is written so that it cannot.
 
@@ -15,7 +16,7 @@ COMMENT ON FUNCTION bigbrotr.has_hashes IS 'Whether an event with these hashes h
 
 CREATE OR REPLACE FUNCTION bigbrotr.walk_events(
     p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
-    p_hashes integer[], p_more text[], p_limit integer, p_examine integer,
+    p_hashes integer[], p_more text[], p_limit integer, p_examine integer, p_hides integer, p_expired_by bigint,
     OUT created_ats bigint[], OUT ids bytea[], OUT examined integer, OUT last_at bigint, OUT last_id bytea
 )
 LANGUAGE plpgsql STABLE
@@ -33,6 +34,9 @@ BEGIN
                (p_kinds IS NULL OR e.kind = ANY (p_kinds)) AND (p_pubkeys IS NULL OR e.pubkey = ANY (p_pubkeys))
                AND (p_hashes IS NULL OR coalesce(e.tag_hashes && p_hashes, false))
                AND (p_more IS NULL OR bigbrotr.has_hashes(e.tag_hashes, p_more))
+               AND (SELECT true FROM bigbrotr.hidden h
+                    WHERE h.created_at = e.created_at AND h.slice = e.slice AND h.id = e.id
+                      AND (h.why & p_hides <> 0 OR h.expires_at <= p_expired_by)) IS NULL
         FROM bigbrotr.events_stored e
         WHERE e.created_at >= p_since AND e.created_at <= p_until
           AND (bigbrotr.slice_of(p_since) <> bigbrotr.slice_of(p_until) OR e.slice = bigbrotr.slice_of(p_since))
@@ -54,13 +58,16 @@ COMMENT ON FUNCTION bigbrotr.walk_events IS
 
 CREATE OR REPLACE FUNCTION bigbrotr.find_by_ids(
     p_ids bytea[], p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[],
-    p_pubkeys bytea[], p_hashes integer[], p_more text[], p_limit integer
+    p_pubkeys bytea[], p_hashes integer[], p_more text[], p_limit integer, p_view text, p_now bigint
 ) RETURNS TABLE (created_at bigint, id bytea)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
+DECLARE
+    view_hides record;
 BEGIN
+    SELECT v.hides, v.expired_by INTO view_hides FROM bigbrotr.view_hides(p_view, p_now) AS v;
     RETURN QUERY
     SELECT e.created_at, e.id
     FROM unnest(p_ids) AS u (id) CROSS JOIN LATERAL (
@@ -69,6 +76,9 @@ BEGIN
           AND (p_kinds IS NULL OR x.kind = ANY (p_kinds)) AND (p_pubkeys IS NULL OR x.pubkey = ANY (p_pubkeys))
           AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
           AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+          AND (SELECT true FROM bigbrotr.hidden h
+               WHERE h.created_at = x.created_at AND h.slice = x.slice AND h.id = x.id
+                 AND (h.why & view_hides.hides <> 0 OR h.expires_at <= view_hides.expired_by)) IS NULL
         OFFSET 0
     ) AS e
     WHERE p_after_at IS NULL OR e.created_at < p_after_at OR (e.created_at = p_after_at AND e.id > p_after_id)
@@ -78,7 +88,7 @@ COMMENT ON FUNCTION bigbrotr.find_by_ids IS 'Finds events by their ids.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.find_by_pubkeys(
     p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
-    p_hashes integer[], p_more text[], p_limit integer
+    p_hashes integer[], p_more text[], p_limit integer, p_hides integer, p_expired_by bigint
 ) RETURNS TABLE (created_at bigint, id bytea)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -95,6 +105,9 @@ BEGIN
           AND (p_kinds IS NULL OR x.kind + 0 = ANY (p_kinds))
           AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
           AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+          AND (SELECT true FROM bigbrotr.hidden h
+               WHERE h.created_at = x.created_at AND h.slice = x.slice AND h.id = x.id
+                 AND (h.why & p_hides <> 0 OR h.expires_at <= p_expired_by)) IS NULL
         ORDER BY x.pubkey, x.created_at DESC, x.id LIMIT p_limit
     ) AS e
     ORDER BY e.created_at DESC, e.id LIMIT p_limit;
@@ -103,7 +116,7 @@ COMMENT ON FUNCTION bigbrotr.find_by_pubkeys IS 'Finds events by their authors, 
 
 CREATE OR REPLACE FUNCTION bigbrotr.find_by_kinds(
     p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
-    p_hashes integer[], p_more text[], p_limit integer
+    p_hashes integer[], p_more text[], p_limit integer, p_hides integer, p_expired_by bigint
 ) RETURNS TABLE (created_at bigint, id bytea)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -120,6 +133,9 @@ BEGIN
           AND (p_pubkeys IS NULL OR x.pubkey || '' = ANY (p_pubkeys))
           AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
           AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+          AND (SELECT true FROM bigbrotr.hidden h
+               WHERE h.created_at = x.created_at AND h.slice = x.slice AND h.id = x.id
+                 AND (h.why & p_hides <> 0 OR h.expires_at <= p_expired_by)) IS NULL
         ORDER BY x.kind, x.created_at DESC, x.id LIMIT p_limit
     ) AS e
     ORDER BY e.created_at DESC, e.id LIMIT p_limit;
@@ -128,7 +144,7 @@ COMMENT ON FUNCTION bigbrotr.find_by_kinds IS 'Finds events by their kinds, each
 
 CREATE OR REPLACE FUNCTION bigbrotr.find_by_tags(
     p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
-    p_hashes integer[], p_more text[], p_limit integer
+    p_hashes integer[], p_more text[], p_limit integer, p_hides integer, p_expired_by bigint
 ) RETURNS TABLE (created_at bigint, id bytea)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -142,6 +158,9 @@ BEGIN
       AND (p_after_at IS NULL OR e.created_at < p_after_at OR (e.created_at = p_after_at AND e.id > p_after_id))
       AND (p_kinds IS NULL OR e.kind + 0 = ANY (p_kinds)) AND (p_pubkeys IS NULL OR e.pubkey || '' = ANY (p_pubkeys))
       AND (p_more IS NULL OR bigbrotr.has_hashes(e.tag_hashes, p_more))
+      AND (SELECT true FROM bigbrotr.hidden h
+           WHERE h.created_at = e.created_at AND h.slice = e.slice AND h.id = e.id
+             AND (h.why & p_hides <> 0 OR h.expires_at <= p_expired_by)) IS NULL
     ORDER BY e.created_at DESC, e.id LIMIT p_limit;
 END $$;
 COMMENT ON FUNCTION bigbrotr.find_by_tags IS 'Finds events by their tags; it looks at all that have one of p_hashes.';
@@ -232,6 +251,7 @@ COMMENT ON FUNCTION bigbrotr.read_page IS
 -- One plan serves all values. With lists of authors or tags it would not: each event would be compared with all of them.
 CREATE OR REPLACE FUNCTION bigbrotr.walk_kinds(
     p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_limit integer, p_examine integer,
+    p_hides integer, p_expired_by bigint,
     OUT created_ats bigint[], OUT ids bytea[], OUT examined integer, OUT last_at bigint, OUT last_id bytea
 )
 LANGUAGE plpgsql STABLE
@@ -245,7 +265,11 @@ BEGIN
     ids := '{}';
     examined := 0;
     FOR last_at, last_id, is_wanted IN
-        SELECT e.created_at, e.id, p_kinds IS NULL OR e.kind = ANY (p_kinds)
+        SELECT e.created_at, e.id,
+               (p_kinds IS NULL OR e.kind = ANY (p_kinds))
+               AND (SELECT true FROM bigbrotr.hidden h
+                    WHERE h.created_at = e.created_at AND h.slice = e.slice AND h.id = e.id
+                      AND (h.why & p_hides <> 0 OR h.expires_at <= p_expired_by)) IS NULL
         FROM bigbrotr.events_stored e
         WHERE e.created_at >= p_since AND e.created_at <= p_until
           AND (p_after_at IS NULL OR e.created_at < p_after_at OR (e.created_at = p_after_at AND e.id > p_after_id))
@@ -264,7 +288,8 @@ COMMENT ON FUNCTION bigbrotr.walk_kinds IS 'What walk_events does where no autho
 
 CREATE OR REPLACE FUNCTION bigbrotr.events_page(
     p_way text, p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
-    p_hashes integer[], p_more text[], p_limit integer, p_examine integer, p_read boolean, p_most_bytes bigint
+    p_hashes integer[], p_more text[], p_limit integer, p_examine integer, p_read boolean, p_most_bytes bigint,
+    p_view text, p_now bigint
 ) RETURNS TABLE (
     created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint,
     matches integer, examined integer, last_at bigint, last_id bytea
@@ -273,37 +298,44 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mod
 DECLARE
     times   bigint[];
     ids     bytea[];
+    shown   record;
     looked  integer := 0;
     seen_at bigint;
     seen_id bytea;
 BEGIN
+    SELECT v.hides, v.expired_by INTO shown FROM bigbrotr.view_hides(p_view, p_now) AS v;
     CASE
     WHEN p_way = 'walk_events' AND p_pubkeys IS NULL AND p_hashes IS NULL THEN
         SELECT w.created_ats, w.ids, w.examined, w.last_at, w.last_id INTO times, ids, looked, seen_at, seen_id
         FROM bigbrotr.walk_kinds(
             p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
-            p_kinds => p_kinds, p_limit => p_limit, p_examine => p_examine) AS w;
+            p_kinds => p_kinds, p_limit => p_limit, p_examine => p_examine, p_hides => shown.hides,
+            p_expired_by => shown.expired_by) AS w;
     WHEN p_way = 'walk_events' THEN
         SELECT w.created_ats, w.ids, w.examined, w.last_at, w.last_id INTO times, ids, looked, seen_at, seen_id
         FROM bigbrotr.walk_events(
             p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
             p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit,
-            p_examine => p_examine) AS w;
+            p_examine => p_examine, p_hides => shown.hides,
+            p_expired_by => shown.expired_by) AS w;
     WHEN p_way = 'find_by_pubkeys' THEN
         SELECT array_agg(f.created_at), array_agg(f.id) INTO times, ids
         FROM bigbrotr.find_by_pubkeys(
             p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
-            p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit) AS f;
+            p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit,
+            p_hides => shown.hides, p_expired_by => shown.expired_by) AS f;
     WHEN p_way = 'find_by_kinds' THEN
         SELECT array_agg(f.created_at), array_agg(f.id) INTO times, ids
         FROM bigbrotr.find_by_kinds(
             p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
-            p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit) AS f;
+            p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit,
+            p_hides => shown.hides, p_expired_by => shown.expired_by) AS f;
     WHEN p_way = 'find_by_tags' THEN
         SELECT array_agg(f.created_at), array_agg(f.id) INTO times, ids
         FROM bigbrotr.find_by_tags(
             p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
-            p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit) AS f;
+            p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit,
+            p_hides => shown.hides, p_expired_by => shown.expired_by) AS f;
     END CASE;
     IF p_read AND cardinality(ids) > 0 THEN
         RETURN QUERY
@@ -322,7 +354,7 @@ BEGIN
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION bigbrotr.events_page IS
-    'Looks for events in the way p_way, a function of that name with the parameters that all of them take, and with '
+    'Looks for those events that a view shows as of p_now (Unix seconds), in the way p_way, a function of that name with the parameters that all of them take, and with '
     'p_read reads them as read_page does. The last row is none: created_at and id of the last that was found, matches: how '
     'many were; of a walk also examined, how many it has looked at, and the last of those.';
 
@@ -331,7 +363,8 @@ COMMENT ON FUNCTION bigbrotr.events_page IS
 -- are hashed there. On a cluster other functions of these names do what events_page does.
 CREATE OR REPLACE FUNCTION bigbrotr.read_in_order(
     p_way text, p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
-    p_hashes integer[], p_more text[], p_limit integer, p_examine integer, p_most_bytes bigint
+    p_hashes integer[], p_more text[], p_limit integer, p_examine integer, p_most_bytes bigint,
+    p_view text, p_now bigint
 ) RETURNS TABLE (
     created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint,
     examined integer, last_at bigint, last_id bytea
@@ -343,7 +376,9 @@ AS $$
 DECLARE
     most  bigint := coalesce(p_most_bytes, 9223372036854775807);
     found integer;
+    shown record;
 BEGIN
+    SELECT v.hides, v.expired_by INTO shown FROM bigbrotr.view_hides(p_view, p_now) AS v;
     CASE p_way
     WHEN 'walk_events' THEN
         RETURN QUERY
@@ -364,6 +399,9 @@ BEGIN
                   AND (p_pubkeys IS NULL OR x.pubkey IN (SELECT unnest(p_pubkeys)))
                   AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
                   AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+                  AND (SELECT true FROM bigbrotr.hidden h
+                       WHERE h.created_at = x.created_at AND h.slice = x.slice AND h.id = x.id
+                         AND (h.why & shown.hides <> 0 OR h.expires_at <= shown.expired_by)) IS NULL
                 LIMIT p_limit
             ) AS f
             CROSS JOIN LATERAL (SELECT coalesce(octet_length(f.tags), 0) + coalesce(octet_length(f.content), 0)) AS s (size)
@@ -398,6 +436,9 @@ BEGIN
                     ) AS x
                     WHERE (p_kinds IS NULL OR x.kind = ANY (p_kinds)) AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
                       AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+                      AND (SELECT true FROM bigbrotr.hidden h
+                           WHERE h.created_at = x.created_at AND h.slice = x.slice AND h.id = x.id
+                             AND (h.why & shown.hides <> 0 OR h.expires_at <= shown.expired_by)) IS NULL
                     LIMIT p_limit
                 ) AS y
                 ORDER BY y.created_at DESC, y.id LIMIT p_limit
@@ -424,6 +465,9 @@ BEGIN
                     WHERE (p_pubkeys IS NULL OR x.pubkey IN (SELECT unnest(p_pubkeys)))
                       AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
                       AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+                      AND (SELECT true FROM bigbrotr.hidden h
+                           WHERE h.created_at = x.created_at AND h.slice = x.slice AND h.id = x.id
+                             AND (h.why & shown.hides <> 0 OR h.expires_at <= shown.expired_by)) IS NULL
                     LIMIT p_limit
                 ) AS y
                 ORDER BY y.created_at DESC, y.id LIMIT p_limit
@@ -441,7 +485,8 @@ COMMENT ON FUNCTION bigbrotr.read_in_order IS
 -- Here the planner chooses, with the values: from two indexes only what both name is read, where that is quicker.
 CREATE OR REPLACE FUNCTION bigbrotr.read_by_tags(
     p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
-    p_hashes integer[], p_more text[], p_limit integer, p_most_bytes bigint
+    p_hashes integer[], p_more text[], p_limit integer, p_most_bytes bigint,
+    p_view text, p_now bigint
 ) RETURNS TABLE (
     created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint
 )
@@ -449,7 +494,10 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_indexscan = off SET work_mem = '32MB' SET plan_cache_mode = force_custom_plan
 AS $$
+DECLARE
+    shown record;
 BEGIN
+    SELECT v.hides, v.expired_by INTO shown FROM bigbrotr.view_hides(p_view, p_now) AS v;
     RETURN QUERY
     SELECT r.created_at, r.id, r.pubkey, r.kind, r.tags, r.content, r.sig,
            (SELECT w.raw FROM bigbrotr.events_raw w WHERE w.event_id = r.id AND w.slice = r.slice), r.num
@@ -465,6 +513,9 @@ BEGIN
             ) AS x
             WHERE (p_pubkeys IS NULL OR x.pubkey = ANY (p_pubkeys))
               AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+              AND (SELECT true FROM bigbrotr.hidden h
+                   WHERE h.created_at = x.created_at AND h.slice = x.slice AND h.id = x.id
+                     AND (h.why & shown.hides <> 0 OR h.expires_at <= shown.expired_by)) IS NULL
             ORDER BY x.created_at DESC, x.id LIMIT p_limit
         ) AS f
         CROSS JOIN LATERAL (SELECT coalesce(octet_length(f.tags), 0) + coalesce(octet_length(f.content), 0)) AS s (size)
@@ -477,7 +528,8 @@ COMMENT ON FUNCTION bigbrotr.read_by_tags IS
 -- An id is in one partition only: LIMIT 1 ends the search there.
 CREATE OR REPLACE FUNCTION bigbrotr.read_by_ids(
     p_ids bytea[], p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[],
-    p_pubkeys bytea[], p_hashes integer[], p_more text[], p_limit integer, p_most_bytes bigint
+    p_pubkeys bytea[], p_hashes integer[], p_more text[], p_limit integer, p_most_bytes bigint,
+    p_view text, p_now bigint
 ) RETURNS TABLE (
     created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint
 )
@@ -485,7 +537,10 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
+DECLARE
+    shown record;
 BEGIN
+    SELECT v.hides, v.expired_by INTO shown FROM bigbrotr.view_hides(p_view, p_now) AS v;
     RETURN QUERY
     SELECT r.created_at, r.id, r.pubkey, r.kind, r.tags, r.content, r.sig,
            (SELECT w.raw FROM bigbrotr.events_raw w WHERE w.event_id = r.id AND w.slice = r.slice), r.num
@@ -503,6 +558,9 @@ BEGIN
               AND (p_pubkeys IS NULL OR x.pubkey IN (SELECT unnest(p_pubkeys)))
               AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
               AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+              AND (SELECT true FROM bigbrotr.hidden h
+                   WHERE h.created_at = x.created_at AND h.slice = x.slice AND h.id = x.id
+                     AND (h.why & shown.hides <> 0 OR h.expires_at <= shown.expired_by)) IS NULL
             ORDER BY x.created_at DESC, x.id LIMIT p_limit
         ) AS f
         CROSS JOIN LATERAL (SELECT coalesce(octet_length(f.tags), 0) + coalesce(octet_length(f.content), 0)) AS s (size)

@@ -7,21 +7,23 @@ RETURN round(((p_rtt).tcp_ms + coalesce((p_rtt).tls_ms, 0) + (p_rtt).upgrade_ms)
 COMMENT ON FUNCTION bigbrotr.open_ms_of IS
     'Time to open a relay: TCP, TLS and upgrade together, in milliseconds with two decimals.';
 
--- One plan serves any page.
-CREATE OR REPLACE FUNCTION bigbrotr.relay_rows(p_ids bigint[], p_ranks double precision[]) RETURNS TABLE (
-    url text, network text, stage text, state text, since bigint, checked_at bigint, discovered_at bigint, holds bigint,
-    brought bigint, name text, software text, version text, nips jsonb, country text, open_ms double precision,
-    read_ms double precision, rank double precision
+-- One plan serves any page, row by row.
+CREATE OR REPLACE FUNCTION bigbrotr.relay_rows(p_ids bigint[]) RETURNS TABLE (
+    id bigint, url text, network text, stage text, state text, since bigint, checked_at bigint, discovered_at bigint,
+    holds bigint, brought bigint, name text, software text, version text, nips jsonb, country text, open_ms double precision,
+    read_ms double precision
 )
 LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET join_collapse_limit = 1 AS $$
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET join_collapse_limit = 1
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
 BEGIN
     RETURN QUERY
-    SELECT r.url, r.network, coalesce(bigbrotr.stage_of(v), 'waiting'), coalesce(c.state, 'unknown'), c.since,
+    SELECT f.id, r.url, r.network, coalesce(bigbrotr.stage_of(v), 'waiting'), coalesce(c.state, 'unknown'), c.since,
            c.checked_at, r.discovered_at, coalesce(t.pairs, 0), coalesce(t.events, 0), left(d.data ->> 'name', 200),
            left(d.data ->> 'software', 200), left(d.data ->> 'version', 200), d.data -> 'supported_nips', g.data ->> 'country',
-           bigbrotr.open_ms_of(s), round(s.read_ms::numeric, 2)::double precision, f.rank
-    FROM unnest(p_ids, p_ranks) WITH ORDINALITY AS f (id, rank, place)
+           bigbrotr.open_ms_of(s), round(s.read_ms::numeric, 2)::double precision
+    FROM unnest(p_ids) AS f (id)
     JOIN bigbrotr.relays r ON r.id = f.id
     LEFT JOIN bigbrotr.visits v ON v.relay_id = f.id
     LEFT JOIN bigbrotr.tallies t ON t.relay_id = f.id
@@ -30,30 +32,27 @@ BEGIN
     LEFT JOIN bigbrotr.snapshots_latest n ON n.relay_id = f.id AND n.type = 'nip11'
     LEFT JOIN bigbrotr.metadata d ON d.id = n.metadata_id
     LEFT JOIN bigbrotr.snapshots_latest l ON l.relay_id = f.id AND l.type = 'nip66_geo'
-    LEFT JOIN bigbrotr.metadata g ON g.id = l.metadata_id
-    ORDER BY f.place;
+    LEFT JOIN bigbrotr.metadata g ON g.id = l.metadata_id;
 END $$;
-COMMENT ON FUNCTION bigbrotr.relay_rows IS
-    'What is shown of the relays p_ids in a list, in their order, with the numbers p_ranks; times in Unix seconds.';
+COMMENT ON FUNCTION bigbrotr.relay_rows IS 'What is shown of the relays p_ids in a list; times in Unix seconds.';
 
--- First the page is found, then all that is shown of its relays. To look for the best order of so many joins would take
--- longer than to do them in this one; joins that no condition needs are left out. The rank orders the rows of a sort, what
--- is not known last; by URL alone it is 0, and the index has the order.
-CREATE OR REPLACE FUNCTION bigbrotr.list_relays(
+-- To look for the best order of so many joins would take longer than to do them in this one; joins that no condition needs
+-- are left out. The rank orders the rows of a sort, what is not known last; by URL alone it is 0, and the index has the
+-- order.
+CREATE OR REPLACE FUNCTION bigbrotr.find_relays(
     p_networks text[], p_states text[], p_stages text[], p_country text, p_software text, p_nips integer[], p_text text,
-    p_sort text, p_after_rank double precision, p_after_url text, p_limit integer
-) RETURNS TABLE (
-    url text, network text, stage text, state text, since bigint, checked_at bigint, discovered_at bigint, holds bigint,
-    brought bigint, name text, software text, version text, nips jsonb, country text, open_ms double precision,
-    read_ms double precision, rank double precision
+    p_sort text, p_after_rank double precision, p_after_url text, p_limit integer,
+    OUT ids bigint[], OUT ranks double precision[]
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET join_collapse_limit = 1 AS $$
-DECLARE
-    found bigint[];
-    ranks double precision[];
 BEGIN
-    SELECT array_agg(f.id ORDER BY f.rank, f.url), array_agg(f.rank ORDER BY f.rank, f.url) INTO found, ranks
+    IF p_sort = 'url' AND num_nonnulls(p_networks, p_states, p_stages, p_country, p_software, p_nips, p_text) = 0 THEN
+        SELECT array_agg(f.id), array_agg(0::double precision) INTO ids, ranks
+        FROM (SELECT r.id FROM bigbrotr.relays r WHERE r.url > coalesce(p_after_url, '') ORDER BY r.url LIMIT p_limit) AS f;
+        RETURN;
+    END IF;
+    SELECT array_agg(f.id ORDER BY f.rank, f.url), array_agg(f.rank ORDER BY f.rank, f.url) INTO ids, ranks
     FROM (
         SELECT r.id, r.url, k.rank
         FROM bigbrotr.relays r
@@ -85,14 +84,12 @@ BEGIN
           AND (p_after_url IS NULL OR p_sort = 'url' OR (k.rank, r.url) > (p_after_rank, p_after_url))
         ORDER BY k.rank, r.url LIMIT p_limit
     ) AS f;
-
-    RETURN QUERY SELECT * FROM bigbrotr.relay_rows(p_ids => found, p_ranks => ranks);
 END $$;
-COMMENT ON FUNCTION bigbrotr.list_relays IS
-    'A page of relays that fulfil all conditions; times in Unix seconds. p_software and p_text: a part of it, in any '
-    'case; p_text looks into URL, name and description. p_nips: claims all of these. p_sort: url, holds, brought, '
+COMMENT ON FUNCTION bigbrotr.find_relays IS
+    'A page of relays that fulfil all conditions: their ids, and their ranks in the sort. p_software and p_text: a part of '
+    'it, in any case; p_text looks into URL, name and description. p_nips: claims all of these. p_sort: url, holds, brought, '
     'discovered_at, checked_at (largest first) or open_ms (smallest first). The page begins behind the row with '
-    'p_after_rank and p_after_url. nips: as the document has them. rank: the row''s place in its sort.';
+    'p_after_rank and p_after_url.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.list_candidates(
     p_networks text[], p_source text, p_outcome text, p_text text, p_aliases boolean, p_after_url text, p_limit integer
@@ -194,6 +191,137 @@ COMMENT ON FUNCTION bigbrotr.list_coverage IS
     'A page of the proofs of the relay at p_url, the newest first, for any filter. The page begins behind the proof '
     'with p_after_at, p_after_filter and p_after_how.';
 
+-- Events as they are sent: where no tags are asked for, one look finds them and makes their text from the rows it has.
+CREATE OR REPLACE FUNCTION bigbrotr.event_text(
+    p_id bytea, p_pubkey bytea, p_created_at bigint, p_kind integer, p_tags text, p_content text, p_sig bytea
+) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN '{"id":"' || encode(p_id, 'hex') || '","pubkey":"' || encode(p_pubkey, 'hex')
+    || '","created_at":' || p_created_at || ',"kind":' || p_kind
+    || coalesce(',"tags":' || p_tags || ',"content":' || to_json(p_content)::text || ',"sig":"' || encode(p_sig, 'hex')
+                || '"}', '}');
+COMMENT ON FUNCTION bigbrotr.event_text IS
+    'An event as a JSON object; without tags, content and signature where one of them is NULL.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.event_lines(
+    p_way text, p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
+    p_limit integer, p_examine integer, p_most_bytes bigint, p_view text, p_now bigint,
+    OUT lines bytea, OUT number integer, OUT matches integer, OUT last_at bigint, OUT last_id bytea, OUT is_raw boolean
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    shown record;
+    ids   bytea[];
+BEGIN
+    SELECT v.hides, v.expired_by INTO shown FROM bigbrotr.view_hides(p_view, p_now) AS v;
+    CASE p_way
+    WHEN 'walk_events' THEN
+        SELECT convert_to(string_agg(bigbrotr.event_text(
+                   p_id => t.id, p_pubkey => t.pubkey, p_created_at => t.created_at, p_kind => t.kind, p_tags => t.tags,
+                   p_content => t.content, p_sig => t.sig), E'\n') FILTER (WHERE t.is_shown), 'UTF8'),
+               count(*) FILTER (WHERE t.is_shown), count(*), min(t.created_at) FILTER (WHERE t.is_shown),
+               array_agg(t.id) FILTER (WHERE t.is_shown)
+        INTO lines, number, matches, last_at, ids
+        FROM (
+            SELECT f.*, row_number() OVER () <= p_limit AND coalesce(sum(octet_length(f.tags) + octet_length(f.content))
+                   OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) < p_most_bytes AS is_shown
+            FROM (
+                SELECT e.* FROM (
+                    SELECT x.created_at, x.id, x.slice, x.pubkey, x.kind, x.tags, x.content, x.sig
+                    FROM bigbrotr.events_stored x
+                    WHERE x.created_at >= p_since AND x.created_at <= p_until
+                      AND (p_after_at IS NULL OR x.created_at < p_after_at OR (x.created_at = p_after_at AND x.id > p_after_id))
+                    ORDER BY x.created_at DESC, x.id LIMIT p_examine
+                ) AS e
+                WHERE (p_kinds IS NULL OR e.kind = ANY (p_kinds))
+                  AND (p_pubkeys IS NULL OR e.pubkey IN (SELECT unnest(p_pubkeys)))
+                  AND (SELECT true FROM bigbrotr.hidden h
+                       WHERE h.created_at = e.created_at AND h.slice = e.slice AND h.id = e.id
+                         AND (h.why & shown.hides <> 0 OR h.expires_at <= shown.expired_by)) IS NULL
+                LIMIT p_limit + 1
+            ) AS f
+        ) AS t;
+    WHEN 'find_by_pubkeys' THEN
+        SELECT convert_to(string_agg(bigbrotr.event_text(
+                   p_id => t.id, p_pubkey => t.pubkey, p_created_at => t.created_at, p_kind => t.kind, p_tags => t.tags,
+                   p_content => t.content, p_sig => t.sig), E'\n') FILTER (WHERE t.is_shown), 'UTF8'),
+               count(*) FILTER (WHERE t.is_shown), count(*), min(t.created_at) FILTER (WHERE t.is_shown),
+               array_agg(t.id) FILTER (WHERE t.is_shown)
+        INTO lines, number, matches, last_at, ids
+        FROM (
+            SELECT f.*, row_number() OVER () <= p_limit AND coalesce(sum(octet_length(f.tags) + octet_length(f.content))
+                   OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) < p_most_bytes AS is_shown
+            FROM (
+                SELECT e.* FROM unnest(p_pubkeys) AS u (pubkey) CROSS JOIN LATERAL (
+                    SELECT x.created_at, x.id, x.slice, x.pubkey, x.kind, x.tags, x.content, x.sig
+                    FROM bigbrotr.events_stored x
+                    WHERE x.pubkey = u.pubkey AND x.created_at >= p_since AND x.created_at <= p_until
+                      AND (p_after_at IS NULL OR x.created_at < p_after_at OR (x.created_at = p_after_at AND x.id > p_after_id))
+                      AND (p_kinds IS NULL OR x.kind + 0 = ANY (p_kinds))
+                      AND (SELECT true FROM bigbrotr.hidden h
+                           WHERE h.created_at = x.created_at AND h.slice = x.slice AND h.id = x.id
+                             AND (h.why & shown.hides <> 0 OR h.expires_at <= shown.expired_by)) IS NULL
+                    ORDER BY x.pubkey, x.created_at DESC, x.id LIMIT p_limit + 1
+                ) AS e
+                ORDER BY e.created_at DESC, e.id LIMIT p_limit + 1
+            ) AS f
+        ) AS t;
+    WHEN 'find_by_kinds' THEN
+        SELECT convert_to(string_agg(bigbrotr.event_text(
+                   p_id => t.id, p_pubkey => t.pubkey, p_created_at => t.created_at, p_kind => t.kind, p_tags => t.tags,
+                   p_content => t.content, p_sig => t.sig), E'\n') FILTER (WHERE t.is_shown), 'UTF8'),
+               count(*) FILTER (WHERE t.is_shown), count(*), min(t.created_at) FILTER (WHERE t.is_shown),
+               array_agg(t.id) FILTER (WHERE t.is_shown)
+        INTO lines, number, matches, last_at, ids
+        FROM (
+            SELECT f.*, row_number() OVER () <= p_limit AND coalesce(sum(octet_length(f.tags) + octet_length(f.content))
+                   OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) < p_most_bytes AS is_shown
+            FROM (
+                SELECT e.* FROM unnest(p_kinds) AS u (kind) CROSS JOIN LATERAL (
+                    SELECT x.created_at, x.id, x.slice, x.pubkey, x.kind, x.tags, x.content, x.sig
+                    FROM bigbrotr.events_stored x
+                    WHERE x.kind = u.kind AND x.created_at >= p_since AND x.created_at <= p_until
+                      AND (p_after_at IS NULL OR x.created_at < p_after_at OR (x.created_at = p_after_at AND x.id > p_after_id))
+                      AND (p_pubkeys IS NULL OR x.pubkey || '' = ANY (p_pubkeys))
+                      AND (SELECT true FROM bigbrotr.hidden h
+                           WHERE h.created_at = x.created_at AND h.slice = x.slice AND h.id = x.id
+                             AND (h.why & shown.hides <> 0 OR h.expires_at <= shown.expired_by)) IS NULL
+                    ORDER BY x.kind, x.created_at DESC, x.id LIMIT p_limit + 1
+                ) AS e
+                ORDER BY e.created_at DESC, e.id LIMIT p_limit + 1
+            ) AS f
+        ) AS t;
+    END CASE;
+    last_id := ids[number];
+    is_raw := EXISTS (SELECT FROM bigbrotr.events_raw w WHERE w.event_id = ANY (ids));
+END $$;
+COMMENT ON FUNCTION bigbrotr.event_lines IS
+    'Up to p_limit events, newest first and by id within a second, as JSON objects, one a line (UTF-8); as few as tags and content '
+    'of p_most_bytes take, but for the last of them; those that a view shows as of p_now (Unix seconds). p_way, p_examine and the conditions are those of events_page, without '
+    'tags. number: how many lines there are; matches: how many there are, p_limit + 1 at most; last_at and last_id: of the '
+    'last line; is_raw: the exact bytes of one of them are in events_raw. matches NULL: another way has to be taken.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.relays_at_risk()
+RETURNS TABLE (url text, network text, state text, since bigint, stage text, events bigint, alone bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+    SELECT r.url, r.network, coalesce(c.state, 'unknown'), c.since, coalesce(bigbrotr.stage_of(v), 'waiting'), s.events, s.alone
+    FROM (
+        SELECT d.relay_id, sum(d.events)::bigint AS events, sum(d.alone)::bigint AS alone
+        FROM bigbrotr.day_relays d GROUP BY d.relay_id HAVING sum(d.alone) > 0
+    ) AS s
+    JOIN bigbrotr.relays r ON r.id = s.relay_id
+    LEFT JOIN bigbrotr.visits v ON v.relay_id = s.relay_id
+    LEFT JOIN bigbrotr.checks c ON c.relay_id = s.relay_id;
+END $$;
+COMMENT ON FUNCTION bigbrotr.relays_at_risk IS
+    'Relays that alone hold events: how many, of how many that they hold, as far as days have been counted; their state, '
+    'since when (Unix seconds), and their stage. Sums up all days of all relays.';
+
 -- Authors: their newest events stand for all where there are many.
 CREATE OR REPLACE FUNCTION bigbrotr.author_kinds(p_pubkey bytea, p_most integer)
 RETURNS TABLE (kind integer, events bigint, first_at bigint, last_at bigint)
@@ -286,6 +414,9 @@ DECLARE
 BEGIN
     SELECT p.slice INTO top FROM bigbrotr.presence p
     WHERE p.relay_id = p_relay_id AND p.slice <= bigbrotr.slice_of(p_until) ORDER BY p.relay_id DESC, p.slice DESC LIMIT 1;
+    IF top IS NULL THEN
+        RETURN;
+    END IF;
     until_at := least(p_until, bigbrotr.slice_end(top));
     SELECT array_agg(x.created_at), array_agg(x.slice), array_agg(x.num), array_agg(x.kind),
            array_agg(x.seen_ats[(x.num & 255)::integer + 1] IS NOT NULL)
@@ -297,7 +428,6 @@ BEGIN
             WHERE s.created_at < until_at ORDER BY s.created_at DESC LIMIT p_examine
         ) AS e
         LEFT JOIN bigbrotr.presence p ON p.slice = e.slice AND p.chunk = e.num >> 8 AND p.relay_id = p_relay_id
-        WHERE top IS NOT NULL
     ) AS x;
 END $$;
 COMMENT ON FUNCTION bigbrotr.relay_sample IS

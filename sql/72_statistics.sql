@@ -216,7 +216,7 @@ BEGIN
     FROM (
         SELECT e.pubkey, bool_or(e.kind = 0) AS is_profiled, bool_or(e.kind = 3) AS is_following
         FROM bigbrotr.events_stored e
-        WHERE e.slice = p_slice AND e.created_at >= p_since AND e.created_at <= p_last AND e.kind NOT IN (445, 1059)
+        WHERE e.slice = p_slice AND e.created_at >= p_since AND e.created_at <= p_last AND e.kind NOT IN (-1, 445, 1059)
         GROUP BY e.pubkey
     ) AS x;
 
@@ -254,7 +254,7 @@ BEGIN
     RETURN QUERY
     SELECT e.pubkey, min(e.created_at) / 86400, (min(e.created_at) FILTER (WHERE e.kind = 0)) / 86400,
            (min(e.created_at) FILTER (WHERE e.kind = 3)) / 86400
-    FROM bigbrotr.events_stored e WHERE e.pubkey = ANY (p_pubkeys) AND e.kind NOT IN (445, 1059) GROUP BY e.pubkey;
+    FROM bigbrotr.events_stored e WHERE e.pubkey = ANY (p_pubkeys) AND e.kind NOT IN (-1, 445, 1059) GROUP BY e.pubkey;
 END $$;
 COMMENT ON FUNCTION bigbrotr.first_days_of IS
     'For those of some authors who have events: the days of the first event, profile and follow list.';

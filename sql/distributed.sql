@@ -7,6 +7,7 @@ DO $$
 DECLARE
     family  record;
     routine record;
+    place   record;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_dist_node WHERE groupid <> 0 AND noderole = 'primary') THEN
         RAISE EXCEPTION 'the cluster has no workers yet: SELECT citus_add_node(…)' USING ERRCODE = 'BB003';
@@ -19,6 +20,7 @@ BEGIN
         ('presence',         'distributed', 'slice', 'events_stored'),
         ('events_raw',       'distributed', 'slice', 'events_stored'),
         ('dropped',          'distributed', 'slice', 'events_stored'),
+        ('hidden',           'distributed', 'slice', 'events_stored'),
         -- On the coordinator, and nothing to Citus.
         ('ledger',           'ordinary',    NULL,    NULL),
         ('schema_lock',      'ordinary',    NULL,    NULL),
@@ -56,7 +58,16 @@ BEGIN
         ('day_relays',       'ordinary',    NULL,    NULL),
         ('day_networks',     'ordinary',    NULL,    NULL),
         ('day_checks',       'ordinary',    NULL,    NULL),
-        ('authors',          'ordinary',    NULL,    NULL)
+        ('authors',          'ordinary',    NULL,    NULL),
+        ('policy_lock',      'ordinary',    NULL,    NULL),
+        ('policy_state',     'ordinary',    NULL,    NULL),
+        ('deletions',        'ordinary',    NULL,    NULL),
+        ('vanished',         'ordinary',    NULL,    NULL),
+        ('addresses',        'ordinary',    NULL,    NULL),
+        ('takedowns',        'ordinary',    NULL,    NULL),
+        ('reviews',          'ordinary',    NULL,    NULL),
+        ('departures',       'ordinary',    NULL,    NULL),
+        ('erased_slices',    'ordinary',    NULL,    NULL)
     ) AS f (name, kind, distribution_column, sibling)
     WHERE f.kind = 'distributed' AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid = format('bigbrotr.%I', f.name)::regclass)
@@ -70,12 +81,14 @@ BEGIN
     FOR routine IN
         SELECT p.oid::regprocedure AS name FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'bigbrotr'::regnamespace AND p.proname IN (
-            'slice_of', 'slice_start', 'slice_end', 'pack_seen', 'unpack_seen', 'tag_values', 'tag_hash', 'has_hashes')
+            'slice_of', 'slice_start', 'slice_end', 'pack_seen', 'unpack_seen', 'tag_values', 'tag_hash', 'has_hashes',
+            'telling_tags')
     LOOP
         PERFORM create_distributed_function(routine.name);
     END LOOP;
 
-    -- What touches one slice runs where the slice lies. Its plan, and the plan of the call, are made for that slice.
+    -- What touches one slice runs where the slice lies. Its plan, and the plan of the call, are made for that slice. So is
+    -- that of whatever asks several at once: which shards are asked, a plan for all values cannot say.
     FOR routine IN
         SELECT p.oid::regprocedure AS name,
                coalesce(p.proconfig @> '{plan_cache_mode=force_generic_plan}', false) AS is_generic
@@ -91,10 +104,22 @@ BEGIN
     FOR routine IN
         SELECT p.oid::regprocedure AS name FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'bigbrotr'::regnamespace AND p.proargnames[1] IS DISTINCT FROM 'p_slice'
-          AND p.prosrc ~ 'p_slice =>'
+          AND (p.prosrc ~ 'p_slice =>' OR p.proconfig @> '{plan_cache_mode=force_generic_plan}')
     LOOP
         EXECUTE format('ALTER FUNCTION %s SET plan_cache_mode = force_custom_plan', routine.name);
     END LOOP;
+
+    -- What workers are asked in our name names functions of pg_catalog without its name: nothing of another schema may be
+    -- meant. Where people find the archive by bare names is a matter of the coordinator.
+    FOR place IN
+        SELECT w.nodename, w.result FROM run_command_on_workers(
+            'DO $x$ BEGIN SET LOCAL citus.enable_ddl_propagation = off; '
+            || format('ALTER DATABASE %I SET search_path = pg_catalog; END $x$', current_database())) AS w
+        WHERE NOT w.success
+    LOOP
+        RAISE EXCEPTION 'the worker % lets no search path be set: %', place.nodename, place.result USING ERRCODE = 'BB003';
+    END LOOP;
+    ALTER FUNCTION bigbrotr.set_search_path SET citus.enable_ddl_propagation = off;
 
     -- Citus looks at each row of pg_class that a session reads, to hide shards: half a second for each new connection of
     -- ours. There are no shards on the coordinator.
@@ -148,13 +173,16 @@ END $$;
 
 CREATE OR REPLACE FUNCTION bigbrotr.find_by_ids(
     p_ids bytea[], p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[],
-    p_pubkeys bytea[], p_hashes integer[], p_more text[], p_limit integer
+    p_pubkeys bytea[], p_hashes integer[], p_more text[], p_limit integer, p_view text, p_now bigint
 ) RETURNS TABLE (created_at bigint, id bytea)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
+DECLARE
+    view_hides record;
 BEGIN
+    SELECT v.hides, v.expired_by INTO view_hides FROM bigbrotr.view_hides(p_view, p_now) AS v;
     RETURN QUERY
     SELECT x.created_at, x.id
     FROM unnest(p_ids) AS u (id) JOIN bigbrotr.events_stored x ON x.id = u.id
@@ -162,8 +190,62 @@ BEGIN
       AND (p_kinds IS NULL OR x.kind = ANY (p_kinds)) AND (p_pubkeys IS NULL OR x.pubkey = ANY (p_pubkeys))
       AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
       AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+      AND NOT EXISTS (SELECT FROM bigbrotr.hidden h
+                      WHERE h.slice = x.slice AND h.created_at = x.created_at AND h.id = x.id
+                        AND (h.why & view_hides.hides <> 0 OR h.expires_at <= view_hides.expired_by))
       AND (p_after_at IS NULL OR x.created_at < p_after_at OR (x.created_at = p_after_at AND x.id > p_after_id))
     ORDER BY x.created_at DESC, x.id LIMIT p_limit;
+END $$;
+
+-- Citus does not look for one value after the other; within a week they may be looked for at once.
+CREATE OR REPLACE FUNCTION bigbrotr.find_by_pubkeys(
+    p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
+    p_hashes integer[], p_more text[], p_limit integer
+) RETURNS TABLE (created_at bigint, id bytea)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT x.created_at, x.id FROM bigbrotr.events_stored x
+    WHERE x.pubkey = ANY (p_pubkeys) AND x.created_at >= p_since AND x.created_at <= p_until
+      AND (bigbrotr.slice_of(p_since) <> bigbrotr.slice_of(p_until) OR x.slice = bigbrotr.slice_of(p_since))
+      AND (p_after_at IS NULL OR x.created_at < p_after_at OR (x.created_at = p_after_at AND x.id > p_after_id))
+      AND (p_kinds IS NULL OR x.kind + 0 = ANY (p_kinds))
+      AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
+      AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+    ORDER BY x.created_at DESC, x.id LIMIT p_limit;
+END $$;
+
+CREATE OR REPLACE FUNCTION bigbrotr.find_by_kinds(
+    p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
+    p_hashes integer[], p_more text[], p_limit integer
+) RETURNS TABLE (created_at bigint, id bytea)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT x.created_at, x.id FROM bigbrotr.events_stored x
+    WHERE x.kind = ANY (p_kinds) AND x.created_at >= p_since AND x.created_at <= p_until
+      AND (bigbrotr.slice_of(p_since) <> bigbrotr.slice_of(p_until) OR x.slice = bigbrotr.slice_of(p_since))
+      AND (p_after_at IS NULL OR x.created_at < p_after_at OR (x.created_at = p_after_at AND x.id > p_after_id))
+      AND (p_pubkeys IS NULL OR x.pubkey || '' = ANY (p_pubkeys))
+      AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
+      AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+    ORDER BY x.created_at DESC, x.id LIMIT p_limit;
+END $$;
+
+-- No look at once: the caller takes the way of events_page.
+CREATE OR REPLACE FUNCTION bigbrotr.event_lines(
+    p_way text, p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
+    p_limit integer, p_examine integer, p_most_bytes bigint, p_view text, p_now bigint,
+    OUT lines bytea, OUT number integer, OUT matches integer, OUT last_at bigint, OUT last_id bytea, OUT is_raw boolean
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
 END $$;
 
 CREATE OR REPLACE FUNCTION bigbrotr.read_events(p_created_ats bigint[], p_ids bytea[])
@@ -193,7 +275,8 @@ END $$;
 -- A cluster finds events slice by slice, and then reads them.
 CREATE OR REPLACE FUNCTION bigbrotr.read_in_order(
     p_way text, p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
-    p_hashes integer[], p_more text[], p_limit integer, p_examine integer, p_most_bytes bigint
+    p_hashes integer[], p_more text[], p_limit integer, p_examine integer, p_most_bytes bigint,
+    p_view text, p_now bigint
 ) RETURNS TABLE (
     created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint,
     examined integer, last_at bigint, last_id bytea
@@ -207,13 +290,15 @@ BEGIN
     FROM bigbrotr.events_page(
         p_way => p_way, p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
         p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit,
-        p_examine => p_examine, p_read => true, p_most_bytes => p_most_bytes) AS r
+        p_examine => p_examine, p_read => true, p_most_bytes => p_most_bytes,
+        p_view => p_view, p_now => p_now) AS r
     WHERE r.matches IS NULL OR (r.examined >= p_examine AND r.matches < p_limit);
 END $$;
 
 CREATE OR REPLACE FUNCTION bigbrotr.read_by_tags(
     p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
-    p_hashes integer[], p_more text[], p_limit integer, p_most_bytes bigint
+    p_hashes integer[], p_more text[], p_limit integer, p_most_bytes bigint,
+    p_view text, p_now bigint
 ) RETURNS TABLE (
     created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint
 )
@@ -224,13 +309,15 @@ BEGIN
     FROM bigbrotr.events_page(
         p_way => 'find_by_tags', p_since => p_since, p_until => p_until, p_after_at => p_after_at,
         p_after_id => p_after_id, p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more,
-        p_limit => p_limit, p_examine => 0, p_read => true, p_most_bytes => p_most_bytes) AS r
+        p_limit => p_limit, p_examine => 0, p_read => true, p_most_bytes => p_most_bytes,
+        p_view => p_view, p_now => p_now) AS r
     WHERE r.matches IS NULL;
 END $$;
 
 CREATE OR REPLACE FUNCTION bigbrotr.read_by_ids(
     p_ids bytea[], p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[],
-    p_pubkeys bytea[], p_hashes integer[], p_more text[], p_limit integer, p_most_bytes bigint
+    p_pubkeys bytea[], p_hashes integer[], p_more text[], p_limit integer, p_most_bytes bigint,
+    p_view text, p_now bigint
 ) RETURNS TABLE (
     created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint
 )
@@ -242,7 +329,8 @@ BEGIN
     SELECT array_agg(f.created_at), array_agg(f.id) INTO times, ids
     FROM bigbrotr.find_by_ids(
         p_ids => p_ids, p_since => p_since, p_until => p_until, p_after_at => p_after_at, p_after_id => p_after_id,
-        p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit) AS f;
+        p_kinds => p_kinds, p_pubkeys => p_pubkeys, p_hashes => p_hashes, p_more => p_more, p_limit => p_limit,
+        p_view => p_view, p_now => p_now) AS f;
     RETURN QUERY
     SELECT r.created_at, r.id, r.pubkey, r.kind, r.tags, r.content, r.sig, r.raw, r.num
     FROM bigbrotr.read_page(p_created_ats => times, p_ids => ids, p_most_bytes => p_most_bytes) AS r

@@ -145,7 +145,9 @@ class ClusterDatabases(Databases):
         self._places: list[tuple[str, int]] = []  # of all nodes, the coordinator first
         self._everywhere: set[str] = set()  # databases
 
-    async def _on_nodes(self, *queries: str, database: str | None = None) -> None:
+    async def _on_nodes(
+        self, *queries: str, database: str | None = None, only_workers: bool = False
+    ) -> None:
         if not self._places:
             connection = await asyncpg.connect(self.url)
             try:
@@ -164,13 +166,15 @@ class ClusterDatabases(Databases):
             )
             try:
                 if database is None:
+                    # Each node for itself: otherwise they wait for one another.
                     await connection.execute("SET citus.enable_create_database_propagation = off")
+                    await connection.execute("SET citus.enable_ddl_propagation = off")
                 for query in queries:
                     await connection.execute(query)
             finally:
                 await connection.close()
 
-        await asyncio.gather(*map(on, self._places))
+        await asyncio.gather(*map(on, self._places[only_workers:]))
 
     async def make(self, name: str, source: str) -> None:
         if source == "template0":
@@ -184,6 +188,10 @@ class ClusterDatabases(Databases):
             f"CREATE DATABASE {name} TEMPLATE {source} STRATEGY FILE_COPY",
             # As `db distribute` has it: otherwise each connection takes a second.
             f"ALTER DATABASE {name} SET citus.override_table_visibility = off",
+        )
+        # This, too.
+        await self._on_nodes(
+            f"ALTER DATABASE {name} SET search_path = pg_catalog", only_workers=True
         )
 
     async def create_blank(self, *, workers: bool = True) -> str:

@@ -87,6 +87,10 @@ def test_settings_of_bigbrotr(monkeypatch: pytest.MonkeyPatch) -> None:
     assert place.path == "/bigbrotr"
     prometheus = yaml.safe_load(content("prometheus"))["scrape_configs"][0]["static_configs"][0]
     assert all(is_ours(target, config.web) for target in prometheus["targets"])
+    # What listens is published, and nothing else.
+    listening = [config.web.address(), config.serve.address()]
+    assert {host for host, _ in listening} == {"0.0.0.0"}
+    assert SERVICES["bigbrotr"]["ports"] == [f"127.0.0.1:{port}:{port}" for _, port in listening]
     proxy = urllib.parse.urlsplit(config.networks.tor.proxy)
     assert proxy.hostname in SERVICES
     assert f"0.0.0.0:{proxy.port}" in SERVICES["tor"]["command"]

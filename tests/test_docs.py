@@ -24,12 +24,18 @@ from bigbrotr.nostr.questions import GapReason
 from bigbrotr.services import validator
 from docs import generate, generate_schema
 from tests.kit.processes import Done, environment
+from tests.models.test_where import bech32
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EVENT_ID = "00" * 32
 # What stands for something of the reader's own.
-PLACEHOLDERS = {"note1…": EVENT_ID, "FILE|URL…": "wss://relay.example.com", "…": EVENT_ID}
+PLACEHOLDERS = {
+    "note1…": bech32("note", bytes(32)),
+    "npub1…": bech32("npub", bytes(32)),
+    "FILE|URL…": "wss://relay.example.com",
+    "…": EVENT_ID,
+}
 # Programs of the system, which change it: nothing of ours is in their lines but what is checked.
 SYSTEM = {"systemctl", "sudoedit", "git", "apt", "docker", "python3", "pip", "cd", "curl"}
 ENDLESS = {"run", "serve"}  # until they are stopped
@@ -166,7 +172,7 @@ async def bigbrotr(home: Path, command: str) -> Done:
 
 
 # What may be said of an archive that holds nothing, or where nothing runs.
-CODES = {"health": {1, 2}, "doctor": {0, 1}}
+CODES = {"health": {1, 2}, "doctor": {0, 1}, "takedown": {0, 2}}
 
 
 @pytest.mark.slow

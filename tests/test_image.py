@@ -60,6 +60,14 @@ def test_settings_of_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     config = load(path, Profile.LITE)
     assert config.database.is_embedded
     assert config.web.address() == ("0.0.0.0", 9464)
+    # Its own loopback would reach nobody outside.
+    assert config.serve.address() == ("0.0.0.0", 7447)
+    ports = re.search(r"(?m)^EXPOSE (.*)$", DOCKERFILE.read_text())
+    assert ports
+    listening = (config.web.address()[1], config.serve.address()[1])
+    assert ports[1].split() == [str(port) for port in listening]
+    for port in listening:  # as the head of the file says, for this machine alone
+        assert f"-p 127.0.0.1:{port}:{port} " in DOCKERFILE.read_text()
     assert config.finder.sources
     monkeypatch.setenv("DATABASE_URL", "postgresql://me@db.example/archive")
     config = load(path, Profile.LITE)

@@ -18,6 +18,7 @@ from bigbrotr.cli import (
     serve,
     stats,
     status,
+    takedown,
 )
 from bigbrotr.cli.output import NAME, remember, say
 from bigbrotr.core.defects import refusal
@@ -34,7 +35,7 @@ exit codes:
   5  a data directory or a port is in use
   6  a service failed too often
 """
-FAMILIES = (run, serve, status, stats, events, seed, health, config, db)
+FAMILIES = (run, serve, status, stats, events, takedown, seed, health, config, db)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

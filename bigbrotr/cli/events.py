@@ -9,6 +9,7 @@ from bigbrotr.cli.place import Place, database, find, loop
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.event import MAX_CREATED_AT
 from bigbrotr.models.filter import public_key
+from bigbrotr.models.policy import View
 from bigbrotr.models.query import Query
 from bigbrotr.models.where import parse_event_id
 from bigbrotr.reads.events import EventReads, NotKeptError
@@ -43,6 +44,13 @@ def add(commands: parse.Group, shared: parse.Shared) -> None:
         metavar="N",
         help=f"so many at most (default: that of the filter, else {LIMIT})",
     )
+    events.add_argument(
+        "--view",
+        choices=[view.value for view in View],
+        default=View.KEPT.value,
+        help="current: as a relay would show them; archive: with what was replaced; kept: all that "
+        "is kept (default)",
+    )
     events.add_argument("--all", action="store_true", help="however many there are")
 
 
@@ -63,7 +71,7 @@ def moment(text: str) -> int:
 
 def _events(options: argparse.Namespace) -> int:
     query = query_of(options)
-    return loop(_print(find(options), query))
+    return loop(_print(find(options), query, View(options.view)))
 
 
 def query_of(options: argparse.Namespace) -> Query:
@@ -115,11 +123,11 @@ def _parts(options: argparse.Namespace) -> dict[str, object]:
     return {**filter_, **tags}
 
 
-async def _print(there: Place, query: Query) -> int:
+async def _print(there: Place, query: Query, view: View) -> int:
     write = sys.stdout.buffer.write
     async with database(there) as brotr:
         try:
-            async for event in EventReads(brotr.pool).all(query):
+            async for event in EventReads(brotr.pool, view).all(query):
                 write(event.to_json() + b"\n")
         except NotKeptError as error:
             raise ConfigError(str(error)) from None

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from bigbrotr.models.filter import MOMENT, Filter, public_key
+from bigbrotr.models.policy import Reason, Rule, View, erasing, hides
 from bigbrotr.models.relay import Network, Relay
 
 EMBEDDED = "embedded"
@@ -624,6 +625,67 @@ class StatisticsSettings(ServiceSection, frozen=True):
     ] = 900.0
 
 
+class PolicySettings(ServiceSection, frozen=True):
+    """Which archived events are shown: "serve": in every view; "archive": not in the current one;
+    "hide": in none; "erase": in none, and their content is erased for good."""
+
+    # As maintenance, it waits for those who hold the database up.
+    max_consecutive_failures: Annotated[
+        int, Meta(ge=0, description="failed cycles in a row that count as a crash; 0: never")
+    ] = 0
+    interval_s: Annotated[
+        float, Meta(ge=0.05, description="from one look for new events to the next")
+    ] = 0.25
+    superseded: Annotated[
+        Rule, Meta(description="of a replaceable or addressable event a newer version is archived")
+    ] = Rule.ARCHIVE
+    deleted: Annotated[Rule, Meta(description="the author has asked for its deletion (NIP-09)")] = (
+        Rule.HIDE
+    )
+    expired: Annotated[Rule, Meta(description="its time is over (NIP-40)")] = Rule.HIDE
+    vanished: Annotated[
+        Rule,
+        Meta(description="the author has asked to vanish (NIP-62), from all relays or from us"),
+    ] = Rule.HIDE
+    protected: Annotated[Rule, Meta(description="only its author may publish it (NIP-70)")] = (
+        Rule.HIDE
+    )
+    ephemeral: Annotated[Rule, Meta(description="of a kind that is not to be kept")] = Rule.HIDE
+    admins: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="npubs (or hex) of those who may take down over HTTP (NIP-86), where the "
+            "archive is served; none: nobody"
+        ),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            admins = tuple(dict.fromkeys(map(public_key, self.admins)))
+        except ValueError as error:
+            raise ValueError(f"admins: {error}") from None
+        msgspec.structs.force_setattr(self, "admins", admins)
+
+    @property
+    def rules(self) -> dict[Reason, Rule]:
+        """The rule of each reason; what was taken down or erased is always hidden."""
+        own = {
+            reason: getattr(self, name)
+            for reason in Reason
+            if (name := str(reason.name).lower()) in self.__struct_fields__
+        }
+        return own | {Reason.TAKEN_DOWN: Rule.HIDE}
+
+    def hides(self, view: View) -> int:
+        """The bits of the reasons for which a view hides events."""
+        return hides(self.rules, view)
+
+    @property
+    def erases(self) -> int:
+        """The bits of the reasons for which content is erased."""
+        return erasing(self.rules)
+
+
 def name_server(text: str) -> tuple[str, int]:
     """Address and port of "address", "address:port" or "[address]:port"; ValueError otherwise."""
     host, colon, port = text.rpartition(":")
@@ -877,6 +939,140 @@ class ServeLimits(Section, frozen=True):
     ] = 4
 
 
+class ServeRelayLimits(Section, frozen=True):
+    """What one client of the relay may cost the others; each process has its own."""
+
+    max_message_bytes: Annotated[
+        int, Meta(ge=4096, le=1 << 24, description="largest message of a client")
+    ] = 131_072
+    max_subscriptions: Annotated[
+        int, Meta(ge=1, le=10_000, description="most subscriptions of a connection")
+    ] = 100
+    max_filters: Annotated[int, Meta(ge=1, le=1000, description="most filters of a request")] = 20
+    max_values: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="most ids, authors, kinds and tags in all filters of a connection",
+        ),
+    ] = 20_000
+    default_limit: Annotated[
+        int, Meta(ge=1, le=100_000, description="events for a filter without a limit")
+    ] = 500
+    max_limit: Annotated[
+        int, Meta(ge=1, le=100_000, description="most events for a filter, whatever its limit")
+    ] = 5000
+    answer_s: Annotated[
+        float, Meta(ge=1, le=3600, description="longest work of the database for one request")
+    ] = 30.0
+    count_exactly: Annotated[
+        int,
+        Meta(ge=1, le=10_000_000, description="a COUNT beyond is an estimate, and says so"),
+    ] = 100_000
+    max_reconciliations: Annotated[
+        int, Meta(ge=1, le=1000, description="most reconciliations (NIP-77) of a connection")
+    ] = 16
+    max_reconciled: Annotated[
+        int,
+        Meta(
+            ge=100,
+            le=100_000_000,
+            description="most events of a reconciliation; a client with a larger one is told so, "
+            "and asks for less time",
+        ),
+    ] = 1_000_000
+    reconciliation_mb: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100_000,
+            description="memory for the ids of all reconciliations, which share them",
+        ),
+    ] = 256
+    frame_bytes: Annotated[
+        int,
+        Meta(
+            ge=4096,
+            le=1_000_000,
+            description="largest answer of a reconciliation, in bytes; as hex it has twice as many",
+        ),
+    ] = 61_440
+    messages_per_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="messages of one address a second in the long run, which then wait; 0: any "
+            "number",
+        ),
+    ] = 50.0
+    burst: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="messages that an address may send at once")
+    ] = 1000
+    work_per_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1000,
+            description="seconds of the database's time that an address may use a second in the "
+            "long run; 0: any number",
+        ),
+    ] = 1.0
+    work_burst_s: Annotated[
+        float, Meta(ge=0.1, le=3600, description="seconds of it that it may use at once")
+    ] = 30.0
+    unsent_kb: Annotated[
+        int,
+        Meta(ge=64, le=1_000_000, description="a connection that leaves more unread is cut"),
+    ] = 4096
+
+
+class ServeRelaySettings(Section, frozen=True):
+    """The archive as a relay, at the address of `[serve]`."""
+
+    enabled: Annotated[bool, Meta(description="Nostr clients may read the archive at /")] = False
+    archive: Annotated[
+        bool, Meta(description="and at /archive, old versions of replaceable events included")
+    ] = False
+    auth: Annotated[bool, Meta(description="only clients that authenticate (NIP-42) may read")] = (
+        False
+    )
+    readers: Annotated[
+        tuple[str, ...],
+        Meta(description="with auth: who may read, as npub or 64 hex digits; none: whoever signs"),
+    ] = ()
+    name: Annotated[str, Meta(max_length=200, description="in its document (NIP-11)")] = "bigbrotr"
+    description: Annotated[str, Meta(max_length=10_000, description="in its document")] = (
+        "An archive of what other relays hold. It takes no events."
+    )
+    contact: Annotated[str | None, Meta(description="in its document: mailto:… or https://…")] = (
+        None
+    )
+    pubkey: Annotated[
+        str | None, Meta(description="in its document: its operator's, as npub or 64 hex digits")
+    ] = None
+    own_pubkey: Annotated[
+        str | None, Meta(description="in its document, as `self`: the relay's own")
+    ] = None
+    icon: Annotated[str | None, Meta(description="in its document: a URL")] = None
+    limits: ServeRelayLimits = ServeRelayLimits()
+
+    def __post_init__(self) -> None:
+        for name in ("pubkey", "own_pubkey"):
+            if (text := getattr(self, name)) is not None:
+                msgspec.structs.force_setattr(self, name, _public_key(name, text))
+        keys = tuple(_public_key("readers", each) for each in self.readers)
+        msgspec.structs.force_setattr(self, "readers", keys)
+
+
+def _public_key(name: str, text: str) -> str:
+    try:
+        return public_key(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
 class ServeSettings(Section, frozen=True):
     """What people and programs may read of the archive over HTTP."""
 
@@ -906,6 +1102,7 @@ class ServeSettings(Section, frozen=True):
         ),
     ] = ()
     limits: ServeLimits = ServeLimits()
+    relay: ServeRelaySettings = ServeRelaySettings()
 
     def __post_init__(self) -> None:
         if self.listen:
@@ -966,6 +1163,7 @@ class Config(Section, frozen=True):
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
     publisher: PublisherSettings = field(default_factory=PublisherSettings)
     synchronizer: SynchronizerSettings = field(default_factory=SynchronizerSettings)
+    policy: PolicySettings = field(default_factory=PolicySettings)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
     maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
     supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)

@@ -8,6 +8,7 @@ from bigbrotr.core.calls.candidates import CandidateCalls
 from bigbrotr.core.calls.events import EventCalls
 from bigbrotr.core.calls.maintenance import MaintenanceCalls
 from bigbrotr.core.calls.monitoring import MonitoringCalls
+from bigbrotr.core.calls.policy import PolicyCalls
 from bigbrotr.core.calls.reconciliation import ReconciliationCalls
 from bigbrotr.core.calls.service_data import ServiceDataCalls
 from bigbrotr.core.calls.statistics import StatisticsCalls
@@ -23,6 +24,7 @@ class Brotr(
     MonitoringCalls,
     ServiceDataCalls,
     StatisticsCalls,
+    PolicyCalls,
     MaintenanceCalls,
 ):
     """The database in the words of the domain, over a pool.

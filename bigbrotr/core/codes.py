@@ -27,4 +27,5 @@ class LockTable(StrEnum):
     INGEST = "ingest_lock"  # EXCLUSIVE: verifies and stores new events
     CANDIDATES = "candidates_lock"  # EXCLUSIVE: counts a host's addresses and adds some
     STATISTICS = "statistics_lock"  # EXCLUSIVE: counts a day
+    POLICY = "policy_lock"  # EXCLUSIVE: judges events
     PRESENCE = "presence_lock"  # ROW EXCLUSIVE: stores; EXCLUSIVE: in any order, or deletes

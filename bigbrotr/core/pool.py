@@ -29,7 +29,17 @@ Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 _TYPES = "SELECT " + ", ".join(
     f"NULL::pg_catalog.{name}"
     for name in (
-        *("_bool", "_int4", "_int8", "_float4", "_text", "_bytea", "_jsonb", "_int8range"),
+        *(
+            "_bool",
+            "_int4",
+            "_int8",
+            "_float4",
+            "_float8",
+            "_text",
+            "_bytea",
+            "_jsonb",
+            "_int8range",
+        ),
         *("int8range", "int8multirange"),
     )
 )

@@ -30,12 +30,19 @@ TRIES = 5  # of a migration that met another process
 DISTRIBUTED = "distributed.sql"  # for a database over several machines, and no other ...
 UNDISTRIBUTED = "undistributed.sql"  # ... and what comes before it
 # What is kept by slice.
-SLICED = ("events_stored", "presence", "events_raw", "dropped")
+SLICED = ("events_stored", "presence", "events_raw", "dropped", "hidden")
 # A database in which `distribute` is unfinished has this table.
 UNFINISHED = "SELECT pg_catalog.to_regclass('bigbrotr.slices_moved') IS NOT NULL"
 IS_DISTRIBUTED = """
     SELECT pg_catalog.count(*) > 0 FROM pg_catalog.pg_dist_partition p
     WHERE p.logicalrelid = pg_catalog.to_regclass('bigbrotr.events_stored')"""
+# Quarters that were taken out, see detach_quarter.
+DETACHED = r"""
+    SELECT pg_catalog.string_agg(pg_catalog.substr(c.relname, 8), ', ' ORDER BY c.relname)
+    FROM pg_catalog.pg_class c
+    WHERE c.relnamespace = 'bigbrotr'::pg_catalog.regnamespace AND c.relkind = 'r'
+      AND NOT c.relispartition
+      AND pg_catalog.regexp_match(c.relname, '^events_\d{4}q[1-4]$') IS NOT NULL"""
 HAS_CITUS = "SELECT pg_catalog.to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL"
 NEXT_SLICE = """
     SELECT s.slice, pg_catalog.count(*) OVER () AS left FROM (
@@ -118,7 +125,7 @@ class Schema:
     def digest(self, profile: Profile) -> str:
         """Changes when any file of the current truth does."""
         digest = hashlib.sha256()
-        for path in self.files(profile):
+        for path in (*self.files(profile), self.folder / DISTRIBUTED):
             digest.update(path.read_bytes())
         return digest.hexdigest()
 
@@ -249,6 +256,14 @@ class Schema:
             raise DatabaseError(
                 "the database has no extension citus: it cannot be distributed over machines"
             )
+        if not await is_distributed(connection) and (
+            quarters := await connection.fetchval(DETACHED)
+        ):
+            raise DatabaseError(
+                f"these quarters are detached: {quarters}; a cluster has no partitions, they could "
+                "never be attached again: SELECT bigbrotr.attach_quarter('…') for each, or move "
+                "their tables to another schema"
+            )
         return ledger
 
     async def _spread(self, connection: Connection, ledger: Ledger) -> bool:
@@ -334,14 +349,15 @@ class Schema:
             await connection.execute(
                 "LOCK TABLE bigbrotr.presence_lock IN EXCLUSIVE MODE", timeout=LONG_S
             )
-            for revision, path in self.migrations().items():
-                if revision > ledger.revision:
-                    await connection.execute(path.read_text("utf-8"), timeout=LONG_S)
+        paths = self.files(profile)
+        if ledger is not None:
+            news = [path for number, path in self.migrations().items() if number > ledger.revision]
+            paths = [*news, *paths]
         if await is_distributed(connection):
-            for path in (*self.files(profile), self.folder / DISTRIBUTED):
+            for path in (*paths, self.folder / DISTRIBUTED):
                 await _run_one_by_one(connection, path.read_text("utf-8"))
         else:
-            for path in self.files(profile):
+            for path in paths:
                 await connection.execute(path.read_text("utf-8"), timeout=LONG_S)
         await connection.execute(
             "INSERT INTO bigbrotr.ledger"

@@ -105,9 +105,9 @@ def tag_hashes(tags: tuple[tuple[str, ...], ...]) -> list[int]:
     hashes = [
         crc32(tag[1].encode(), start) - HASH_SHIFT
         for tag in tags
-        if (start := _BEGUN.get(tag[0])) is not None and len(tag) > 1
+        if len(tag) > 1 and (start := _BEGUN.get(tag[0])) is not None
     ]
-    return list(dict.fromkeys(hashes[:TAG_HASHES]))
+    return list(dict.fromkeys(hashes[:TAG_HASHES])) if len(hashes) > 1 else hashes
 
 
 def tag_hash(letter: str, value: str) -> int:

@@ -30,23 +30,26 @@ class Arrivals:
 
     A row is read once its transaction and all older ones have ended: a long transaction keeps new
     rows back, and none is passed over. Reading changes nothing and keeps nothing open; who wants to
-    go on later keeps `position`.
+    go on later keeps `position`. With `judged`, a row is read once it is known which views hide
+    its events, see the service policy; where that has never run, that is never waited for.
     """
 
-    def __init__(self, pool: Pool, position: Position) -> None:
+    def __init__(self, pool: Pool, position: Position, *, judged: bool = False) -> None:
         self.pool = pool
         self.position = position
+        self.judged = judged
         self.is_missing = False  # rows were pruned before they were read: look at the whole archive
 
     @classmethod
-    async def from_now(cls, pool: Pool) -> "Arrivals":
+    async def from_now(cls, pool: Pool, *, judged: bool = False) -> "Arrivals":
         """What is stored from now on; some of what was stored just now may come, too."""
         row = await pool.fetchrow("SELECT * FROM bigbrotr.arrivals_end()")
         assert row is not None
-        return cls(pool, Position(*row))
+        return cls(pool, Position(*row), judged=judged)
 
     async def read(self, limit: int = ROWS) -> list[Arrival]:
         """The next pages, at most `limit`; none: there is nothing new."""
+        end = await self._judged_end() if self.judged else None
         rows = await self.pool.fetch(
             "SELECT * FROM bigbrotr.read_arrivals(p_xid => $1, p_id => $2, p_limit => $3)",
             self.position.xid,
@@ -54,12 +57,20 @@ class Arrivals:
             limit,
         )
         found = [Arrival(Position(*list(row)[:2]), *list(row)[2:5]) for row in rows]
+        if end is not None:
+            found = [arrival for arrival in found if arrival.position <= end]
         if found:
             self.is_missing = self.is_missing or rows[0]["is_missing"]
             self.position = found[-1].position
-        else:
+        elif not rows:
             await self._look_for_another_server()
         return found
+
+    async def _judged_end(self) -> Position | None:
+        """The last row whose events were judged; None: nobody judges here."""
+        row = await self.pool.fetchrow("SELECT * FROM bigbrotr.policy_position()")
+        assert row is not None
+        return None if row["xid"] is None else Position(row["xid"], row["id"])
 
     async def _look_for_another_server(self) -> None:
         """Gives a position up that is ahead: after a restore, transactions may be counted anew."""

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from bigbrotr.core.calls.base import call_of
 from bigbrotr.core.pool import Pool
 from bigbrotr.models.event import Event, tag_hash
+from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position, Query
 from bigbrotr.reads.plan import Partition, Piece, Way, choose, expected, partitions_of
 
@@ -111,10 +112,12 @@ COLUMNS = len(StoredEvent._fields)
 
 
 class EventReads:
-    """Finds events in whatever way is quickest, as far as the statistics tell."""
+    """Finds events in whatever way is quickest, as far as the statistics tell: those that a view
+    shows, and no others."""
 
-    def __init__(self, pool: Pool, *, examined: int = EXAMINED) -> None:
+    def __init__(self, pool: Pool, view: View, *, examined: int = EXAMINED) -> None:
         self._pool = pool
+        self.view = view
         self._examined = examined
         self._partitions: list[Partition] = []
         self._read_at = 0.0  # monotonic
@@ -264,6 +267,7 @@ class EventReads:
                 **_conditions(query, after),
                 p_limit=wanted,
                 p_most_bytes=search.bytes_left,
+                **self._seen(),
             )
             return search.take(query, rows)
         found: list[Position] = []
@@ -273,6 +277,7 @@ class EventReads:
                 p_ids=ids[start : start + MOST_IDS],
                 **_conditions(query, after),
                 p_limit=wanted,
+                **self._seen(),
             )
             found += [Position(*row) for row in rows]
         found = sorted(found, key=lambda each: (-each.created_at, each.id))[:wanted]
@@ -336,11 +341,16 @@ class EventReads:
                 p_examine=self._examined,
                 p_read=False,
                 p_most_bytes=None,
+                **self._seen(),
             )
             return search.take_page(query, rows)
         if way is Way.TAGS:
             rows = await self._call(
-                "read_by_tags", **conditions, p_limit=wanted, p_most_bytes=search.bytes_left
+                "read_by_tags",
+                **conditions,
+                p_limit=wanted,
+                p_most_bytes=search.bytes_left,
+                **self._seen(),
             )
         else:
             rows = await self._call(
@@ -350,6 +360,7 @@ class EventReads:
                 p_limit=wanted,
                 p_examine=self._examined,
                 p_most_bytes=search.bytes_left,
+                **self._seen(),
             )
         return search.take(query, rows)
 
@@ -365,6 +376,10 @@ class EventReads:
             for part in self._partitions
             if part.since <= query.until and part.until >= query.since
         ]
+
+    def _seen(self) -> dict[str, Any]:
+        """What is looked at, and when."""
+        return {"p_view": self.view.value, "p_now": int(time.time())}
 
     async def _call(self, function: str, **arguments: object) -> list[Any]:
         return await self._pool.fetch(call_of(function, *arguments), *arguments.values())

@@ -1,6 +1,7 @@
 """Reads pages of relays and of candidates, by what is known of them."""
 
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -62,39 +63,78 @@ class CandidateRow(Struct, frozen=True):
 
 
 MAX_NIP = 99_999
+FRESH_S = 1.0  # for which what is shown of a relay is not read again
+MOST_KEPT = 20_000  # relays, of a kilobyte each
 NIPS = RelayRow.__struct_fields__.index("nips")
 RelayKey: TypeAlias = tuple[float, str]  # rank and URL
 
 
-async def list_relays(
-    pool: Pool, wanted: RelayFilter, sort: RelaySort, after: RelayKey | None, limit: int
-) -> list[tuple[RelayKey, RelayRow]]:
-    """A page of relays, each with its key: the next page begins after that of the last row.
+class RelayList:
+    """Reads pages of relays.
 
-    Largest first, but for `url` and `open_ms`; what is not known comes last.
+    Which relays stand on a page is asked for each time; what is shown of one is read again when it
+    is older than a second: one relay stands on many pages.
     """
-    rows = await pool.fetch(
-        "SELECT * FROM bigbrotr.list_relays(p_networks => $1, p_states => $2, p_stages => $3,"
-        " p_country => $4, p_software => $5, p_nips => $6, p_text => $7, p_sort => $8,"
-        " p_after_rank => $9, p_after_url => $10, p_limit => $11)",
-        wanted.networks,
-        wanted.states,
-        wanted.stages,
-        wanted.country,
-        wanted.software,
-        wanted.nips,
-        wanted.text,
-        sort,
-        None if after is None else after[0],
-        None if after is None else after[1],
-        limit,
-    )
-    found = []
-    for row in rows:
-        *values, rank = row
-        values[NIPS] = nips_in(values[NIPS])
-        found.append(((rank, values[0]), RelayRow(*values)))
-    return found
+
+    def __init__(self, pool: Pool, *, fresh_s: float = FRESH_S) -> None:
+        self._pool = pool
+        self._fresh_s = fresh_s
+        self._rows: dict[int, tuple[float, RelayRow]] = {}  # with the time (monotonic) of each
+
+    async def page(
+        self, wanted: RelayFilter, sort: RelaySort, after: RelayKey | None, limit: int
+    ) -> list[tuple[RelayKey, RelayRow]]:
+        """A page of relays, each with its key: the next page begins after that of the last row.
+
+        Largest first, but for `url` and `open_ms`; what is not known comes last.
+        """
+        found = await self._pool.fetchrow(
+            "SELECT * FROM bigbrotr.find_relays(p_networks => $1, p_states => $2, p_stages => $3,"
+            " p_country => $4, p_software => $5, p_nips => $6, p_text => $7, p_sort => $8,"
+            " p_after_rank => $9, p_after_url => $10, p_limit => $11)",
+            wanted.networks,
+            wanted.states,
+            wanted.stages,
+            wanted.country,
+            wanted.software,
+            wanted.nips,
+            wanted.text,
+            sort,
+            None if after is None else after[0],
+            None if after is None else after[1],
+            limit,
+        )
+        assert found is not None
+        ids, ranks = found
+        rows = await self._rows_of(ids or ())
+        # One that is deleted meanwhile is left out.
+        return [
+            ((rank, row.url), row)
+            for number, rank in zip(ids or (), ranks or (), strict=True)
+            if (row := rows.get(number)) is not None
+        ]
+
+    async def _rows_of(self, ids: Sequence[int]) -> dict[int, RelayRow]:
+        """What is shown of these relays, by id."""
+        since = time.monotonic() - self._fresh_s
+        rows, missing = {}, []
+        for number in ids:
+            known = self._rows.get(number)
+            if known is not None and known[0] > since:
+                rows[number] = known[1]
+            else:
+                missing.append(number)
+        if missing:
+            if len(self._rows) + len(missing) > MOST_KEPT:
+                self._rows.clear()
+            now = time.monotonic()
+            for number, *values in await self._pool.fetch(
+                "SELECT * FROM bigbrotr.relay_rows(p_ids => $1)", missing
+            ):
+                values[NIPS] = nips_in(values[NIPS])
+                rows[number] = RelayRow(*values)
+                self._rows[number] = now, rows[number]
+        return rows
 
 
 def nips_in(text: str | None) -> tuple[int, ...] | None:

@@ -7,6 +7,7 @@ from msgspec import Struct
 from bigbrotr.core.pool import Pool
 from bigbrotr.models.event import WireEvent
 from bigbrotr.models.where import Absent, Known, Present, locate
+from bigbrotr.reads.policy import Hidden, why_hidden
 
 
 class Where(Struct, frozen=True):
@@ -19,6 +20,7 @@ class Where(Struct, frozen=True):
     present: tuple[Present, ...]
     absent: tuple[Absent, ...]
     unknown: tuple[str, ...]
+    hidden: tuple[Hidden, ...]  # why views may hide it
 
 
 async def where(pool: Pool, event_id: bytes) -> Where:
@@ -30,10 +32,11 @@ async def where(pool: Pool, event_id: bytes) -> Where:
         event=event_id.hex(),
         is_archived=event is not None,
         created_at=None if event is None else event.created_at,
-        kind=None if event is None else event.kind,
+        kind=None if event is None or event.kind < 0 else event.kind,
         present=tuple(places.present),
         absent=tuple(places.absent),
         unknown=tuple(places.unknown),
+        hidden=await why_hidden(pool, event_id),
     )
 
 

@@ -12,11 +12,13 @@ from bigbrotr.core.pool import Pool
 from bigbrotr.models.event import MAX_CREATED_AT, MAX_KIND
 from bigbrotr.models.filter import public_key
 from bigbrotr.models.metadata import MetadataType
+from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position
 from bigbrotr.models.query import Query as EventQuery
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.models.where import parse_event_id
 from bigbrotr.reads import (
+    at_risk,
     authors,
     coverage,
     measurements,
@@ -26,12 +28,23 @@ from bigbrotr.reads import (
     statistics,
     status,
 )
-from bigbrotr.reads.events import EventReads, NotKeptError, StoredEvent
+from bigbrotr.reads.event_lines import EventLines
+from bigbrotr.reads.events import NotKeptError, StoredEvent
 from bigbrotr.reads.relays import Stage, Uptime
 from bigbrotr.reads.where import Where, where
 from bigbrotr.serve.parameters import PARSE, WHOLE
 from bigbrotr.serve.problems import RefusedError
-from bigbrotr.serve.resource import BIGINT, Keyed, ListQuery, Many, One, Part, Query, Resource
+from bigbrotr.serve.resource import (
+    BIGINT,
+    Keyed,
+    Lines,
+    ListQuery,
+    Many,
+    One,
+    Part,
+    Query,
+    Resource,
+)
 
 Text: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
 Seconds: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
@@ -57,6 +70,12 @@ RelayUrl = Annotated[
     ),
 ]
 Networks = Annotated[tuple[Network, ...] | None, Meta(description="on one of these networks")]
+States = Annotated[
+    tuple[relay_list.State, ...] | None, Meta(description="as the monitor found them")
+]
+Stages = Annotated[
+    tuple[Stage, ...] | None, Meta(description="what the synchronizer is up to with them")
+]
 
 
 def keyed(rows: Sequence[Any] | None, key: Callable[[Any], Any]) -> list[Keyed] | None:
@@ -78,12 +97,8 @@ class RelaysQuery(ListQuery, frozen=True, kw_only=True):
     """Which relays, in which order."""
 
     network: Networks = None
-    state: Annotated[
-        tuple[relay_list.State, ...] | None, Meta(description="as the monitor found them")
-    ] = None
-    stage: Annotated[
-        tuple[Stage, ...] | None, Meta(description="what the synchronizer is up to with them")
-    ] = None
+    state: States = None
+    stage: Stages = None
     country: Annotated[
         Annotated[str, Meta(min_length=2, max_length=2, extra={PARSE: str.upper})] | None,
         Meta(description="of their address: two letters (ISO 3166)"),
@@ -104,6 +119,10 @@ class RelaysQuery(ListQuery, frozen=True, kw_only=True):
     ] = "url"
 
 
+# What is shown of a relay is read once a moment, on however many pages it stands.
+_relay_lists: WeakKeyDictionary[Pool, relay_list.RelayList] = WeakKeyDictionary()
+
+
 async def _relays(
     pool: Pool, query: RelaysQuery, after: relay_list.RelayKey | None, limit: int
 ) -> list[Keyed]:
@@ -116,8 +135,10 @@ async def _relays(
         nips=query.nip,
         text=query.text,
     )
+    if (known := _relay_lists.get(pool)) is None:
+        known = _relay_lists[pool] = relay_list.RelayList(pool)
     found: list[Keyed] = []
-    found += await relay_list.list_relays(pool, wanted, query.sort, after, limit)
+    found += await known.page(wanted, query.sort, after, limit)
     return found
 
 
@@ -272,6 +293,45 @@ async def _coverage(
     return keyed(rows, lambda row: (row.proven_at, row.filter, row.how))
 
 
+# What is at risk
+
+
+class AtRiskQuery(ListQuery, frozen=True, kw_only=True):
+    """Which relays, in which order."""
+
+    network: Networks = None
+    state: States = None
+    stage: Stages = None
+    sort: Annotated[
+        at_risk.RiskSort,
+        Meta(
+            description="risk: retired relays first, then those that are down, unknown, up; alone: "
+            "those that alone hold most first"
+        ),
+    ] = "risk"
+
+
+# The sums are made once a minute.
+_at_risk_reads: WeakKeyDictionary[Pool, at_risk.AtRiskReads] = WeakKeyDictionary()
+
+
+async def _at_risk(
+    pool: Pool, query: AtRiskQuery, after: at_risk.RiskKey | None, limit: int
+) -> list[Keyed]:
+    if (known := _at_risk_reads.get(pool)) is None:
+        known = _at_risk_reads[pool] = at_risk.AtRiskReads(pool)
+    found: list[Keyed] = []
+    found += await known.page(
+        query.sort,
+        after,
+        limit,
+        networks=query.network,
+        states=query.state,
+        stages=query.stage,
+    )
+    return found
+
+
 # Candidates
 
 
@@ -398,12 +458,13 @@ class EventItem(Struct, frozen=True, omit_defaults=True):
 HALF = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # of a pair of UTF-16
 EventKey: TypeAlias = tuple[BIGINT, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]]
 # What the planner knows of a database is found once.
-_readers: WeakKeyDictionary[Pool, EventReads] = WeakKeyDictionary()
+_readers: WeakKeyDictionary[Pool, dict[View, EventLines]] = WeakKeyDictionary()
 
 
-def _reads(pool: Pool) -> EventReads:
-    if (found := _readers.get(pool)) is None:
-        found = _readers[pool] = EventReads(pool)
+def _reads(pool: Pool, view: View = View.CURRENT) -> EventLines:
+    views = _readers.setdefault(pool, {})
+    if (found := views.get(view)) is None:
+        found = views[view] = EventLines(pool, view)
     return found
 
 
@@ -425,20 +486,20 @@ def _position(after: tuple[int, str] | None) -> Position | None:
     return None if after is None else Position(after[0], bytes.fromhex(after[1]))
 
 
-def _part(events: Sequence[Keyed], following: Position | None) -> Part:
-    return Part(events, None if following is None else (following.created_at, following.id.hex()))
+def _key_of(position: Position | None) -> tuple[int, str] | None:
+    return None if position is None else (position.created_at, position.id.hex())
 
 
 async def _events(
     pool: Pool, query: EventsQuery, after: tuple[int, str] | None, limit: int
-) -> Part:
+) -> Lines:
     try:
-        page = await _reads(pool).page(
+        page = await _reads(pool).lines(
             _filter(query), limit, _position(after), budget_s=BUDGET_S, most_bytes=MOST_BYTES
         )
     except NotKeptError as error:
         raise RefusedError("bad-parameter", str(error), parameter="tag") from None
-    return _part([(None, Raw(each.to_json())) for each in page.events], page.next)
+    return Lines(page.lines, page.number, _key_of(page.next))
 
 
 async def _counts(pool: Pool, query: CountsQuery) -> Counted:
@@ -559,7 +620,7 @@ async def _author_relays(
         authors=frozenset([bytes.fromhex(query.author)]),
         kinds=frozenset(query.kind or (10002, 10050)),
     )
-    page = await _reads(pool).page(
+    page = await _reads(pool, View.ARCHIVE).page(
         wanted, limit, _position(after), budget_s=BUDGET_S, most_bytes=MOST_BYTES
     )
     found: list[Keyed] = []
@@ -569,7 +630,7 @@ async def _author_relays(
             event.kind, event.id.hex(), event.created_at, *authors.relays_in(event.kind, tags)
         )
         found.append((None, item))
-    return _part(found, page.next)
+    return Part(found, _key_of(page.next))
 
 
 # Samples
@@ -699,6 +760,18 @@ RESOURCES: tuple[Resource, ...] = (
         fresh_s=SAMPLE_S,
     ),
     Many(
+        name="at_risk",
+        path="at-risk",
+        words="Relays that hold events which no other relay is known to hold, the relays most "
+        "likely to vanish first. All conditions have to hold. The events stay in this archive. "
+        "It is as old as the statistics of a day, and made anew every minute.",
+        query=AtRiskQuery,
+        item=at_risk.AtRisk,
+        read=_at_risk,
+        key=tuple[BIGINT, BIGINT, str],
+        max_age_s=60,
+    ),
+    Many(
         name="candidates",
         path="candidates",
         words="URLs that may be relays, by URL. All conditions have to hold.",
@@ -711,15 +784,14 @@ RESOURCES: tuple[Resource, ...] = (
         name="events",
         path="events",
         words="Events, the newest first. All conditions have to hold. A page may be short or "
-        "empty before the end: where little of much matches, or events are large. Only a private "
-        "server shows them: deleted and replaced ones are among them.",
+        "empty before the end: where little of much matches, or events are large. What its "
+        "author has deleted or replaced, what has expired or was taken down is left out.",
         query=EventsQuery,
         item=EventItem,
         read=_events,
         key=EventKey,
         is_parted=True,
         at_once=EVENTS_AT_ONCE,
-        is_private=True,
     ),
     One(
         name="event",
@@ -728,8 +800,7 @@ RESOURCES: tuple[Resource, ...] = (
         query=OneEventQuery,
         item=EventItem,
         read=_event,
-        max_age_s=3600,
-        is_private=True,
+        max_age_s=60,
     ),
     One(
         name="event_where",
@@ -776,7 +847,6 @@ RESOURCES: tuple[Resource, ...] = (
         query=AuthorQuery,
         item=authors.Profile,
         read=_profile,
-        is_private=True,
     ),
     Many(
         name="author_relays",
@@ -789,6 +859,5 @@ RESOURCES: tuple[Resource, ...] = (
         key=EventKey,
         is_parted=True,
         at_once=EVENTS_AT_ONCE,
-        is_private=True,
     ),
 )

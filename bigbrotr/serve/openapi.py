@@ -1,9 +1,12 @@
 """Writes the description of the API (OpenAPI 3.1) from what the resources declare."""
 
-from collections.abc import Sequence
-from typing import Any
+import inspect
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, get_args, get_type_hints
 
 import msgspec
+from msgspec import Struct
 
 from bigbrotr import __version__
 from bigbrotr.serve.parameters import Parameter
@@ -29,6 +32,11 @@ def describe(resources: Sequence[Resource], url: str) -> dict[str, Any]:
         [*(resource.item for resource in resources), Problem], ref_template=REFS
     )
     *schemas, problem = items
+    for struct in structs_in([*(resource.item for resource in resources), Problem]):
+        for name, words in words_of_fields(struct).items():
+            field = components[struct.__name__]["properties"][name]
+            # A reference stands alone in older readers of JSON schemas.
+            components[struct.__name__]["properties"][name] = field | {"description": words}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -44,6 +52,30 @@ def describe(resources: Sequence[Resource], url: str) -> dict[str, Any]:
         },
         "components": {"schemas": {name: components[name] for name in sorted(components)}},
     }
+
+
+def structs_in(types: Iterable[Any]) -> list[type[Struct]]:
+    """All structs in the types, and in their fields."""
+    found: dict[type[Struct], None] = {}
+
+    def look(kind: Any) -> None:
+        if isinstance(kind, type) and issubclass(kind, Struct) and kind not in found:
+            found[kind] = None
+            for hint in get_type_hints(kind, include_extras=True).values():
+                look(hint)
+        for part in get_args(kind):
+            look(part)
+
+    for each in types:
+        look(each)
+    return list(found)
+
+
+def words_of_fields(struct: type[Struct]) -> dict[str, str]:
+    """What the comments behind the fields of a struct say, by name."""
+    fields = set(struct.__struct_fields__)
+    found = re.findall(r"(?m)^    (\w+): .*?  # (.+)$", inspect.getsource(struct))
+    return {name: words for name, words in found if name in fields}
 
 
 def _operation(

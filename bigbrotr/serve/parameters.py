@@ -213,4 +213,6 @@ def words_of(schema: Mapping[str, Any]) -> str:
             return f"{what} from {low} to {high}"
         return what
     low, high = schema.get("minLength", 0), schema.get("maxLength")
+    if low and low == high:
+        return f"a text of {low} characters"
     return f"a text of {low} to {high} characters" if high is not None else "a text"

@@ -14,7 +14,9 @@ from bigbrotr.core.reading_pool import ReadingPool
 from bigbrotr.errors import BusyError
 from bigbrotr.serve.api import RESOURCES
 from bigbrotr.serve.ask import IDENTITY, LOOPBACK, at
+from bigbrotr.serve.management import Management
 from bigbrotr.serve.orders import STOP_S, Order
+from bigbrotr.serve.relay.relay import open_relay
 from bigbrotr.serve.service import PREFIX, Server, Service
 
 LOOK_S = 2.0  # until a neighbour on the port has said whose it is
@@ -37,8 +39,16 @@ async def serve(
         DatabaseError: the database cannot be reached.
     """
     settings = order.config.serve
-    async with reading_pool(order) as pool:
-        service = Service(pool, settings, RESOURCES, log, identity=order.identity)
+    async with reading_pool(order) as pool, open_relay(pool, settings, log) as relay:
+        service = Service(
+            pool,
+            settings,
+            RESOURCES,
+            log,
+            identity=order.identity,
+            relay=relay,
+            management=Management(order),
+        )
         server = Server(service)
         listener = await listen(*settings.address(), order.identity)
         loop = asyncio.get_running_loop()
@@ -48,6 +58,8 @@ async def serve(
             await is_listening(service, f"http://{at(LOOPBACK.get(host, host), port)}{PREFIX}/")
         finally:
             listening.close()
+            if relay is not None:
+                await relay.close()
             server.pre_shutdown()
             with suppress(TimeoutError):
                 await server.shutdown(STOP_S)

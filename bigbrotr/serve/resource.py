@@ -47,9 +47,22 @@ class Part(NamedTuple):
     next: Any | None
 
 
+class Lines(NamedTuple):
+    """The same, where the items are JSON already: one a line, without a newline at the end."""
+
+    text: bytes
+    number: int
+    next: Any | None
+
+    @property
+    def array(self) -> bytes:
+        """The items as a JSON array: no item holds a newline."""
+        return b"[%b]" % self.text.replace(b"\n", b",")
+
+
 ReadOne: TypeAlias = Callable[[Pool, Any], Awaitable[Any | None]]
 ReadMany: TypeAlias = Callable[
-    [Pool, Any, Any | None, int], Awaitable[Sequence[Keyed] | Part | None]
+    [Pool, Any, Any | None, int], Awaitable[Sequence[Keyed] | Part | Lines | None]
 ]
 
 
@@ -62,7 +75,6 @@ class Resource(Struct, frozen=True, kw_only=True, dict=True):
     query: type[Query]
     item: Any
     max_age_s: int = 30  # how long an answer may be kept
-    is_private: bool = False  # left out where all the world may read
     is_kept: bool = False  # the answer is made once in `max_age_s`, whoever asks: no parameters
     fresh_s: float = 1.0  # how long the same question is answered with the same words
 
@@ -91,7 +103,7 @@ class One(Resource, frozen=True, kw_only=True, dict=True):
 class Many(Resource, frozen=True, kw_only=True, dict=True):
     """A resource that is a list: `read(pool, query, after, limit)` returns up to `limit` rows, each
     as (key, item), behind the key `after`. `key` is the type of the keys. With `is_parted` it
-    returns a `Part`, which may hold fewer rows before its end."""
+    returns a `Part` or `Lines`, which may hold fewer rows before their end."""
 
     read: ReadMany
     key: Any

@@ -6,7 +6,9 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
+from itertools import zip_longest
 from typing import Any, cast
 
 import asyncpg
@@ -23,12 +25,15 @@ from bigbrotr.serve import openapi, reference
 from bigbrotr.serve.ask import IDENTITY
 from bigbrotr.serve.guard import Guard
 from bigbrotr.serve.limits import NOBODY, Buckets, Connections, Proxies, group
+from bigbrotr.serve.management import Management
 from bigbrotr.serve.openapi import NDJSON
-from bigbrotr.serve.parameters import decoded, read_parameters, split_query
+from bigbrotr.serve.parameters import MAX_SHOWN, decoded, read_parameters, shown, split_query
 from bigbrotr.serve.problems import TYPE, RefusedError
+from bigbrotr.serve.relay.relay import Relay
 from bigbrotr.serve.resource import (
     MAX_ROWS,
     ROWS,
+    Lines,
     ListQuery,
     Many,
     One,
@@ -44,13 +49,14 @@ JSON = "application/json"
 MIN_GZIP = 1000  # bytes: below, it saves nothing
 GZIP = 31  # zlib's window, with a header of gzip
 LEVEL = 1  # 3 ms a MB; the others save little more
-STALL_S = 30.0  # how long a reader of a stream may not read
+STALL_S = 30.0  # between two looks at who reads slowly
+SLOWEST = 1000  # bytes a second that a reader has to take
 WAITING = 8  # questions that wait for each connection to the database; more are refused
 IDLE_S = 60.0  # a connection on which nothing is asked
 NOT_FOUND_S = 10  # how long "there is none" may be kept
 PAGE_S = 3600  # and a page that only a new release changes
 FRESH_BYTES = 16 * 1024 * 1024  # of answers that are kept for who asks the same
-METHODS = "GET, HEAD, OPTIONS"
+METHODS = "GET, HEAD, OPTIONS"  # and POST, where the archive is managed over HTTP
 ENCODER = msgspec.json.Encoder()
 PREFLIGHT = {
     "Access-Control-Allow-Methods": METHODS,
@@ -79,7 +85,7 @@ class Answer(Struct):
     @classmethod
     def of(cls, body: bytes, kind: str, max_age_s: int, fresh_s: float = 0.0) -> "Answer":
         """A new answer, good for `fresh_s`."""
-        digest = hashlib.blake2b(body, digest_size=12).hexdigest()
+        digest = hashlib.sha256(body, usedforsecurity=False).hexdigest()[:24]
         return cls(body, kind, max_age_s, digest, time.monotonic() + fresh_s)
 
     @property
@@ -130,8 +136,11 @@ class Service:
         log: Logger,
         *,
         identity: str = "",
+        relay: Relay | None = None,
+        management: Management | None = None,
     ) -> None:
         self.pool = pool
+        self._relay = relay
         self.settings = settings
         self.counts: Counter[str] = Counter()  # answers by class of status: 2xx, …
         limits = settings.limits
@@ -139,6 +148,7 @@ class Service:
         self.buckets = Buckets(limits.requests_per_s / settings.width, limits.burst)
         self.connections = Connections(limits.connections, limits.connections_per_address)
         self.proxies = Proxies(settings.trusted_proxies)
+        self._management = management
         self._defects = Defects(log)
         self._identity = identity
         self._asking = 0  # questions to the database, running or waiting
@@ -146,8 +156,7 @@ class Service:
         self._keeping = asyncio.Lock()
         self._fresh = Fresh(FRESH_BYTES)
         self._resources: dict[int, list[Resource]] = {}
-        if self.guard.is_public:
-            resources = [resource for resource in resources if not resource.is_private]
+        self._all = list(resources)
         for resource in resources:
             self._resources.setdefault(len(resource.segments), []).append(resource)
         url = (settings.public_url or "").rstrip("/") + PREFIX
@@ -195,7 +204,7 @@ class Service:
             headers.get("Sec-Fetch-Site", ""),
             headers.get("Sec-Fetch-Mode", ""),
         )
-        if request.method not in ("GET", "HEAD", "OPTIONS"):
+        if request.method not in ("GET", "HEAD", "OPTIONS") and not self._is_managed(request):
             raise RefusedError("method-not-allowed", f"only {METHODS} are understood here")
         if wait_s := self.buckets.take(self.client(request)):
             raise RefusedError(
@@ -204,6 +213,9 @@ class Service:
                 "second: wait as long as Retry-After says, or read a list as a stream (NDJSON)",
                 retry_after_s=max(1, round(wait_s + 0.5)),
             )
+
+    def _is_managed(self, request: web.BaseRequest) -> bool:
+        return self._management is not None and self._management.is_meant(request)
 
     def client(self, request: web.BaseRequest) -> str:
         """The address that asks, behind proxies of ours."""
@@ -217,8 +229,13 @@ class Service:
         path, _, query = request.raw_path.partition("?")
         if not path.startswith("/"):  # the absolute form, which proxies use
             path = "/" + path.partition("://")[2].partition("/")[2]
+        if self._management is not None and self._management.is_meant(request):
+            return await self._management.answer(request)
         if request.method == "OPTIONS":
-            return web.Response(status=204, headers=PREFLIGHT | {"Allow": METHODS})
+            more = {} if self._management is None else self._management.preflight
+            return web.Response(status=204, headers=PREFLIGHT | {"Allow": METHODS} | more)
+        if self._relay and (told := await self._relay.answer(request, path, self.client(request))):
+            return told
         if path in ("/", PREFIX):
             return web.Response(status=302, headers={"Location": f"{PREFIX}/"})
         if found := self._pages.get(path):
@@ -254,12 +271,22 @@ class Service:
         return await self._many(request, resource, asked, after)
 
     def _no_such(self, path: str) -> RefusedError:
-        known = ", ".join(
-            resource.path
-            for number in sorted(self._resources)
-            for resource in self._resources[number]
+        below = path.removeprefix(f"{PREFIX}/")[:MAX_SHOWN]
+        segments = below.split("/")
+        # As they would be, if what stands in place of their parameters were right.
+        known = {
+            "/".join(
+                theirs if ours.startswith("{") else ours
+                for ours, theirs in zip_longest(resource.segments, segments, fillvalue="")
+                if ours
+            ): resource
+            for resource in self._all
+        }
+        near = get_close_matches(below, known, n=1, cutoff=0.6)
+        advice = f"do you mean {PREFIX}/{known[near[0]].path}? " if near else ""
+        return RefusedError(
+            "not-found", f"there is no {shown(path)} here: {advice}{PREFIX}/ lists what there is"
         )
-        return RefusedError("not-found", f"below {PREFIX}/ there are: {known}")
 
     # Resources
 
@@ -271,9 +298,7 @@ class Service:
         else:
             found = await self._ask(partial(resource.read, self.pool, query))
             if found is None:
-                raise RefusedError(
-                    "not-found", f"{resource.words.partition(':')[0]}: none is known"
-                )
+                raise _not_known(resource, query)
             body = ENCODER.encode(found)
         return self._send(request, body, JSON, resource.max_age_s, resource.fresh_s)
 
@@ -289,30 +314,29 @@ class Service:
     async def _many(
         self, request: web.BaseRequest, resource: Many, query: ListQuery, after: Any
     ) -> web.StreamResponse:
-        limit = query.limit or ROWS
-        rows, after = await self._part(resource, query, after, limit)
-        cursor = None if after is None else make_cursor(query, after)
-        items = ENCODER.encode([item for _, item in rows])
+        found = await self._part(resource, query, after, query.limit or ROWS)
+        if isinstance(found, Lines):
+            items = found.array
+        else:
+            items = ENCODER.encode([item for _, item in found.rows])
+        cursor = None if found.next is None else make_cursor(query, found.next)
         body = b'{"items":%b,"next":%b}' % (items, ENCODER.encode(cursor))
         return self._send(request, body, JSON, resource.max_age_s, resource.fresh_s)
 
-    async def _part(self, resource: Many, query: ListQuery, after: Any, limit: int) -> Part:
+    async def _part(self, resource: Many, query: ListQuery, after: Any, limit: int) -> Part | Lines:
         """Rows of a list, and where the next begin."""
         if resource.is_parted:
             found = await self._rows(resource, query, after, limit)
-            assert isinstance(found, Part)
+            assert isinstance(found, Part | Lines)
             return found
         rows = await self._rows(resource, query, after, limit + 1)
         return Part(rows[:limit], rows[limit - 1][0] if len(rows) > limit else None)
 
-    async def _rows(
-        self, resource: Many, query: ListQuery, after: Any, limit: int
-    ) -> Sequence[Any]:
+    async def _rows(self, resource: Many, query: ListQuery, after: Any, limit: int) -> Any:
         rows = await self._ask(partial(resource.read, self.pool, query, after, limit))
         if rows is None:
-            raise RefusedError("not-found", "nothing of that name is known here")
-        found: Sequence[Any] = rows
-        return found
+            raise _not_known(resource, query)
+        return rows
 
     async def _stream(
         self, request: web.BaseRequest, resource: Many, query: ListQuery, after: Any
@@ -321,7 +345,7 @@ class Service:
         left = query.limit
         most = min(resource.at_once, MAX_ROWS)
         size = most if left is None else min(left, most)
-        rows, after = await self._streamed(resource, query, after, size)
+        lines, number, after = await self._streamed(resource, query, after, size)
         is_packed = _takes_gzip(request)
         headers = {"Content-Type": NDJSON, "Cache-Control": "no-store"}
         if request.method == "HEAD":
@@ -333,20 +357,18 @@ class Service:
         self.finish(response, request.headers.get(hdrs.ORIGIN, ""))
         await response.prepare(request)
         try:
-            while rows or after is not None:
-                lines = b"".join(ENCODER.encode(item) + b"\n" for _, item in rows)
-                if is_packed:
+            while lines or after is not None:
+                if is_packed and lines:
                     lines = packer.compress(lines) + packer.flush(zlib.Z_SYNC_FLUSH)
                 if lines:
-                    async with asyncio.timeout(STALL_S):
-                        await response.write(lines)
+                    await response.write(lines)
                 if left is not None:
-                    left -= len(rows)
+                    left -= number
                 if after is None or left == 0:
                     break
                 size = size if left is None else min(left, size)
                 await self.buckets.wait(self.client(request))
-                rows, after = await self._streamed(resource, query, after, size)
+                lines, number, after = await self._streamed(resource, query, after, size)
             if is_packed:
                 await response.write(packer.flush())
             await response.write_eof()
@@ -354,18 +376,25 @@ class Service:
             raise
         except Exception as error:
             # Without its last chunk, so that nobody takes it for the whole.
-            if not isinstance(error, TimeoutError):
-                self.excuse(error, request)
+            self.excuse(error, request)
             if request.transport is not None:
                 request.transport.abort()
         return response
 
-    async def _streamed(self, resource: Many, query: ListQuery, after: Any, size: int) -> Part:
-        """Rows of a stream: where there are as many as were asked for, there may be more."""
+    async def _streamed(
+        self, resource: Many, query: ListQuery, after: Any, size: int
+    ) -> tuple[bytes, int, Any]:
+        """Rows of a stream as lines, how many, and where the next begin: where there are as many
+        as were asked for, there may be more."""
         found = await self._rows(resource, query, after, size)
+        if isinstance(found, Lines):
+            return (found.text + b"\n" if found.text else b""), found.number, found.next
         if isinstance(found, Part):
-            return found
-        return Part(found, found[-1][0] if len(found) == size else None)
+            rows, following = found
+        else:
+            rows, following = found, (found[-1][0] if len(found) == size else None)
+        lines = b"".join(ENCODER.encode(item) + b"\n" for _, item in rows)
+        return lines, len(rows), following
 
     async def _ask(self, question: Any) -> Any:
         """Asks the database, unless too many wait for it already."""
@@ -445,9 +474,20 @@ def _busy() -> RefusedError:
     return RefusedError("busy", "too many questions at once: try again", retry_after_s=1)
 
 
+def _not_known(resource: Resource, query: Query) -> RefusedError:
+    """The refusal of a thing that is named in the path."""
+    for name, parameter in resource.parameters.items():
+        if parameter.is_in_path:
+            words = f"nothing of that is known of the {name} {shown(getattr(query, name))}"
+            return RefusedError("not-found", words, parameter=name)
+    return RefusedError("not-found", "nothing of that is known")
+
+
 def _match(resource: Resource, segments: Sequence[str]) -> Mapping[str, str] | None:
     """The parameters in a path; None: it is another resource's."""
-    found = {}
+    found: dict[str, str] = {}
+    if len(segments) != len(resource.segments):
+        return None
     for ours, theirs in zip(resource.segments, segments, strict=True):
         if ours.startswith("{"):
             if not theirs:
@@ -490,6 +530,7 @@ class _Connection(RequestHandler):
         super().__init__(server, loop=loop, **more)
         self._service = service
         self._address = NOBODY
+        self._stall: asyncio.TimerHandle | None = None  # while bytes wait for who asked
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Counts it, and cuts it where there are too many."""
@@ -505,7 +546,33 @@ class _Connection(RequestHandler):
         """Gives its place back."""
         if self._manager is not None:  # else it was lost before
             self._service.connections.leave(self._address)
+        self._watch(is_waiting=False)
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Watches a reader for whom more waits than fits on the way."""
+        super().pause_writing()
+        self._watch(is_waiting=True)
+
+    def resume_writing(self) -> None:
+        """Watches no more."""
+        self._watch(is_waiting=False)
+        super().resume_writing()
+
+    def _watch(self, *, is_waiting: bool) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+        self._stall = None
+        if is_waiting and (transport := self.transport) is not None:
+            before = transport.get_write_buffer_size()
+            self._stall = self._loop.call_later(STALL_S, self._look, transport, before)
+
+    def _look(self, transport: asyncio.Transport, before: int) -> None:
+        """Cuts a reader who has taken too little since the look before."""
+        if before - transport.get_write_buffer_size() < STALL_S * SLOWEST:
+            transport.abort()
+        else:
+            self._watch(is_waiting=True)
 
     def handle_error(
         self,

@@ -228,8 +228,11 @@ def print_where(found: Where, console: Console | None = None) -> None:
     say(console, found.event, "bold")
     words = "not in the archive"
     if found.is_archived:
-        words = f"kind {found.kind}, created {moment(found.created_at or 0)}, archived"
+        kind = "its kind erased" if found.kind is None else f"kind {found.kind}"
+        words = f"{kind}, created {moment(found.created_at or 0)}, archived"
     say(console, words)
+    for why in found.hidden:
+        say(console, f"  hidden   {why.reason}: {why.words}")
     for holder in found.present:
         what = ", not handed over" if holder.is_withheld else ""
         _place(console, "present", holder.relay, f"since {moment(holder.first_seen)}{what}")

@@ -1,5 +1,5 @@
-"""Runs the benchmarks: `python -m tests.bench [NAME …] [--events N]`, or `make bench`; and `fuzz`,
-which is run only when it is named."""
+"""Runs the benchmarks: `python -m tests.bench [NAME …] [--events N]`, or `make bench`; and `fuzz`
+and `forgeries`, which are run only when they are named."""
 
 import argparse
 import asyncio
@@ -22,7 +22,17 @@ from bigbrotr.models.event import Event
 from bigbrotr.models.mentions import mentioned
 from bigbrotr.models.relay import Relay
 from bigbrotr.services.finder import Finder
-from tests.bench import api, baseline, candidates, corpus, floors, fuzz
+from tests.bench import (
+    api,
+    baseline,
+    candidates,
+    corpus,
+    floors,
+    forgeries,
+    fuzz,
+    relay_serve,
+    schnorr,
+)
 from tests.bench import negentropy as reconciliation
 from tests.bench import reconcile as visits
 from tests.bench.stage import WARM_UP, Archive, Stage, stage
@@ -83,6 +93,7 @@ async def _ingest(on: Stage, data: list[tuple[int, bytes]]) -> dict[str, tuple[f
     await on.clear()
     steps = await floors.measure(on, data)
     print("    floors: " + ", ".join(f"{name} {us:.1f}" for name, us in steps.items()))
+    del steps[floors.SINGLY]  # how it would be without batches, where there are some
     return {
         "new": (first, ordinary_new),
         "known": (further, ordinary_known),
@@ -323,9 +334,24 @@ async def answers(on: Stage, events: int) -> None:
     await api.measure(on, events)
 
 
+async def serve(on: Stage, events: int) -> None:
+    """The archive as a relay, flat out and with many subscribers."""
+    await relay_serve.measure(on, events)
+
+
+async def answers_lag(on: Stage, events: int) -> None:
+    """How late a timer of the supervisor's loop is while the API answers flat out."""
+    await api.measure_lag(on, events)
+
+
 async def reconcile(on: Stage, events: int) -> None:
     """A relay whose events are all known: by pages, by ids, and by ids once more."""
     await visits.measure(on, events)
+
+
+async def signatures(on: Stage, _: int) -> None:
+    """Signatures in batches and one by one, microseconds of CPU each; and when some are wrong."""
+    schnorr.measure()
 
 
 async def _check(archive: Archive, events: int) -> None:
@@ -348,10 +374,15 @@ BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
     "reconcile": reconcile,
     "candidates": validation,
     "api": answers,
+    "serve": serve,
+    "schnorr": signatures,
+    "api_lag": answers_lag,
 }
 
 
-FUZZ = "fuzz"  # needs no database, and is measured against nothing: it must find nothing
+# Need no database, and are measured against nothing: they must find nothing.
+FUZZ = "fuzz"
+FORGERIES = "forgeries"
 
 
 async def run(names: list[str], events: int) -> None:
@@ -366,21 +397,26 @@ async def run(names: list[str], events: int) -> None:
 
 
 def main() -> None:
+    known = [*BENCHMARKS, FUZZ, FORGERIES]
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*BENCHMARKS, FUZZ]))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
     parser.add_argument("--events", type=int, default=20_000, help="in the corpus")
     parser.add_argument("--frames", type=int, default=fuzz.FRAMES, help="of the fuzz")
-    parser.add_argument("--seed", type=int, default=1, help="of the fuzz")
+    parser.add_argument("--claims", type=int, default=forgeries.CLAIMS, help="of the forgeries")
+    parser.add_argument("--seed", type=int, default=1, help="of the fuzz, and of the forgeries")
     options = parser.parse_args()
     for name in options.names:
-        if name not in BENCHMARKS and name != FUZZ:
-            known = ", ".join([*BENCHMARKS, FUZZ])
-            parser.error(f"no benchmark is called {name}: there are {known}")
-    names = [name for name in options.names if name != FUZZ]
+        if name not in known:
+            parser.error(f"no benchmark is called {name}: there are {', '.join(known)}")
+    names = [name for name in options.names if name in BENCHMARKS]
     if names or not options.names:
         uvloop.run(run(names or list(BENCHMARKS), options.events))
+    code = 0
     if FUZZ in options.names:
-        sys.exit(fuzz.measure(options.frames, options.seed))
+        code |= fuzz.measure(options.frames, options.seed)
+    if FORGERIES in options.names:
+        code |= forgeries.measure(options.claims, options.seed)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,10 @@ import uvloop
 from bigbrotr.config.settings import PoolSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.pool import Pool
+from bigbrotr.models import signatures
 from bigbrotr.models.event import Event, WireEvent, is_signed, wire_id
 from bigbrotr.models.relay import Network, Relay
+from bigbrotr.models.signatures import CLAIM_BYTES, MAX_BATCH
 from bigbrotr.net.frames import FrameReader
 from bigbrotr.nostr import message
 from tests.bench.relay import header
@@ -30,14 +32,15 @@ T = TypeVar("T")
 CORES = os.cpu_count() or 1
 CHUNK = 65_536  # bytes that a socket hands over at a time
 PAGE = 500
+SINGLY = "verify singly"
 SAMPLE = 5000  # events for the steps that need no database
 
 Events = Sequence[tuple[int, bytes]]
 
 
 async def measure(on: Stage, events: Events) -> dict[str, float]:
-    """Microseconds an event that each step takes when all cores do it: read, decode, hash, verify,
-    insert."""
+    """Microseconds an event that each step takes when all cores do it: read, decode, hash, verify
+    one by one (`SINGLY`) and as it is done here, insert."""
     async with on.archive() as archive:
         address = archive.brotr.pool.address
         await archive.brotr.insert_relays([Relay(f"ws://127.0.0.1:{n + 1}") for n in range(CORES)])
@@ -67,11 +70,15 @@ def work(barrier: Barrier, address: str, events: Events, found: list[dict[str, f
     stream = b"".join(header(len(frame)) + frame for frame in frames)
     chunks = [stream[start : start + CHUNK] for start in range(0, len(stream), CHUNK)]
     reader = FrameReader(1 << 20)
+    claims = b"".join(part for event in whole for part in (event.sig, event.id, event.pubkey))
+    size = CLAIM_BYTES * MAX_BATCH
+    pages = [claims[start : start + size] for start in range(0, len(claims), size)]
     steps: dict[str, Callable[[], float]] = {
         "read": lambda: each(reader.feed, chunks) * len(chunks) / len(frames),
         "decode": lambda: each(message.decode, frames),
         "hash": lambda: each(wire_id, wires),
-        "verify": lambda: each(lambda e: is_signed(e.id, e.pubkey, e.sig), whole),
+        SINGLY: lambda: each(lambda e: is_signed(e.id, e.pubkey, e.sig), whole),
+        "verify": lambda: each(signatures.here.judge, pages) * len(pages) / len(whole),
         "insert": lambda: uvloop.run(_insert(address, events, barrier)),
     }
     took = {}

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bigbrotr.core.pool import Pool
+from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position, Query
 from bigbrotr.reads.events import PAGE, EventReads
 from tests.bench import corpus
@@ -92,7 +93,7 @@ def shapes(events: int, chance: random.Random) -> dict[str, Callable[[], Query]]
 async def measure(pool: Pool, events: int) -> None:
     """Prints the median and the slowest of some rounds of each shape, what PostgreSQL has computed
     for one (other work does not add to that), and the median and 99th percentile of the mix."""
-    reads = EventReads(pool)
+    reads = EventReads(pool, View.CURRENT)
     chance = random.Random(1)
     mix: list[float] = []
     for name, make in shapes(events, chance).items():

@@ -104,6 +104,13 @@ def test_clock() -> None:
     )
 
 
+def test_how_signatures_are_verified() -> None:
+    assert doctor.verification(True) == Diagnosis(Finding.OK, "signatures", "verified in batches")
+    check = doctor.verification(False)
+    assert check.finding is Finding.OK
+    assert "bigbrotr-schnorr is not installed" in check.words
+
+
 def test_descriptors() -> None:
     check = doctor.descriptors(Config(), 256)
     assert check.finding is Finding.WARN

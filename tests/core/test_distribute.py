@@ -144,6 +144,40 @@ async def test_a_cluster_without_workers_is_refused(cluster: ClusterDatabases) -
     await cluster.drop(name)
 
 
+async def test_detached_quarters_are_refused(blank: str) -> None:
+    """What stood aside then could never come back."""
+    async with connected(blank) as connection:
+        await Schema().migrate(connection, Profile.LITE, NOW)
+        await connection.execute(f"SELECT bigbrotr.detach_quarter('2022q1', {NOW})")
+        with pytest.raises(DatabaseError, match=r"are detached: 2022q1; .*attach_quarter"):
+            await distribute(connection)
+        await connection.execute("SELECT bigbrotr.attach_quarter('2022q1')")
+        assert (await distribute(connection))[-1] == "all is distributed"
+
+
+async def test_workers_look_for_names_in_pg_catalog_only(blank: str) -> None:
+    """A machine that came later is told when `db distribute` is run again."""
+    told = (
+        "SELECT DISTINCT result FROM run_command_on_workers($$SELECT s.setconfig FROM"
+        " pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase"
+        " WHERE d.datname = current_database()$$)"
+    )
+    async with connected(blank) as connection:
+        await Schema().migrate(connection, Profile.LITE, NOW)
+        await distribute(connection)
+        assert "search_path=pg_catalog" in await connection.fetchval(told)
+        async with Brotr(Pool(dsn=blank)) as brotr:
+            assert await brotr.set_search_path()
+        assert "search_path=pg_catalog" in await connection.fetchval(told)
+        await connection.execute(
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET search_path',"
+            " current_database()); END $$"
+        )
+        assert "search_path" not in await connection.fetchval(told)
+        assert await distribute(connection) == []
+        assert "search_path=pg_catalog" in await connection.fetchval(told)
+
+
 async def test_another_release_may_change_a_distributed_schema(dsn: str, profile: Profile) -> None:
     """Its functions reach the workers, and are called there."""
     async with connected(dsn) as connection:

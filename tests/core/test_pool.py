@@ -214,13 +214,26 @@ async def test_the_password_comes_from_the_environment(
         assert await pool.fetchval("SELECT current_user") == LOGIN
 
 
+async def lets_in_anybody(login: dict[str, Any]) -> bool:
+    """Whether a server believes anybody to be this login."""
+    try:
+        connection = await asyncpg.connect(**login, password="wrong-" + SECRET)
+    except asyncpg.InvalidPasswordError:
+        return False
+    await connection.close()
+    return True
+
+
 @pytest.mark.parametrize("password", ["wrong-" + SECRET, None])
 async def test_a_wrong_password_is_final_and_not_shown(
     login: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     password: str | None,
+    databases: Databases,
 ) -> None:
+    if databases.server is None and await lets_in_anybody(login):
+        pytest.skip("the server that the environment names asks for no password: pg_hba.conf")
     if password is None:
         monkeypatch.delenv("DB_PASSWORD", raising=False)
     else:

@@ -212,6 +212,7 @@ async def test_a_supervisor_of_today_on_the_database_of_the_next_release(
 # What the release before still sends
 
 
+@pytest.mark.one_server  # what the file holds of partitions can be asked there only
 async def test_the_statements_of_this_revision_are_written_down(dsn: str) -> None:
     """`python -m tests.core.statements` writes them. Once a revision is released, its file stays as
     it is: what changes then is the next revision."""
@@ -248,8 +249,8 @@ async def test_a_statement_that_is_no_longer_understood_is_found(dsn: str, chang
 async def test_what_is_added_breaks_nothing(dsn: str) -> None:
     """The order of parameters, a new one with a default, a new column, a newer function beside."""
     async with connected(dsn) as connection:
+        await connection.execute("ALTER TABLE bigbrotr.events_stored ADD COLUMN source text")
         await connection.execute(
-            "ALTER TABLE bigbrotr.events_stored ADD COLUMN source text;"
             "DROP FUNCTION bigbrotr.next_visit_at;"
             "CREATE FUNCTION bigbrotr.next_visit_at(p_refused text[], p_networks text[],"
             " p_more text DEFAULT '') RETURNS bigint LANGUAGE sql RETURN 1;"

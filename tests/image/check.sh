@@ -106,6 +106,9 @@ say "running with its own PostgreSQL, on a volume"
 get_well "$name" "${healthy[@]}"
 test "$(in_it "$name" id -u)" = 10001
 test "$(in_it "$name" cat /proc/1/comm)" = tini
+# The API, at an address that is not the loopback alone.
+get_well "$name" python3 -c "import urllib.request as u; print(len(u.urlopen('http://127.0.0.1:7447/api/v1/status').read()))"
+in_it "$name" grep -q ' 00000000:1D17 ' /proc/net/tcp
 "${run[@]}" stop --time "$patience" "$name" >/dev/null
 test "$("${run[@]}" inspect --format '{{.State.ExitCode}}' "$name")" = 0
 say "stopped cleanly; once more, with what is there"

@@ -12,14 +12,22 @@ from typing import Any, NamedTuple
 import aiohttp
 import anyio
 
-from bigbrotr.config.settings import Config, Database, ServeLimits, ServeSettings
+from bigbrotr.config.settings import (
+    Config,
+    Database,
+    PolicySettings,
+    ServeLimits,
+    ServeSettings,
+)
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import Logger
+from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.relay import Relay
 from bigbrotr.serve.orders import Order
 from bigbrotr.serve.process import serve
 from bigbrotr.serve.service import Service
-from tests.kit.events import NOW
+from bigbrotr.services.statistics import Statistics
+from tests.kit.events import NOW, pubkey, verified
 from tests.kit.processes import Running, environment
 
 RELAYS = 25
@@ -82,11 +90,16 @@ class Reply(NamedTuple):
 
 @asynccontextmanager
 async def served(
-    dsn: str, *, limits: ServeLimits | None = None, **settings: Any
+    dsn: str,
+    *,
+    limits: ServeLimits | None = None,
+    policy: PolicySettings | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Served]:
     """Serves a database for the length of the block."""
     config = Config(
         database=Database(url=dsn),
+        policy=policy or PolicySettings(),
         serve=ServeSettings(
             **({"listen": "127.0.0.1:0"} | settings),
             limits=limits or ServeLimits(requests_per_s=0, statement_timeout_s=20),
@@ -123,6 +136,48 @@ async def fill(brotr: Brotr, relays: int = RELAYS) -> list[str]:
         [Relay(f"wss://candidate{number}.example.com") for number in range(relays)], "seed"
     )
     return urls
+
+
+async def fill_events(brotr: Brotr) -> list[Event]:
+    """Events of all sorts at three of the relays, counted by days, with some that are dropped."""
+    relays = [Relay(f"wss://relay{number}.example.com") for number in range(3)]
+    events = [
+        verified(text, tags, kind=kind, created_at=NOW - at, key=key, verbatim=text == "bell \x07")
+        for at, (kind, key, text, tags) in enumerate(ODD * 2)
+    ]
+    events += [
+        verified(kind=n % 3, created_at=NOW - 40_000 * n, key=n % 2, tags=[["t", f"{n % 5}"]])
+        for n in range(120)
+    ]
+    for number, relay in enumerate(relays):
+        held = [event for n, event in enumerate(events) if not n % (number + 1)]
+        await brotr.insert_events([EventRelay(event, relay, NOW - number) for event in held])
+    await brotr.pool.execute(DROPPING)
+    await brotr.analyze()
+    async with Statistics(brotr) as statistics:
+        await statistics.run()
+    return events
+
+
+# Kind, key, content and tags of events that are hard to show.
+ODD: list[tuple[int, int, str, list[list[str]]]] = [
+    (0, 0, '{"name": "Ann", "about": 7, "picture": "\\ud800"}', []),
+    (0, 1, "no JSON", [["x"], ["t", "nostr", "more"]]),
+    (0, 2, "[" * 5000, []),
+    (3, 0, "", [["p", pubkey(1)]] * 50),
+    (10002, 0, "", [["r", "wss://a.example.com"], ["r", "nonsense"], ["r"], ["q", "x"], [""]]),
+    (10050, 0, "", [["relay", "wss://b.example.com"]]),
+    (10002, 1, "lone \ud800", [["r", "wss://c.example.com", "read"]]),
+    (1, 1, "nul \0 within", [["t", "\0"]]),
+    (1, 0, "bell \x07", [["e", 64 * "0"]]),
+    (30023, 1, '"quoted"\n\u2028\\', [["d", ""], ["title", "\U0001f600"]]),
+    (65_535, 2, "x" * 100_000, []),
+]
+DROPPING = f"""
+    INSERT INTO bigbrotr.dropped (relay_id, event_id, created_at, slice, seen_at, dropped_at)
+    SELECT 9, e.id, e.created_at, e.slice, {NOW}, {NOW} + 5000
+    FROM bigbrotr.events_stored e WHERE e.kind = 2
+"""
 
 
 # Of each relay by its number; a third of them has no NIP-11 document, some were never checked.

@@ -8,6 +8,7 @@ import pytest
 from bigbrotr.config.settings import Profile
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import Event, EventRelay
+from bigbrotr.models.policy import View
 from bigbrotr.models.query import Query
 from bigbrotr.models.relay import Relay
 from bigbrotr.reads import authors, samples
@@ -120,7 +121,7 @@ async def test_what_a_relay_holds_of_a_sample(
 async def test_how_many_match(brotr: Brotr, profile: Profile) -> None:
     """Exactly up to a bound; beyond, at least as many as were counted."""
     archived = await fill(brotr)
-    reads = EventReads(brotr.pool, examined=7)
+    reads = EventReads(brotr.pool, View.CURRENT, examined=7)
     first = archived[0]
     cases = [
         (Query(), lambda _: True),
@@ -155,7 +156,7 @@ async def test_how_many_match(brotr: Brotr, profile: Profile) -> None:
 async def test_a_page_ends_where_it_is_large_enough(brotr: Brotr) -> None:
     """With at least one event, and the next page goes on behind the last."""
     archived = await fill(brotr)
-    reads = EventReads(brotr.pool)
+    reads = EventReads(brotr.pool, View.CURRENT)
     size = max(len(event.content) + len(json.dumps(event.tags)) for event in archived)
     for most_bytes in (1, 5 * size):
         found, after = [], None

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from bigbrotr.config.settings import Profile
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import Event, EventRelay, tag_hash
+from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position, Query
 from bigbrotr.models.relay import Relay
 from bigbrotr.reads.events import EventReads, NotKeptError, StoredEvent, _Search
@@ -118,7 +119,7 @@ async def test_any_query_gives_what_a_look_at_every_event_gives(
     await fill(brotr)
     if is_analyzed:
         await brotr.analyze()
-    reads = EventReads(brotr.pool, examined=7)
+    reads = EventReads(brotr.pool, View.CURRENT, examined=7)
     checked = 0
 
     @settings(
@@ -146,7 +147,7 @@ async def test_any_query_gives_what_a_look_at_every_event_gives(
 @pytest.mark.parametrize("way", list(Way))
 async def test_each_way_finds_the_same(brotr: Brotr, way: Way) -> None:
     await fill(brotr)
-    reads = EventReads(brotr.pool, examined=3)
+    reads = EventReads(brotr.pool, View.CURRENT, examined=3)
     for authors, kinds, after in itertools.product(
         (AUTHORS[:2], AUTHORS), (KINDS[:1], KINDS), (None, Position(NOW, bytes(32)))
     ):
@@ -177,7 +178,7 @@ async def test_a_page_ends_with_the_event_that_passes_its_bytes(
     relay = Relay("wss://a.example.com")
     events = [verified("é" * 50, created_at=NOW + n) for n in range(5)]
     await brotr.insert_events([EventRelay(event, relay, NOW) for event in events])
-    reads = EventReads(brotr.pool)
+    reads = EventReads(brotr.pool, View.CURRENT)
     ids = frozenset(event.id for event in events) if is_by_ids else None
     left = [event.id for event in reversed(events)]
     after = None
@@ -193,7 +194,7 @@ async def test_what_was_seen_of_conditions_that_exclude_each_other_is_kept_in_mi
 ) -> None:
     await fill(brotr)
     await brotr.analyze()
-    reads = EventReads(brotr.pool, examined=2)
+    reads = EventReads(brotr.pool, View.CURRENT, examined=2)
     query = Query(kinds=frozenset([0]), tags={"t": frozenset(["b"]), "e": frozenset(["a"])})
     for _ in range(2):
         page = await reads.page(query)
@@ -221,7 +222,7 @@ async def test_a_stored_event_is_given_back_as_it_was_signed(brotr: Brotr) -> No
     ]
     relay = Relay("wss://a.example.com")
     await brotr.insert_events([EventRelay(event, relay, NOW) for event in events])
-    page = await EventReads(brotr.pool).page(Query())
+    page = await EventReads(brotr.pool, View.CURRENT).page(Query())
     texts = {stored.id: stored.to_json() for stored in page.events}
     assert len(texts) == len(events)
     for event in events:
@@ -233,7 +234,7 @@ async def test_a_stored_event_is_given_back_as_it_was_signed(brotr: Brotr) -> No
 async def test_lite_gives_what_it_has(brotr: Brotr) -> None:
     event = verified("x", tags=[["t", "a"]])
     await brotr.insert_events([EventRelay(event, Relay("wss://a.example.com"), NOW)])
-    (stored,) = (await EventReads(brotr.pool).page(Query())).events
+    (stored,) = (await EventReads(brotr.pool, View.CURRENT).page(Query())).events
     assert json.loads(stored.to_json()) == {
         "id": event.id.hex(),
         "pubkey": event.pubkey.hex(),
@@ -244,7 +245,7 @@ async def test_lite_gives_what_it_has(brotr: Brotr) -> None:
 
 async def test_a_limit_ends_a_stream(brotr: Brotr) -> None:
     await fill(brotr)
-    reads = EventReads(brotr.pool)
+    reads = EventReads(brotr.pool, View.CURRENT)
     for limit in (0, 1, 150, None):
         found = [event.id async for event in reads.all(Query(limit=limit))]
         assert found == matching(Query(), EVENTS)[:limit]
@@ -298,7 +299,7 @@ async def test_a_walk_ends_when_its_time_is_over(brotr: Brotr) -> None:
     """And says how far it has looked."""
     await fill(brotr)
     await brotr.analyze()
-    reads = EventReads(brotr.pool, examined=2)
+    reads = EventReads(brotr.pool, View.CURRENT, examined=2)
     query = Query(kinds=frozenset([4]))
     pieces = await reads._pieces(query)
     look = await reads._walk(pieces, query, 5, None, _Search(deadline=0.0))
@@ -308,13 +309,14 @@ async def test_a_walk_ends_when_its_time_is_over(brotr: Brotr) -> None:
     assert not (await reads._walk(pieces, query, 5, None, _Search())).is_late
 
 
+@pytest.mark.one_server  # detaches a partition
 async def test_what_comes_for_a_quarter_that_is_detached_is_found(brotr: Brotr) -> None:
     relay = Relay("wss://a.example.com")
     await brotr.pool.fetchval("SELECT bigbrotr.detach_quarter('2022q1', $1)", NOW)
     at = 1_645_000_000  # in its midst
     events = [verified(created_at=at + n) for n in range(3)]
     await brotr.insert_events([EventRelay(event, relay, NOW) for event in events])
-    reads = EventReads(brotr.pool)
+    reads = EventReads(brotr.pool, View.CURRENT)
     for query in (Query(since=at, until=at + 10), Query(), Query(since=at, kinds=frozenset([1]))):
         page = await reads.page(query)
         assert [event.id for event in page.events] == [event.id for event in reversed(events)]

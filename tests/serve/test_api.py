@@ -1,13 +1,14 @@
 """The API: what it answers about an archive, page by page and as a stream."""
 
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from bigbrotr.config.settings import Profile
+from bigbrotr.config.settings import Profile, ServeLimits
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.relay import Relay
@@ -20,6 +21,7 @@ from tests.kit.archive import BOTH
 from tests.kit.events import NOW, make_event, pubkey
 from tests.kit.served import RELAYS, Served, fill, served
 
+DAY = 86_400
 RELAY = "wss://relay1.example.com"
 SORTS = ["url", "holds", "brought", "discovered_at", "checked_at", "open_ms"]
 
@@ -275,10 +277,14 @@ async def test_what_there_is_to_ask(api: Served) -> None:
         assert f"GET {resource.path}" in text
         for name in resource.parameters:
             assert f"<code>{name}</code>" in text
+    assert "<td>archived events that it holds</td>" in text  # as the code says of the field
+    assert "<h4>Incident</h4>" in text  # a type within another
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     assert "<script" not in text
     assert not [word for word in ("src=", "http://", "https://", "//") if f'"{word}' in text]
     schema = (await api.get("openapi.json")).json
+    fields = schema["components"]["schemas"]["RelayRow"]["properties"]
+    assert fields["holds"]["description"] == "archived events that it holds"
     assert set(schema["paths"]) == {f"/{resource.path}" for resource in RESOURCES}
     assert (await api.get("../..", status=302)).headers["Location"] == "/api/v1/"
 
@@ -331,8 +337,83 @@ async def test_events_by_a_filter(brotr: Brotr, dsn: str, profile: Profile) -> N
         assert (await api.get("events?author=nobody", status=400)).json["parameter"] == "author"
         assert (await api.get("events?tag=tt:x", status=400)).json["parameter"] == "tag"
     async with served(dsn, public_url="https://archive.example.com") as api:
-        await api.get("events", status=404)
+        await api.get(f"events/{events[0].id.hex()}")
         await api.get(f"events/{events[0].id.hex()}/where")
+        await brotr.take_down("event", events[0].id, why="law", who="me")
+        assert events[0].id.hex() not in [item["id"] for item in await api.all("events", 100)]
+    async with served(dsn) as api:
+        await api.get(f"events/{events[0].id.hex()}", status=404)
+        where = (await api.get(f"events/{events[0].id.hex()}/where")).json
+        assert [why["reason"] for why in where["hidden"]] == ["taken_down"]
+
+
+async def test_a_search_ends_when_its_time_is_over(
+    brotr: Brotr, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page is short or empty, and `next` goes on from where it was; what is counted is told as
+    approximate. A stream goes on by itself."""
+    events = [Event.from_object(make_event(NOW - n * 20 * DAY, n % 2)) for n in range(80)]
+    await brotr.insert_events([EventRelay(event, Relay(RELAY), NOW) for event in events])
+    await brotr.analyze()
+    monkeypatch.setattr("bigbrotr.serve.api.BUDGET_S", 0.0)
+    async with served(dsn) as api:
+        for query, wanted in (
+            ("", events),
+            (f"until={NOW - 1}", events[1:]),
+            ("kind=1", events[1::2]),
+        ):
+            found: list[str] = []
+            short = 0
+            cursor = ""
+            while True:
+                page = (await api.get(f"events?{query}&limit=60{cursor}")).json
+                found += [item["id"] for item in page["items"]]
+                if page["next"] is None:
+                    break
+                short += len(page["items"]) < 60
+                cursor = f"&cursor={page['next']}"
+            assert found == [event.id.hex() for event in wanted]
+            assert short or query == "kind=1"  # an index has these at once
+            streamed = await api.stream(f"events?{query}")
+            assert [item["id"] for item in streamed] == found
+        assert (await api.get("counts")).json["approximate"] is True
+
+
+@pytest.mark.parametrize(
+    ("path", "function"),
+    [
+        ("relays?sort=holds", "find_relays"),
+        ("events?kind=1", "event_lines"),
+        ("events?tag=t:x", "events_page"),
+        ("candidates", "list_candidates"),
+        ("at-risk", "relays_at_risk"),
+        (f"events/{64 * '0'}/where", "where_is"),
+    ],
+)
+async def test_a_statement_that_takes_too_long(
+    dsn: str, brotr: Brotr, path: str, function: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is broken off, who asked is told what to do, and the connection serves the next."""
+    arguments = await brotr.pool.fetchval(
+        "SELECT pg_catalog.pg_get_functiondef(p.oid) FROM pg_catalog.pg_proc AS p"
+        " WHERE p.proname = $1 AND p.pronamespace = 'bigbrotr'::pg_catalog.regnamespace",
+        function,
+    )
+    head, _, _ = arguments.partition("AS $function$")
+    await brotr.pool.execute(
+        f"{head} AS $function$ BEGIN PERFORM pg_catalog.pg_sleep(60); END $function$"
+    )
+    limits = ServeLimits(requests_per_s=0, statement_timeout_s=0.1, database_connections=1)
+    async with served(dsn, limits=limits) as api:
+        reply = await api.get(path, status=503)
+        assert reply.headers["Content-Type"] == "application/problem+json"
+        assert int(reply.headers["Retry-After"]) > 0
+        assert reply.json["type"].endswith("#problem-too-slow")
+        assert "0.1 s: ask for less" in reply.json["detail"]
+        reply = await api.get(path, status=503, Accept="application/x-ndjson")
+        assert reply.json["type"].endswith("#problem-too-slow")
+        await api.get("statistics/days")
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
 async def test_statistics(api: Served, brotr: Brotr) -> None:
@@ -351,6 +432,27 @@ async def test_statistics(api: Served, brotr: Brotr) -> None:
     assert sum(day["events"] for day in days) == total > 0
     await api.get("statistics/weather", status=404)
     await api.get("statistics/nips?since=5", status=400)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("relay", "do you mean /api/v1/relays? /api/v1/ lists what there is"),
+        ("statistics/day", "do you mean /api/v1/statistics/days?"),
+        ("relays/relay1.example.com/uptim", "do you mean /api/v1/relays/{relay}/uptime?"),
+        ("Relays", "do you mean /api/v1/relays?"),
+        ("at_risk", "do you mean /api/v1/at-risk?"),
+        ("zzz/" * 40, "there is no '/api/v1/zzz"),
+        ("relays/nowhere.example.com", "known of the relay 'wss://nowhere.example.com'"),
+        ("relays/nowhere.example.com/rtts", "known of the relay 'wss://nowhere.example.com'"),
+        (f"events/{64 * '0'}", f"known of the event '{60 * '0'}"),
+    ],
+)
+async def test_what_there_is_not(api: Served, path: str, words: str) -> None:
+    """It is told what is nearest, or of what nothing is known."""
+    problem = (await api.get(path, status=404)).json
+    assert words in problem["detail"]
+    assert problem["detail"].isascii()
 
 
 @BOTH

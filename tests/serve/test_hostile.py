@@ -192,32 +192,69 @@ async def test_a_reader_who_has_gone_is_not_asked_for(dsn: str, brotr: Brotr) ->
         await until(is_over, "the end of the question")
 
 
+@pytest.mark.parametrize("accept", ["application/x-ndjson", "application/json"])
 async def test_a_reader_who_does_not_read(
-    dsn: str, urls: list[str], monkeypatch: pytest.MonkeyPatch
+    dsn: str, urls: list[str], monkeypatch: pytest.MonkeyPatch, accept: str
 ) -> None:
-    """A stream that is not read is cut, and holds nothing of the database meanwhile."""
+    """Is cut, and holds nothing of the database meanwhile."""
     monkeypatch.setattr(service, "STALL_S", 0.3)
     monkeypatch.setattr(service, "MAX_ROWS", 5)
     async with served(dsn) as api:
 
         async def rows(*_: object) -> list[tuple[tuple[float, str], str]]:
-            return [((0.0, "a"), "x" * 100_000)] * 5
+            return [((0.0, "a"), "x" * 2_000_000)] * 5
 
         monkeypatch.setattr(api.service, "_rows", rows)
-        parts = urlsplit(api.url)
-        with socket.socket() as lazy:
-            lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            lazy.setblocking(False)
-            loop = asyncio.get_running_loop()
-            await loop.sock_connect(lazy, (parts.hostname, parts.port))
-            await loop.sock_sendall(
-                lazy,
-                f"GET {PREFIX}/relays HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-                "Accept: application/x-ndjson\r\n\r\n".encode(),
-            )
+        with await slow_reader(api, accept):
             await until(lambda: api.service.connections.open >= 1, "the connection")
-            await until(lambda: api.service.counts["2xx"] == 1, "the end of the stream")
+            assert api.service._asking == 0
             await until(lambda: api.service.connections.open == 0, "the cut")
+
+
+async def test_a_reader_who_reads_slowly(
+    dsn: str, urls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gets all, however many looks that takes, if it takes enough in each."""
+    monkeypatch.setattr(service, "STALL_S", 0.2)
+    size = 16_000_000
+    looks: list[int] = []
+    look = service._Connection._look
+
+    def counted(self: service._Connection, transport: asyncio.Transport, before: int) -> None:
+        looks.append(before)
+        look(self, transport, before)
+
+    monkeypatch.setattr(service._Connection, "_look", counted)
+    async with served(dsn) as api:
+
+        async def rows(*_: object) -> list[tuple[tuple[float, str], str]]:
+            return [((0.0, "a"), "x" * size)]
+
+        monkeypatch.setattr(api.service, "_rows", rows)
+        loop = asyncio.get_running_loop()
+        with await slow_reader(api, "application/json") as slow:
+            got = 0
+            for wanted in (1, 2, 3, 4):
+                while got < wanted * size // 4:
+                    found = await loop.sock_recv(slow, 100_000)
+                    assert found
+                    got += len(found)
+                if wanted < 4:
+                    await until(lambda number=wanted: len(looks) >= number, "a look")
+            assert api.service.connections.open == 1
+
+
+async def slow_reader(api: Served, accept: str) -> socket.socket:
+    """A connection that has asked for relays, and takes little at once."""
+    parts = urlsplit(api.url)
+    lazy = socket.socket()
+    lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    lazy.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(lazy, (parts.hostname, parts.port))
+    asked = f"GET {PREFIX}/relays HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {accept}\r\n\r\n"
+    await loop.sock_sendall(lazy, asked.encode())
+    return lazy
 
 
 async def test_a_stream_that_breaks_is_no_whole_one(

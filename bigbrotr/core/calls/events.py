@@ -49,10 +49,16 @@ class EventCalls(Calls):
         kept = await self._kept_columns()
 
         async def store(connection: Connection) -> int:
-            ids = await relay_ids(connection, {pair.relay for pair in batch})
+            # First, as a migration does. Several runs through the keys have no common order with
+            # other writers.
+            relays = {pair.relay for pair in batch}
+            await connection.execute(
+                "LOCK TABLE bigbrotr.presence_lock IN EXCLUSIVE MODE"
+                if len(relays) > 1
+                else "LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE"
+            )
+            ids = await relay_ids(connection, relays)
             inserted = 0
-            if len(ids) > 1:  # several runs through the keys: no common order with other writers
-                await connection.execute("LOCK TABLE bigbrotr.presence_lock IN EXCLUSIVE MODE")
             ordered = sorted(
                 batch,
                 key=lambda p: (ids[p.relay.url], p.event.created_at, p.event.id, -p.seen_at),
@@ -113,8 +119,9 @@ class EventCalls(Calls):
         kept = await self._kept_columns()
         rest = (*coverage.values(), *by_column(rejected, 3))
         if events and (copied := event_rows.columns_of(kept)) is not None:
-            # Somebody else may have stored some of them meanwhile, though they were looked for.
-            with suppress(asyncpg.UniqueViolationError):
+            # Somebody else may have stored some of them meanwhile, though they were looked for. A
+            # cluster calls that an internal error; if it was another, it comes again below.
+            with suppress(asyncpg.UniqueViolationError, asyncpg.InternalServerError):
                 return await self._copy_page(events, copied, rest, now)
         columns = _event_columns(events, [now] * len(events), kept, self.notes_mentions)
         row = await self._retry(lambda: self.pool.fetchrow(_STORE_PAGE, *rest, *columns.values()))

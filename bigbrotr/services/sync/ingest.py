@@ -29,7 +29,7 @@ NOTHING_PROVEN = Progress([], [])
 EPHEMERAL = range(20_000, 30_000)  # kinds that a relay passes on and does not hold (NIP-01)
 
 CROWD = 20  # events of one second that are worth waiting for, so as not to verify them twice
-AT_ONCE = 100  # events that are decoded before the verifier is asked about them
+AT_ONCE = 250  # events decoded before the verifier is asked about them: larger batches cost less
 
 Key = tuple[int, bytes]  # (created_at, id)
 Found: TypeAlias = Identified | Unsigned | Event  # its id is proven

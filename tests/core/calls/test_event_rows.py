@@ -38,7 +38,7 @@ async def table(brotr: Brotr) -> Sequence[asyncpg.Record]:
     return await brotr.pool.fetch(
         "SELECT e.created_at, e.kind, e.slice, e.id, e.pubkey, e.sig, e.tags, e.tag_hashes,"
         " e.content, r.raw FROM bigbrotr.events_stored e"
-        " LEFT JOIN bigbrotr.events_raw r ON r.event_id = e.id"
+        " LEFT JOIN bigbrotr.events_raw r ON r.slice = e.slice AND r.event_id = e.id"
         " ORDER BY e.created_at, e.id"
     )
 

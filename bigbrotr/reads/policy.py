@@ -1,0 +1,59 @@
+"""Reads why an event may be hidden, which of some events a view hides, and how far that is known.
+
+What is judged is judged after it is stored: whoever tells of new events as they come waits until
+that is so (`Arrivals` with `judged`).
+"""
+
+import time
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from bigbrotr.core.pool import Pool
+from bigbrotr.models.policy import Reason, View
+
+
+class Hidden(Struct, frozen=True):
+    """A reason for which views may hide an event."""
+
+    reason: str  # one word, as the settings have it
+    words: str
+
+
+async def why_hidden(pool: Pool, event_id: bytes, now: int | None = None) -> tuple[Hidden, ...]:
+    """For which reasons the event with this id (32 bytes) may be hidden; none: it is shown. What
+    was taken down is known before it comes."""
+    row = await pool.fetchrow("SELECT * FROM bigbrotr.why_hidden(p_id => $1)", event_id)
+    if row is None:
+        return ()
+    now = int(time.time()) if now is None else now
+    why = Reason(row["why"] or 0)
+    if row["expires_at"] is not None and row["expires_at"] <= now:
+        why |= Reason.EXPIRED
+    return tuple(
+        Hidden(str(reason.name).lower(), _words(reason, row["takedown"]))
+        for reason in Reason
+        if reason in why
+    )
+
+
+def _words(reason: Reason, takedown: str | None) -> str:
+    if reason is Reason.TAKEN_DOWN and takedown is not None:
+        return f"{reason.words}: {takedown}"
+    return reason.words
+
+
+async def hidden_of(
+    pool: Pool, view: View, keys: Sequence[tuple[int, bytes]], now: int | None = None
+) -> set[int]:
+    """The positions, from 0, of those events that a view hides; `keys`: their (created_at, id),
+    sorted."""
+    positions = await pool.fetchval(
+        "SELECT * FROM bigbrotr.hidden_of(p_view => $1, p_now => $2, p_created_ats => $3,"
+        " p_ids => $4)",
+        view.value,
+        int(time.time()) if now is None else now,
+        [at for at, _ in keys],
+        [event_id for _, event_id in keys],
+    )
+    return {position - 1 for position in positions}

@@ -1,0 +1,1 @@
+"""The archive as a relay: Nostr clients read it over WebSocket (NIP-01, 11, 42, 45, 67, 77)."""

@@ -1,0 +1,27 @@
+"""Compiles C, for tests that look below what Python sees."""
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HEADERS = Path(__file__).parents[2] / "schnorr" / "c"
+WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wno-unused-function", "-Werror"]
+
+
+def library(folder: Path, source: Path, *flags: str) -> ctypes.CDLL:
+    """A library of one file, which may include the headers of `schnorr/c`."""
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    made = folder / f"{source.stem}.so"
+    command = ["cc", "-std=c11", "-O1", *WARNINGS, "-fPIC", "-shared", "-I", str(HEADERS)]
+    done = subprocess.run(
+        [*command, *flags, "-o", str(made), str(source)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return ctypes.CDLL(str(made))

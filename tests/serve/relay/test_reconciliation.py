@@ -1,0 +1,194 @@
+"""Reconciliation with the relay (NIP-77): both differences, for any filter, and its bounds."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import pytest
+
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.models.event import MAX_CREATED_AT, Event
+from bigbrotr.nostr.negentropy import Client as Asker
+from bigbrotr.nostr.negentropy import Items
+from tests.kit.events import NOW, pubkey, verified
+from tests.kit.processes import until
+from tests.serve.relay.client import Client, client_of, relay_of, store
+
+
+def some(number: int) -> list[Event]:
+    return [
+        verified(f"{n}", [["t", f"{n % 2}"]], kind=n % 3, created_at=NOW + n // 5, key=n % 4)
+        for n in range(number)
+    ]
+
+
+async def reconcile(
+    client: Client, query: dict[str, Any], ours: Sequence[Event], name: str = "neg"
+) -> tuple[set[bytes], set[bytes]]:
+    """The ids that the relay lacks, and those that we lack."""
+    asker = Asker(
+        Items(sorted((event.created_at, event.id) for event in ours)),
+        max_needed=100_000,
+        frame_limit=50_000,
+    )
+    said: bytes | None = asker.initiate()
+    assert said is not None
+    await client.say("NEG-OPEN", name, query, said.hex())
+    while True:
+        kind, named, answer, *_ = await client.hear()
+        assert (kind, named) == ("NEG-MSG", name), answer
+        assert len(answer) <= 2 * 61_440
+        said = asker.reconcile(bytes.fromhex(answer))
+        if said is None:
+            break
+        await client.say("NEG-MSG", name, said.hex())
+    await client.say("NEG-CLOSE", name)
+    held = sorted((event.created_at, event.id) for event in ours)
+    return {held[place][1] for place in asker.have}, set(asker.need)
+
+
+QUERIES: list[tuple[dict[str, Any], Any]] = [
+    ({}, lambda event: True),
+    ({"kinds": [1, 2]}, lambda event: event.kind in (1, 2)),
+    ({"authors": [pubkey(1)]}, lambda event: event.pubkey.hex() == pubkey(1)),
+    ({"#t": ["1"]}, lambda event: event.tags[0][1] == "1"),
+    ({"since": NOW + 20, "until": NOW + 60}, lambda event: 20 <= event.created_at - NOW <= 60),
+    ({"#t": ["0"], "kinds": [0], "until": NOW + 50}, None),
+    ({"limit": 33}, None),
+]
+
+
+@pytest.mark.parametrize(("query", "is_wanted"), QUERIES)
+async def test_both_differences_are_found(
+    brotr: Brotr, dsn: str, query: dict[str, Any], is_wanted: Any
+) -> None:
+    everything = some(500)
+    theirs = [event for n, event in enumerate(everything) if n % 7]
+    edge = verified(created_at=MAX_CREATED_AT)
+    await store(brotr, [*theirs, edge])
+    async with relay_of(dsn) as place, client_of(place.archive) as client:
+        wanted, _ = await client.stored(query | ({} if "limit" in query else {"limit": 5000}))
+        if is_wanted is not None and not query.get("#t"):
+            assert set(wanted) == {e.id.hex() for e in [*theirs, edge] if is_wanted(e)}
+        held = {bytes.fromhex(each) for each in wanted}
+        ours = [event for n, event in enumerate(everything) if n % 5]
+        have, need = await reconcile(client, query, ours)
+        assert need == held - {event.id for event in ours}
+        assert have == {event.id for event in ours} - held
+        # Who has the same learns just that.
+        same = [event for event in [*everything, edge] if event.id in held]
+        assert await reconcile(client, query, same) == (set(), set())
+
+
+async def test_many_reconcile_at_once_and_share_the_ids(brotr: Brotr, dsn: str) -> None:
+    events = some(2000)
+    await store(brotr, events)
+    async with relay_of(dsn) as place, client_of(place.url) as client:
+
+        async def work(number: int) -> None:
+            async with client_of(place.url) as other:
+                ours = events[number::7]
+                have, need = await reconcile(other, {}, ours)
+                assert not have
+                assert need == {event.id for event in events} - {event.id for event in ours}
+
+        async with anyio.create_task_group() as group:
+            for number in range(7):
+                group.start_soon(work, number)
+        holdings = place.relay.holdings
+        assert holdings.items <= 2 * len(events)  # not a set for each
+        # Several of one client.
+        for name in "abc":
+            assert (await client.ask("NEG-OPEN", name, {}, "6100000200"))[0] == "NEG-MSG"
+        for name in "cab":
+            assert (await client.ask("NEG-MSG", name, "6100000200"))[:2] == ["NEG-MSG", name]
+        kept = list(holdings._kept.values())
+        assert sum(each.users for each in kept) == 3
+        await client.say("NEG-CLOSE", "a")
+        assert (await client.ask("NEG-MSG", "a", "6100000200"))[2].startswith("closed: ")
+        assert sum(each.users for each in kept) == 2
+        await client.socket.close()
+
+        async def is_given_back() -> bool:
+            return not sum(each.users for each in kept)
+
+        await until(is_given_back, "the ids")
+
+
+async def test_new_events_are_compared_as_well(brotr: Brotr, dsn: str) -> None:
+    events = some(100)
+    await store(brotr, events[:50])
+    async with relay_of(dsn) as place, client_of(place.url) as client:
+        assert await reconcile(client, {}, events[:50]) == (set(), set())
+        await store(brotr, events[50:])
+        for kept in place.relay.holdings._kept.values():
+            kept.made_at -= 100  # as if time had passed
+        _, need = await reconcile(client, {}, events[:50])
+        assert need == {event.id for event in events[50:]}
+        assert len(place.relay.holdings._kept) == 1
+
+
+async def test_too_much_is_refused_with_how_much_may_be(brotr: Brotr, dsn: str) -> None:
+    await store(brotr, some(300))
+    bounds = {"max_reconciled": 200, "max_reconciliations": 2}
+    async with relay_of(dsn, bounds=bounds) as place, client_of(place.url) as client:
+        kind, name, reason, most = await client.ask("NEG-OPEN", "a", {}, "6100000200")
+        assert (kind, name, most) == ("NEG-ERR", "a", 200)
+        assert reason.startswith("blocked: ")
+        assert place.relay.holdings.items == 0
+        less = {"until": NOW + 20}
+        for name in "ab":
+            assert (await client.ask("NEG-OPEN", name, less, "6100000200"))[0] == "NEG-MSG"
+        kind, _, reason = await client.ask("NEG-OPEN", "c", less, "6100000200")
+        assert (kind, reason.partition(":")[0]) == ("NEG-ERR", "blocked")
+        # Opened again, it is another one, and takes no more room.
+        assert (await client.ask("NEG-OPEN", "b", less, "6100000200"))[0] == "NEG-MSG"
+
+
+async def test_memory_is_bounded_for_all_together(brotr: Brotr, dsn: str) -> None:
+    await store(brotr, some(300))
+    async with relay_of(dsn) as place, client_of(place.url) as client:
+        holdings = place.relay.holdings
+        holdings._room = 500
+        assert (await client.ask("NEG-OPEN", "a", {}, "6100000200"))[0] == "NEG-MSG"
+        kind, _, reason, most = await client.ask(
+            "NEG-OPEN", "b", {"kinds": [0, 1, 2]}, "6100000200"
+        )
+        assert (kind, reason.partition(":")[0]) == ("NEG-ERR", "blocked")
+        assert most == 200
+        assert holdings.items == 300
+        # What nobody uses any more makes room.
+        await client.say("NEG-CLOSE", "a")
+        again = await client.ask("NEG-OPEN", "b", {"kinds": [0, 1, 2]}, "6100000200")
+        assert again[0] == "NEG-MSG"
+        assert holdings.items == 300
+
+
+@pytest.mark.parametrize(
+    ("rest", "answer"),
+    [
+        ([{}], "takes a filter and a message"),
+        ([{}, "xyz"], "hex digits"),
+        ([{}, 5], "hex digits"),
+        ([{"ids": ["a"]}, "61"], "64 hex digits"),
+        ([["a"], "61"], "JSON object"),
+        ([{}, ""], "truncated"),
+        ([{}, "6100"], "truncated"),
+        ([{}, "610000"], "truncated"),
+        ([{}, "61000009"], "unknown mode"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused(dsn: str, rest: list[Any], answer: str) -> None:
+    async with relay_of(dsn) as place, client_of(place.url) as client:
+        kind, name, reason = await client.ask("NEG-OPEN", "a", *rest)
+        assert (kind, name) == ("NEG-ERR", "a")
+        assert reason.startswith("invalid: ")
+        assert answer in reason
+        assert not place.relay.holdings.items or not any(
+            each.users for each in place.relay.holdings._kept.values()
+        )
+
+
+async def test_another_version_is_answered_by_ours(dsn: str) -> None:
+    async with relay_of(dsn) as place, client_of(place.url) as client:
+        assert await client.ask("NEG-OPEN", "a", {}, "6200000200") == ["NEG-MSG", "a", "61"]
