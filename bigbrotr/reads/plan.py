@@ -16,7 +16,7 @@ from bigbrotr.models.query import Query
 LOOK_US = 0.7  # at the next event of a walk
 FETCH_US = 2.0  # an event that an index names
 NAME_US = 0.09  # an event in the index of tags or of kinds, before it is fetched
-PROBE_US = 12.0  # a key in the index of a partition
+PROBE_US = 6.0  # a key in the index of a partition
 EMPTY_US = 1.0  # ... that was empty
 ENOUGH_US = 10_000.0  # for one statement: then see whether it was enough
 LEAST_ROWS = 1_000.0  # that a partition is thought to have: statistics may be old

@@ -13,7 +13,9 @@ from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position, Query
 from bigbrotr.models.relay import Relay
+from bigbrotr.reads import event_lines
 from bigbrotr.reads.event_lines import EventLines
+from bigbrotr.reads.plan import Piece, Plan, Way
 from tests.kit.archive import BOTH
 from tests.kit.events import NOW, verified
 from tests.reads.test_events import EVENTS, KINDS, QUERIES, fill, matching
@@ -119,3 +121,19 @@ async def test_events_are_sent_as_they_were_signed(brotr: Brotr) -> None:
         for event in some:  # each was verified
             again = found[event.id]
             assert (again.tags, again.content, again.sig) == (event.tags, event.content, event.sig)
+
+
+@pytest.mark.one_server
+async def test_a_walk_looks_for_authors_too(brotr: Brotr, monkeypatch: pytest.MonkeyPatch) -> None:
+    await fill(brotr)
+    monkeypatch.setattr(event_lines, "choose", lambda pieces, *_: walk(pieces))
+    reads = EventLines(brotr.pool, View.CURRENT)
+    query = Query(authors=frozenset([EVENTS[0].pubkey, bytes(32)]))
+    page = await reads.lines(query, 10, budget_s=20, most_bytes=MANY)
+    assert [json.loads(line)["id"] for line in page.lines.splitlines()] == [
+        each.hex() for each in matching(query, EVENTS)[:10]
+    ]
+
+
+def walk(pieces: list[Piece]) -> Plan:
+    return Plan(Way.WALK, "", len(pieces), pieces[-1].since)
