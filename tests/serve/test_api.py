@@ -384,7 +384,7 @@ async def test_a_search_ends_when_its_time_is_over(
     [
         ("relays?sort=holds", "find_relays"),
         ("events?kind=1", "event_lines"),
-        ("events?tag=t:x", "events_page"),
+        ("events?tag=t:x", "read_by_tags"),
         ("candidates", "list_candidates"),
         ("at-risk", "relays_at_risk"),
         (f"events/{64 * '0'}/where", "where_is"),
