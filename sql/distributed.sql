@@ -200,7 +200,7 @@ END $$;
 -- Citus does not look for one value after the other; within a week they may be looked for at once.
 CREATE OR REPLACE FUNCTION bigbrotr.find_by_pubkeys(
     p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
-    p_hashes integer[], p_more text[], p_limit integer
+    p_hashes integer[], p_more text[], p_limit integer, p_hides integer, p_expired_by bigint
 ) RETURNS TABLE (created_at bigint, id bytea)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -215,12 +215,15 @@ BEGIN
       AND (p_kinds IS NULL OR x.kind + 0 = ANY (p_kinds))
       AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
       AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+      AND NOT EXISTS (SELECT FROM bigbrotr.hidden h
+                      WHERE h.slice = x.slice AND h.created_at = x.created_at AND h.id = x.id
+                        AND (h.why & p_hides <> 0 OR h.expires_at <= p_expired_by))
     ORDER BY x.created_at DESC, x.id LIMIT p_limit;
 END $$;
 
 CREATE OR REPLACE FUNCTION bigbrotr.find_by_kinds(
     p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[], p_pubkeys bytea[],
-    p_hashes integer[], p_more text[], p_limit integer
+    p_hashes integer[], p_more text[], p_limit integer, p_hides integer, p_expired_by bigint
 ) RETURNS TABLE (created_at bigint, id bytea)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -235,6 +238,9 @@ BEGIN
       AND (p_pubkeys IS NULL OR x.pubkey || '' = ANY (p_pubkeys))
       AND (p_hashes IS NULL OR x.tag_hashes && p_hashes)
       AND (p_more IS NULL OR bigbrotr.has_hashes(x.tag_hashes, p_more))
+      AND NOT EXISTS (SELECT FROM bigbrotr.hidden h
+                      WHERE h.slice = x.slice AND h.created_at = x.created_at AND h.id = x.id
+                        AND (h.why & p_hides <> 0 OR h.expires_at <= p_expired_by))
     ORDER BY x.created_at DESC, x.id LIMIT p_limit;
 END $$;
 
