@@ -47,11 +47,8 @@ def rows(events: Sequence[Event], nums: Sequence[int], columns: Sequence[str]) -
             fixed = (8, at, 8, num, 4, event.kind, 4, slice_, 32, event.id, 32, event.pubkey)
             parts.append(_essential.pack(len(ESSENTIAL), *fixed))
             continue
-        tags, text = event.tags, event.content
-        if event.raw is not None:
-            tags = tuple(tuple(map(storable, tag)) for tag in tags)
-            text = storable(text)
-        json, content = _encode(tags), text.encode()
+        tags, content = tags_of(event), content_of(event).encode()
+        json = _encode(tags)
         parts += (
             _until_tags.pack(
                 *(len(FULL), 8, at, 8, num, 4, event.kind, 4, slice_, 32, event.id),
@@ -64,6 +61,18 @@ def rows(events: Sequence[Event], nums: Sequence[int], columns: Sequence[str]) -
         )
     parts.append(_END)
     return b"".join(parts)
+
+
+def tags_of(event: Event) -> tuple[tuple[str, ...], ...]:
+    """The tags as they are stored; without `raw`, PostgreSQL can hold them as they are."""
+    if event.raw is None:
+        return event.tags
+    return tuple(tuple(map(storable, tag)) for tag in event.tags)
+
+
+def content_of(event: Event) -> str:
+    """The content as it is stored."""
+    return event.content if event.raw is None else storable(event.content)
 
 
 def _integers(values: Sequence[int]) -> bytes:

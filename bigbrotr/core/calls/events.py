@@ -14,7 +14,7 @@ from bigbrotr.core.calls.visits import Visit, coverage_of
 from bigbrotr.core.codes import SCHEMA
 from bigbrotr.core.pool import Connection
 from bigbrotr.models.coverage import Gap, Proof
-from bigbrotr.models.event import Event, EventRelay, storable, tag_hashes
+from bigbrotr.models.event import Event, EventRelay, tag_hashes
 from bigbrotr.models.mentions import mentioned
 
 ORPHAN_BATCH = 10_000  # events that are looked at in one transaction
@@ -133,6 +133,7 @@ class EventCalls(Calls):
     ) -> tuple[int, int]:
         """Stores a page all of whose events are new; else UniqueViolationError, and nothing was."""
         noted = _event_columns(events, [now] * len(events), frozenset(), self.notes_mentions)
+        noted["p_pubkeys"] = None  # they are in the rows
         if any(event.raw for event in events) and copied is not event_rows.ESSENTIAL:
             noted["p_raws"] = [event.raw for event in events]
 
@@ -234,7 +235,7 @@ def _event_columns(
     if "tags" in kept:
         hashes, hash_ends = [], []
         for event in events:
-            hashes += tag_hashes(_storable_tags(event) if event.raw else event.tags)
+            hashes += tag_hashes(event_rows.tags_of(event))
             hash_ends.append(len(hashes))
     return {
         "p_seen_ats": seen_ats,
@@ -246,9 +247,7 @@ def _event_columns(
         "p_tags": column("tags", _tags_json),
         "p_tag_hashes": hashes,
         "p_tag_ends": hash_ends,
-        "p_contents": column(
-            "content", lambda event: storable(event.content) if event.raw else event.content
-        ),
+        "p_contents": column("content", event_rows.content_of),
         "p_raws": column("raw", lambda event: event.raw) if has_raw else None,
         "p_nums": None,
         "p_named": [url for url, _ in named],
@@ -257,9 +256,4 @@ def _event_columns(
 
 
 def _tags_json(event: Event) -> str:
-    tags = _storable_tags(event) if event.raw else event.tags
-    return msgspec.json.encode(tags).decode()
-
-
-def _storable_tags(event: Event) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(map(storable, tag)) for tag in event.tags)
+    return msgspec.json.encode(event_rows.tags_of(event)).decode()
