@@ -14,6 +14,7 @@ DELETION = 5  # kinds
 VANISHING = 62
 GIFT_WRAP = 1059
 ALL_RELAYS = "ALL_RELAYS"  # what a request to vanish says where all are meant
+EPHEMERAL = range(20_000, 30_000)  # kinds that a relay passes on and does not hold (NIP-01)
 
 
 class Reason(IntFlag):
@@ -108,7 +109,7 @@ def facts_of(
 ) -> Facts:
     """What an event says of itself and others. Without `tags` (None: they are not kept, or say
     nothing of this) as far as one can tell. `urls` are our own addresses as a relay."""
-    why = int(Reason.EPHEMERAL) if 20_000 <= kind < 30_000 else 0
+    why = int(Reason.EPHEMERAL) if kind in EPHEMERAL else 0
     if tags is None:
         address = address_of(kind, "") if is_replaceable(kind) else None
         return Facts(why, address=address)

@@ -1,1 +1,1 @@
-"""What is answered over HTTP: health, metrics."""
+"""What is answered over HTTP: health and metrics to operators, the API and the relay to others."""

@@ -18,6 +18,7 @@ from bigbrotr.models.event import (
     decode,
     identify,
 )
+from bigbrotr.models.policy import EPHEMERAL
 from bigbrotr.nostr.message import HINTS, claimed_time
 from bigbrotr.nostr.questions import PageAnswer, Progress, Question
 from bigbrotr.nostr.session import Page
@@ -26,7 +27,6 @@ from bigbrotr.services.sync.report import REASONS, Report
 from bigbrotr.services.sync.verifier import Verifier, verify
 
 NOTHING_PROVEN = Progress([], [])
-EPHEMERAL = range(20_000, 30_000)  # kinds that a relay passes on and does not hold (NIP-01)
 
 CROWD = 20  # events of one second that are worth waiting for, so as not to verify them twice
 AT_ONCE = 250  # events decoded before the verifier is asked about them: larger batches cost less
