@@ -1,6 +1,7 @@
 """Reads new events as they are stored, in the order of transactions, without missing one."""
 
 from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -84,3 +85,20 @@ class Arrivals:
         while found := await self.read():
             for arrival in found:
                 yield arrival
+
+
+class Horizon(NamedTuple):
+    """Numbers of transactions: all below `oldest` are over; none from `next` on has begun."""
+
+    oldest: int
+    next: int
+
+
+async def horizon(pool: Pool) -> Horizon:
+    """How far transactions are now."""
+    row = await pool.fetchrow(
+        "SELECT pg_catalog.pg_snapshot_xmin(s)::text::bigint,"
+        " pg_catalog.pg_snapshot_xmax(s)::text::bigint FROM pg_catalog.pg_current_snapshot() AS s"
+    )
+    assert row is not None
+    return Horizon(*row)

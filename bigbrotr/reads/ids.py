@@ -1,4 +1,4 @@
-"""Reads the ids of events in masses, and which of the newest transactions are over."""
+"""Reads the ids of events in masses."""
 
 import time
 from collections.abc import AsyncIterator
@@ -80,20 +80,3 @@ async def packed_ids(
             return
         at = page.next
         left = None if left is None else left - len(page.events)
-
-
-class Horizon(NamedTuple):
-    """Numbers of transactions: all below `oldest` are over; none from `next` on has begun."""
-
-    oldest: int
-    next: int
-
-
-async def horizon(pool: Pool) -> Horizon:
-    """How far transactions are now."""
-    row = await pool.fetchrow(
-        "SELECT pg_catalog.pg_snapshot_xmin(s)::text::bigint,"
-        " pg_catalog.pg_snapshot_xmax(s)::text::bigint FROM pg_catalog.pg_current_snapshot() AS s"
-    )
-    assert row is not None
-    return Horizon(*row)

@@ -9,9 +9,8 @@ from bigbrotr.core.defects import Defects, refusal
 from bigbrotr.core.logger import Logger
 from bigbrotr.core.pool import Pool
 from bigbrotr.models.query import Query
-from bigbrotr.reads.arrivals import Arrival, Arrivals
+from bigbrotr.reads.arrivals import Arrival, Arrivals, horizon
 from bigbrotr.reads.events import PAGE, StoredEvent
-from bigbrotr.reads.ids import horizon
 from bigbrotr.serve.relay.subscription import Subscription
 from bigbrotr.serve.relay.views import PAGE_BYTES, View
 
