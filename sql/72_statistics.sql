@@ -162,7 +162,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.count_day_of(
     OUT covered bigint[], OUT arrival_days bigint[], OUT arrivals bigint[],
     OUT pubkeys bytea[], OUT are_profiled boolean[], OUT are_following boolean[],
     OUT leaver_ids integer[], OUT leaver_places integer[], OUT leaver_events bigint[],
-    OUT common_tags integer[], OUT tag_kinds integer[], OUT kind_tags integer[]
+    OUT common_tags integer[], OUT tag_kinds integer[], OUT kind_tags integer[], OUT requests bytea[]
 )
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
@@ -257,12 +257,16 @@ BEGIN
           AND coalesce(e.tag_hashes && common_tags, false)  -- no index: most of the day has one of them
           AND u.hash = ANY (common_tags)
     ) AS x;
+
+    requests := ARRAY(
+        SELECT e.id FROM bigbrotr.events_stored e
+        WHERE e.slice = p_slice AND e.created_at >= p_since AND e.created_at <= p_last AND e.kind IN (5, 62));
 END $$;
 COMMENT ON FUNCTION bigbrotr.count_day_of IS
     'The part of count_day that reads the slice of a day, which lasts from p_since to p_last, both included (Unix '
     'seconds). p_relay_ids, p_relay_networks: the relays that count. Lists of one length: events by kind and number of relays; by relay, and those that it alone holds; by '
     'network; those that the p_tops largest relays cover; by day of arrival; authors, and whether a profile and a '
-    'follow list of theirs are of that day; what relays have dropped, by place in day_relays.dropped; the common tags, and kinds with those of them that they bear.';
+    'follow list of theirs are of that day; what relays have dropped, by place in day_relays.dropped; the common tags, and kinds with those of them that they bear; requests for deletion, and to vanish.';
 
 -- What the archive has of some authors, on any day.
 CREATE OR REPLACE FUNCTION bigbrotr.days_of_authors(p_pubkeys bytea[]) RETURNS SETOF bigint
@@ -430,6 +434,7 @@ BEGIN
     WHERE cardinality(done.kinds) > 0;
     UPDATE bigbrotr.day_totals t SET authors_7_days = NULL, authors_30_days = NULL
     WHERE t.day > p_day AND t.day < p_day + 30 AND t.authors_7_days IS NOT NULL;
+    PERFORM bigbrotr.note_compliance(p_day => p_day, p_requests => done.requests);
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION bigbrotr.count_day IS

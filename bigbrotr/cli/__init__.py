@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from bigbrotr import __version__
 from bigbrotr.cli import (
     completion,
+    compliance,
     config,
     db,
     events,
@@ -35,7 +36,7 @@ exit codes:
   5  a data directory or a port is in use
   6  a service failed too often
 """
-FAMILIES = (run, serve, status, stats, events, takedown, seed, health, config, db)
+FAMILIES = (run, serve, status, stats, events, takedown, compliance, seed, health, config, db)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
