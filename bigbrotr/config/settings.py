@@ -1101,6 +1101,9 @@ class ServeSettings(Section, frozen=True):
             "anybody else it is ignored"
         ),
     ] = ()
+    pages: Annotated[
+        bool, Meta(description="pages for people, at /; without them / leads to the API")
+    ] = True
     limits: ServeLimits = ServeLimits()
     relay: ServeRelaySettings = ServeRelaySettings()
 

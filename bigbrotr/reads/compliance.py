@@ -7,6 +7,7 @@ from msgspec import Struct
 from bigbrotr.core.calls.base import call_of
 from bigbrotr.core.calls.statistics import asks_about
 from bigbrotr.core.pool import Pool
+from bigbrotr.reads.statistics import Compliance
 
 
 class Kept(Struct, frozen=True):
@@ -18,6 +19,14 @@ class Kept(Struct, frozen=True):
     request: str  # the id of the event that asks
     asked_at: int  # when the relay was first seen to hold the request
     held_as_of: int | None  # a proof, later than that, that it holds the event; None: there is none
+
+
+async def compliance_of(pool: Pool, url: str) -> Compliance | None:
+    """What a relay has done about requests for deletion; None: it was asked for nothing."""
+    row = await pool.fetchrow(
+        "SELECT * FROM bigbrotr.statistics_compliance AS s WHERE s.relay_url = $1", url
+    )
+    return None if row is None else Compliance(*row)
 
 
 async def kept_by(pool: Pool, url: str) -> AsyncIterator[Kept]:
