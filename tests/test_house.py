@@ -38,12 +38,13 @@ ALLOWED: dict[str, set[str]] = {
     | {"core", "embedded", "reads", "runner", "serve", "services"}
     | {"telemetry"},
     "reads": FOUNDATION | {"core"},
+    "transfer": FOUNDATION | {"core", "reads"},
     "view": FOUNDATION | {"core", "reads", "runner", "supervisor"},
     "demo": FOUNDATION | {"core", "embedded", "net", "nostr", "reads", "supervisor", "view"},
     # The command line reads seed files as the seeder does.
     "cli": FOUNDATION
     | {"core", "embedded", "net", "reads", "supervisor", "view", "demo", "serve"}
-    | {"services.seeder"},
+    | {"services.seeder", "transfer"},
     "__main__": {"cli"},
 }
 # Within the synchronizer, from the service down to what a relay hands over.

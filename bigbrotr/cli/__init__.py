@@ -11,6 +11,7 @@ from bigbrotr.cli import (
     config,
     db,
     events,
+    export,
     health,
     parse,
     run,
@@ -35,7 +36,7 @@ exit codes:
   5  a data directory or a port is in use
   6  a service failed too often
 """
-FAMILIES = (run, serve, status, stats, events, takedown, seed, health, config, db)
+FAMILIES = (run, serve, status, stats, events, export, takedown, seed, health, config, db)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
