@@ -120,6 +120,7 @@ class _Export:
         self._exporter, self._sink = exporter, sink
         self._progress = Progress()
         self._number = 0
+        self._is_enough = False  # the reader of our output has gone
         self._last: Position | None = None
         self._estimate: Estimate | None = None
         self._expected = 0.0
@@ -131,6 +132,9 @@ class _Export:
             is_whole = await until_stopped(self._work) is not None
         except NotKeptError as error:
             raise ConfigError(str(error)) from None
+        except BrokenPipeError:
+            self._is_enough = True
+            raise
         finally:
             self._progress.end()
             self._end(is_whole=is_whole)
@@ -162,12 +166,10 @@ class _Export:
         return f"{self._number:,}{of} events, {roughly(rate)} a second, at {day(at)}{left}"
 
     def _end(self, *, is_whole: bool) -> None:
+        if self._is_enough:
+            return
         name = "standard output" if self._sink.is_stdout else self._sink.name
-        try:
-            self._sink.close(is_whole=is_whole)
-        except BrokenPipeError:
-            if is_whole:
-                raise
+        self._sink.close(is_whole=is_whole)
         if is_whole and (not self._sink.is_stdout or self._progress.is_shown):
             say(f"exported {self._number:,} events to {name}")
         if is_whole:

@@ -9,9 +9,9 @@ from typing import BinaryIO, Protocol
 from bigbrotr.errors import ConfigError
 
 if sys.version_info >= (3, 14):
-    from compression import zstd
+    from compression import zstd as zstd
 else:
-    from backports import zstd
+    from backports import zstd as zstd
 
 GZIP_LEVEL = 1  # the rest of the work is to be the slower one
 PARTIAL = ".part"  # added to the name of a file that is not whole yet

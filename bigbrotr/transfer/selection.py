@@ -11,7 +11,7 @@ from bigbrotr.models.event import tag_hash
 from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position, Query
 
-POSITION = re.compile(r"(\d{1,19}):([0-9a-f]{64})")
+POSITION = re.compile(r"(\d{1,19})[:-]([0-9a-f]{64})")
 
 
 class Selection(Struct, frozen=True, kw_only=True):
@@ -64,7 +64,7 @@ class Selection(Struct, frozen=True, kw_only=True):
 
 
 def position(text: str) -> Position:
-    """The position in `created_at:id`.
+    """The position in `created_at:id` or `created_at-id`.
 
     Raises:
         ValueError: it is none.
@@ -76,8 +76,9 @@ def position(text: str) -> Position:
 
 
 def position_text(at: Position) -> str:
-    """The position as `created_at:id`."""
-    return f"{at.created_at}:{at.id.hex()}"
+    """The position as `created_at-id`: behind a colon, an id on a terminal would be taken for a
+    secret, and not be shown."""
+    return f"{at.created_at}-{at.id.hex()}"
 
 
 async def relay_ids_of(pool: Pool, urls: tuple[str, ...]) -> list[int] | None:

@@ -16,6 +16,7 @@ from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position, Query
 from bigbrotr.reads.events import NotKeptError
 from bigbrotr.reads.policy import hidden_of
+from bigbrotr.secret import without_secrets
 from bigbrotr.transfer import jsonl
 from bigbrotr.transfer.jsonl import Exporter, Lines
 from bigbrotr.transfer.selection import Selection, position, position_text
@@ -169,7 +170,8 @@ async def test_what_is_wrong_is_told(brotr: Brotr) -> None:
         with pytest.raises(ValueError, match="is no created_at:id"):
             position(text)
     at = Position(5, bytes(range(32)))
-    assert position(position_text(at)) == at
+    assert position(position_text(at)) == position(f"5:{at.id.hex().upper()}") == at
+    assert without_secrets(position_text(at)) == position_text(at)
 
 
 @pytest.mark.parametrize("profile", [Profile.LITE])
