@@ -38,7 +38,9 @@ ALLOWED: dict[str, set[str]] = {
     | {"core", "embedded", "reads", "runner", "serve", "services"}
     | {"telemetry"},
     "reads": FOUNDATION | {"core"},
-    "transfer": FOUNDATION | {"core", "reads"},
+    # What a file has is verified and stored as what a relay sends.
+    "transfer": FOUNDATION
+    | {"core", "reads", "nostr", "services.sync.ingest", "services.sync.verifier"},
     "view": FOUNDATION | {"core", "reads", "runner", "supervisor"},
     "demo": FOUNDATION | {"core", "embedded", "net", "nostr", "reads", "supervisor", "view"},
     # The command line reads seed files as the seeder does.

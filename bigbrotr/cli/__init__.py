@@ -13,6 +13,7 @@ from bigbrotr.cli import (
     events,
     export,
     health,
+    import_,
     parse,
     run,
     seed,
@@ -36,7 +37,7 @@ exit codes:
   5  a data directory or a port is in use
   6  a service failed too often
 """
-FAMILIES = (run, serve, status, stats, events, export, takedown, seed, health, config, db)
+FAMILIES = (run, serve, status, stats, events, export, import_, takedown, seed, health, config, db)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

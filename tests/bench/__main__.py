@@ -350,6 +350,11 @@ async def export(on: Stage, events: int) -> None:
     await transfer.measure_export(on, events)
 
 
+async def import_(on: Stage, events: int) -> None:
+    """Imports of files, beside a first copy from relays."""
+    await transfer.measure_import(on, events)
+
+
 async def reconcile(on: Stage, events: int) -> None:
     """A relay whose events are all known: by pages, by ids, and by ids once more."""
     await visits.measure(on, events)
@@ -384,6 +389,7 @@ BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
     "schnorr": signatures,
     "api_lag": answers_lag,
     "export": export,
+    "import": import_,
 }
 
 

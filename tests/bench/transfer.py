@@ -2,12 +2,15 @@
 
 import asyncio
 import os
+import statistics
 import time
 from pathlib import Path
 
+from bigbrotr.config.settings import Config
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.pool import Pool
 from bigbrotr.transfer.files import Sink
+from bigbrotr.transfer.importing import Importer
 from bigbrotr.transfer.jsonl import Exporter, Lines
 from bigbrotr.transfer.selection import Selection
 from tests.bench import corpus
@@ -60,3 +63,33 @@ async def _export(pool: Pool, path: Path, selection: Selection, stored: int) -> 
     if found != stored:
         raise SystemExit(f"{found:,} events were exported instead of {stored:,}")
     return spent
+
+
+async def measure_import(on: Stage, events: int) -> None:
+    """Prints microseconds an event of `import`, new ones and known ones, beside a first copy of
+    the same events from four relays."""
+    data = corpus.build(events)
+    path = on.folder / "dump.jsonl"
+    path.write_bytes(b"".join(body + b"\n" for _, body in data))
+    rounds: list[tuple[float, float, float]] = []
+    for _ in range(ROUNDS):
+        await on.clear()
+        async with on.archive() as archive, on.relays(data, 4, shared=0.0) as urls:
+            copied = await archive.copy(urls)
+        await on.clear()
+        async with on.archive() as archive:
+            importer = Importer(archive.brotr, Config(), dsn=archive.brotr.pool.address)
+            spent = []
+            for new in (events, 0):
+                began = time.perf_counter()
+                outcome = await importer.run(str(path), lambda *_: None)
+                spent.append(time.perf_counter() - began)
+                if (outcome.events, outcome.new, outcome.invalid) != (events, new, {}):
+                    raise SystemExit(f"{outcome} instead of {new:,} new of {events:,} events")
+        rounds.append((copied, spent[0], spent[1]))
+        print("   ", *(f"{each / events * 1e6:.1f}" for each in rounds[-1]), "us", flush=True)
+    for place, words in enumerate(("first copy", "import, new", "import, known")):
+        took = statistics.median(each[place] for each in rounds) / events * 1e6
+        print(f"  {words:20} {took:7.1f} us an event")
+    ratio = statistics.median(each[0] / each[1] for each in rounds)
+    print(f"  an import is {ratio:.2f} times as fast as a first copy")
