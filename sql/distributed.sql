@@ -21,6 +21,7 @@ BEGIN
         ('events_raw',       'distributed', 'slice', 'events_stored'),
         ('dropped',          'distributed', 'slice', 'events_stored'),
         ('hidden',           'distributed', 'slice', 'events_stored'),
+        ('imported',         'distributed', 'slice', 'events_stored'),
         -- On the coordinator, and nothing to Citus.
         ('ledger',           'ordinary',    NULL,    NULL),
         ('schema_lock',      'ordinary',    NULL,    NULL),
@@ -67,7 +68,8 @@ BEGIN
         ('takedowns',        'ordinary',    NULL,    NULL),
         ('reviews',          'ordinary',    NULL,    NULL),
         ('departures',       'ordinary',    NULL,    NULL),
-        ('erased_slices',    'ordinary',    NULL,    NULL)
+        ('erased_slices',    'ordinary',    NULL,    NULL),
+        ('imports',          'ordinary',    NULL,    NULL)
     ) AS f (name, kind, distribution_column, sibling)
     WHERE f.kind = 'distributed' AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid = format('bigbrotr.%I', f.name)::regclass)

@@ -38,13 +38,15 @@ ALLOWED: dict[str, set[str]] = {
     | {"core", "embedded", "reads", "runner", "serve", "services"}
     | {"telemetry"},
     "reads": FOUNDATION | {"core"},
-    "transfer": FOUNDATION | {"core", "reads"},
+    # What a file has is verified and stored as what a relay sends.
+    "transfer": FOUNDATION
+    | {"core", "reads", "nostr", "services.sync.ingest", "services.sync.verifier"},
     "view": FOUNDATION | {"core", "reads", "runner", "supervisor"},
     "demo": FOUNDATION | {"core", "embedded", "net", "nostr", "reads", "supervisor", "view"},
     # The command line reads seed files as the seeder does.
     "cli": FOUNDATION
-    | {"core", "embedded", "net", "reads", "supervisor", "view", "demo", "serve", "transfer"}
-    | {"services.seeder"},
+    | {"core", "embedded", "net", "reads", "supervisor", "view", "demo", "serve"}
+    | {"services.seeder", "transfer"},
     "__main__": {"cli"},
 }
 # Within the synchronizer, from the service down to what a relay hands over.

@@ -11,7 +11,9 @@ from bigbrotr.cli import (
     config,
     db,
     events,
+    export,
     health,
+    import_,
     parse,
     run,
     seed,
@@ -35,7 +37,7 @@ exit codes:
   5  a data directory or a port is in use
   6  a service failed too often
 """
-FAMILIES = (run, serve, status, stats, events, takedown, seed, health, config, db)
+FAMILIES = (run, serve, status, stats, events, export, import_, takedown, seed, health, config, db)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

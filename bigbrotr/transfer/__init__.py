@@ -1,1 +1,1 @@
-"""Files that people take home: they are written from an archive, and read back into one."""
+"""Transfer: takes an archive's events home as files, and brings them back in."""
