@@ -170,8 +170,7 @@ async def test_move_from_an_older_server(old_server: str, tmp_path: Path) -> Non
         assert (await there.call("db", "migrate")).code == 0
         await there.run_once()
     assert (await there.call("db", "backup", str(file))).code == 0
-    connection = await asyncpg.connect(old_server)
-    before = await Archive.read(connection)
+    before = await _read(old_server)
     assert len(before.pairs) == 12
     place = Place(tmp_path / "place")
     done = await place.call("db", "restore", str(file))
@@ -181,6 +180,7 @@ async def test_move_from_an_older_server(old_server: str, tmp_path: Path) -> Non
         await _is_in_order(ours)
     assert "the schema is current" not in await place.run_once("--only", "seeder")
     # And back again, into a database of the old server that holds nothing.
+    connection = await asyncpg.connect(old_server)
     await connection.execute("CREATE DATABASE again")
     await connection.close()
     again = old_server.replace("/postgres?", "/again?")
@@ -188,9 +188,15 @@ async def test_move_from_an_older_server(old_server: str, tmp_path: Path) -> Non
     assert (await place.call("db", "backup", str(back))).code == 0
     done = await home.call("db", "restore", str(back))
     assert (done.code, done.out) == (0, "restored 12 events\n"), done.err
-    connection = await asyncpg.connect(again)
-    assert len((await Archive.read(connection)).pairs) == 12
-    await connection.close()
+    assert (await _read(again)).pairs == before.pairs
+
+
+async def _read(address: str) -> Archive:
+    connection = await asyncpg.connect(address)
+    try:
+        return await Archive.read(connection)
+    finally:
+        await connection.close()
 
 
 @pytest.mark.slow
