@@ -18,6 +18,7 @@ from bigbrotr.cli import (
     run,
     seed,
     serve,
+    snapshot,
     stats,
     status,
     takedown,
@@ -37,7 +38,21 @@ exit codes:
   5  a data directory or a port is in use
   6  a service failed too often
 """
-FAMILIES = (run, serve, status, stats, events, export, import_, takedown, seed, health, config, db)
+FAMILIES = (
+    run,
+    serve,
+    status,
+    stats,
+    events,
+    export,
+    snapshot,
+    import_,
+    takedown,
+    seed,
+    health,
+    config,
+    db,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
