@@ -52,7 +52,7 @@ class Importer:
         `is_dry`: nothing is written."""
         self._brotr, self._config, self._dsn = brotr, config, dsn
         self._held, self._name, self._is_dry = held, name, is_dry
-        self._workers = workers or len(os.sched_getaffinity(0)) + 1
+        self._workers = workers or len(os.sched_getaffinity(0))
 
     async def run(self, file: str | Source, tell: Callable[[Source, Outcome], None]) -> Outcome:
         """Imports a file; tells now and then how far it is. Returns what was in it.
@@ -144,7 +144,7 @@ class Importer:
         async with anyio.create_task_group() as group:
             while True:
                 await room.acquire()
-                piece = await anyio.to_thread.run_sync(next, pieces, None)
+                piece = await anyio.to_thread.run_sync(next, pieces, None, abandon_on_cancel=True)
                 if piece is None:
                     return
                 group.start_soon(work, piece)

@@ -95,7 +95,7 @@ class Source:
                 skipped = False
                 del rest[:end]
         if rest or skipped:
-            yield (piece := _piece(first, bytes(rest) + b"\n", skipped=skipped))
+            yield (piece := _piece(first, bytes(rest).removesuffix(b"\n") + b"\n", skipped=skipped))
             self.lines = first - 1 + piece.data.count(b"\n")
         while self._counted.read(READ):  # what stands behind the damage is part of the file
             pass
@@ -103,7 +103,7 @@ class Source:
     def _chunks(self) -> Iterator[bytes]:
         try:
             unpacked = _unpacked(self._counted)
-            while data := unpacked.read(READ):
+            while data := unpacked.read1(READ):
                 yield data
         except (EOFError, zlib.error, gzip.BadGzipFile, zstd.ZstdError) as error:
             self.damage = str(error)
@@ -113,18 +113,13 @@ class Source:
 
 def _piece(first: int, data: bytes, *, skipped: bool) -> Piece:
     """A piece without lines that are too large; `skipped`: the beginning of the first one is."""
-    if not skipped:
-        if len(data) <= MAX_LINE:
-            return Piece(first, data)
-        lines = data.split(b"\n")[:-1]
-        if max(map(len, lines)) <= MAX_LINE:
-            return Piece(first, data)
-        # A line in the middle would shift the numbers of those behind: it is left empty.
-        large = tuple(first + n for n, line in enumerate(lines) if len(line) > MAX_LINE)
-        kept = [line if len(line) <= MAX_LINE else b"" for line in lines]
-        return Piece(first, b"\n".join(kept) + b"\n", large)
-    cut = data.find(b"\n") + 1
-    return Piece(first, b"\n" + data[cut:], (first,))
+    if len(data) <= MAX_LINE and not skipped:
+        return Piece(first, data)
+    lines = data.split(b"\n")[:-1]
+    large = [n for n, line in enumerate(lines) if len(line) > MAX_LINE or (skipped and n == 0)]
+    for n in large:  # left empty: those behind keep their numbers
+        lines[n] = b""
+    return Piece(first, b"\n".join(lines) + b"\n", tuple(first + n for n in large))
 
 
 def digest_of(path: str) -> bytes:
@@ -168,11 +163,11 @@ class _Counted(io.RawIOBase):
         return len(data)
 
 
-def _unpacked(file: _Counted) -> BinaryIO:
+def _unpacked(file: _Counted) -> io.BufferedReader:
     """What is in a file, by its first bytes, whatever its name is."""
     head = file.peek()
     if head.startswith(_GZIP):
-        return cast(BinaryIO, gzip.GzipFile(fileobj=io.BufferedReader(file, READ)))
+        return cast(io.BufferedReader, gzip.GzipFile(fileobj=io.BufferedReader(file, READ)))
     if head.startswith(_ZSTD):
-        return cast(BinaryIO, zstd.ZstdFile(io.BufferedReader(file, READ)))
-    return cast(BinaryIO, io.BufferedReader(file, READ))
+        return cast(io.BufferedReader, zstd.ZstdFile(io.BufferedReader(file, READ)))
+    return io.BufferedReader(file, READ)
