@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
-from msgspec import Struct
+from msgspec import Struct, field
 
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.exchange import DroppedEvent, HeldEvent, Proof
@@ -37,7 +37,7 @@ MOST_NAME = 2048  # characters of a condition
 class Imported(Struct):
     """What has become of a snapshot."""
 
-    outcome: Outcome = Outcome()
+    outcome: Outcome = field(default_factory=Outcome)
     damage: dict[str, str] = {}  # files of events, which had been as the manifest says
     pairs: int = 0  # new ones
     dropped: int = 0
