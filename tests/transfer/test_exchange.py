@@ -221,12 +221,13 @@ async def test_what_is_forged_is_not_believed(two: Pair, tmp_path: Path) -> None
 
     def pairs_change(columns: dict[str, list[Any]]) -> None:
         row = {name: values[3] for name, values in columns.items()}
-        for change in (
+        changes: tuple[dict[str, Any], ...] = (
             *({"relay": url} for url in ("wss://10.0.0.1", "ws://localhost", "x", "", "WSS://A.b")),
             *({"seen_at": at} for at in (2**63, 0, 2**40)),
             {"created_at": 2**64 - 1},
             {"event_id": bytes(32)},
-        ):
+        )
+        for change in changes:
             for name, values in columns.items():
                 values.append((row | change)[name])
 
