@@ -55,7 +55,8 @@ class Moment:
     async def spans_of_events(self) -> list[tuple[int, int]]:
         """The weeks in which there may be events: first and last second (Unix)."""
         rows = await self._connection.fetch(
-            "SELECT bigbrotr.slice_start(p_slice => x.slice), bigbrotr.slice_end(p_slice => x.slice)"
+            "SELECT bigbrotr.slice_start(p_slice => x.slice),"
+            " bigbrotr.slice_end(p_slice => x.slice)"
             " FROM (SELECT DISTINCT s.slice FROM bigbrotr.slices s) AS x ORDER BY 1"
         )
         return [(row[0], min(row[1], 2**63 - 1) - 1) for row in rows]
@@ -200,7 +201,8 @@ CROSS JOIN LATERAL (
                       ORDER BY x.relay_id) AS seen_ats
     FROM bigbrotr.presence x
     WHERE x.slice = e.slice AND x.chunk = e.num >> 8
-      AND x.slice >= bigbrotr.slice_of(p_created_at => $1) AND x.slice <= bigbrotr.slice_of(p_created_at => $2)
+      AND x.slice >= bigbrotr.slice_of(p_created_at => $1)
+      AND x.slice <= bigbrotr.slice_of(p_created_at => $2)
       AND x.seen_ats[(e.num & 255)::pg_catalog.int4 + 1] IS NOT NULL
 ) AS p
 WHERE e.created_at >= $1 AND e.created_at <= $2 AND {_SHOWN.format("e", "id")}
@@ -228,7 +230,8 @@ FROM (
            coalesce(bit_xor(hash_record_extended(
                ROW(p.slice, p.chunk, p.relay_id, p.seen_ats), 0)), 0) AS rows
     FROM bigbrotr.presence p
-    WHERE p.slice >= bigbrotr.slice_of(p_created_at => $1) AND p.slice <= bigbrotr.slice_of(p_created_at => $2)
+    WHERE p.slice >= bigbrotr.slice_of(p_created_at => $1)
+      AND p.slice <= bigbrotr.slice_of(p_created_at => $2)
 ) AS p, (
     SELECT count(*) AS number,
            coalesce(bit_xor(hash_record_extended(
@@ -241,19 +244,22 @@ _PROVEN = """
 SELECT r.url,
        coalesce((SELECT pg_catalog.range_agg(c.proven) FROM bigbrotr.coverage c
                  WHERE c.relay_id = r.id AND c.filter = ''), '{}') AS proven,
-       (SELECT pg_catalog.max(c.proven_at) FROM bigbrotr.coverage c WHERE c.relay_id = r.id) AS proven_at,
+       (SELECT pg_catalog.max(c.proven_at) FROM bigbrotr.coverage c
+        WHERE c.relay_id = r.id) AS proven_at,
        (SELECT pg_catalog.count(*) FROM bigbrotr.gaps g WHERE g.relay_id = r.id) AS gaps
 FROM bigbrotr.relays r ORDER BY r.url
 """
 
 QUERIES = {
     "relays": "SELECT r.url, r.network, r.discovered_at FROM bigbrotr.relays r ORDER BY r.url",
-    "coverage": "SELECT r.url, c.filter, c.how, pg_catalog.lower(s.span), pg_catalog.upper(s.span), c.proven_at"
-    " FROM bigbrotr.coverage c JOIN bigbrotr.relays r ON r.id = c.relay_id"
+    "coverage": "SELECT r.url, c.filter, c.how, pg_catalog.lower(s.span),"
+    " pg_catalog.upper(s.span), c.proven_at FROM bigbrotr.coverage c"
+    " JOIN bigbrotr.relays r ON r.id = c.relay_id"
     " CROSS JOIN LATERAL pg_catalog.unnest(c.proven) AS s (span)"
     " ORDER BY r.url, c.filter, c.proven_at, c.how, s.span",
-    "gaps": "SELECT r.url, g.filter, pg_catalog.lower(g.span), pg_catalog.upper(g.span), g.reason, g.detail, g.attempts,"
-    " g.noted_at FROM bigbrotr.gaps g JOIN bigbrotr.relays r ON r.id = g.relay_id"
+    "gaps": "SELECT r.url, g.filter, pg_catalog.lower(g.span), pg_catalog.upper(g.span),"
+    " g.reason, g.detail, g.attempts, g.noted_at FROM bigbrotr.gaps g"
+    " JOIN bigbrotr.relays r ON r.id = g.relay_id"
     " ORDER BY r.url, g.filter, g.span",
     "checks": "SELECT r.url, c.state, c.since, c.failures, c.checked_at, c.outcome, c.detail"
     " FROM bigbrotr.checks c JOIN bigbrotr.relays r ON r.id = c.relay_id ORDER BY r.url",
