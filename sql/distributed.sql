@@ -36,6 +36,7 @@ BEGIN
         ('mentions',         'ordinary',    NULL,    NULL),
         ('slices',           'ordinary',    NULL,    NULL),
         ('coverage',         'ordinary',    NULL,    NULL),
+        ('imported_coverage', 'ordinary',   NULL,    NULL),
         ('gaps',             'ordinary',    NULL,    NULL),
         ('reconciliation',   'ordinary',    NULL,    NULL),
         ('digests',          'ordinary',    NULL,    NULL),

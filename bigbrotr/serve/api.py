@@ -274,7 +274,7 @@ class CoverageQuery(ListQuery, frozen=True, kw_only=True):
 
     relay: RelayUrl
     how: Annotated[
-        tuple[Literal["paging", "finish", "reconciliation"], ...] | None,
+        tuple[Literal["paging", "finish", "reconciliation", "import"], ...] | None,
         Meta(description="proven in one of these ways"),
     ] = None
 
