@@ -5,31 +5,23 @@ what is archived, the verification of the rest in batches, and one transaction f
 """
 
 import asyncio
-import os
 import re
-import signal
-import sys
-import threading
-import time
 from bisect import bisect_right
 from collections.abc import Sequence
 
 import asyncpg
-import msgspec
-import uvloop
 from msgspec import Struct
 
 from bigbrotr.config.settings import Config
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.imports import Import
-from bigbrotr.core.logger import configure, open_up
-from bigbrotr.core.pool import Pool, tell_arrays_by_type
 from bigbrotr.errors import DatabaseError, leaves
 from bigbrotr.models.event import Event, WireEvent, identify
 from bigbrotr.nostr.message import EventMessage, decode
 from bigbrotr.services.sync.ingest import Batch
 from bigbrotr.services.sync.verifier import Here
 from bigbrotr.transfer.lines import Piece
+from bigbrotr.transfer.process import begin
 
 PAGE = 1000  # events that are stored at once
 FIRST_LINES = 5  # of each reason, that are told
@@ -201,30 +193,9 @@ _worker: ImportWorker | None = None
 def start_worker(config: Config, dsn: str | None, parent: int, order: Order) -> None:
     """Makes this process a worker of `parent`: called once in it, before its first lines."""
     global _runner, _worker  # the process is the object
-    for number in (signal.SIGINT, signal.SIGTERM):  # to stop is the parent's business
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_watch, args=(parent,), daemon=True, name="lifeline").start()
-    tell_arrays_by_type()
-    open_up(sys.stderr)
-    configure(config.log.level, config.log.json, sys.stderr)
-    limits = msgspec.structs.replace(config.pool.limits, min_size=1, max_size=1)
-    pool = Pool(
-        config.database,
-        msgspec.structs.replace(config.pool, limits=limits),
-        dsn=dsn,
-        # What a crash of the server takes, a repetition of the import brings again.
-        session={"synchronous_commit": "off"},
-    )
-    _runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    _runner, pool = begin(config, dsn, parent)
     brotr = Brotr(pool, notes_mentions=config.finder.enabled)
-    _runner.run(pool.connect())
     _worker = ImportWorker(brotr, order)
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)  # nobody is left to report to
 
 
 def run_piece(piece: Piece) -> Outcome:
