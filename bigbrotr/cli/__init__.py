@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from bigbrotr import __version__
 from bigbrotr.cli import (
     completion,
+    compliance,
     config,
     db,
     events,
@@ -18,6 +19,7 @@ from bigbrotr.cli import (
     run,
     seed,
     serve,
+    snapshot,
     stats,
     status,
     takedown,
@@ -46,8 +48,10 @@ FAMILIES = (
     stats,
     events,
     export,
+    snapshot,
     import_,
     takedown,
+    compliance,
     seed,
     health,
     verify,

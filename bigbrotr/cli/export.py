@@ -6,7 +6,7 @@ import sys
 
 import anyio
 
-from bigbrotr.cli import parse
+from bigbrotr.cli import parse, snapshot
 from bigbrotr.cli.events import add_conditions, conditions_of
 from bigbrotr.cli.output import say
 from bigbrotr.cli.place import Place, database, find, loop
@@ -43,6 +43,7 @@ def add(commands: parse.Group, shared: parse.Shared) -> None:
         metavar="TIME:ID",
         help="go on behind this event: created_at:id of the last line that there is",
     )
+    snapshot.add_parquet(group, shared)
     jsonl.add_argument(
         "-o",
         "--output",

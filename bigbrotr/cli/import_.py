@@ -5,9 +5,11 @@ import functools
 import os
 import sys
 import time
+from pathlib import Path
 
 from bigbrotr.cli import parse
 from bigbrotr.cli.events import moment
+from bigbrotr.cli.import_snapshot import check_snapshot, import_snapshot
 from bigbrotr.cli.output import say
 from bigbrotr.cli.place import Place, database, find, loop
 from bigbrotr.cli.progress import STOPPED, Progress, until_stopped
@@ -17,6 +19,7 @@ from bigbrotr.models.relay import Relay
 from bigbrotr.transfer.import_worker import FIRST_LINES, Outcome
 from bigbrotr.transfer.importing import Held, Importer
 from bigbrotr.transfer.lines import Source
+from bigbrotr.transfer.parquet_source import source_of
 from bigbrotr.view.words import roughly
 
 ENDED_EARLY = 2  # the exit code where a file is damaged
@@ -31,7 +34,7 @@ def add(commands: parse.Group, shared: parse.Shared) -> None:
         nargs="+",
         metavar="FILE",
         help='lines with events or ["EVENT", …] frames, packed with gzip or zstd or not; - is'
-        " standard input",
+        " standard input; Parquet files of events; or a snapshot's folder, with who holds them",
     )
     new.add_argument(
         "--held-by",
@@ -44,6 +47,12 @@ def add(commands: parse.Group, shared: parse.Shared) -> None:
     )
     new.add_argument(
         "--name", metavar="NAME", help="what to call the source (default: as the file)"
+    )
+    new.add_argument(
+        "--trust-coverage",
+        action="store_true",
+        help="of a snapshot: what it says is proven of relays counts as proven here (else it is"
+        " noted as its word)",
     )
     new.add_argument(
         "--dry-run",
@@ -66,14 +75,30 @@ def _import(options: argparse.Namespace) -> int:
         raise ConfigError("--as-of is in the future: say when the dump was made")
     if options.files.count("-") > 1:
         raise ConfigError("standard input can be read only once: name - once")
+    folders = [file for file in options.files if is_folder(file)]
+    if folders and (options.held_by is not None or options.dry_run):
+        raise ConfigError(
+            f"{folders[0]} is a folder: a snapshot says itself who holds its events; leave"
+            " --held-by, --as-of and --dry-run out (`bigbrotr snapshot verify DIR` looks at one)"
+        )
+    if options.trust_coverage and len(folders) < len(options.files):
+        raise ConfigError("--trust-coverage is for snapshots: a file of events proves nothing")
     for file in options.files:
-        Source(file).close()  # before the first one is imported, see that all can be read
+        if file in folders:
+            check_snapshot(Path(file))
+        else:
+            source_of(file).close()  # before the first one is imported, see that all can be read
     code = loop(_work(find(options), options))
     if code == STOPPED:
         # A thread may wait for standard input, for ever.
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def is_folder(file: str) -> bool:
+    """Whether a file is a folder."""
+    return Path(file).is_dir()
 
 
 async def _work(there: Place, options: argparse.Namespace) -> int:
@@ -89,7 +114,10 @@ async def _work(there: Place, options: argparse.Namespace) -> int:
         )
         code = 0
         for file in options.files:
-            found = await _Import(importer, file, is_dry=options.dry_run).run()
+            if is_folder(file):
+                found = await import_snapshot(brotr, there, importer, file, options)
+            else:
+                found = await _Import(importer, file, is_dry=options.dry_run).run()
             if found == STOPPED:
                 return found
             code = max(code, found)

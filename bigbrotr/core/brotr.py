@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from bigbrotr.core.calls.candidates import CandidateCalls
 from bigbrotr.core.calls.events import EventCalls
+from bigbrotr.core.calls.exchange import ExchangeCalls
 from bigbrotr.core.calls.imports import ImportCalls
 from bigbrotr.core.calls.maintenance import MaintenanceCalls
 from bigbrotr.core.calls.monitoring import MonitoringCalls
@@ -20,6 +21,7 @@ from bigbrotr.core.pool import Pool
 class Brotr(
     EventCalls,
     ImportCalls,
+    ExchangeCalls,
     ReconciliationCalls,
     CandidateCalls,
     VisitCalls,

@@ -24,6 +24,7 @@ from bigbrotr.errors import WorkerLostError
 from bigbrotr.models.relay import Relay
 from bigbrotr.transfer.import_worker import Order, Outcome, run_piece, start_worker
 from bigbrotr.transfer.lines import Piece, Source, digest_of
+from bigbrotr.transfer.parquet_source import source_of
 
 
 class Held(Struct, frozen=True):
@@ -53,14 +54,14 @@ class Importer:
         self._held, self._name, self._is_dry = held, name, is_dry
         self._workers = workers or len(os.sched_getaffinity(0))
 
-    async def run(self, file: str, tell: Callable[[Source, Outcome], None]) -> Outcome:
+    async def run(self, file: str | Source, tell: Callable[[Source, Outcome], None]) -> Outcome:
         """Imports a file; tells now and then how far it is. Returns what was in it.
 
         Raises:
             ConfigError: the file cannot be read.
             DatabaseError: the database went away: what was stored stays, and a repetition goes on.
         """
-        source = Source(file)
+        source = source_of(file) if isinstance(file, str) else file
         try:
             order = await self._order(source)
             outcome = Outcome()
