@@ -141,52 +141,48 @@ class Verification:
         return result
 
     async def _amcheck(self, connection: Connection, result: Result, broken: list[str]) -> None:
-        """Looks at all indexes and tables, in a transaction that is rolled back: the extension is
-        there for its length, unless it was before."""
+        """Looks at all indexes and tables, each in a transaction of its own: what is locked is
+        locked for others who change tables, and they for those who store."""
+        schema = await connection.fetchval(_AMCHECK_SCHEMA)
+        places = await connection.fetch(_PLACES)
+        for number, place in enumerate(places):
+            self._tell("indexes", number, number / len(places))
+            words = await self._damage(connection, schema, place["name"], place["kind"])
+            if words is not None:
+                result.find(f"{place['name']}: {words}")
+                if place["kind"] == "index":
+                    broken.append(place["name"])
+        kinds = [place["kind"] for place in places]
+        result.looked_at = (
+            f"{kinds.count('index'):,} B-tree indexes and {kinds.count('table'):,} tables"
+        )
+
+    async def _damage(
+        self, connection: Connection, schema: str | None, name: str, kind: str
+    ) -> str | None:
+        """What is wrong with an index or a table; None: nothing is. Where the extension is not
+        there, it is for the length of the transaction, which is rolled back."""
         transaction = connection.transaction()
         await transaction.start()
+        row: Any = None
         try:
-            schema = await connection.fetchval(_AMCHECK_SCHEMA)
             if schema is None:
                 await connection.execute("CREATE EXTENSION amcheck WITH SCHEMA pg_catalog")
-                schema = '"pg_catalog"'
-            places = await connection.fetch(_PLACES)
-            for number, place in enumerate(places):
-                self._tell("indexes", number, number / len(places))
-                words = await self._damage(connection, schema, place)
-                if words is not None:
-                    result.find(f"{place['name']}: {words}")
-                    if place["kind"] == "index":
-                        broken.append(place["name"])
-            kinds = [place["kind"] for place in places]
-            result.looked_at = (
-                f"{kinds.count('index'):,} B-tree indexes and {kinds.count('table'):,} tables"
-            )
-        finally:
-            await transaction.rollback()
-
-    async def _damage(self, connection: Connection, schema: str, place: Any) -> str | None:
-        """What is wrong with an index or a table; None: nothing is."""
-        try:
-            async with connection.transaction():
-                if place["kind"] == "index":
-                    await connection.execute(
-                        f"SELECT {schema}.bt_index_check($1, true)",
-                        place["name"],
-                        timeout=LONG_S,
-                    )
-                    return None
-                row = await connection.fetchrow(
-                    _heap(schema),
-                    place["name"],
-                    timeout=LONG_S,
+                schema = "pg_catalog"
+            if kind == "index":
+                await connection.execute(
+                    f"SELECT {schema}.bt_index_check($1, true)", name, timeout=LONG_S
                 )
+            else:
+                row = await connection.fetchrow(_heap(schema), name, timeout=LONG_S)
         except asyncpg.InsufficientPrivilegeError:
             raise
         except (asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError) as error:
             return str(error)
         except asyncpg.PostgresError as error:
             return f"cannot be looked at: {error}"
+        finally:
+            await transaction.rollback()
         return None if not row or not row["times"] else f"{row['times']:,} times: {row['words']}"
 
     async def _reindex(self, index: str, result: Result) -> None:
