@@ -6,6 +6,7 @@ what is archived, the verification of the rest in batches, and one transaction f
 
 import asyncio
 import re
+import time
 from bisect import bisect_right
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from msgspec import Struct
 from bigbrotr.config.settings import Config
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.imports import Import
+from bigbrotr.core.defects import POISON, is_outside
 from bigbrotr.errors import DatabaseError, leaves
 from bigbrotr.models.event import Event, WireEvent, identify
 from bigbrotr.nostr.message import EventMessage, decode
@@ -24,6 +26,7 @@ from bigbrotr.transfer.lines import Piece
 from bigbrotr.transfer.process import begin
 
 PAGE = 1000  # events that are stored at once
+WAITS_S = (1.0, 5.0, 15.0)  # before a piece is tried again
 FIRST_LINES = 5  # of each reason, that are told
 
 # What clients send to relays has no subscription.
@@ -101,7 +104,13 @@ class LineBatch(Batch):
         super().reject(reason, sample, count)
         known = reason.partition(":")[0]
         reason = known if known in self.rejected else "malformed"
-        line = self.line_of.get(sample, self._line)
+        self._count(reason, self.line_of.get(sample, self._line), count)
+
+    def refuse(self, event_id: bytes) -> None:
+        """Counts a valid event that the database cannot hold, and notes its line."""
+        self._count("refused by the database", self.line_of[event_id], 1)
+
+    def _count(self, reason: str, line: int, count: int) -> None:
         outcome = self.outcome
         outcome.invalid[reason] = outcome.invalid.get(reason, 0) + count
         lines = outcome.first.setdefault(reason, [])
@@ -154,9 +163,27 @@ class ImportWorker:
             batch.outcome.new += len(batch.fresh)
             return
         for is_held, some in self._parts(batch.fresh):
-            new = await self._brotr.store_imported(self._order.import_, some, is_held=is_held)
+            try:
+                new = await self._brotr.store_imported(self._order.import_, some, is_held=is_held)
+            except POISON:
+                new = await self._store_singly(batch, some, is_held=is_held)
             batch.outcome.new += new
             batch.outcome.outdated += 0 if is_held else len(some)
+
+    async def _store_singly(
+        self, batch: LineBatch, events: Sequence[Event], *, is_held: bool
+    ) -> int:
+        """Stores events one by one, since the database refuses one of them; returns how many."""
+        new = 0
+        for event in events:
+            try:
+                new += await self._brotr.store_imported(
+                    self._order.import_, [event], is_held=is_held
+                )
+            except POISON:
+                batch.outcome.events -= 1
+                batch.refuse(event.id)
+        return new
 
     async def _note(self, keys: list[tuple[int, bytes]]) -> list[int]:
         """Notes those that are archived; returns the positions of the others."""
@@ -206,13 +233,17 @@ def run_piece(piece: Piece) -> Outcome:
     """
     assert _runner is not None
     assert _worker is not None
-    try:
-        return _runner.run(_worker.work(piece))
-    except* (
-        OSError,
-        asyncpg.PostgresError,
-        asyncpg.InterfaceError,
-        asyncpg.InternalClientError,
-    ) as group:
-        lost = leaves(group)[0]
+    for wait_s in (*WAITS_S, None):
+        try:
+            return _runner.run(_worker.work(piece))
+        except* (
+            OSError,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+        ) as group:
+            lost = leaves(group)[0]
+        if wait_s is None or not is_outside(lost):
+            break
+        time.sleep(wait_s)  # it may be there again: what was stored is known by then
     raise DatabaseError(f"import: {lost}") from lost
