@@ -24,9 +24,16 @@ from bigbrotr.transfer.lines import Piece
 from tests.kit.archive import BOTH, A, B, check_totals, claim_a, held, ordered, pairs
 from tests.kit.events import NOW, make_event, serialise, verified, wire
 from tests.kit.policy import judge
-from tests.kit.processes import call, environment, until
+from tests.kit.processes import call, children, command, environment, until
 
 EVENTS = [verified(f"note {n}", created_at=NOW - n * 40_000) for n in range(60)]
+
+
+@pytest.fixture
+def config(dsn: str, tmp_path: Path) -> list[str]:
+    path = tmp_path / "import.toml"
+    path.write_text(f'[database]\nurl = "{dsn}"\n')
+    return ["--config", str(path)]
 
 
 def dump(path: Path, lines: Sequence[bytes | Event]) -> str:
@@ -344,6 +351,32 @@ async def test_a_database_that_lets_go_is_tried_again(brotr: Brotr, tmp_path: Pa
 
 
 @pytest.mark.slow
+async def test_a_worker_that_is_killed_is_told(
+    brotr: Brotr, dsn: str, tmp_path: Path, config: list[str]
+) -> None:
+    events = [verified(f"{n}" * 30, created_at=NOW - n * 5000, key=n % 5) for n in range(3000)]
+    file = dump(tmp_path / "many.jsonl", events)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bigbrotr", "import", file, *config),
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(),
+    )
+
+    def worker() -> list[int]:
+        return [pid for pid in children(process.pid) if "spawn_main" in command(pid)]
+
+    await until(lambda: bool(worker()), "a worker")
+    os.kill(worker()[0], signal.SIGKILL)
+    _, err = await process.communicate()
+    assert process.returncode == 1
+    assert b"a process of the import was killed: import the file again" in err
+    assert b"Traceback" not in err
+    done = await call("import", file, *config)
+    assert done.code == 0
+    assert await archived(brotr) == {event.id for event in events}
+
+
+@pytest.mark.slow
 async def test_killed_at_any_moment_and_repeated_it_is_complete(
     brotr: Brotr, dsn: str, tmp_path: Path
 ) -> None:
@@ -378,13 +411,6 @@ async def test_killed_at_any_moment_and_repeated_it_is_complete(
     row = await brotr.pool.fetchrow("SELECT new_events, events, finished_at FROM bigbrotr.imports")
     assert row is not None
     assert (row["new_events"], row["events"], row["finished_at"] is None) == (6000, 6000, False)
-
-
-@pytest.fixture
-def config(dsn: str, tmp_path: Path) -> list[str]:
-    path = tmp_path / "import.toml"
-    path.write_text(f'[database]\nurl = "{dsn}"\n')
-    return ["--config", str(path)]
 
 
 @pytest.mark.slow
