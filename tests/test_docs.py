@@ -1,6 +1,7 @@
 """The documentation: what is generated is current, what can be run runs, links lead somewhere."""
 
 import asyncio
+import gzip
 import re
 import shlex
 import shutil
@@ -23,6 +24,7 @@ from bigbrotr.net.connect import Failure
 from bigbrotr.nostr.questions import GapReason
 from bigbrotr.services import validator
 from docs import generate, generate_schema
+from tests.kit.events import make_event, wire
 from tests.kit.processes import Done, environment
 from tests.models.test_where import bech32
 
@@ -139,6 +141,9 @@ async def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         '[networks.clearnet]\nenabled = false\n[web]\nlisten = "127.0.0.1:0"\n'
         '[serve]\nlisten = "127.0.0.1:0"\n'
     )
+    events = [wire(make_event(content=f"{n}")) for n in range(9)]
+    (home / "dump.jsonl").write_bytes(b"\n".join(events))
+    (home / "more.jsonl.gz").write_bytes(gzip.compress(b"\n".join(events[:3])))
     done = await bigbrotr(home, "db migrate --profile full")
     assert done.code == 0, done.err
     return home
