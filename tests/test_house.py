@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "nostr": FOUNDATION | {"net"},
     "embedded": {"errors", "secret"},
     "core": FOUNDATION | {"embedded"},
-    "serve": FOUNDATION | {"net", "nostr", "core", "reads"},
+    "serve": FOUNDATION | {"net", "nostr", "core", "reads", "view.words"},
     "services": FOUNDATION | {"net", "nostr", "core"},
     "runner": FOUNDATION | {"core"},
     "telemetry": FOUNDATION | {"core", "embedded", "net", "runner", "serve", "systemd"},

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from bigbrotr import __version__
 from bigbrotr.cli import (
     completion,
+    compliance,
     config,
     db,
     events,
@@ -48,6 +49,7 @@ FAMILIES = (
     snapshot,
     import_,
     takedown,
+    compliance,
     seed,
     health,
     config,

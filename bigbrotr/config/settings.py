@@ -1116,6 +1116,9 @@ class ServeSettings(Section, frozen=True):
             "anybody else it is ignored"
         ),
     ] = ()
+    pages: Annotated[
+        bool, Meta(description="pages for people, at /; without them / leads to the API")
+    ] = True
     limits: ServeLimits = ServeLimits()
     relay: ServeRelaySettings = ServeRelaySettings()
 

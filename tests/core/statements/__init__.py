@@ -19,7 +19,7 @@ from tests.conftest import CLUSTER
 FOLDER = Path(__file__).parent
 CALLS = {"_value", "_row", "_rows", "value_of", "rows_of"}
 # Arguments that are handed on as a dict come from these functions.
-DICTS = {"coverage": "coverage_of", "columns": "event_columns"}
+DICTS = {"coverage": "coverage_of", "columns": "event_columns", "asks": "asks_about"}
 VERBS = r"\s*(SELECT|INSERT INTO|UPDATE|DELETE FROM|ANALYZE|LOCK TABLE|CREATE SCHEMA)\s+[\S]"
 OF_CITUS = ("pg_dist_partition", "slices_moved")  # needs the extension
 OF_PARTITIONS = ("events_default",)  # asked where there are some, and a cluster has none
@@ -71,6 +71,8 @@ def call_in(node: ast.Call, dicts: dict[str, list[str]]) -> str | None:
     texts = [each.value for each in node.args if isinstance(each, ast.Constant)]
     if name not in CALLS or not texts:
         return None
+    if isinstance(node.func, ast.Attribute) != name.startswith("_"):
+        return None  # a function that has the name of a method
     parameters: list[str] = []
     for keyword in node.keywords:
         if keyword.arg is None:
