@@ -250,6 +250,10 @@ _FIGURES = {
     "dropped_in_30_days": "… after a week, within 30 days.",
     "dropped_in_year": "… after 30 days, within a year.",
     "dropped_later": "… after a year.",
+    "deleted": "Events that it held, was asked to delete, and holds no more.",
+    "kept": "Events that it was seen to hold after it was asked to delete them.",
+    "unknown": "Events that it was asked to delete, and of which nothing was proven since.",
+    "kept_as_of": "The oldest of the proofs for what is kept, in Unix seconds.",
     "relays_up": "Relays that were up at one check at least.",
     "checks": "Checks.",
     "checks_up": "Checks that found the relay up.",
@@ -271,10 +275,6 @@ _FIGURES = {
     "auth": "Relays that say they require authentication.",
     "payment": "Relays that say they require payment.",
     "restricted": "Relays that say that not everybody may write.",
-    "deleted": "Events that it held, was asked to delete, and holds no more.",
-    "kept": "Events that it was seen to hold after it was asked to delete them.",
-    "unknown": "Events that it was asked to delete, of which nothing was proven since.",
-    "kept_as_of": "The oldest of the proofs for what is kept, in Unix seconds.",
 }
 _FIGURES_OF = {
     ("replication", "relays"): "How many relays hold an event.",

@@ -39,7 +39,7 @@ async def page(ask: Ask) -> Page:
     )
 
 
-async def _rows(ask: Ask, name: str, days: int, now: int) -> list[Any]:
+async def _of_days(ask: Ask, name: str, days: int, now: int) -> list[Any]:
     rows = await statistics.figures(
         ask.pool, STATISTICS[name], since=now - days * DAY_S, until=now + DAY_S
     )
@@ -54,7 +54,7 @@ def last_days(now: int, days: int) -> list[str]:
 
 
 async def _by_kind(ask: Ask, now: int) -> charts.Chart:
-    rows = await _rows(ask, "kinds", DAYS, now)
+    rows = await _of_days(ask, "kinds", DAYS, now)
     total: Counter[int] = Counter()
     for row in rows:
         total[row.kind] += row.events
@@ -74,7 +74,7 @@ async def _by_kind(ask: Ask, now: int) -> charts.Chart:
 
 
 async def _growth(ask: Ask, now: int) -> charts.Chart:
-    rows = {row.day: row.events for row in await _rows(ask, "growth", DAYS, now)}
+    rows = {row.day: row.events for row in await _of_days(ask, "growth", DAYS, now)}
     labels = last_days(now, DAYS)
     return charts.bars(labels, [charts.Series("first seen", [rows.get(day) for day in labels])])
 
@@ -82,7 +82,7 @@ async def _growth(ask: Ask, now: int) -> charts.Chart:
 async def _replication(ask: Ask, now: int) -> charts.Chart:
     """How many events so many relays hold, of the last days."""
     held: Counter[int] = Counter()
-    for row in await _rows(ask, "replication", REPLICATION_DAYS, now):
+    for row in await _of_days(ask, "replication", REPLICATION_DAYS, now):
         held[row.relays] += row.events
     most = max(held, default=0)
     edges = [*range(min(most, 10) + 1)]
