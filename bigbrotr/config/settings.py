@@ -1056,6 +1056,13 @@ class ServeRelaySettings(Section, frozen=True):
         str | None, Meta(description="in its document, as `self`: the relay's own")
     ] = None
     icon: Annotated[str | None, Meta(description="in its document: a URL")] = None
+    hints: Annotated[
+        bool,
+        Meta(
+            description="EOSE says whether there is more (NIP-67); false: for clients that take no "
+            "such EOSE, as nostr-fetch up to 0.17"
+        ),
+    ] = True
     limits: ServeRelayLimits = ServeRelayLimits()
 
     def __post_init__(self) -> None:

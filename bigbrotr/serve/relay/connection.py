@@ -176,8 +176,8 @@ class Connection:
                 work = partial(self._answer, self._subscribe(name, queries))
             case Count(_, queries, first_tag):
                 work = partial(self._count, name, queries, first_tag)
-            case NegOpen(_, query, payload):
-                work = partial(self._compare, name, query, payload)
+            case NegOpen(_, queries, payload):
+                work = partial(self._compare, name, queries, payload)
         task = asyncio.create_task(self._guarded(work, partial(self._end, kind, name)))
         self._tasks[kind, name] = task
         task.add_done_callback(lambda done: self._is_done(kind, name, done))
@@ -186,8 +186,7 @@ class Connection:
         limits = self._relay.settings.limits
         if self._login is not None and (reason := self._login.refusal):
             return reason
-        queries = [said.query] if isinstance(said, NegOpen) else said.queries
-        if self._values + values_of(queries) > limits.max_values:
+        if self._values + values_of(said.queries) > limits.max_values:
             return f"blocked: more than {limits.max_values} values in the filters of a connection"
         if isinstance(said, NegOpen):
             open_ = len(self._sessions) + sum(kind == NEG for kind, _ in self._tasks)
@@ -275,7 +274,7 @@ class Connection:
         async for page in stored.pages():
             await self.outbox.send([subscription.frame(event) for event in page])
         hint = None
-        if stored.is_asked:
+        if stored.is_asked and self._relay.settings.hints:
             hint = "more" if stored.has_more else "finish"
         await self.outbox.send([messages.eose(subscription.name, hint)])
         subscription.go_live()
@@ -316,9 +315,9 @@ class Connection:
 
     # Reconciliations
 
-    async def _compare(self, name: str, query: Query, payload: bytes) -> None:
+    async def _compare(self, name: str, queries: list[Query], payload: bytes) -> None:
         try:
-            held = await self._relay.holdings.take(self._view, query, self._ask)
+            held = await self._relay.holdings.take(self._view, queries, self._ask)
         except TooManyError as error:
             self.outbox.put(messages.neg_error(name, str(error), error.most))
             return

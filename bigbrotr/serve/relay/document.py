@@ -9,7 +9,6 @@ from bigbrotr.config.settings import ServeRelaySettings
 from bigbrotr.serve.relay.messages import MAX_SUBSCRIPTION
 
 KIND = "application/nostr+json"
-WHOLE = (1, 67)  # what takes whole events
 
 
 def document(settings: ServeRelaySettings, *, is_archive: bool, keeps_events: bool) -> bytes:
@@ -17,7 +16,9 @@ def document(settings: ServeRelaySettings, *, is_archive: bool, keeps_events: bo
     limits = settings.limits
     nips = {11, 45, 77}
     if keeps_events:
-        nips.update(WHOLE)
+        nips.add(1)
+        if settings.hints:
+            nips.add(67)
     if settings.auth:
         nips.add(42)
     more = " Old versions of replaceable events included." if is_archive else ""

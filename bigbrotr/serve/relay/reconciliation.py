@@ -64,19 +64,20 @@ class Holdings:
         """How many ids are in memory."""
         return sum(len(each.items) for each in self._kept.values())
 
-    async def take(self, view: View, query: Query, ask: Asking) -> "Held":
-        """The ids that match, for somebody whose questions to the database go by way of `ask`.
+    async def take(self, view: View, queries: list[Query], ask: Asking) -> "Held":
+        """The ids that match any of the queries, for somebody whose questions to the database go by
+        way of `ask`.
 
         Raises:
             TooManyError: they are too many, or too many for the room that is left.
         """
-        key = key_of(view, query)
+        key = key_of(view, queries)
         kept = self._kept.get(key)
         if kept is None or not kept.is_fresh:
             kept = Kept()
             self._drop(key)
             self._kept[key] = kept
-            kept.task = asyncio.create_task(self._read(kept, view, query, ask))
+            kept.task = asyncio.create_task(self._read(kept, view, queries, ask))
         kept.users += 1
         kept.used_at = time.monotonic()
         held = Held(self, key, kept)
@@ -89,22 +90,11 @@ class Holdings:
             raise
         return held
 
-    async def _read(self, kept: Kept, view: View, query: Query, ask: Asking) -> None:
+    async def _read(self, kept: Kept, view: View, queries: list[Query], ask: Asking) -> None:
         began = time.monotonic()
         try:
-            about = await ask(lambda: view.events.count(query, 0, budget_s=1.0))
-            if query.limit is None and not about.is_exact and about.events > 4 * self.most:
-                # By far: as it is about statistics, what is near is counted.
-                raise TooManyError("blocked: too many events match", self.most)
-            pages = view.ids(query)
-            while True:
-                page = await ask(lambda: anext(pages, None))
-                if page is None:
-                    break
-                kept.items.extend_packed(page.created_ats, page.ids)
-                if len(kept.items) > self.most:
-                    raise TooManyError("blocked: too many events match", self.most)
-                self._make_room(kept)
+            for query in queries:
+                await self._read_one(kept, view, query, ask)
             for _ in kept.items.sealing():
                 await asyncio.sleep(0)
         except BaseException:
@@ -118,6 +108,21 @@ class Holdings:
         kept.task = None
         while len(self._kept) > KEPT and self._drop_oldest():
             pass
+
+    async def _read_one(self, kept: Kept, view: View, query: Query, ask: Asking) -> None:
+        about = await ask(lambda: view.events.count(query, 0, budget_s=1.0))
+        if query.limit is None and not about.is_exact and about.events > 4 * self.most:
+            # By far: as it is about statistics, what is near is counted.
+            raise TooManyError("blocked: too many events match", self.most)
+        pages = view.ids(query)
+        while True:
+            page = await ask(lambda: anext(pages, None))
+            if page is None:
+                break
+            kept.items.extend_packed(page.created_ats, page.ids)
+            if len(kept.items) > self.most:
+                raise TooManyError("blocked: too many events match", self.most)
+            self._make_room(kept)
 
     def _make_room(self, kept: Kept) -> None:
         while self.items > self._room:
@@ -201,8 +206,12 @@ class Session:
         self._held.release()
 
 
-def key_of(view: View, query: Query) -> tuple[object, ...]:
+def key_of(view: View, queries: list[Query]) -> tuple[object, ...]:
     """What tells one question from another."""
+    return (view.path, *map(_key, queries))
+
+
+def _key(query: Query) -> tuple[object, ...]:
     tags = tuple(sorted((letter, texts) for letter, texts in query.tags.items()))
     lists = query.ids, query.authors, query.kinds
-    return (view.path, lists, tags, query.since, query.until, query.limit)
+    return (lists, tags, query.since, query.until, query.limit)

@@ -23,7 +23,10 @@ def some(number: int) -> list[Event]:
 
 
 async def reconcile(
-    client: Client, query: dict[str, Any], ours: Sequence[Event], name: str = "neg"
+    client: Client,
+    query: dict[str, Any] | list[dict[str, Any]],
+    ours: Sequence[Event],
+    name: str = "neg",
 ) -> tuple[set[bytes], set[bytes]]:
     """The ids that the relay lacks, and those that we lack."""
     asker = Asker(
@@ -78,6 +81,23 @@ async def test_both_differences_are_found(
         # Who has the same learns just that.
         same = [event for event in [*everything, edge] if event.id in held]
         assert await reconcile(client, query, same) == (set(), set())
+
+
+async def test_any_of_several_filters_may_match(brotr: Brotr, dsn: str) -> None:
+    events = some(300)
+    await store(brotr, events)
+    async with relay_of(dsn) as place, client_of(place.url) as client:
+        filters: list[dict[str, Any]] = [{"kinds": [1]}, {"#t": ["1"]}, {"since": NOW + 40}]
+        wanted = {
+            event.id
+            for event in events
+            if event.kind == 1 or event.tags[0][1] == "1" or event.created_at >= NOW + 40
+        }
+        assert await reconcile(client, filters, events[:100]) == (
+            {event.id for event in events[:100]} - wanted,
+            wanted - {event.id for event in events[:100]},
+        )
+        assert await reconcile(client, [{}], events) == (set(), set())
 
 
 async def test_many_reconcile_at_once_and_share_the_ids(brotr: Brotr, dsn: str) -> None:
@@ -172,6 +192,8 @@ async def test_memory_is_bounded_for_all_together(brotr: Brotr, dsn: str) -> Non
         ([{}, 5], "hex digits"),
         ([{"ids": ["a"]}, "61"], "64 hex digits"),
         ([["a"], "61"], "JSON object"),
+        ([[], "61"], "1 to 20 filters, not 0"),
+        ([[{}] * 21, "61"], "1 to 20 filters, not 21"),
         ([{}, ""], "truncated"),
         ([{}, "6100"], "truncated"),
         ([{}, "610000"], "truncated"),
