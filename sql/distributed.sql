@@ -52,6 +52,7 @@ BEGIN
         ('statistics_lock',  'ordinary',    NULL,    NULL),
         ('arrivals',         'ordinary',    NULL,    NULL),
         ('arrivals_pruned',  'ordinary',    NULL,    NULL),
+        ('rejudged',         'ordinary',    NULL,    NULL),
         ('dirty_days',       'ordinary',    NULL,    NULL),
         ('day_totals',       'ordinary',    NULL,    NULL),
         ('day_kinds',        'ordinary',    NULL,    NULL),

@@ -10,7 +10,8 @@ import sys
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import accumulate, pairwise
+from itertools import accumulate, compress, count, islice, pairwise
+from operator import eq, gt
 
 from bigbrotr.nostr.negentropy import BLOCK, ID_SIZE, INFINITY, MODULUS, Bound, Digest
 
@@ -82,18 +83,28 @@ class IdSet:
             times.byteswap()
         if len(times) * ID_SIZE != len(ids):
             raise ValueError("as many times as ids")
-        keys = [(at, ids[n * ID_SIZE : (n + 1) * ID_SIZE]) for n, at in enumerate(times)]
-        is_behind = not self._chunks or (
-            bool(keys) and self._chunks[-1].key(len(self._chunks[-1]) - 1) < keys[0]
-        )
-        if not is_behind or any(later <= key for key, later in pairwise(keys)):
-            self.update(keys)
+        if not times:
             return
-        self._size += len(keys)
-        for start in range(0, len(keys), CHUNK):
-            end = min(start + CHUNK, len(keys))
+        if not self._is_next(times, ids):
+            self.update((at, ids[n * ID_SIZE : (n + 1) * ID_SIZE]) for n, at in enumerate(times))
+            return
+        self._size += len(times)
+        for start in range(0, len(times), CHUNK):
+            end = min(start + CHUNK, len(times))
             made = _Chunk(times[start:end], ids[start * ID_SIZE : end * ID_SIZE])
             self._insert_chunk(len(self._chunks), made)
+
+    def _is_next(self, times: "array[int]", ids: bytes) -> bool:
+        """Whether these come in order, and after all others."""
+        if any(map(gt, times, islice(times, 1, None))):
+            return False
+        if self._chunks and self._chunks[-1].key(len(self._chunks[-1]) - 1) >= (times[0], ids[:32]):
+            return False
+        ties = compress(count(), map(eq, times, islice(times, 1, None)))
+        return all(
+            ids[n * ID_SIZE : (n + 1) * ID_SIZE] < ids[(n + 1) * ID_SIZE : (n + 2) * ID_SIZE]
+            for n in ties
+        )
 
     def summing(self) -> Iterator[None]:
         """Sums up what has changed, in steps of less than a millisecond."""
@@ -191,8 +202,8 @@ class _Chunk:
     def __init__(self, times: "array[int]", ids: bytes) -> None:
         self.times = times
         self.ids = ids
-        self.total = _sum(ids)  # of all ids, not reduced
         self._sums = bytearray(ID_SIZE)  # of all ids before each block, as far as they are known
+        self.total = self.sum_before(len(times))  # of all ids
 
     def __len__(self) -> int:
         return len(self.times)

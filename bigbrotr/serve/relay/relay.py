@@ -18,6 +18,7 @@ from bigbrotr.serve.relay.document import KIND, document
 from bigbrotr.serve.relay.follower import Follower
 from bigbrotr.serve.relay.reconciliation import Holdings
 from bigbrotr.serve.relay.subscription import Subscription
+from bigbrotr.serve.relay.upkeep import Upkeep
 from bigbrotr.serve.relay.views import ARCHIVE, View, views_of
 from bigbrotr.serve.relay.work import Desk, Work
 
@@ -48,6 +49,7 @@ class Relay:
         work = Work(limits.work_per_s / serve.width, limits.work_burst_s)
         self.desk = Desk(work, width)
         self.holdings = Holdings(limits.max_reconciled, limits.reconciliation_mb * 1_000_000)
+        self.holdings.keep_up = Upkeep(pool, self.holdings.changing, self.holdings.drop, log)
         self.follower = Follower(pool, self.views.values(), self._end, log)
         self.owners: dict[Subscription, Connection] = {}
         self._public = netloc(serve.public_url or "")
@@ -140,11 +142,12 @@ async def open_relay(
         return
     kept = await pool.fetchval("SELECT * FROM bigbrotr.kept_columns()")
     relay = Relay(pool, settings, log, keeps_events="content" in kept)
-    follower = asyncio.create_task(relay.follower.run())
+    assert relay.holdings.keep_up is not None
+    tasks = [asyncio.create_task(each.run()) for each in (relay.follower, relay.holdings.keep_up)]
     try:
         yield relay
     finally:
         await relay.close()
-        follower.cancel()
-        with suppress(asyncio.CancelledError):
-            await follower
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
