@@ -576,6 +576,8 @@ BEGIN
     FROM unnest(p_created_ats, p_ids) AS u (created_at, id)
     WHERE e.slice = p_slice AND e.created_at = u.created_at AND e.id = u.id AND e.kind >= 0;
     DELETE FROM bigbrotr.events_raw w WHERE w.slice = p_slice AND w.event_id = ANY (p_ids);
+    DELETE FROM bigbrotr.search s USING unnest(p_created_ats, p_ids) AS u (created_at, id)
+    WHERE s.slice = p_slice AND s.created_at = u.created_at AND s.id = u.id;
     INSERT INTO bigbrotr.hidden AS h (created_at, slice, id, why, expires_at)
     SELECT u.created_at, p_slice, u.id, 128, NULL FROM unnest(p_created_ats, p_ids) AS u (created_at, id)
     ON CONFLICT (created_at, slice, id) DO UPDATE SET why = h.why | 128, expires_at = NULL
@@ -664,6 +666,8 @@ AS $$
 BEGIN
     DELETE FROM bigbrotr.hidden h USING unnest(p_created_ats, p_ids) AS u (created_at, id)
     WHERE h.slice = p_slice AND h.created_at = u.created_at AND h.id = u.id;
+    DELETE FROM bigbrotr.search s USING unnest(p_created_ats, p_ids) AS u (created_at, id)
+    WHERE s.slice = p_slice AND s.created_at = u.created_at AND s.id = u.id;
 END $$;
 COMMENT ON FUNCTION bigbrotr.unmark_hidden IS 'Forgets what was noted of events of one slice.';
 

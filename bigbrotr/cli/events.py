@@ -12,7 +12,7 @@ from bigbrotr.models.filter import public_key
 from bigbrotr.models.policy import View
 from bigbrotr.models.query import Query
 from bigbrotr.models.where import parse_event_id
-from bigbrotr.reads.events import EventReads, NotKeptError
+from bigbrotr.reads.events import EventReads, NotKeptError, NotSearchedError
 
 LIMIT = 500  # unless more is asked for
 
@@ -34,6 +34,11 @@ def add(commands: parse.Group, shared: parse.Shared) -> None:
     events.add_argument("--kind", action="append", type=int, metavar="N", help="may be repeated")
     events.add_argument(
         "--tag", action="append", metavar="LETTER=VALUE", help="e.g. t=nostr; may be repeated"
+    )
+    events.add_argument(
+        "--search",
+        metavar="WORDS",
+        help='words that all occur, "phrases", and -words that do not, where there is an index',
     )
     words = "from then on: a date (of UTC) or Unix seconds"
     events.add_argument("--since", type=moment, metavar="TIME", help=words)
@@ -80,9 +85,12 @@ def query_of(options: argparse.Namespace) -> Query:
     Raises:
         ConfigError: one is wrong.
     """
-    parts = (options.id, options.author, options.kind, options.tag, options.since, options.until)
+    names = ("id", "author", "kind", "tag", "since", "until", "search")
+    parts = [getattr(options, name) for name in names]
     if options.filter is not None and any(part is not None for part in parts):
-        raise ConfigError("--filter says all: leave --id, --author, --kind, --tag and times out")
+        raise ConfigError(
+            "--filter says all: leave --id, --author, --kind, --tag, --search and times out"
+        )
     try:
         if options.filter is not None:
             query = Query.from_json(options.filter)
@@ -99,6 +107,7 @@ def query_of(options: argparse.Namespace) -> Query:
         since=query.since,
         until=query.until,
         limit=None if options.all else limit,
+        search=query.search,
     )
 
 
@@ -117,6 +126,8 @@ def _parts(options: argparse.Namespace) -> dict[str, object]:
         if not mark:
             raise ValueError(f"--tag {text}: give it as LETTER=VALUE, e.g. t=nostr")
         tags.setdefault(f"#{letter}", []).append(value)
+    if options.search is not None:
+        filter_["search"] = options.search
     for name in ("since", "until"):
         if (at := getattr(options, name)) is not None:
             filter_[name] = at
@@ -129,7 +140,7 @@ async def _print(there: Place, query: Query, view: View) -> int:
         try:
             async for event in EventReads(brotr.pool, view).all(query):
                 write(event.to_json() + b"\n")
-        except NotKeptError as error:
+        except (NotKeptError, NotSearchedError) as error:
             raise ConfigError(str(error)) from None
     sys.stdout.flush()
     return 0

@@ -106,6 +106,9 @@ METRICS: dict[str, Metric] = {
     "candidates": Metric("gauge", "Candidates, by what they are up to.", ("network", "state")),
     "gaps": Metric("gauge", "Gaps in what is wanted, by reason.", ("reason",)),
     "backlog": Metric("gauge", "What is due and waits.", ("queue",)),
+    "search_filling": Metric(
+        "gauge", "1 while the index of words has not all that was archived before it."
+    ),
     "backlog_age_seconds": Metric("gauge", "For how long the oldest of it waits.", ("queue",)),
 }
 

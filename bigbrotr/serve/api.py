@@ -16,6 +16,7 @@ from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position
 from bigbrotr.models.query import Query as EventQuery
 from bigbrotr.models.relay import Network, Relay
+from bigbrotr.models.search import MOST_CHARACTERS, Search
 from bigbrotr.models.where import parse_event_id
 from bigbrotr.reads import (
     at_risk,
@@ -29,7 +30,7 @@ from bigbrotr.reads import (
     status,
 )
 from bigbrotr.reads.event_lines import EventLines
-from bigbrotr.reads.events import NotKeptError, StoredEvent
+from bigbrotr.reads.events import NotKeptError, NotSearchedError, StoredEvent
 from bigbrotr.reads.relays import Stage, Uptime
 from bigbrotr.reads.where import Where, where
 from bigbrotr.serve.parameters import PARSE, WHOLE
@@ -399,6 +400,13 @@ Tags = Annotated[
         extra={WHOLE: True},
     ),
 ]
+SearchText = Annotated[
+    Annotated[str, Meta(min_length=1, max_length=MOST_CHARACTERS)] | None,
+    Meta(
+        description='words that all occur, "phrases", and -words that do not (NIP-50); where there '
+        "is an index of them"
+    ),
+]
 UntilThen = Annotated[
     Seconds | None, Meta(description="until then, that second included, in Unix seconds")
 ]
@@ -423,6 +431,7 @@ class EventsQuery(ListQuery, frozen=True, kw_only=True):
     tag: Tags = None
     since: Since = None
     until: UntilThen = None
+    search: SearchText = None
 
 
 class CountsQuery(Query, frozen=True, kw_only=True):
@@ -434,6 +443,7 @@ class CountsQuery(Query, frozen=True, kw_only=True):
     tag: Tags = None
     since: Since = None
     until: UntilThen = None
+    search: SearchText = None
 
 
 class Counted(Struct, frozen=True):
@@ -479,7 +489,15 @@ def _filter(query: EventsQuery | CountsQuery) -> EventQuery:
         tags=tags,
         since=query.since or 0,
         until=MAX_CREATED_AT if query.until is None else query.until,
+        search=None if query.search is None else _search(query.search),
     )
+
+
+def _search(text: str) -> Search | None:
+    try:
+        return Search.parse(text)
+    except ValueError as error:
+        raise RefusedError("bad-parameter", str(error), parameter="search") from None
 
 
 def _position(after: tuple[int, str] | None) -> Position | None:
@@ -499,6 +517,8 @@ async def _events(
         )
     except NotKeptError as error:
         raise RefusedError("bad-parameter", str(error), parameter="tag") from None
+    except NotSearchedError as error:
+        raise RefusedError("bad-parameter", str(error), parameter="search") from None
     return Lines(page.lines, page.number, _key_of(page.next))
 
 
@@ -507,6 +527,8 @@ async def _counts(pool: Pool, query: CountsQuery) -> Counted:
         found = await _reads(pool).count(_filter(query), MOST_COUNTED, budget_s=BUDGET_S)
     except NotKeptError as error:
         raise RefusedError("bad-parameter", str(error), parameter="tag") from None
+    except NotSearchedError as error:
+        raise RefusedError("bad-parameter", str(error), parameter="search") from None
     return Counted(found.events, not found.is_exact)
 
 

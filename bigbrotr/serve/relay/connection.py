@@ -12,7 +12,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from bigbrotr.core.defects import refusal
 from bigbrotr.models.query import Query
 from bigbrotr.nostr.negentropy import NegentropyError
-from bigbrotr.reads.events import NotKeptError
+from bigbrotr.reads.events import NotKeptError, NotSearchedError
 from bigbrotr.serve.relay import messages
 from bigbrotr.serve.relay.authentication import Authentication
 from bigbrotr.serve.relay.counting import Counted, count_one, count_union
@@ -218,6 +218,8 @@ class Connection:
             return str(error)
         if isinstance(error, NotKeptError):
             return "unsupported: this archive keeps neither tags nor contents"
+        if isinstance(error, NotSearchedError):
+            return "unsupported: this archive has no index of words"
         if isinstance(error, TooSlowError | asyncpg.QueryCanceledError):
             return "error: that takes too long; ask for less time, or with more conditions"
         if isinstance(error, TimeoutError):

@@ -141,7 +141,10 @@ def _read(verb: str, name: str, rest: list[Any], max_filters: int) -> Message:
                 filters = rest[0] if isinstance(rest[0], list) else [rest[0]]
                 if not 0 < len(filters) <= max_filters:
                     raise ValueError(f"1 to {max_filters} filters, not {len(filters)}")
-                return NegOpen(name, [_query(each) for each in filters], _payload(rest[1]))
+                queries = [_query(each) for each in filters]
+                if any(query.search is not None for query in queries):
+                    raise ValueError("what is searched for by words is not reconciled")
+                return NegOpen(name, queries, _payload(rest[1]))
             case "NEG-MSG":
                 return NegMessage(name, _payload(rest[0] if rest else None))
             case "NEG-CLOSE":

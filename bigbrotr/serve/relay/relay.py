@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from aiohttp import WSCloseCode, hdrs, web
 
 from bigbrotr.config.settings import ServeRelaySettings, ServeSettings
-from bigbrotr.core.defects import Defects
+from bigbrotr.core.defects import Defects, refusal
 from bigbrotr.core.logger import Logger
 from bigbrotr.core.pool import Pool
 from bigbrotr.serve.limits import Buckets, Connections
@@ -54,10 +54,6 @@ class Relay:
         self.owners: dict[Subscription, Connection] = {}
         self._public = netloc(serve.public_url or "")
         self._open: set[Connection] = set()
-        self._documents = {
-            path: document(settings, is_archive=path == ARCHIVE, keeps_events=keeps_events)
-            for path in self.views
-        }
 
     async def answer(
         self, request: web.BaseRequest, path: str, address: str
@@ -80,8 +76,23 @@ class Relay:
                 hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Accept",
                 hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, HEAD, OPTIONS",
             }
-            return web.Response(body=self._documents[path], headers=headers)
+            found = document(
+                self.settings,
+                is_archive=path == ARCHIVE,
+                keeps_events=self.keeps_events,
+                is_searched=await self._is_searched(view),
+            )
+            return web.Response(body=found, headers=headers)
         return None
+
+    async def _is_searched(self, view: View) -> bool:
+        """Whether there is an index of words; also where the database does not say."""
+        try:
+            return await view.events.searched_kinds() is not None
+        except Exception as error:
+            if refusal(error) is None and not isinstance(error, TimeoutError):
+                self.defects.note(error)
+            return False
 
     async def _talk(self, request: web.BaseRequest, view: View, address: str) -> web.StreamResponse:
         try:
