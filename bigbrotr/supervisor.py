@@ -133,7 +133,13 @@ class Supervisor:
         async with AsyncExitStack() as stack:
             dsn = None
             if self.config.database.is_embedded:
-                server = EmbeddedPostgres(self.data_dir, on_progress=self.telemetry.tell_progress)
+                archive = self.config.database.wal_archive
+                server = EmbeddedPostgres(
+                    self.data_dir,
+                    wal_archive=Path(archive) if archive else None,
+                    summarizes_wal=self.config.database.summarize_wal,
+                    on_progress=self.telemetry.tell_progress,
+                )
                 await stack.enter_async_context(server)
                 dsn = server.url
                 watch = anyio.CancelScope()

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from bigbrotr.config.settings import Config, RelaySettings, SourceSettings
+from bigbrotr.transfer.datasets import BY_MONTH, WHOLE, Column
 
 DOCS = Path(__file__).parent
 PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -136,7 +137,32 @@ def _shown(value: object) -> str:
     return f"`{msgspec.json.encode(value).decode()}`"
 
 
-PARTS: dict[str, Callable[[], str]] = {"settings": settings}
+def datasets() -> str:
+    """The tables of a snapshot and their columns."""
+    made = []
+    for dataset in (*BY_MONTH, *WHOLE):
+        is_divided = dataset.month is not None
+        where = f"{dataset.name}/2024-05….parquet" if is_divided else f"{dataset.name}….parquet"
+        order = ", ".join(dataset.order)
+        made += [
+            f"### `{dataset.name}`\n",
+            f"{dataset.words} Sorted by {order}; `{where}`.\n",
+            "| column | type | |\n| --- | --- | --- |",
+            *(
+                f"| `{each.name}` | {_type(each)} | {each.words.replace('|', chr(92) + '|')} |"
+                for each in dataset.columns
+            ),
+            "",
+        ]
+    return "\n".join(made) + "\n"
+
+
+def _type(column: Column) -> str:
+    name = "list of lists of strings" if column.type == "tags" else column.type
+    return f"{name}, or NULL" if column.is_optional else name
+
+
+PARTS: dict[str, Callable[[], str]] = {"settings": settings, "datasets": datasets}
 
 
 def pages() -> dict[Path, str]:

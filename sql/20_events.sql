@@ -518,5 +518,5 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION bigbrotr.delete_orphan_events IS
     'Looks at the next events after (p_after_at, p_after_id), at most p_limit, and deletes those that no relay of ours '
-    'holds any more because their relays were deleted. Returns how many, and the last event that was looked at; NULL at '
-    'the end. Idempotent.';
+    'holds any more because their relays were deleted, and that no file has brought. Returns how many, and the last event '
+    'that was looked at; NULL at the end. Idempotent.';

@@ -409,6 +409,10 @@ BEGIN
                    SELECT FROM bigbrotr.dropped d
                    WHERE d.created_at = e.created_at AND d.slice = e.slice AND (p_slice IS NULL OR d.slice = p_slice)
                      AND d.event_id = e.id
+               ) AND NOT EXISTS (
+                   SELECT FROM bigbrotr.imported i
+                   WHERE i.slice = e.slice AND (p_slice IS NULL OR i.slice = p_slice)
+                     AND i.chunk = e.num >> 8 AND get_bit(i.members, (e.num & 255)::integer) = 1
                ) AS is_orphan
         FROM bigbrotr.events_stored e
         WHERE (p_slice IS NULL OR e.slice = p_slice)
@@ -418,7 +422,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION bigbrotr.find_orphans IS
     'Looks at the next p_limit events after (p_after_at, p_after_id) of one slice, or with NULL of all of them: the '
-    'last of them, and those that no relay of ours holds and none is known to have held, as their relays were deleted.';
+    'last of them, and those that no relay of ours holds and none is known to have held, as their relays were deleted, and '
+    'that no file has brought.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.delete_orphans(p_slice integer, p_created_ats bigint[], p_ids bytea[])
 RETURNS integer
@@ -442,6 +447,10 @@ BEGIN
                    SELECT FROM bigbrotr.dropped d
                    WHERE d.created_at = e.created_at AND d.slice = e.slice AND (p_slice IS NULL OR d.slice = p_slice)
                      AND d.event_id = e.id
+               ) OR EXISTS (
+                   SELECT FROM bigbrotr.imported i
+                   WHERE i.slice = e.slice AND (p_slice IS NULL OR i.slice = p_slice)
+                     AND i.chunk = e.num >> 8 AND get_bit(i.members, (e.num & 255)::integer) = 1
                ) AS is_known
         FROM bigbrotr.events_stored e
         WHERE (p_slice IS NULL OR e.slice = p_slice) AND e.created_at = u.created_at AND e.id = u.id OFFSET 0

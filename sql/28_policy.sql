@@ -26,25 +26,46 @@ COMMENT ON COLUMN bigbrotr.hidden.id IS 'Id of the event: 32 bytes.';
 CREATE INDEX IF NOT EXISTS hidden_expires_at_idx ON bigbrotr.hidden (expires_at) WHERE expires_at IS NOT NULL;
 
 CREATE TABLE IF NOT EXISTS bigbrotr.deletions (
-    until  bigint NOT NULL,
-    pubkey bytea  NOT NULL,
-    target bytea  NOT NULL,
-    PRIMARY KEY (pubkey, target)
+    until    bigint NOT NULL,
+    asked_at bigint NOT NULL,
+    pubkey   bytea  NOT NULL,
+    target   bytea  NOT NULL,
+    request  bytea  NOT NULL,
+    PRIMARY KEY (pubkey, target, request)
 );
+CREATE INDEX IF NOT EXISTS deletions_request_idx ON bigbrotr.deletions (request);
 COMMENT ON TABLE bigbrotr.deletions IS
     'What authors have asked to delete (NIP-09). A request counts for good, also before its target comes, and when the '
     'archive keeps the request no longer.';
 COMMENT ON COLUMN bigbrotr.deletions.until IS 'Last second (Unix) of the versions that are meant.';
 COMMENT ON COLUMN bigbrotr.deletions.pubkey IS 'Public key of who has asked: 32 bytes.';
 COMMENT ON COLUMN bigbrotr.deletions.target IS 'Id of an event (32 bytes), or an address (20 bytes, see addresses).';
+COMMENT ON COLUMN bigbrotr.deletions.request IS 'Id of the event that asks: 32 bytes.';
+COMMENT ON COLUMN bigbrotr.deletions.asked_at IS 'When that event was created, in Unix seconds.';
 
 CREATE TABLE IF NOT EXISTS bigbrotr.vanished (
-    until  bigint NOT NULL,
-    pubkey bytea  NOT NULL PRIMARY KEY
+    until   bigint NOT NULL,
+    pubkey  bytea  NOT NULL,
+    request bytea  NOT NULL,
+    PRIMARY KEY (pubkey, request)
 );
 COMMENT ON TABLE bigbrotr.vanished IS 'Who has asked all relays, or us, to vanish (NIP-62). A request counts for good.';
-COMMENT ON COLUMN bigbrotr.vanished.until IS 'Last second (Unix) of the events that are meant.';
+COMMENT ON COLUMN bigbrotr.vanished.until IS 'Last second (Unix) of the events that are meant, in which the request was created.';
 COMMENT ON COLUMN bigbrotr.vanished.pubkey IS 'Public key: 32 bytes.';
+COMMENT ON COLUMN bigbrotr.vanished.request IS 'Id of the event that asks: 32 bytes.';
+
+CREATE TABLE IF NOT EXISTS bigbrotr.vanished_from (
+    until     bigint NOT NULL,
+    pubkey    bytea  NOT NULL,
+    request   bytea  NOT NULL,
+    relay_url text   NOT NULL,
+    PRIMARY KEY (pubkey, relay_url, request)
+);
+COMMENT ON TABLE bigbrotr.vanished_from IS 'Who has asked one relay to vanish from it (NIP-62): it hides nothing here, but tells what that relay was asked.';
+COMMENT ON COLUMN bigbrotr.vanished_from.until IS 'Last second (Unix) of the events that are meant, in which the request was created.';
+COMMENT ON COLUMN bigbrotr.vanished_from.pubkey IS 'Public key: 32 bytes.';
+COMMENT ON COLUMN bigbrotr.vanished_from.request IS 'Id of the event that asks: 32 bytes.';
+COMMENT ON COLUMN bigbrotr.vanished_from.relay_url IS 'URL of the relay.';
 
 CREATE TABLE IF NOT EXISTS bigbrotr.addresses (
     created_at bigint NOT NULL,
@@ -367,32 +388,48 @@ COMMENT ON FUNCTION bigbrotr.move_review IS
 -- What is judged
 
 CREATE OR REPLACE FUNCTION bigbrotr.note_requests(
-    p_pubkeys bytea[], p_targets bytea[], p_untils bigint[], p_vanishing bytea[], p_vanish_untils bigint[], p_now bigint
+    p_pubkeys bytea[], p_targets bytea[], p_untils bigint[], p_asked_ats bigint[], p_requests bytea[],
+    p_vanishing bytea[], p_vanish_urls text[], p_vanish_untils bigint[], p_vanish_requests bytea[], p_now bigint
 ) RETURNS TABLE (created_at bigint, id bytea)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     added     record;
     vanishing bytea[];
+    leaving   bytea[];  -- one relay
     found_ats bigint[];
 BEGIN
     WITH noted AS (
-        INSERT INTO bigbrotr.deletions AS d (pubkey, target, until)
-        SELECT u.pubkey, u.target, max(u.until) FROM unnest(p_pubkeys, p_targets, p_untils) AS u (pubkey, target, until)
-        GROUP BY u.pubkey, u.target ORDER BY u.pubkey, u.target
-        ON CONFLICT (pubkey, target) DO UPDATE SET until = EXCLUDED.until WHERE d.until < EXCLUDED.until
-        RETURNING d.pubkey, d.target
+        INSERT INTO bigbrotr.deletions (pubkey, target, request, until, asked_at)
+        SELECT u.pubkey, u.target, u.request, max(u.until), max(u.asked_at)
+        FROM unnest(p_pubkeys, p_targets, p_requests, p_untils, p_asked_ats) AS u (pubkey, target, request, until, asked_at)
+        GROUP BY u.pubkey, u.target, u.request ORDER BY u.pubkey, u.target, u.request
+        ON CONFLICT (pubkey, target, request) DO NOTHING
+        RETURNING pubkey, target
     )
     SELECT array_agg(DISTINCT n.pubkey) FILTER (WHERE length(n.target) = 20) AS pubkeys,
            array_agg(DISTINCT n.target) FILTER (WHERE length(n.target) = 32) AS ids
     INTO added FROM noted n;
     WITH noted AS (
-        INSERT INTO bigbrotr.vanished AS v (pubkey, until)
-        SELECT u.pubkey, max(u.until) FROM unnest(p_vanishing, p_vanish_untils) AS u (pubkey, until)
-        GROUP BY u.pubkey ORDER BY u.pubkey
-        ON CONFLICT (pubkey) DO UPDATE SET until = EXCLUDED.until WHERE v.until < EXCLUDED.until
-        RETURNING v.pubkey
+        INSERT INTO bigbrotr.vanished (pubkey, request, until)
+        SELECT u.pubkey, u.request, u.until
+        FROM unnest(p_vanishing, p_vanish_urls, p_vanish_requests, p_vanish_untils) AS u (pubkey, url, request, until)
+        WHERE u.url IS NULL ORDER BY u.pubkey, u.request
+        ON CONFLICT (pubkey, request) DO NOTHING
+        RETURNING pubkey
     )
-    SELECT array_agg(n.pubkey) INTO vanishing FROM noted n;
+    SELECT array_agg(DISTINCT n.pubkey) INTO vanishing FROM noted n;
+    WITH noted AS (
+        INSERT INTO bigbrotr.vanished_from (pubkey, relay_url, request, until)
+        SELECT u.pubkey, u.url, u.request, u.until
+        FROM unnest(p_vanishing, p_vanish_urls, p_vanish_requests, p_vanish_untils) AS u (pubkey, url, request, until)
+        WHERE u.url IS NOT NULL ORDER BY u.pubkey, u.url, u.request
+        ON CONFLICT (pubkey, relay_url, request) DO NOTHING
+        RETURNING pubkey
+    )
+    SELECT array_agg(DISTINCT n.pubkey) INTO leaving FROM noted n;
+    IF leaving IS NOT NULL THEN
+        PERFORM bigbrotr.note_vanishing(p_pubkeys => leaving);
+    END IF;
     PERFORM bigbrotr.review_authors(coalesce(added.pubkeys, '{}') || coalesce(vanishing, '{}'), p_now);
     IF vanishing IS NOT NULL AND 'tags' = ANY (bigbrotr.kept_columns()) THEN
         PERFORM bigbrotr.ask_review(
@@ -410,7 +447,7 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION bigbrotr.note_requests IS
-    'Keeps requests for deletion, and requests to vanish. Returns the archived events that new ones name; what else '
+    'Keeps requests for deletion, and requests to vanish: from the relay of a URL, or with NULL from all, or us. Returns the archived events that new ones name; what else '
     'they may be about is reviewed. Idempotent.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.note_addresses(
@@ -497,13 +534,13 @@ BEGIN
                -- A request for the deletion of a request has no effect.
                | CASE WHEN u.kind NOT IN (5, 62) AND (
                      r.is_deleted
-                     OR (SELECT d.until FROM bigbrotr.deletions d WHERE d.pubkey = u.pubkey AND d.target = u.id)
+                     OR (SELECT max(d.until) FROM bigbrotr.deletions d WHERE d.pubkey = u.pubkey AND d.target = u.id)
                         >= u.created_at
-                     OR (SELECT d.until FROM bigbrotr.deletions d WHERE d.pubkey = u.pubkey AND d.target = u.address)
+                     OR (SELECT max(d.until) FROM bigbrotr.deletions d WHERE d.pubkey = u.pubkey AND d.target = u.address)
                         >= u.created_at) THEN 2 ELSE 0 END
                | CASE WHEN u.kind <> 62 AND (
                      r.is_vanished
-                     OR (SELECT v.until FROM bigbrotr.vanished v WHERE v.pubkey = u.pubkey) >= u.created_at) THEN 8 ELSE 0 END
+                     OR (SELECT max(v.until) FROM bigbrotr.vanished v WHERE v.pubkey = u.pubkey) >= u.created_at) THEN 8 ELSE 0 END
                | CASE WHEN t.event IS NOT NULL OR t.author IS NOT NULL THEN 64 ELSE 0 END AS why
         FROM unnest(p_created_ats, p_ids, p_pubkeys, p_kinds, p_whys, p_expires_ats, p_addresses)
              WITH ORDINALITY AS u (created_at, id, pubkey, kind, why, expires_at, address, position)
@@ -517,8 +554,8 @@ BEGIN
         LEFT JOIN (
             SELECT o.position,
                    bool_or((SELECT true FROM bigbrotr.deletions d
-                            WHERE d.pubkey = o.recipient AND d.target = p_ids[o.position])) AS is_deleted,
-                   bool_or((SELECT v.until FROM bigbrotr.vanished v WHERE v.pubkey = o.recipient)
+                            WHERE d.pubkey = o.recipient AND d.target = p_ids[o.position] LIMIT 1)) AS is_deleted,
+                   bool_or((SELECT max(v.until) FROM bigbrotr.vanished v WHERE v.pubkey = o.recipient)
                            >= p_created_ats[o.position]) AS is_vanished
             FROM unnest(p_recipients, p_recipients_of) AS o (recipient, position) GROUP BY o.position
         ) AS r ON r.position = u.position
@@ -540,6 +577,8 @@ BEGIN
         SELECT array_agg(p_created_ats[a.position] ORDER BY a.position), array_agg(p_ids[a.position] ORDER BY a.position)
         FROM unnest(again) AS a (position);
     END IF;
+    INSERT INTO bigbrotr.compliance_days (day)
+    SELECT DISTINCT u.at / 86400 FROM unnest(p_created_ats, whys) AS u (at, why) WHERE u.why & 10 <> 0;
     IF true = ANY (doomed) THEN
         RETURN bigbrotr.erase_events(
             ARRAY(SELECT p_created_ats[d.position] FROM unnest(doomed) WITH ORDINALITY AS d (is_one, position)

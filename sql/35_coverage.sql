@@ -7,7 +7,7 @@
 CREATE TABLE IF NOT EXISTS bigbrotr.coverage (
     relay_id  bigint         NOT NULL REFERENCES bigbrotr.relays (id) ON DELETE CASCADE,
     filter    text           NOT NULL DEFAULT '',
-    how       text           NOT NULL CHECK (how IN ('paging', 'finish', 'reconciliation')),
+    how       text           NOT NULL CHECK (how IN ('paging', 'finish', 'reconciliation', 'import')),
     proven    int8multirange NOT NULL,
     proven_at bigint         NOT NULL,
     PRIMARY KEY (relay_id, filter, proven_at, how)
@@ -19,8 +19,8 @@ COMMENT ON COLUMN bigbrotr.coverage.relay_id IS 'Number of the relay.';
 COMMENT ON COLUMN bigbrotr.coverage.filter IS
     'For which events: the canonical conditions of a filter, empty for all events.';
 COMMENT ON COLUMN bigbrotr.coverage.how IS
-    'How it was proven: paging, finish (the relay says that there is no more) or reconciliation (ids were compared, '
-    'NIP-77).';
+    'How it was proven: paging, finish (the relay says that there is no more), reconciliation (ids were compared, '
+    'NIP-77), or import (another archive says so, and the operator trusts it).';
 COMMENT ON COLUMN bigbrotr.coverage.proven IS 'Proven spans, half-open [since, until), in Unix seconds.';
 COMMENT ON COLUMN bigbrotr.coverage.proven_at IS
     'When the first span of the row was proven, in Unix seconds. A row collects one hour.';

@@ -66,6 +66,8 @@ BEGIN
     SELECT 'backlog', ARRAY['statistics'], count(*)::double precision
     FROM bigbrotr.days_due(p_made_before => p_now, p_now => p_now, p_limit => NULL)
     UNION ALL
+    SELECT 'backlog', ARRAY['compliance'], count(*)::double precision FROM bigbrotr.compliance_due(p_limit => NULL)
+    UNION ALL
     SELECT f.name, ARRAY['reviews'], f.value FROM (
         SELECT count(*)::double precision AS due, coalesce(p_now - min(r.noted_at), 0)::double precision AS age
         FROM bigbrotr.reviews r

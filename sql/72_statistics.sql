@@ -59,7 +59,8 @@ CREATE TABLE IF NOT EXISTS bigbrotr.day_totals (
     tops             integer[] NOT NULL,
     covered          bigint[]  NOT NULL,
     arrival_days     bigint[]  NOT NULL,
-    arrivals         bigint[]  NOT NULL
+    arrivals         bigint[]  NOT NULL,
+    common_tags      integer[] NOT NULL
 );
 CREATE INDEX IF NOT EXISTS day_totals_unmade_idx ON bigbrotr.day_totals (day) WHERE authors_7_days IS NULL;
 COMMENT ON TABLE bigbrotr.day_totals IS
@@ -83,6 +84,8 @@ COMMENT ON COLUMN bigbrotr.day_totals.covered IS
     'How many events the N relays that hold most of the day hold together, for each N of tops.';
 COMMENT ON COLUMN bigbrotr.day_totals.arrival_days IS 'Days on which a relay was first seen to hold events.';
 COMMENT ON COLUMN bigbrotr.day_totals.arrivals IS 'For each day of arrival_days, how many events.';
+COMMENT ON COLUMN bigbrotr.day_totals.common_tags IS
+    'Hashes (tag_hash) of tags that many of the day''s events bear, as far as its first ones tell.';
 
 CREATE TABLE IF NOT EXISTS bigbrotr.day_kinds (
     day           bigint    NOT NULL,
@@ -90,6 +93,7 @@ CREATE TABLE IF NOT EXISTS bigbrotr.day_kinds (
     events        bigint    NOT NULL,
     held_by       integer[] NOT NULL,
     held_events   bigint[]  NOT NULL,
+    common_tags   integer[] NOT NULL,
     PRIMARY KEY (day, kind)
 );
 COMMENT ON TABLE bigbrotr.day_kinds IS 'Events of each day by kind, and how many relays hold them.';
@@ -98,6 +102,8 @@ COMMENT ON COLUMN bigbrotr.day_kinds.kind IS 'Kind of the events.';
 COMMENT ON COLUMN bigbrotr.day_kinds.events IS 'Archived events.';
 COMMENT ON COLUMN bigbrotr.day_kinds.held_by IS 'Numbers of relays, ascending.';
 COMMENT ON COLUMN bigbrotr.day_kinds.held_events IS 'How many events just so many relays hold, as held_by says.';
+COMMENT ON COLUMN bigbrotr.day_kinds.common_tags IS
+    'Which of the day''s common tags (day_totals) events of this kind bear: what is absent here, none of them bears.';
 
 CREATE TABLE IF NOT EXISTS bigbrotr.day_relays (
     day      bigint    NOT NULL,
@@ -155,9 +161,13 @@ CREATE OR REPLACE FUNCTION bigbrotr.count_day_of(
     OUT networks text[], OUT network_events bigint[], OUT network_pairs bigint[],
     OUT covered bigint[], OUT arrival_days bigint[], OUT arrivals bigint[],
     OUT pubkeys bytea[], OUT are_profiled boolean[], OUT are_following boolean[],
-    OUT leaver_ids integer[], OUT leaver_places integer[], OUT leaver_events bigint[]
+    OUT leaver_ids integer[], OUT leaver_places integer[], OUT leaver_events bigint[],
+    OUT common_tags integer[], OUT tag_kinds integer[], OUT kind_tags integer[], OUT requests bytea[]
 )
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    sample CONSTANT integer := 2000;  -- events of the day
+    common CONSTANT integer := 20;  -- of them bear a tag that is worth a note
 BEGIN
     WITH day AS MATERIALIZED (
         SELECT e.num, e.kind FROM bigbrotr.events_stored e
@@ -230,12 +240,33 @@ BEGIN
         WHERE d.slice = p_slice AND d.created_at >= p_since AND d.created_at <= p_last AND d.relay_id = ANY (p_relay_ids)
         GROUP BY 1, 2
     ) AS x;
+
+    common_tags := ARRAY(
+        SELECT u.hash
+        FROM (
+            SELECT e.tag_hashes FROM bigbrotr.events_stored e
+            WHERE e.slice = p_slice AND e.created_at >= p_since AND e.created_at <= p_last
+            ORDER BY e.created_at LIMIT sample
+        ) AS s CROSS JOIN unnest(s.tag_hashes) AS u (hash)
+        GROUP BY u.hash HAVING count(*) >= common ORDER BY u.hash);
+    SELECT array_agg(x.kind), array_agg(x.hash) INTO tag_kinds, kind_tags
+    FROM (
+        SELECT DISTINCT e.kind, u.hash
+        FROM bigbrotr.events_stored e CROSS JOIN unnest(e.tag_hashes) AS u (hash)
+        WHERE e.slice = p_slice AND e.created_at >= p_since AND e.created_at <= p_last
+          AND coalesce(e.tag_hashes && common_tags, false)  -- no index: most of the day has one of them
+          AND u.hash = ANY (common_tags)
+    ) AS x;
+
+    requests := ARRAY(
+        SELECT e.id FROM bigbrotr.events_stored e
+        WHERE e.slice = p_slice AND e.created_at >= p_since AND e.created_at <= p_last AND e.kind IN (5, 62));
 END $$;
 COMMENT ON FUNCTION bigbrotr.count_day_of IS
     'The part of count_day that reads the slice of a day, which lasts from p_since to p_last, both included (Unix '
     'seconds). p_relay_ids, p_relay_networks: the relays that count. Lists of one length: events by kind and number of relays; by relay, and those that it alone holds; by '
     'network; those that the p_tops largest relays cover; by day of arrival; authors, and whether a profile and a '
-    'follow list of theirs are of that day; what relays have dropped, by place in day_relays.dropped.';
+    'follow list of theirs are of that day; what relays have dropped, by place in day_relays.dropped; the common tags, and kinds with those of them that they bear; requests for deletion, and to vanish.';
 
 -- What the archive has of some authors, on any day.
 CREATE OR REPLACE FUNCTION bigbrotr.days_of_authors(p_pubkeys bytea[]) RETURNS SETOF bigint
@@ -360,8 +391,10 @@ BEGIN
         p_are_following => done.are_following);
 
     DELETE FROM bigbrotr.day_kinds k WHERE k.day = p_day;
-    INSERT INTO bigbrotr.day_kinds (day, kind, events, held_by, held_events)
-    SELECT p_day, u.kind, sum(u.events), array_agg(u.relays ORDER BY u.relays), array_agg(u.events ORDER BY u.relays)
+    INSERT INTO bigbrotr.day_kinds (day, kind, events, held_by, held_events, common_tags)
+    SELECT p_day, u.kind, sum(u.events), array_agg(u.relays ORDER BY u.relays), array_agg(u.events ORDER BY u.relays),
+           ARRAY(SELECT t.hash FROM unnest(done.tag_kinds, done.kind_tags) AS t (kind, hash)
+                 WHERE t.kind = u.kind ORDER BY t.hash)
     FROM unnest(done.kinds, done.held_by, done.kind_events) AS u (kind, relays, events) GROUP BY u.kind;
 
     DELETE FROM bigbrotr.day_relays r WHERE r.day = p_day;
@@ -387,7 +420,8 @@ BEGIN
     FROM bigbrotr.authors a WHERE a.pubkey = ANY (done.pubkeys);
     DELETE FROM bigbrotr.day_totals t WHERE t.day = p_day;
     INSERT INTO bigbrotr.day_totals (
-        day, made_at, events, pairs, held, authors, new_authors, tops, covered, arrival_days, arrivals)
+        day, made_at, events, pairs, held, authors, new_authors, tops, covered, arrival_days, arrivals,
+        common_tags)
     SELECT p_day, p_now,
            (SELECT sum(u.events) FROM unnest(done.kind_events) AS u (events)),
            (SELECT coalesce(sum(u.events), 0) FROM unnest(done.relay_events) AS u (events)),
@@ -396,10 +430,11 @@ BEGIN
             FROM unnest(with_profile, with_follows) AS u (is_profiled, is_following)),
            (SELECT ARRAY[count(*), count(a.profile_day), count(a.follows_day)]
             FROM bigbrotr.authors a WHERE a.first_day = p_day),
-           tops, done.covered, done.arrival_days, done.arrivals
+           tops, done.covered, done.arrival_days, done.arrivals, done.common_tags
     WHERE cardinality(done.kinds) > 0;
     UPDATE bigbrotr.day_totals t SET authors_7_days = NULL, authors_30_days = NULL
     WHERE t.day > p_day AND t.day < p_day + 30 AND t.authors_7_days IS NOT NULL;
+    PERFORM bigbrotr.note_compliance(p_day => p_day, p_requests => done.requests);
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION bigbrotr.count_day IS
@@ -492,3 +527,21 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION bigbrotr.keep_windows IS
     'Keeps about how many authors the 7 and the 30 days up to a day have: all, with a profile, with a follow list.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.days_without(p_kinds integer[], p_hashes integer[], p_since bigint, p_until bigint)
+RETURNS int8multirange
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (
+        SELECT coalesce(range_agg(int8range(t.day * 86400, (t.day + 1) * 86400)), '{}')
+        FROM bigbrotr.day_totals t
+        WHERE t.day >= p_since / 86400 AND t.day <= p_until / 86400 AND t.day < 106751991167300  -- its end can be told
+          AND t.common_tags @> p_hashes
+          AND NOT EXISTS (SELECT FROM bigbrotr.dirty_days d WHERE d.day = t.day)
+          AND NOT EXISTS (
+              SELECT FROM bigbrotr.day_kinds k
+              WHERE k.day = t.day AND k.kind = ANY (p_kinds) AND k.common_tags && p_hashes));
+END $$;
+COMMENT ON FUNCTION bigbrotr.days_without IS
+    'The days, as [since, until) in Unix seconds, of which it is known that no event of these kinds bears a tag with one of '
+    'these hashes. All of them must be common on such a day, and nothing may have changed since it was counted.';

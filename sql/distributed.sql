@@ -22,6 +22,7 @@ BEGIN
         ('dropped',          'distributed', 'slice', 'events_stored'),
         ('hidden',           'distributed', 'slice', 'events_stored'),
         ('search',           'distributed', 'slice', 'events_stored'),
+        ('imported',         'distributed', 'slice', 'events_stored'),
         -- On the coordinator, and nothing to Citus.
         ('ledger',           'ordinary',    NULL,    NULL),
         ('schema_lock',      'ordinary',    NULL,    NULL),
@@ -36,6 +37,7 @@ BEGIN
         ('mentions',         'ordinary',    NULL,    NULL),
         ('slices',           'ordinary',    NULL,    NULL),
         ('coverage',         'ordinary',    NULL,    NULL),
+        ('imported_coverage', 'ordinary',   NULL,    NULL),
         ('gaps',             'ordinary',    NULL,    NULL),
         ('reconciliation',   'ordinary',    NULL,    NULL),
         ('digests',          'ordinary',    NULL,    NULL),
@@ -62,15 +64,19 @@ BEGIN
         ('day_networks',     'ordinary',    NULL,    NULL),
         ('day_checks',       'ordinary',    NULL,    NULL),
         ('authors',          'ordinary',    NULL,    NULL),
+        ('compliance_days',  'ordinary',    NULL,    NULL),
+        ('day_compliance',   'ordinary',    NULL,    NULL),
         ('policy_lock',      'ordinary',    NULL,    NULL),
         ('policy_state',     'ordinary',    NULL,    NULL),
         ('deletions',        'ordinary',    NULL,    NULL),
         ('vanished',         'ordinary',    NULL,    NULL),
+        ('vanished_from',    'ordinary',    NULL,    NULL),
         ('addresses',        'ordinary',    NULL,    NULL),
         ('takedowns',        'ordinary',    NULL,    NULL),
         ('reviews',          'ordinary',    NULL,    NULL),
         ('departures',       'ordinary',    NULL,    NULL),
-        ('erased_slices',    'ordinary',    NULL,    NULL)
+        ('erased_slices',    'ordinary',    NULL,    NULL),
+        ('imports',          'ordinary',    NULL,    NULL)
     ) AS f (name, kind, distribution_column, sibling)
     WHERE f.kind = 'distributed' AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid = format('bigbrotr.%I', f.name)::regclass)

@@ -8,14 +8,18 @@ from collections.abc import Sequence
 from bigbrotr import __version__
 from bigbrotr.cli import (
     completion,
+    compliance,
     config,
     db,
     events,
+    export,
     health,
+    import_,
     parse,
     run,
     seed,
     serve,
+    snapshot,
     stats,
     status,
     takedown,
@@ -35,7 +39,22 @@ exit codes:
   5  a data directory or a port is in use
   6  a service failed too often
 """
-FAMILIES = (run, serve, status, stats, events, takedown, seed, health, config, db)
+FAMILIES = (
+    run,
+    serve,
+    status,
+    stats,
+    events,
+    export,
+    snapshot,
+    import_,
+    takedown,
+    compliance,
+    seed,
+    health,
+    config,
+    db,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

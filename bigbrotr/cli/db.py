@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import functools
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -10,13 +11,22 @@ import asyncpg
 
 from bigbrotr.cli import parse
 from bigbrotr.cli.output import say
-from bigbrotr.cli.place import Place, database, find, loop, migrate, prepare, server
+from bigbrotr.cli.place import (
+    Place,
+    database,
+    embedded_server,
+    find,
+    loop,
+    migrate,
+    prepare,
+    server,
+)
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.schema import Schema, check_server, is_distributed, read_ledger
-from bigbrotr.embedded import dump
+from bigbrotr.embedded import base_backup, dump
 from bigbrotr.embedded import server as embedded
 from bigbrotr.embedded.server import EmbeddedPostgres
-from bigbrotr.errors import DatabaseError, SchemaError
+from bigbrotr.errors import ConfigError, DatabaseError, SchemaError
 
 # For users: our own statements say the schema.
 SEARCH_PATH_OPTION = "-csearch_path=bigbrotr,public"
@@ -31,10 +41,21 @@ def add(commands: parse.Group, shared: parse.Shared) -> None:
     parse.add(group, "distribute", _distribute, words, place)
     parse.add(group, "roles", _roles, "make roles for readers, writers and admins", place)
     backup = parse.add(group, "backup", _backup, "write the whole archive into a file", place)
-    backup.add_argument("file", type=Path, metavar="FILE", help="must not exist yet")
+    backup.add_argument(
+        "file", type=Path, metavar="FILE", help="must not exist yet; with --incremental a folder"
+    )
+    backup.add_argument(
+        "--incremental",
+        action="store_true",
+        help="add what has changed since the last backup to a folder of backups; the first is "
+        "whole (needs the embedded server, and [database] summarize_wal)",
+    )
+    backup.add_argument("--full", action="store_true", help="with --incremental: begin anew")
     words = "fill an empty database from a backup"
     restore = parse.add(group, "restore", _restore, words, place)
-    restore.add_argument("file", type=Path, metavar="FILE", help="what `db backup` wrote")
+    restore.add_argument(
+        "file", type=Path, metavar="FILE", help="what `db backup` wrote: a file, or a folder"
+    )
     words = 'open psql on the archive, or run it: db psql -c "SELECT …"'
     psql = parse.add(group, "psql", _psql, words, place)
     psql.add_argument("words", nargs="*", metavar="WORD", help="options and words of psql")
@@ -116,6 +137,10 @@ def _roles(options: argparse.Namespace) -> int:
 
 
 def _backup(options: argparse.Namespace) -> int:
+    if options.incremental:
+        return _add_backup(options)
+    if options.full:
+        raise ConfigError("--full goes with --incremental: a backup into a file is whole anyway")
     there = find(options)
 
     async def work() -> int:
@@ -135,7 +160,59 @@ def _backup(options: argparse.Namespace) -> int:
     return loop(work())
 
 
+def _add_backup(options: argparse.Namespace) -> int:
+    there = find(options)
+    if not there.config.database.is_embedded:
+        raise ConfigError(
+            "--incremental is for the embedded server: use pg_basebackup where you run PostgreSQL"
+        )
+
+    async def work() -> int:
+        async with database(there, may_be_old=True) as brotr:
+            if await brotr.pool.fetchval("SHOW summarize_wal") != "on":
+                raise ConfigError(
+                    "the server does not note which blocks change: set summarize_wal = true under "
+                    "[database], and start bigbrotr again"
+                )
+            made = await anyio.to_thread.run_sync(
+                functools.partial(base_backup.back_up, is_full=options.full),
+                brotr.pool.address,
+                options.file,
+                _client_environment(brotr),
+            )
+        kind = "whole" if made.is_full else "incremental"
+        print(f"{made.path}: {made.bytes:,} bytes, {kind}")  # noqa: T201
+        return 0
+
+    return loop(work())
+
+
+def _combine(options: argparse.Namespace) -> int:
+    """Restores from a folder of backups."""
+    there = find(options, may_start=False)
+    if not there.config.database.is_embedded:
+        raise ConfigError(
+            f"{options.file} is a folder of backups of the embedded server: restore it into a "
+            "--data-dir, without [database] url"
+        )
+    archive = there.config.database.wal_archive
+    make = base_backup.combiner(options.file, has_archive=bool(archive))
+
+    async def work() -> int:
+        await embedded_server(there).fill(make)
+        async with server(there) as brotr:
+            await prepare(brotr, there, may_be_old=True)
+            events = (await brotr.totals()).events
+        until = f", up to the last change in {archive}" if archive else ""
+        print(f"restored {events:,} events{until}")  # noqa: T201
+        return 0
+
+    return loop(work())
+
+
 def _restore(options: argparse.Namespace) -> int:
+    if options.file.is_dir():
+        return _combine(options)
     dump.check_file(options.file)  # before anything is made
     there = find(options)
 

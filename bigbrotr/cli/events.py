@@ -21,42 +21,48 @@ def add(commands: parse.Group, shared: parse.Shared) -> None:
     """Adds the command."""
     words = "the archived events that match, newest first, a line of JSON each"
     events = parse.add(commands, "events", _events, words, shared.place)
-    events.add_argument("--filter", metavar="JSON", help="a filter of NIP-01; or, in its place:")
-    events.add_argument(
-        "--id",
-        action="append",
-        metavar="EVENT",
-        help="in hex, a note or an nevent; may be repeated",
-    )
-    events.add_argument(
-        "--author", action="append", metavar="NPUB", help="an npub or hex; may be repeated"
-    )
-    events.add_argument("--kind", action="append", type=int, metavar="N", help="may be repeated")
-    events.add_argument(
-        "--tag", action="append", metavar="LETTER=VALUE", help="e.g. t=nostr; may be repeated"
-    )
+    add_conditions(events, View.KEPT)
     events.add_argument(
         "--search",
         metavar="WORDS",
         help='words that all occur, "phrases", and -words that do not, where there is an index',
     )
-    words = "from then on: a date (of UTC) or Unix seconds"
-    events.add_argument("--since", type=moment, metavar="TIME", help=words)
-    events.add_argument("--until", type=moment, metavar="TIME", help="up to then")
     events.add_argument(
         "--limit",
         type=parse.natural,
         metavar="N",
         help=f"so many at most (default: that of the filter, else {LIMIT})",
     )
-    events.add_argument(
+    events.add_argument("--all", action="store_true", help="however many there are")
+
+
+def add_conditions(parser: parse.Parser, view: View) -> None:
+    """Adds the options that say which events are wanted; `view`: which of them are shown, unless
+    they say otherwise."""
+    parser.add_argument("--filter", metavar="JSON", help="a filter of NIP-01; or, in its place:")
+    parser.add_argument(
+        "--id",
+        action="append",
+        metavar="EVENT",
+        help="in hex, a note or an nevent; may be repeated",
+    )
+    parser.add_argument(
+        "--author", action="append", metavar="NPUB", help="an npub or hex; may be repeated"
+    )
+    parser.add_argument("--kind", action="append", type=int, metavar="N", help="may be repeated")
+    parser.add_argument(
+        "--tag", action="append", metavar="LETTER=VALUE", help="e.g. t=nostr; may be repeated"
+    )
+    words = "from then on: a date (of UTC) or Unix seconds"
+    parser.add_argument("--since", type=moment, metavar="TIME", help=words)
+    parser.add_argument("--until", type=moment, metavar="TIME", help="up to then")
+    parser.add_argument(
         "--view",
         choices=[view.value for view in View],
-        default=View.KEPT.value,
+        default=view.value,
         help="current: as a relay would show them; archive: with what was replaced; kept: all that "
-        "is kept (default)",
+        f"is kept (default: {view.value})",
     )
-    events.add_argument("--all", action="store_true", help="however many there are")
 
 
 def moment(text: str) -> int:
@@ -85,19 +91,7 @@ def query_of(options: argparse.Namespace) -> Query:
     Raises:
         ConfigError: one is wrong.
     """
-    names = ("id", "author", "kind", "tag", "since", "until", "search")
-    parts = [getattr(options, name) for name in names]
-    if options.filter is not None and any(part is not None for part in parts):
-        raise ConfigError(
-            "--filter says all: leave --id, --author, --kind, --tag, --search and times out"
-        )
-    try:
-        if options.filter is not None:
-            query = Query.from_json(options.filter)
-        else:
-            query = Query.from_object(_parts(options))
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    query = conditions_of(options)
     limit = options.limit or (LIMIT if query.limit is None else query.limit)
     return Query(
         ids=query.ids,
@@ -109,6 +103,24 @@ def query_of(options: argparse.Namespace) -> Query:
         limit=None if options.all else limit,
         search=query.search,
     )
+
+
+def conditions_of(options: argparse.Namespace) -> Query:
+    """The query that the options of `add_conditions` make.
+
+    Raises:
+        ConfigError: one is wrong.
+    """
+    names = ("id", "author", "kind", "tag", "since", "until", "search")
+    parts = [getattr(options, name, None) for name in names]
+    if options.filter is not None and any(part is not None for part in parts):
+        raise ConfigError("--filter says all: leave --id, --author, --kind, --tag and times out")
+    try:
+        if options.filter is not None:
+            return Query.from_json(options.filter)
+        return Query.from_object(_parts(options))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _parts(options: argparse.Namespace) -> dict[str, object]:
@@ -126,7 +138,7 @@ def _parts(options: argparse.Namespace) -> dict[str, object]:
         if not mark:
             raise ValueError(f"--tag {text}: give it as LETTER=VALUE, e.g. t=nostr")
         tags.setdefault(f"#{letter}", []).append(value)
-    if options.search is not None:
+    if getattr(options, "search", None) is not None:
         filter_["search"] = options.search
     for name in ("since", "until"):
         if (at := getattr(options, name)) is not None:

@@ -155,7 +155,7 @@ async def server(place: Place, *, is_new: bool = False) -> AsyncIterator[Brotr]:
         async with Brotr(Pool(config.database, config.pool)) as brotr:
             yield brotr
         return
-    postgres = EmbeddedPostgres(place.data_dir, on_progress=say)
+    postgres = embedded_server(place)
     holder = embedded.running(postgres.data_dir)  # first: it says so where we may not look
     if not is_new and not postgres.cluster.exists():
         raise DatabaseError(f"there is no archive in {postgres.data_dir}: `bigbrotr run` makes one")
@@ -165,6 +165,17 @@ async def server(place: Place, *, is_new: bool = False) -> AsyncIterator[Brotr]:
         return
     async with postgres, Brotr(Pool(config.database, config.pool, dsn=postgres.url)) as brotr:
         yield brotr
+
+
+def embedded_server(place: Place) -> EmbeddedPostgres:
+    """The server of an archive whose database is embedded."""
+    database = place.config.database
+    return EmbeddedPostgres(
+        place.data_dir,
+        wal_archive=Path(database.wal_archive) if database.wal_archive else None,
+        summarizes_wal=database.summarize_wal,
+        on_progress=say,
+    )
 
 
 async def prepare(

@@ -67,12 +67,27 @@ class Database(Section, frozen=True):
     port: Annotated[int, Meta(ge=1, le=65535, description="with host")] = 5432
     database: Annotated[str, Meta(min_length=1, description="with host")] = "bigbrotr"
     user: Annotated[str, Meta(min_length=1, description="with host")] = "bigbrotr"
+    summarize_wal: Annotated[
+        bool,
+        Meta(
+            description="the embedded PostgreSQL notes which blocks change, for incremental backups"
+        ),
+    ] = False
+    wal_archive: Annotated[
+        str,
+        Meta(
+            description="a folder into which the embedded PostgreSQL copies what it writes ahead "
+            '(WAL), for restores up to the last change; "": none'
+        ),
+    ] = ""
 
     def __post_init__(self) -> None:
         if self.url == "$DATABASE_URL":
             # Only where the file says so: many programs read this variable, and some set it.
             found = os.environ.get("DATABASE_URL", "").strip() or EMBEDDED
             msgspec.structs.force_setattr(self, "url", found)
+        if self.wal_archive and not re.fullmatch(r"/[^\n\r]*", self.wal_archive):
+            raise ValueError("wal_archive is the whole path of a folder, from / on")
         if self.host is not None:
             if self.url != EMBEDDED:
                 raise ValueError("give either url or host, not both")
@@ -1127,6 +1142,9 @@ class ServeSettings(Section, frozen=True):
             "anybody else it is ignored"
         ),
     ] = ()
+    pages: Annotated[
+        bool, Meta(description="pages for people, at /; without them / leads to the API")
+    ] = True
     limits: ServeLimits = ServeLimits()
     relay: ServeRelaySettings = ServeRelaySettings()
 

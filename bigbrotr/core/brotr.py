@@ -6,6 +6,8 @@ from typing import Any, Self
 
 from bigbrotr.core.calls.candidates import CandidateCalls
 from bigbrotr.core.calls.events import EventCalls
+from bigbrotr.core.calls.exchange import ExchangeCalls
+from bigbrotr.core.calls.imports import ImportCalls
 from bigbrotr.core.calls.maintenance import MaintenanceCalls
 from bigbrotr.core.calls.monitoring import MonitoringCalls
 from bigbrotr.core.calls.policy import PolicyCalls
@@ -19,6 +21,8 @@ from bigbrotr.core.pool import Pool
 
 class Brotr(
     EventCalls,
+    ImportCalls,
+    ExchangeCalls,
     ReconciliationCalls,
     CandidateCalls,
     VisitCalls,

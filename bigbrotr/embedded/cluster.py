@@ -8,6 +8,7 @@ import ctypes
 import importlib.util
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import stat
@@ -316,6 +317,66 @@ def make_private(directory: Path, account: Account) -> None:
             f"{directory}, the place of PostgreSQL's socket, is not a private directory of the "
             f"user {account.name}; remove it"
         )
+
+
+def make_archive(directory: Path, account: Account) -> None:
+    """Makes the directory into which the server copies its WAL, or sees that it can write there."""
+    try:
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode=0o700, parents=True)
+            if account.dropping:
+                os.chown(directory, account.uid, account.gid, follow_symlinks=False)
+        if account.dropping:
+            _open_way(directory.parent, account)
+    except OSError as error:
+        if isinstance(error, DatabaseError):
+            raise
+        raise DatabaseError(f"cannot archive WAL in {directory}: {error.strerror}") from None
+    if _run(["/bin/sh", "-c", 'test -d "$1" && test -w "$1"', "sh", directory], account).returncode:
+        raise DatabaseError(
+            f"the user {account.name}, as whom PostgreSQL runs, cannot write into {directory}, the "
+            "archive of its WAL ([database] wal_archive)"
+        )
+
+
+def archiving(directory: Path | None, *, summarizes: bool) -> dict[str, str]:
+    """PostgreSQL's settings for an archive of its WAL, and for incremental backups."""
+    found = {"summarize_wal": "on"} if summarizes else {}
+    if directory is not None:
+        quoted = str(directory).replace("'", "''")
+        shell = shlex.quote(str(directory)).replace("%", "%%").replace("'", "''")
+        found |= {
+            "archive_mode": "on",
+            "archive_library": "basic_archive",
+            "basic_archive.archive_directory": quoted,
+            "archive_timeout": "10min",
+            "restore_command": f"cp {shell}/%f %p",
+        }
+    return found
+
+
+def fill(data_dir: Path, make: Callable[[Path], None], account: Account) -> None:
+    """Has a cluster made by somebody else, whole or not at all.
+
+    Raises:
+        DatabaseError: there is one already.
+    """
+    if (data_dir / "postgres").exists():
+        raise DatabaseError(
+            f"there is a database in {data_dir} already: name another place by --data-dir"
+        )
+    remove_unfinished(data_dir)
+    fresh = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=data_dir))
+    try:
+        made = fresh / "cluster"
+        make(made)
+        if account.dropping:
+            for path in (made, *made.rglob("*")):
+                os.chown(path, account.uid, account.gid, follow_symlinks=False)
+        made.rename(data_dir / "postgres")
+        _sync(data_dir)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def end_with_parent(number: signal.Signals) -> Callable[[], None] | None:

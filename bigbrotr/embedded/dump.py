@@ -21,6 +21,18 @@ from bigbrotr.errors import ConfigError, DatabaseError
 
 HEAD_LINES = 40  # of a script, before its first table
 NEWER_SETTINGS = (b"SET transaction_timeout ",)  # since PostgreSQL 17
+SECTIONS = ("pre-data", "data", "post-data")
+# Minor releases since November 2026 note versions of columns as options of theirs, which older
+# programs dump and older servers refuse; who wants them makes them anew.
+_COLUMN_OPTIONS = re.compile(rb"(ALTER TABLE .* ALTER COLUMN .* SET) \((.*)\);\n")
+_FOREIGN_OPTION = b"pg_attver="
+# Not every PostgreSQL is built with it; ours is not.
+_LZ4 = re.compile(rb"(ALTER TABLE .* ALTER COLUMN .* SET COMPRESSION lz4;)\n")
+_IF_LZ4 = (
+    b"DO $lz4$ BEGIN IF 'lz4' = ANY (SELECT pg_catalog.unnest(s.enumvals) FROM"
+    b" pg_catalog.pg_settings s WHERE s.name = 'default_toast_compression')"
+    b" THEN %b END IF; END $lz4$;\n"
+)
 
 
 def back_up(address: str, file: Path, environment: Mapping[str, str]) -> int:
@@ -80,30 +92,51 @@ def restore(address: str, file: Path, environment: Mapping[str, str]) -> None:
     """
     check_file(file)
     with TemporaryFile() as reasons, TemporaryFile() as answers:
-        with (
-            _reader(file, reasons, environment) as reader,
-            _writer(address, answers, environment) as writer,
-        ):
-            assert reader.stdout is not None
+        with _writer(address, answers, environment) as writer:
             assert writer.stdin is not None
+            is_whole = False
             with suppress(BrokenPipeError):  # it says why
-                _pass_on(reader.stdout, writer.stdin)
-                if reader.wait() == 0:  # else what was written is rolled back
+                writer.stdin.write(b"BEGIN;\n")
+                # Only where no data stands may a line be looked at.
+                is_whole = all(
+                    _read_section(section, file, reasons, environment, writer.stdin)
+                    for section in SECTIONS
+                )
+                if is_whole:  # else what was written is rolled back
                     writer.stdin.write(b"COMMIT;\n")
-            reader.stdout.close()  # who has nobody to write to ends
             with suppress(BrokenPipeError):
                 writer.stdin.close()
         if writer.returncode:
             raise DatabaseError(f"psql: {_last_error(answers)}")
-        if reader.returncode:
+        if not is_whole:
             raise DatabaseError(_with_hint(_last_error(reasons)))
 
 
+def _read_section(
+    section: str, file: Path, reasons: IO[bytes], environment: Mapping[str, str], psql: IO[bytes]
+) -> bool:
+    """Hands a section of the backup to psql; whether that could be read to its end."""
+    with _reader(section, file, reasons, environment) as reader:
+        assert reader.stdout is not None
+        try:
+            _pass_on(section, reader.stdout, psql)
+        finally:
+            reader.stdout.close()  # who has nobody to write to ends
+    return reader.returncode == 0
+
+
 def _reader(
-    file: Path, reasons: IO[bytes], environment: Mapping[str, str]
+    section: str, file: Path, reasons: IO[bytes], environment: Mapping[str, str]
 ) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(  # noqa: S603 -- our own program
-        [binary("pg_restore"), "--exit-on-error", "--file=-", *_BARE, str(file)],
+        [
+            binary("pg_restore"),
+            "--exit-on-error",
+            "--file=-",
+            f"--section={section}",
+            *_BARE,
+            str(file),
+        ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=reasons,
@@ -130,12 +163,19 @@ def _plain(environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, "LC_ALL": "C", "PGCLIENTENCODING": "UTF8"}
 
 
-def _pass_on(script: IO[bytes], psql: IO[bytes]) -> None:
-    """The script in a transaction that is not ended, without the settings at its beginning that
-    only servers of pg_dump's own version know."""
-    psql.write(b"BEGIN;\n")
-    for line in islice(script, HEAD_LINES):
-        if not line.startswith(NEWER_SETTINGS):
+def _pass_on(section: str, script: IO[bytes], psql: IO[bytes]) -> None:
+    """A part of the script without what only servers of pg_dump's own version know: settings at its
+    beginning, and options of columns."""
+    head = script if section == "pre-data" else islice(script, HEAD_LINES)
+    for line in head:
+        if _FOREIGN_OPTION in line and (found := _COLUMN_OPTIONS.fullmatch(line)):
+            options = found[2].split(b", ")
+            kept = [each for each in options if not each.startswith(_FOREIGN_OPTION)]
+            if kept:
+                psql.write(b"%b (%b);\n" % (found[1], b", ".join(kept)))
+        elif b" SET COMPRESSION " in line and (found := _LZ4.fullmatch(line)):
+            psql.write(_IF_LZ4 % found[1])
+        elif not line.startswith(NEWER_SETTINGS):
             psql.write(line)
     shutil.copyfileobj(script, psql, 1 << 20)
 

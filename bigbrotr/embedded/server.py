@@ -122,8 +122,15 @@ class EmbeddedPostgres:
     """
 
     def __init__(
-        self, data_dir: Path, *, on_progress: Callable[[str], None] = lambda words: None
+        self,
+        data_dir: Path,
+        *,
+        wal_archive: Path | None = None,
+        summarizes_wal: bool = False,
+        on_progress: Callable[[str], None] = lambda words: None,
     ) -> None:
+        self._wal_archive = wal_archive
+        self._summarizes_wal = summarizes_wal
         self.data_dir = data_dir.expanduser().resolve()
         self.cluster = self.data_dir / "postgres"
         self.log = self.data_dir / "postgres.log"
@@ -178,6 +185,20 @@ class EmbeddedPostgres:
                     f"cannot keep a database in {self.data_dir}: {reason}"
                 ) from error
             raise
+
+    async def fill(self, make: Callable[[Path], None]) -> None:
+        """Has a cluster made where there is none, whole or not at all, instead of by initdb.
+
+        Raises:
+            DatabaseError: there is one; or it cannot be made.
+            BusyError: another bigbrotr has the directory.
+        """
+        await self._take_lock()
+        try:
+            account = await anyio.to_thread.run_sync(clusters.account_of, self.data_dir)
+            await anyio.to_thread.run_sync(clusters.fill, self.data_dir, make, account)
+        finally:
+            await self.stop()
 
     async def restart(self) -> None:
         """Run the server again after it died, or stop and run it; the directory stays ours."""
@@ -270,6 +291,9 @@ class EmbeddedPostgres:
             self._say(f"making a new database in {data_dir}")
             await run(clusters.initialise, data_dir, account)
         fitting = settings(available_memory(), available_cpus(), shared_memory())
+        if self._wal_archive is not None:
+            await run(clusters.make_archive, self._wal_archive, account)
+        fitting |= clusters.archiving(self._wal_archive, summarizes=self._summarizes_wal)
         await run(clusters.configure, cluster, fitting, account)
         await run(clusters.make_private, self.socket_dir, account)
 

@@ -98,6 +98,7 @@ class Facts(NamedTuple):
     recipients: tuple[bytes, ...] = ()  # of a gift wrap: keys that may have it deleted
     requests: tuple[Request, ...] = ()  # for the deletion of its author's events
     vanishes: bool = False  # it asks us to forget its author up to its own time
+    vanishes_from: tuple[str, ...] = ()  # URLs of other relays that it asks for that
 
 
 def facts_of(
@@ -115,14 +116,26 @@ def facts_of(
         return Facts(why, address=address)
     if any(tag[0] == "-" for tag in tags):
         why |= Reason.PROTECTED
+    is_all, named = _asked(tags) if kind == VANISHING else (False, frozenset[str]())
+    is_meant = is_all or not named.isdisjoint(urls)
     return Facts(
         int(why),
         expires_at=_expires_at(tags),
         address=_address(kind, tags),
         recipients=tuple(_keys(tags, "p")) if kind == GIFT_WRAP else (),
         requests=tuple(_requests(pubkey, created_at, tags)) if kind == DELETION else (),
-        vanishes=kind == VANISHING and _is_meant(tags, urls),
+        vanishes=is_meant,
+        vanishes_from=() if is_all else tuple(sorted(named.difference(urls))),
     )
+
+
+def askers_of(event_id: bytes, pubkey: bytes, facts: Facts) -> Iterator[tuple[bytes, bytes]]:
+    """Who may have asked for the deletion of an event, each with what of: an id or an address."""
+    yield pubkey, event_id
+    if facts.address is not None:
+        yield pubkey, facts.address
+    for recipient in facts.recipients:
+        yield recipient, event_id
 
 
 def is_replaceable(kind: int) -> bool:
@@ -191,13 +204,11 @@ def _requests(pubkey: bytes, created_at: int, tags: Sequence[Sequence[str]]) -> 
             yield Request(address_of(kind, d), created_at)
 
 
-def _is_meant(tags: Sequence[Sequence[str]], urls: Collection[str]) -> bool:
-    for tag in tags:
-        if tag[0] != "relay" or len(tag) < 2:
-            continue
-        if tag[1] == ALL_RELAYS:
-            return True
+def _asked(tags: Sequence[Sequence[str]]) -> tuple[bool, frozenset[str]]:
+    """Whether all relays are asked to vanish, and which ones are named."""
+    values = {tag[1] for tag in tags if tag[0] == "relay" and len(tag) > 1}
+    urls = set()
+    for value in values:
         with suppress(ValueError):
-            if Relay(tag[1]).url in urls:
-                return True
-    return False
+            urls.add(Relay(value).url)
+    return ALL_RELAYS in values, frozenset(urls)

@@ -15,12 +15,24 @@ from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position, Query
 from bigbrotr.models.search import Search as Words
 from bigbrotr.models.search import words_of_event
-from bigbrotr.reads.plan import Partition, Piece, Way, choose, expected, partitions_of
+from bigbrotr.reads.plan import (
+    Partition,
+    Piece,
+    Stretch,
+    Way,
+    choose,
+    common_letters,
+    expected,
+    hashes_of,
+    partitions_of,
+    without,
+)
 
 PAGE = 500  # events that are read at once
 EXAMINED = 20_000  # events that a walk looks at before it is judged again
 MOST_IDS = 1000  # that are looked up at once
 MOST_SHARES = 1000  # that are kept in mind
+LONG_US = 20_000.0  # of a search: the statistics by day may spare some of it
 FRESH_S = 300.0  # for which statistics are used
 SEARCH_FRESH_S = 5.0  # for which it is known whether there is an index of words
 SEARCHED_S = 604_800  # of the past that a search looks through first, and then ...
@@ -253,9 +265,15 @@ class EventReads:
         reached: Position | None = None
         pieces = await self._pieces(query)
         kind = (query.authors, query.kinds, *sorted(query.tags.items()))
-        is_first = True
+        is_first, is_long = True, False
         while pieces and (left := wanted - number) > 0:
             plan = choose(pieces, query, left, share=self._shares.get(kind), is_first=is_first)
+            if plan.cost_us > LONG_US and not is_long:
+                is_long = True
+                left_over = await self._promising(pieces, query)
+                if left_over != pieces:
+                    pieces = left_over
+                    continue
             is_first = False
             run, pieces = plan.cut(pieces)
             span = replace(query, since=run[-1].since, until=run[0].until)
@@ -305,6 +323,20 @@ class EventReads:
             if _is_over(search.deadline):
                 return Found(events, number, Position(since, LAST_ID))
             until, length = since - 1, length * SEARCHED_MORE
+
+    async def _promising(self, pieces: list[Piece], query: Query) -> list[Piece]:
+        """The pieces without the days of which it is known that none of the kinds bears one of the
+        tags: an index of kinds and one of tags would have to be read as a whole to see that."""
+        for letter in common_letters(pieces, query) if query.kinds is not None else ():
+            days = await self._pool.fetchval(
+                call_of("days_without", "p_kinds", "p_hashes", "p_since", "p_until"),
+                sorted(query.kinds or ()),
+                hashes_of(query)[letter],
+                pieces[-1].since,
+                pieces[0].until,
+            )
+            pieces = without(pieces, [Stretch(each.lower, each.upper - 1) for each in days])
+        return pieces
 
     def _learn(self, kind: object, run: list[Piece], look: Look, *, is_full: bool) -> None:
         """Keeps in mind which share of the events matched: conditions may exclude each other, of

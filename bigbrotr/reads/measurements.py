@@ -53,6 +53,17 @@ class Claims(Struct, frozen=True):
     max_limit: Claim = Claim()
 
 
+class Place(Struct, frozen=True):
+    """Where a relay's address is said to be, in degrees."""
+
+    relay: str
+    state: str  # what the monitor found
+    latitude: float
+    longitude: float
+    country: str | None  # two letters (ISO 3166)
+    city: str | None
+
+
 DocumentKey: TypeAlias = tuple[int, str]  # time and type
 
 
@@ -148,3 +159,31 @@ async def newest_documents(pool: Pool, url: str) -> list[Document]:
         )
         for row in rows
     ]
+
+
+async def places(pool: Pool) -> list[Place]:
+    """Where relays are, as far as it is known."""
+    rows = await pool.fetch(
+        "SELECT r.url, c.state, m.data FROM bigbrotr.snapshots_latest s"
+        " JOIN bigbrotr.metadata m ON m.id = s.metadata_id"
+        " JOIN bigbrotr.relays r ON r.id = s.relay_id"
+        " LEFT JOIN bigbrotr.checks c ON c.relay_id = r.id"
+        " WHERE s.type = $1 ORDER BY r.url",
+        MetadataType.NIP66_GEO,
+    )
+    found = []
+    for row in rows:
+        data = msgspec.json.decode(row["data"])
+        latitude, longitude = data.get("latitude"), data.get("longitude")
+        if isinstance(latitude, int | float) and isinstance(longitude, int | float):
+            found.append(
+                Place(
+                    row["url"],
+                    row["state"] or "unknown",
+                    latitude,
+                    longitude,
+                    data.get("country"),
+                    data.get("city"),
+                )
+            )
+    return found

@@ -19,6 +19,7 @@ NAME_US = 0.09  # an event in the index of tags or of kinds, before it is fetche
 PROBE_US = 6.0  # a key in the index of a partition
 EMPTY_US = 1.0  # ... that was empty
 ENOUGH_US = 10_000.0  # for one statement: then see whether it was enough
+MOST_STRETCHES = 64  # that are looked at one by one: a statement each
 LEAST_ROWS = 1_000.0  # that a partition is thought to have: statistics may be old
 
 
@@ -33,12 +34,13 @@ class Way(StrEnum):
 
 class Plan(NamedTuple):
     """A way, for a tag's letter, through the first so many pieces; through the last of them back to
-    `since` (Unix seconds)."""
+    `since` (Unix seconds). All that is wanted is thought to take `cost_us` microseconds."""
 
     way: Way
     letter: str
     pieces: int
     since: int
+    cost_us: float = 0.0
 
     def cut(self, pieces: Sequence["Piece"]) -> tuple[list["Piece"], list["Piece"]]:
         """Returns the pieces that the way goes through now, and those that are left."""
@@ -47,6 +49,41 @@ class Plan(NamedTuple):
             rest.insert(0, replace(run[-1], until=self.since - 1))
             run[-1] = replace(run[-1], since=self.since)
         return run, rest
+
+
+class Stretch(NamedTuple):
+    """A time from `since` to `until`, both included, in Unix seconds."""
+
+    since: int
+    until: int
+
+
+def without(pieces: Sequence["Piece"], empty: Sequence[Stretch]) -> list["Piece"]:
+    """What is left of pieces (newest first) without stretches in which nothing matches (oldest
+    first, apart from each other). Of more than MOST_STRETCHES parts those that are closest are one.
+    """
+    parts: list[Piece] = []
+    for piece in pieces:
+        until = piece.until
+        for each in reversed(empty):
+            if each.since <= until and each.until >= piece.since:
+                if each.until < until:
+                    parts.append(replace(piece, since=each.until + 1, until=until))
+                until = each.since - 1
+        if until >= piece.since:
+            parts.append(replace(piece, until=until))
+    while len(parts) > MOST_STRETCHES:
+        near = [
+            (newer.since - older.until, number)
+            for number, (newer, older) in enumerate(pairwise(parts))
+            if newer.partition is older.partition
+        ]
+        if not near:
+            break
+        number = min(near)[1]
+        newer, older = parts[number : number + 2]
+        parts[number : number + 2] = [replace(newer, since=older.since)]
+    return parts
 
 
 class Shares(Struct, frozen=True):
@@ -85,6 +122,10 @@ class Piece(Struct, frozen=True):
         """About how many events there are."""
         whole = self.partition.until - self.partition.since + 1
         return self.partition.rows * (self.until - self.since + 1) / whole
+
+    def follows(self, newer: "Piece") -> bool:
+        """Whether nothing lies between them that is not to be looked at."""
+        return self.until >= newer.since - 1
 
 
 def partitions_of(rows: Sequence[Mapping[str, Any]]) -> list[Partition]:
@@ -143,14 +184,16 @@ def choose(
     other, of which statistics know nothing. The first look may be at a part of a piece: where that
     is not enough, estimates are wrong, and all of it is next.
     """
-    hashes = _hashes(query)
+    hashes = hashes_of(query)
     estimates = [_Estimate.of(piece, query, hashes, wanted, share) for piece in pieces]
     ways = list(estimates[0].costs)
     best = min(ways, key=lambda way: _cost(estimates, way, wanted))
     cost = found = 0.0
     taken = 0
-    for each in estimates:
-        if taken and (cost > ENOUGH_US or found > 1.5 * wanted):
+    for piece, each in zip(pieces, estimates, strict=True):
+        if taken and (
+            cost > ENOUGH_US or found > 1.5 * wanted or not piece.follows(pieces[taken - 1])
+        ):
             break
         taken += 1
         cost += each.costs[best]
@@ -160,7 +203,16 @@ def choose(
         # The index of kinds knows time: what is older need not be named.
         length = pieces[0].until - since + 1
         since = pieces[0].until + 1 - math.ceil(length * _part(estimates[0].matches, wanted))
-    return Plan(*best, taken, since)
+    return Plan(*best, taken, since, _cost(estimates, best, wanted))
+
+
+def common_letters(pieces: Sequence[Piece], query: Query) -> list[str]:
+    """The letters of the tags of which all values are common in one of the partitions."""
+    return [
+        letter
+        for letter, hashes in hashes_of(query).items()
+        if any(set(hashes) <= piece.partition.hashes.common.keys() for piece in pieces)
+    ]
 
 
 def _part(matches: float, wanted: int) -> float:
@@ -170,11 +222,12 @@ def _part(matches: float, wanted: int) -> float:
 
 def expected(pieces: Sequence[Piece], query: Query) -> float:
     """About how many events match, as far as the statistics tell."""
-    hashes = _hashes(query)
+    hashes = hashes_of(query)
     return sum(_Estimate.of(each, query, hashes, 1).matches for each in pieces)
 
 
-def _hashes(query: Query) -> dict[str, list[int]]:
+def hashes_of(query: Query) -> dict[str, list[int]]:
+    """The hashes of the values of each letter."""
     return {
         letter: [tag_hash(letter, text) for text in texts] for letter, texts in query.tags.items()
     }

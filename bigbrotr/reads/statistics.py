@@ -100,6 +100,18 @@ class RelayFigures(Struct, frozen=True):
     dropped_later: int
 
 
+class Compliance(Struct, frozen=True):
+    """What a relay has done about requests for deletion (NIP-09) and to vanish (NIP-62) that it
+    holds itself, as far as this archive holds what they are about."""
+
+    relay: str
+    network: str
+    deleted: int  # events that it held, was asked to delete, and holds no more
+    kept: int  # that it was seen to hold after it was asked
+    unknown: int  # of which nothing was proven since
+    kept_as_of: int | None  # the oldest of the proofs for what is kept, in Unix seconds
+
+
 class CheckDay(Struct, frozen=True):
     """Uptime and round trips of all relays together, in milliseconds."""
 
@@ -285,6 +297,16 @@ STATISTICS: dict[str, Statistic] = {
             (str,),
             ("relay",),
             "SELECT * FROM bigbrotr.statistics_relays AS s"
+            " WHERE ($2::pg_catalog.text IS NULL OR s.relay_url > $2)"
+            " ORDER BY s.relay_url LIMIT $1",
+        ),
+        Statistic(
+            "compliance",
+            "What relays do when they are asked to delete events: deleted, kept, not known.",
+            Compliance,
+            (str,),
+            ("relay",),
+            "SELECT * FROM bigbrotr.statistics_compliance AS s"
             " WHERE ($2::pg_catalog.text IS NULL OR s.relay_url > $2)"
             " ORDER BY s.relay_url LIMIT $1",
         ),

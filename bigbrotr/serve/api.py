@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
-from weakref import WeakKeyDictionary
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -29,12 +28,12 @@ from bigbrotr.reads import (
     statistics,
     status,
 )
-from bigbrotr.reads.event_lines import EventLines
 from bigbrotr.reads.events import NotKeptError, NotSearchedError, StoredEvent
 from bigbrotr.reads.relays import Stage, Uptime
 from bigbrotr.reads.where import Where, where
 from bigbrotr.serve.parameters import PARSE, WHOLE
 from bigbrotr.serve.problems import RefusedError
+from bigbrotr.serve.readers import at_risk_of, events_of, relays_of
 from bigbrotr.serve.resource import (
     BIGINT,
     Keyed,
@@ -120,10 +119,6 @@ class RelaysQuery(ListQuery, frozen=True, kw_only=True):
     ] = "url"
 
 
-# What is shown of a relay is read once a moment, on however many pages it stands.
-_relay_lists: WeakKeyDictionary[Pool, relay_list.RelayList] = WeakKeyDictionary()
-
-
 async def _relays(
     pool: Pool, query: RelaysQuery, after: relay_list.RelayKey | None, limit: int
 ) -> list[Keyed]:
@@ -136,10 +131,8 @@ async def _relays(
         nips=query.nip,
         text=query.text,
     )
-    if (known := _relay_lists.get(pool)) is None:
-        known = _relay_lists[pool] = relay_list.RelayList(pool)
     found: list[Keyed] = []
-    found += await known.page(wanted, query.sort, after, limit)
+    found += await relays_of(pool).page(wanted, query.sort, after, limit)
     return found
 
 
@@ -282,7 +275,7 @@ class CoverageQuery(ListQuery, frozen=True, kw_only=True):
 
     relay: RelayUrl
     how: Annotated[
-        tuple[Literal["paging", "finish", "reconciliation"], ...] | None,
+        tuple[Literal["paging", "finish", "reconciliation", "import"], ...] | None,
         Meta(description="proven in one of these ways"),
     ] = None
 
@@ -312,17 +305,11 @@ class AtRiskQuery(ListQuery, frozen=True, kw_only=True):
     ] = "risk"
 
 
-# The sums are made once a minute.
-_at_risk_reads: WeakKeyDictionary[Pool, at_risk.AtRiskReads] = WeakKeyDictionary()
-
-
 async def _at_risk(
     pool: Pool, query: AtRiskQuery, after: at_risk.RiskKey | None, limit: int
 ) -> list[Keyed]:
-    if (known := _at_risk_reads.get(pool)) is None:
-        known = _at_risk_reads[pool] = at_risk.AtRiskReads(pool)
     found: list[Keyed] = []
-    found += await known.page(
+    found += await at_risk_of(pool).page(
         query.sort,
         after,
         limit,
@@ -467,15 +454,6 @@ class EventItem(Struct, frozen=True, omit_defaults=True):
 
 HALF = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # of a pair of UTF-16
 EventKey: TypeAlias = tuple[BIGINT, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]]
-# What the planner knows of a database is found once.
-_readers: WeakKeyDictionary[Pool, dict[View, EventLines]] = WeakKeyDictionary()
-
-
-def _reads(pool: Pool, view: View = View.CURRENT) -> EventLines:
-    views = _readers.setdefault(pool, {})
-    if (found := views.get(view)) is None:
-        found = views[view] = EventLines(pool, view)
-    return found
 
 
 def _filter(query: EventsQuery | CountsQuery) -> EventQuery:
@@ -512,7 +490,7 @@ async def _events(
     pool: Pool, query: EventsQuery, after: tuple[int, str] | None, limit: int
 ) -> Lines:
     try:
-        page = await _reads(pool).lines(
+        page = await events_of(pool).lines(
             _filter(query), limit, _position(after), budget_s=BUDGET_S, most_bytes=MOST_BYTES
         )
     except NotKeptError as error:
@@ -524,7 +502,7 @@ async def _events(
 
 async def _counts(pool: Pool, query: CountsQuery) -> Counted:
     try:
-        found = await _reads(pool).count(_filter(query), MOST_COUNTED, budget_s=BUDGET_S)
+        found = await events_of(pool).count(_filter(query), MOST_COUNTED, budget_s=BUDGET_S)
     except NotKeptError as error:
         raise RefusedError("bad-parameter", str(error), parameter="tag") from None
     except NotSearchedError as error:
@@ -534,7 +512,7 @@ async def _counts(pool: Pool, query: CountsQuery) -> Counted:
 
 async def _event(pool: Pool, query: OneEventQuery) -> Raw | None:
     wanted = EventQuery(ids=frozenset([bytes.fromhex(query.event)]))
-    page = await _reads(pool).page(wanted, 1)
+    page = await events_of(pool).page(wanted, 1)
     return Raw(page.events[0].to_json()) if page.events else None
 
 
@@ -627,7 +605,7 @@ def _signed(event: StoredEvent, what: str) -> EventItem:
 
 async def _profile(pool: Pool, query: AuthorQuery) -> authors.Profile | None:
     wanted = EventQuery(authors=frozenset([bytes.fromhex(query.author)]), kinds=frozenset([0]))
-    page = await _reads(pool).page(wanted, 1)
+    page = await events_of(pool).page(wanted, 1)
     if not page.events:
         return None
     event = page.events[0]
@@ -642,7 +620,7 @@ async def _author_relays(
         authors=frozenset([bytes.fromhex(query.author)]),
         kinds=frozenset(query.kind or (10002, 10050)),
     )
-    page = await _reads(pool, View.ARCHIVE).page(
+    page = await events_of(pool, View.ARCHIVE).page(
         wanted, limit, _position(after), budget_s=BUDGET_S, most_bytes=MOST_BYTES
     )
     found: list[Keyed] = []

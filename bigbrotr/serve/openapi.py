@@ -11,9 +11,8 @@ from msgspec import Struct
 from bigbrotr import __version__
 from bigbrotr.serve.parameters import Parameter
 from bigbrotr.serve.problems import PROBLEMS, TYPE, Problem
-from bigbrotr.serve.resource import Many, Resource
+from bigbrotr.serve.resource import NDJSON, Many, Resource
 
-NDJSON = "application/x-ndjson"
 REFS = "#/components/schemas/{name}"
 ABOUT = """\
 What a bigbrotr has archived and measured of the Nostr network. Everything is read-only.

@@ -16,6 +16,7 @@ from bigbrotr.serve.problems import RefusedError
 
 ROWS = 100  # of an answer, unless `limit` says otherwise
 MAX_ROWS = 1000
+NDJSON = "application/x-ndjson"
 BIGINT = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]  # what a cursor may hold of whole numbers
 
 
@@ -58,6 +59,18 @@ class Lines(NamedTuple):
     def array(self) -> bytes:
         """The items as a JSON array: no item holds a newline."""
         return b"[%b]" % self.text.replace(b"\n", b",")
+
+
+class Form(NamedTuple):
+    """How rows are written into a stream, and the name under which it is kept."""
+
+    kind: str
+    line: Callable[[Any], bytes]
+    head: bytes = b""
+    name: str = ""
+
+
+LINES = Form(NDJSON, lambda item: msgspec.json.encode(item) + b"\n")
 
 
 ReadOne: TypeAlias = Callable[[Pool, Any], Awaitable[Any | None]]

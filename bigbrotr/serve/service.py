@@ -26,13 +26,17 @@ from bigbrotr.serve.ask import IDENTITY
 from bigbrotr.serve.guard import Guard
 from bigbrotr.serve.limits import NOBODY, Buckets, Connections, Proxies, group
 from bigbrotr.serve.management import Management
-from bigbrotr.serve.openapi import NDJSON
+from bigbrotr.serve.pages.page import Redirect
+from bigbrotr.serve.pages.site import HTML, POLICY, Site
 from bigbrotr.serve.parameters import MAX_SHOWN, decoded, read_parameters, shown, split_query
 from bigbrotr.serve.problems import TYPE, RefusedError
 from bigbrotr.serve.relay.relay import Relay
 from bigbrotr.serve.resource import (
+    LINES,
     MAX_ROWS,
+    NDJSON,
     ROWS,
+    Form,
     Lines,
     ListQuery,
     Many,
@@ -55,6 +59,7 @@ WAITING = 8  # questions that wait for each connection to the database; more are
 IDLE_S = 60.0  # a connection on which nothing is asked
 NOT_FOUND_S = 10  # how long "there is none" may be kept
 PAGE_S = 3600  # and a page that only a new release changes
+FILE_S = 365 * 86_400  # and a file whose name says what is in it
 FRESH_BYTES = 16 * 1024 * 1024  # of answers that are kept for who asks the same
 METHODS = "GET, HEAD, OPTIONS"  # and POST, where the archive is managed over HTTP
 ENCODER = msgspec.json.Encoder()
@@ -80,13 +85,25 @@ class Answer(Struct):
     max_age_s: int
     digest: str
     until: float  # monotonic
+    policy: str = ""  # of its content, for browsers
+    status: int = 200
     packed: bytes | None = None
 
     @classmethod
-    def of(cls, body: bytes, kind: str, max_age_s: int, fresh_s: float = 0.0) -> "Answer":
+    def of(
+        cls,
+        body: bytes,
+        kind: str,
+        max_age_s: int,
+        fresh_s: float = 0.0,
+        *,
+        policy: str = "",
+        status: int = 200,
+    ) -> "Answer":
         """A new answer, good for `fresh_s`."""
         digest = hashlib.sha256(body, usedforsecurity=False).hexdigest()[:24]
-        return cls(body, kind, max_age_s, digest, time.monotonic() + fresh_s)
+        until = time.monotonic() + fresh_s
+        return cls(body, kind, max_age_s, digest, until, policy, status)
 
     @property
     def size(self) -> int:
@@ -164,9 +181,13 @@ class Service:
         shown = url if settings.public_url else f"http://{settings.listen}{PREFIX}"
         html = reference.page(resources, shown, schema).encode()
         self._pages = {
-            f"{PREFIX}/": Answer.of(html, "text/html; charset=utf-8", PAGE_S),
+            f"{PREFIX}/": Answer.of(html, HTML, PAGE_S, policy=reference.POLICY),
             f"{PREFIX}/openapi.json": Answer.of(msgspec.json.encode(schema), JSON, PAGE_S),
         }
+        self._site = Site(pool, settings) if settings.pages else None
+        if self._site is not None:
+            for path, (body, kind) in self._site.files.items():
+                self._pages[path] = Answer.of(body, kind, FILE_S)
 
     # A request
 
@@ -177,11 +198,11 @@ class Service:
             self._let_in(request, origin)
             response = await self._answer(request)
         except RefusedError as error:
-            response = self.refuse(error)
+            response = self._refuse_to(request, error)
         except (ConnectionError, asyncio.CancelledError):
             raise  # who asked has gone
         except Exception as error:
-            response = self.refuse(self.excuse(error, request))
+            response = self._refuse_to(request, self.excuse(error, request))
         if not response.prepared:
             self.finish(response, origin)
         self.counts[f"{response.status // 100}xx"] += 1
@@ -236,14 +257,14 @@ class Service:
             return web.Response(status=204, headers=PREFLIGHT | {"Allow": METHODS} | more)
         if self._relay and (told := await self._relay.answer(request, path, self.client(request))):
             return told
-        if path in ("/", PREFIX):
+        if path == PREFIX or (path == "/" and self._site is None):
             return web.Response(status=302, headers={"Location": f"{PREFIX}/"})
         if found := self._pages.get(path):
             response = self._send_answer(request, found)
             response.headers[IDENTITY] = self._identity
             return response
         if not path.startswith(f"{PREFIX}/"):
-            raise self._no_such(path)
+            return await self._page(request, path, query)
         is_stream = NDJSON in request.headers.get(hdrs.ACCEPT, "")
         if not is_stream and (kept := self._fresh.get(request.raw_path)):
             return self._send_answer(request, kept)
@@ -269,6 +290,57 @@ class Service:
         if is_stream:
             return await self._stream(request, resource, asked, after)
         return await self._many(request, resource, asked, after)
+
+    # Pages
+
+    async def _page(self, request: web.BaseRequest, path: str, query: str) -> web.StreamResponse:
+        """A page for people, or a file that one of them offers."""
+        site = self._site
+        if site is None:
+            raise self._no_such(path)
+        if (file := site.download(path)) is not None:
+            return await self._stream(request, *file)
+        if kept := self._fresh.get(request.raw_path):
+            return self._send_answer(request, kept)
+        made = await self._ask(partial(site.make, path, query))
+        if made is None:
+            raise self._no_such(path)
+        if isinstance(made, Redirect):
+            headers = {"Location": made.location, "Cache-Control": "no-store"}
+            return web.Response(status=302, headers=headers)
+        answer = Answer.of(
+            made.body,
+            made.kind,
+            made.max_age_s,
+            made.max_age_s,
+            policy=POLICY,
+            status=made.status,
+        )
+        if made.status == 200:
+            self._fresh.keep(request.raw_path, answer)
+        return self._send_answer(request, answer)
+
+    def _refuse_to(self, request: web.BaseRequest, error: RefusedError) -> web.StreamResponse:
+        """The answer that says what is wrong, to people on a page of their own."""
+        site, path = self._site, request.raw_path
+        is_for_people = (
+            site is not None
+            and not path.startswith(f"{PREFIX}/")
+            and "text/html" in request.headers.get(hdrs.ACCEPT, "")
+            and request.method in ("GET", "HEAD")
+        )
+        refused = self.refuse(error)
+        if not is_for_people or site is None:
+            return refused
+        made = site.problem(error)
+        headers = {
+            "Content-Type": made.kind,
+            "Cache-Control": refused.headers["Cache-Control"],
+            "Content-Security-Policy": POLICY,
+        }
+        if "Retry-After" in refused.headers:
+            headers["Retry-After"] = refused.headers["Retry-After"]
+        return web.Response(status=made.status, body=made.body, headers=headers)
 
     def _no_such(self, path: str) -> RefusedError:
         below = path.removeprefix(f"{PREFIX}/")[:MAX_SHOWN]
@@ -339,15 +411,23 @@ class Service:
         return rows
 
     async def _stream(
-        self, request: web.BaseRequest, resource: Many, query: ListQuery, after: Any
+        self,
+        request: web.BaseRequest,
+        resource: Many,
+        query: ListQuery,
+        after: Any = None,
+        form: Form = LINES,
     ) -> web.StreamResponse:
         """All rows, a line each: page by page, so that memory holds one of them."""
         left = query.limit
         most = min(resource.at_once, MAX_ROWS)
         size = most if left is None else min(left, most)
-        lines, number, after = await self._streamed(resource, query, after, size)
+        lines, number, after = await self._streamed(resource, query, after, size, form)
+        lines = form.head + lines
         is_packed = _takes_gzip(request)
-        headers = {"Content-Type": NDJSON, "Cache-Control": "no-store"}
+        headers = {"Content-Type": form.kind, "Cache-Control": "no-store"}
+        if form.name:
+            headers["Content-Disposition"] = f'attachment; filename="{form.name}"'
         if request.method == "HEAD":
             return web.Response(headers=headers)
         response = web.StreamResponse(headers=headers)
@@ -368,7 +448,7 @@ class Service:
                     break
                 size = size if left is None else min(left, size)
                 await self.buckets.wait(self.client(request))
-                lines, number, after = await self._streamed(resource, query, after, size)
+                lines, number, after = await self._streamed(resource, query, after, size, form)
             if is_packed:
                 await response.write(packer.flush())
             await response.write_eof()
@@ -382,7 +462,7 @@ class Service:
         return response
 
     async def _streamed(
-        self, resource: Many, query: ListQuery, after: Any, size: int
+        self, resource: Many, query: ListQuery, after: Any, size: int, form: Form
     ) -> tuple[bytes, int, Any]:
         """Rows of a stream as lines, how many, and where the next begin: where there are as many
         as were asked for, there may be more."""
@@ -393,7 +473,7 @@ class Service:
             rows, following = found
         else:
             rows, following = found, (found[-1][0] if len(found) == size else None)
-        lines = b"".join(ENCODER.encode(item) + b"\n" for _, item in rows)
+        lines = b"".join(map(form.line, (item for _, item in rows)))
         return lines, len(rows), following
 
     async def _ask(self, question: Any) -> Any:
@@ -424,8 +504,8 @@ class Service:
         if known is not None and (answer.digest in known or known.strip() == "*"):
             return web.Response(status=304, headers=headers)
         headers["Content-Type"] = answer.kind
-        if answer.kind.startswith("text/html"):
-            headers["Content-Security-Policy"] = reference.POLICY
+        if answer.policy:
+            headers["Content-Security-Policy"] = answer.policy
         body = answer.body
         if len(body) >= MIN_GZIP and _takes_gzip(request):
             if answer.packed is None:
@@ -433,7 +513,7 @@ class Service:
                 answer.packed = packer.compress(body) + packer.flush()
             body = answer.packed
             headers["Content-Encoding"] = "gzip"
-        return web.Response(body=body, headers=headers)
+        return web.Response(status=answer.status, body=body, headers=headers)
 
     def refuse(self, error: RefusedError) -> web.StreamResponse:
         """The answer that says what is wrong, and what to do."""

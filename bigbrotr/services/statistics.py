@@ -36,6 +36,11 @@ class Statistics(BaseService[StatisticsSettings]):
                     return
                 await self.brotr.count_day(day, int(time.time()), self._sketch)
                 counted += 1
+        while days := await self.brotr.compliance_due():
+            for day in days:
+                if self._stop.is_set():
+                    return
+                await self.brotr.count_compliance(day)
         estimated = await self._estimate_windows()
         if not self._stop.is_set():
             await self.brotr.count_checks(int(time.time()))

@@ -32,6 +32,7 @@ from tests.bench import (
     fuzz,
     relay_serve,
     schnorr,
+    transfer,
 )
 from tests.bench import negentropy as reconciliation
 from tests.bench import reconcile as visits
@@ -344,6 +345,16 @@ async def answers_lag(on: Stage, events: int) -> None:
     await api.measure_lag(on, events)
 
 
+async def export(on: Stage, events: int) -> None:
+    """Exports of all events as lines of JSON, plain and compressed."""
+    await transfer.measure_export(on, events)
+
+
+async def import_(on: Stage, events: int) -> None:
+    """Imports of files, beside a first copy from relays."""
+    await transfer.measure_import(on, events)
+
+
 async def reconcile(on: Stage, events: int) -> None:
     """A relay whose events are all known: by pages, by ids, and by ids once more."""
     await visits.measure(on, events)
@@ -377,6 +388,8 @@ BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
     "serve": serve,
     "schnorr": signatures,
     "api_lag": answers_lag,
+    "export": export,
+    "import": import_,
 }
 
 

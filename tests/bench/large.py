@@ -16,7 +16,7 @@ from pathlib import Path
 import asyncpg
 import uvloop
 
-from bigbrotr.config.settings import MaintenanceSettings, Profile
+from bigbrotr.config.settings import MaintenanceSettings, Profile, StatisticsSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
@@ -28,6 +28,7 @@ from bigbrotr.nostr.negentropy import Items
 from bigbrotr.reads import status
 from bigbrotr.reads.where import where
 from bigbrotr.services.maintenance import Maintenance
+from bigbrotr.services.statistics import Statistics
 from bigbrotr.services.sync.reconcile import CHUNK, MOST_ITEMS
 from tests.bench import corpus, reads
 from tests.bench.reads import BUSY, BUSY_SECOND, SPREAD_S
@@ -157,8 +158,19 @@ async def build(address: str, events: int, profile: Profile = Profile.FULL) -> N
         await connection.execute("VACUUM ANALYZE bigbrotr.events_stored", timeout=36_000)
         await connection.execute("VACUUM ANALYZE bigbrotr.presence", timeout=36_000)
         say("vacuumed")
+        await connection.execute(
+            "INSERT INTO bigbrotr.dirty_days (day) SELECT generate_series($1::bigint, $2)",
+            (corpus.NEWEST - SPREAD_S) // 86_400,
+            corpus.NEWEST // 86_400,
+        )
     finally:
         await connection.close()
+    async with (
+        Brotr(Pool(dsn=address)) as brotr,
+        Statistics(brotr, StatisticsSettings(every_s=0)) as service,
+    ):
+        await service.run()
+    say("counted by day")
 
 
 async def measure(on: Stage, address: str, events: int) -> None:

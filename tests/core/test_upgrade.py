@@ -15,7 +15,7 @@ from bigbrotr.config.settings import Profile
 from bigbrotr.config.shipped import shipped
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.base import relay_ids, value_of
-from bigbrotr.core.calls.events import _event_columns
+from bigbrotr.core.calls.events import event_columns
 from bigbrotr.core.pool import Connection, Pool
 from bigbrotr.core.schema import Schema, read_ledger
 from bigbrotr.errors import SchemaError
@@ -89,7 +89,7 @@ class NextBrotr(Brotr):
     async def store(self, event: Event, relay: Relay) -> int:
         async def work(connection: Connection) -> int:
             ids = await relay_ids(connection, {relay})
-            columns = _event_columns([event], [NOW], await self._kept_columns(), True)
+            columns = event_columns([event], [NOW], await self._kept_columns(), True)
             new: int = await value_of(
                 connection,
                 "insert_events",

@@ -162,6 +162,44 @@ async def test_move_to_an_older_server(old_server: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+async def test_move_from_an_older_server(old_server: str, tmp_path: Path) -> None:
+    """What a server of 15 or 16 holds comes into the embedded one, and may go back."""
+    file, back = tmp_path / "old.dump", tmp_path / "new.dump"
+    async with ScriptedRelay(EVENTS) as relay:
+        there = Place(tmp_path / "there", [relay.url], more=f'[database]\nurl = "{old_server}"\n')
+        assert (await there.call("db", "migrate")).code == 0
+        await there.run_once()
+    assert (await there.call("db", "backup", str(file))).code == 0
+    before = await _read(old_server)
+    assert len(before.pairs) == 12
+    place = Place(tmp_path / "place")
+    done = await place.call("db", "restore", str(file))
+    assert (done.code, done.out) == (0, "restored 12 events\n"), done.err
+    async with place.database() as ours:
+        assert await Archive.read(ours) == before
+        await _is_in_order(ours)
+    assert "the schema is current" not in await place.run_once("--only", "seeder")
+    # And back again, into a database of the old server that holds nothing.
+    connection = await asyncpg.connect(old_server)
+    await connection.execute("CREATE DATABASE again")
+    await connection.close()
+    again = old_server.replace("/postgres?", "/again?")
+    home = Place(tmp_path / "home", more=f'[database]\nurl = "{again}"\n')
+    assert (await place.call("db", "backup", str(back))).code == 0
+    done = await home.call("db", "restore", str(back))
+    assert (done.code, done.out) == (0, "restored 12 events\n"), done.err
+    assert (await _read(again)).pairs == before.pairs
+
+
+async def _read(address: str) -> Archive:
+    connection = await asyncpg.connect(address)
+    try:
+        return await Archive.read(connection)
+    finally:
+        await connection.close()
+
+
+@pytest.mark.slow
 async def test_a_backup_of_a_newer_release(tmp_path: Path) -> None:
     place = Place(tmp_path / "place")
     file = tmp_path / "newer.dump"

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[2]
-LOCK = ROOT / "requirements" / "run.txt"
+LOCK = ROOT / "requirements" / "parquet.txt"  # what bigbrotr runs with, and its extra
 PYTHONS = ("3.11", "3.12", "3.13")
 MACHINES = {"x86_64": 62, "aarch64": 183}  # what an ELF file calls them (e_machine)
 GLIBCS = ("manylinux2014", "manylinux_2_17", "manylinux_2_28")  # Debian 12 has 2.36

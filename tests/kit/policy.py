@@ -46,9 +46,9 @@ def recount(
             for other in archived
         ):
             why |= Reason.SUPERSEDED
-        if any(_deletes(request, event) for request in requests):
+        if any(deletes(request, event) for request in requests):
             why |= Reason.DELETED
-        if any(_makes_vanish(request, event) for request in requests):
+        if any(makes_vanish(request, event) for request in requests):
             why |= Reason.VANISHED
         if ("-",) in event.tags:
             why |= Reason.PROTECTED
@@ -73,7 +73,8 @@ def _address(event: Event) -> str | None:
     return None
 
 
-def _deletes(request: Event, event: Event) -> bool:
+def deletes(request: Event, event: Event) -> bool:
+    """Whether a request for deletion is about an event."""
     if request.kind != 5 or event.kind in (5, 62):
         return False
     is_its_own = request.pubkey == event.pubkey
@@ -85,9 +86,10 @@ def _deletes(request: Event, event: Event) -> bool:
     return is_named and is_its_own and event.created_at <= request.created_at
 
 
-def _makes_vanish(request: Event, event: Event) -> bool:
+def makes_vanish(request: Event, event: Event, relay: str = "ALL_RELAYS") -> bool:
+    """Whether a request to vanish from all relays, or from one, is about an event."""
     if request.kind != 62 or event.kind == 62 or event.created_at > request.created_at:
         return False
     is_for_it = event.kind == 1059 and ("p", request.pubkey.hex()) in event.tags
-    is_meant = ("relay", "ALL_RELAYS") in request.tags
+    is_meant = ("relay", "ALL_RELAYS") in request.tags or ("relay", relay) in request.tags
     return is_meant and (request.pubkey == event.pubkey or is_for_it)

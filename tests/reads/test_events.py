@@ -8,14 +8,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bigbrotr.config.settings import Profile
+from bigbrotr.config.settings import Profile, StatisticsSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import Event, EventRelay, tag_hash
 from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position, Query
 from bigbrotr.models.relay import Relay
+from bigbrotr.reads import events as events_module
+from bigbrotr.reads import plan
 from bigbrotr.reads.events import EventReads, NotKeptError, StoredEvent, _Search
 from bigbrotr.reads.plan import Way
+from bigbrotr.services.statistics import Statistics
 from tests.kit.archive import BOTH
 from tests.kit.events import NOW, make_event, pubkey, verified
 
@@ -141,6 +144,76 @@ async def test_any_query_gives_what_a_look_at_every_event_gives(
             assert [event.id for event in found] == matching(query, EVENTS)
         checked += 1
     assert checked > 10
+
+
+async def counted(brotr: Brotr) -> None:
+    async with Statistics(brotr, StatisticsSettings(every_s=0)) as statistics:
+        await statistics.run()
+
+
+def counted_events() -> list[Event]:
+    """Days of events that bear a common tag in some kinds, in others now and then or never."""
+    days = [NOW - 5 * QUARTER, *(NOW - each * 86_400 for each in range(1, 9))]
+    bearing = {1: "ab", 7: "a", 0: "", 30023: "b"}
+    return [
+        Event.from_object(
+            make_event(
+                at - at % 86_400 + n,
+                kind,
+                [["t", value] for value in values if value != "b" or day % 3 == 0],
+                f"{n}",
+                n % 4,
+            )
+        )
+        for day, at in enumerate(days)
+        for kind, values in bearing.items()
+        for n in range(25)
+    ]
+
+
+@pytest.mark.parametrize("most", [1, 64])
+async def test_days_on_which_no_kind_bears_a_tag_are_left_out(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """…as long as nothing has changed since they were counted."""
+    monkeypatch.setattr(events_module, "LONG_US", -1.0)
+    monkeypatch.setattr(plan, "MOST_STRETCHES", most)
+    events = counted_events()
+    relay = Relay("wss://a.example.com")
+    await brotr.insert_events([EventRelay(event, relay, NOW) for event in events])
+    await brotr.analyze()
+    await counted(brotr)
+    late = [
+        Event.from_object(make_event(NOW - 4 * 86_400, kind, [["t", "a"], ["t", "b"]], "late"))
+        for kind in KINDS
+    ]
+    looked: list[tuple[int, int]] = []
+    look_up = EventReads._look_up
+
+    async def seen(
+        self: EventReads, way: Way, letter: str, query: Query, *rest: Any
+    ) -> events_module.Look:
+        looked.append((query.since, query.until))
+        return await look_up(self, way, letter, query, *rest)
+
+    monkeypatch.setattr(EventReads, "_look_up", seen)
+    for found in (events, events + late):
+        reads = EventReads(brotr.pool, View.CURRENT)
+        for kinds, values in itertools.product(
+            [{0}, {7}, {30023}, {0, 30023}, {1}], [{"a"}, {"b"}, {"a", "b"}, {"a", "c"}]
+        ):
+            query = Query(kinds=frozenset(kinds), tags={"t": frozenset(values)})
+            page = await reads.page(query, 500)
+            assert [each.id for each in page.events] == matching(query, found)
+        looked.clear()
+        await reads.page(Query(kinds=frozenset([0]), tags={"t": frozenset(["a"])}))
+        counted_days = {event.created_at // 86_400 for event in events}
+        seen_days = {
+            day for day in counted_days for since, until in looked if since // 86_400 <= day
+            and until // 86_400 >= day
+        }  # fmt: skip
+        assert seen_days == ({NOW // 86_400 - 4} if found is not events else set()) or most == 1
+        await brotr.insert_events([EventRelay(event, relay, NOW) for event in late])
 
 
 @pytest.mark.one_server  # a cluster is asked slice by slice

@@ -65,7 +65,7 @@ class EventCalls(Calls):
             )
             for relay_id, group in groupby(ordered, key=lambda p: ids[p.relay.url]):
                 seen = {pair.event: pair.seen_at for pair in group}  # the earliest comes last
-                columns = _event_columns(list(seen), list(seen.values()), kept, self.notes_mentions)
+                columns = event_columns(list(seen), list(seen.values()), kept, self.notes_mentions)
                 inserted += await value_of(
                     connection, "insert_events", p_relay_id=relay_id, **columns
                 )
@@ -123,7 +123,7 @@ class EventCalls(Calls):
             # cluster calls that an internal error; if it was another, it comes again below.
             with suppress(asyncpg.UniqueViolationError, asyncpg.InternalServerError):
                 return await self._copy_page(events, copied, rest, now)
-        columns = _event_columns(events, [now] * len(events), kept, self.notes_mentions)
+        columns = event_columns(events, [now] * len(events), kept, self.notes_mentions)
         row = await self._retry(lambda: self.pool.fetchrow(_STORE_PAGE, *rest, *columns.values()))
         assert row is not None
         return row["new_events"], row["new_pairs"]
@@ -132,7 +132,7 @@ class EventCalls(Calls):
         self, events: Sequence[Event], copied: Sequence[str], rest: Sequence[object], now: int
     ) -> tuple[int, int]:
         """Stores a page all of whose events are new; else UniqueViolationError, and nothing was."""
-        noted = _event_columns(events, [now] * len(events), frozenset(), self.notes_mentions)
+        noted = event_columns(events, [now] * len(events), frozenset(), self.notes_mentions)
         noted["p_pubkeys"] = None  # they are in the rows
         if any(event.raw for event in events) and copied is not event_rows.ESSENTIAL:
             noted["p_raws"] = [event.raw for event in events]
@@ -143,7 +143,7 @@ class EventCalls(Calls):
                 "events_stored",
                 schema_name=SCHEMA,
                 columns=copied,
-                source=_stream(event_rows.rows(events, nums, copied)),
+                source=stream_of(event_rows.rows(events, nums, copied)),
                 format="binary",
             )
             noted["p_nums"] = nums
@@ -193,7 +193,7 @@ class EventCalls(Calls):
             at, event_id = row["last_at"], row["last_id"]
 
 
-async def _stream(data: bytes) -> AsyncIterator[bytes]:
+async def stream_of(data: bytes) -> AsyncIterator[bytes]:
     """What asyncpg takes as a source: bytes alone would name a file."""
     yield data
 
@@ -216,7 +216,7 @@ _STORE_PAGE = """
 """
 
 
-def _event_columns(
+def event_columns(
     events: Sequence[Event], seen_ats: Sequence[int], kept: frozenset[str], notes_mentions: bool
 ) -> dict[str, Any]:
     """What `insert_events` takes beside the relay's number: sorted events as columns."""

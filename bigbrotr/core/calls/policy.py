@@ -274,18 +274,23 @@ def _said(row: asyncpg.Record, urls: Sequence[str]) -> Said:
 
 async def _note_requests(connection: Connection, said: Sequence[Said]) -> set[Key]:
     """Keeps what is asked for; returns the archived events that are named."""
-    asked = [(each.pubkey, *request) for each in said for request in each.facts.requests]
-    vanishing = [each for each in said if each.facts.vanishes]
-    if not (asked or vanishing):
+    asked = [(each, request) for each in said for request in each.facts.requests]
+    vanishing = [(each, None) for each in said if each.facts.vanishes]
+    vanishing_from = [(each, url) for each in said for url in each.facts.vanishes_from]
+    if not (asked or vanishing or vanishing_from):
         return set()
     rows = await rows_of(
         connection,
         "note_requests",
-        p_pubkeys=[pubkey for pubkey, _, _ in asked],
-        p_targets=[target for _, target, _ in asked],
-        p_untils=[until for _, _, until in asked],
-        p_vanishing=[each.pubkey for each in vanishing],
-        p_vanish_untils=[each.created_at for each in vanishing],
+        p_pubkeys=[each.pubkey for each, _ in asked],
+        p_targets=[request.target for _, request in asked],
+        p_untils=[request.until for _, request in asked],
+        p_asked_ats=[each.created_at for each, _ in asked],
+        p_requests=[each.id for each, _ in asked],
+        p_vanishing=[each.pubkey for each, _ in (*vanishing, *vanishing_from)],
+        p_vanish_urls=[url for _, url in (*vanishing, *vanishing_from)],
+        p_vanish_untils=[each.created_at for each, _ in (*vanishing, *vanishing_from)],
+        p_vanish_requests=[each.id for each, _ in (*vanishing, *vanishing_from)],
         p_now=_now(),
     )
     return {(row["created_at"], row["id"]) for row in rows}

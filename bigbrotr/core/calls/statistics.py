@@ -1,10 +1,14 @@
 """Statistics: days that are counted anew, and the sketches of their authors."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from bigbrotr.core.calls.base import MAINTENANCE_S, Calls, call_of, value_of
+import asyncpg
+import msgspec
+
+from bigbrotr.core.calls.base import MAINTENANCE_S, Calls, call_of, rows_of, value_of
 from bigbrotr.core.pool import Connection
+from bigbrotr.models.policy import askers_of, facts_of
 
 MAX_DAYS = 10_000  # that are asked for at once
 
@@ -23,6 +27,29 @@ class Window(NamedTuple):
     day: int
     days: Sequence[int]
     sketches: Sequence[Sequence[bytes]]  # of each day: all, with a profile, with a follow list
+
+
+_decode_tags = msgspec.json.Decoder(list[list[str]]).decode
+
+
+def asks_about(rows: Sequence[asyncpg.Record]) -> dict[str, list[Any]]:
+    """The arguments of `asked_of_relays` for the rows of `deletable`: the events, and who might ask
+    for the deletion of each."""
+    askers, targets, asks_of = [], [], []
+    for position, row in enumerate(rows, 1):
+        tags = None if row["tags"] is None else _decode_tags(row["tags"])
+        facts = facts_of(row["pubkey"], row["created_at"], row["kind"], tags)
+        for asker, target in askers_of(row["id"], row["pubkey"], facts):
+            askers.append(asker)
+            targets.append(target)
+            asks_of.append(position)
+    return {
+        "p_created_ats": [row["created_at"] for row in rows],
+        "p_ids": [row["id"] for row in rows],
+        "p_askers": askers,
+        "p_targets": targets,
+        "p_asks_of": asks_of,
+    }
 
 
 class StatisticsCalls(Calls):
@@ -44,6 +71,20 @@ class StatisticsCalls(Calls):
             assert row is not None
             authors = DayAuthors(*(column or () for column in row))
             await value_of(connection, "keep_sketches", p_day=day, p_sketches=await sketch(authors))
+
+        await self._transact(work)
+
+    async def compliance_due(self, limit: int = MAX_DAYS) -> list[int]:
+        """The days that wait to have counted what relays have deleted of them, newest first."""
+        return [row[0] for row in await self._rows("compliance_due", p_limit=limit)]
+
+    async def count_compliance(self, day: int) -> None:
+        """Counts what relays have done about the events of a day that they were asked to delete, in
+        one transaction."""
+
+        async def work(connection: Connection) -> None:
+            asks = asks_about(await rows_of(connection, "begin_compliance", p_day=day))
+            await value_of(connection, "count_compliance", p_day=day, **asks)
 
         await self._transact(work)
 

@@ -13,7 +13,7 @@ from bigbrotr.config.settings import PoolSettings, Profile, ServerSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.base import value_of
 from bigbrotr.core.calls.candidates import WALK, Archived, Mention, Resolution, Walk
-from bigbrotr.core.calls.events import _event_columns
+from bigbrotr.core.calls.events import event_columns
 from bigbrotr.core.pool import Pool
 from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
@@ -126,7 +126,7 @@ async def test_page_that_is_rolled_back_names_nothing(brotr: Brotr) -> None:
 
     async def crash() -> None:
         async with brotr.pool.transaction() as connection:
-            columns = _event_columns([event], [NOW], kept, True)
+            columns = event_columns([event], [NOW], kept, True)
             assert await value_of(connection, "insert_events", p_relay_id=relay_id, **columns) == 1
             raise Crash
 
@@ -150,7 +150,7 @@ async def test_late_commit_is_not_passed_by(brotr: Brotr) -> None:
     kept = await brotr._kept_columns()
     async with brotr.pool.transaction() as connection:
         early = names(A, created_at=NOW - 9)
-        columns = _event_columns([early], [NOW], kept, True)
+        columns = event_columns([early], [NOW], kept, True)
         assert await value_of(connection, "insert_events", p_relay_id=relay_id, **columns) == 1
         # Others write, commit and are taken; all after the one that is not committed yet.
         await store(brotr, names(B, created_at=NOW + 9), at=C)

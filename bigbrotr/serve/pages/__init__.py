@@ -1,0 +1,1 @@
+"""Pages for people: made here, readable without scripts, without a request to any other host."""

@@ -1,0 +1,194 @@
+"""Finds the page for a path, asks for what is on it, and makes it from its template."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from msgspec import Struct
+
+from bigbrotr import __version__
+from bigbrotr.config.settings import ServeSettings
+from bigbrotr.core.pool import Pool
+from bigbrotr.serve.pages import (
+    about,
+    event,
+    figures,
+    overview,
+    person,
+    relay,
+    relay_table,
+    risk,
+    search,
+    words,
+    world,
+)
+from bigbrotr.serve.pages.page import Ask, Page, Read, Redirect
+from bigbrotr.serve.parameters import decoded, parameters_of, read_parameters, split_query
+from bigbrotr.serve.problems import RefusedError
+from bigbrotr.serve.resource import Form, ListQuery, Many, Query
+
+# Everything comes from here, and no script runs that is not a file of ours.
+POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; "
+    "font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+HTML = "text/html; charset=utf-8"
+
+
+class Route(Struct, frozen=True, dict=True):
+    """A kind of page: its path with {names}, of which the last may hold slashes; its parameters."""
+
+    path: str
+    read: Read
+    query: type[Query] = Query
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """What its paths look like."""
+        parts = re.split(r"\{(\w+)\}", self.path)
+        text = "".join(
+            f"(?P<{part}>.+)" if number % 2 else re.escape(part)
+            for number, part in enumerate(parts)
+        )
+        return re.compile(text)
+
+    @cached_property
+    def parameters(self) -> Any:
+        """By name."""
+        return parameters_of(self.query, self.path)
+
+
+ROUTES: Sequence[Route] = (
+    Route("/", overview.page),
+    Route("/relays", relay_table.page, relay_table.RelaysQuery),
+    Route("/relays/{relay}", relay.page, relay.RelayQuery),
+    Route("/map", relay_table.world_map),
+    Route("/events/{event}", event.page, event.EventQuery),
+    Route("/authors/{author}", person.page, person.PersonQuery),
+    Route("/search", search.page, search.SearchQuery),
+    Route("/statistics", figures.index),
+    Route("/statistics/{name}", figures.page, figures.FiguresQuery),
+    Route("/at-risk", risk.page, risk.RiskQuery),
+    Route("/data", about.data),
+    Route("/about", about.page),
+)
+
+
+DOWNLOADS = (
+    (re.compile("/authors/([0-9a-f]{64})/events[.]jsonl"), person.download),
+    (re.compile("/statistics/([a-z_]+)[.]csv"), figures.download),
+)
+
+
+class Made(Struct, frozen=True):
+    """A page as it is sent."""
+
+    body: bytes
+    kind: str
+    max_age_s: int
+    status: int = 200
+
+
+class Site:
+    """All pages of one archive."""
+
+    def __init__(self, pool: Pool, settings: ServeSettings) -> None:
+        self._pool = pool
+        self._settings = settings
+        style = files(__package__).joinpath("static/style.css").read_bytes()
+        digest = hashlib.sha256(style, usedforsecurity=False).hexdigest()[:12]
+        self.files = {f"/static/style.{digest}.css": (style, "text/css; charset=utf-8")}
+        self._templates = _environment(
+            {
+                "style": f"/static/style.{digest}.css",
+                "version": __version__,
+                "name": settings.relay.name,
+                "land": world.land,
+            }
+        )
+
+    def download(self, path: str) -> tuple[Many, ListQuery, None, Form] | None:
+        """The file at a path: a list, and how it is written; None: there is none."""
+        for pattern, make in DOWNLOADS:
+            if (match := pattern.fullmatch(path)) is not None:
+                return make(match[1])
+        return None
+
+    async def make(self, path: str, query: str) -> Made | Redirect | None:
+        """The page at a path; None: there is none.
+
+        Raises:
+            RefusedError: the parameters are wrong, or what is asked for is not here.
+        """
+        plain = decoded(path)
+        for route in ROUTES:
+            if (match := route.pattern.fullmatch(plain)) is not None:
+                break
+        else:
+            return None
+        asked = read_parameters(
+            route.query, route.parameters, match.groupdict(), split_query(query)
+        )
+        found = await route.read(Ask(self._pool, asked, self._settings, path, query))
+        if found is None:
+            raise RefusedError("not-found", "this archive knows nothing of that")
+        if isinstance(found, Redirect):
+            return found
+        return self._render(found)
+
+    def problem(self, error: RefusedError) -> Made:
+        """The page that says what is wrong."""
+        context = {"error": error, "problem": error.problem("/api/v1/")}
+        return self._render(Page("problem.html", context, 0, error.status))
+
+    def _render(self, page: Page) -> Made:
+        text = self._templates.get_template(page.template).render(page.context)
+        return Made(text.encode("utf-8", "replace"), HTML, page.max_age_s, page.status)
+
+
+def _environment(known: Mapping[str, Any]) -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.globals.update(known)
+    made.filters.update(
+        {
+            "number": words.number,
+            "of": words.count,
+            "short": words.short,
+            "share": words.share,
+            "size": words.size,
+            "ms": words.milliseconds,
+            "duration": words.duration,
+            "when": words.when,
+            "date": words.date,
+            "moment": words.moment,
+            "clean": words.clean,
+            "foreign": words.foreign,
+            "npub": words.npub,
+            "brief": words.brief,
+            "host": words.host,
+            "path": path_of,
+        }
+    )
+    return made
+
+
+def path_of(what: str, kind: str) -> str:
+    """The address of the page of a relay, an event or an author."""
+    if kind == "relay":
+        return f"/relays/{quote(what.removeprefix('wss://'), safe='/:')}"
+    if kind == "author":
+        return f"/authors/{words.npub(what)}"
+    return f"/events/{what}"

@@ -1,0 +1,247 @@
+"""A worker of an import: a process that decodes, verifies and stores the lines that it is given.
+
+Events take the way of those that relays send: the decoder of frames, the proof of the id, a look at
+what is archived, the verification of the rest in batches, and one transaction for a page.
+"""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import asyncpg
+import msgspec
+import uvloop
+from msgspec import Struct
+
+from bigbrotr.config.settings import Config
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.imports import Import
+from bigbrotr.core.logger import configure, open_up
+from bigbrotr.core.pool import Pool, tell_arrays_by_type
+from bigbrotr.errors import DatabaseError, leaves
+from bigbrotr.models.event import Event, WireEvent, identify
+from bigbrotr.nostr.message import EventMessage, decode
+from bigbrotr.services.sync.ingest import Batch
+from bigbrotr.services.sync.verifier import Here
+from bigbrotr.transfer.lines import Piece
+
+PAGE = 1000  # events that are stored at once
+FIRST_LINES = 5  # of each reason, that are told
+
+# What clients send to relays has no subscription.
+_offered = re.compile(rb'\s*\[\s*"EVENT"\s*,\s*(?=\{)')
+
+
+class Order(Struct, frozen=True):
+    """What is done with all lines of an import. `proven`: seconds of which its relay was proven
+    complete after it held these events: sorted, half-open. `is_dry`: nothing is written."""
+
+    import_: Import
+    proven: tuple[tuple[int, int], ...] = ()
+    is_dry: bool = False
+
+
+class Outcome(Struct):
+    """What has become of some lines."""
+
+    lines: int = 0
+    events: int = 0  # valid
+    repeats: int = 0  # of events that were on a line shortly before
+    new: int = 0
+    outdated: int = 0  # that the relay is known to hold no longer
+    invalid: dict[str, int] = {}
+    first: dict[str, list[int]] = {}  # the lowest line numbers of each reason
+
+    def add(self, other: "Outcome") -> None:
+        """Adds another one."""
+        self.lines += other.lines
+        self.events += other.events
+        self.repeats += other.repeats
+        self.new += other.new
+        self.outdated += other.outdated
+        for reason, count in other.invalid.items():
+            self.invalid[reason] = self.invalid.get(reason, 0) + count
+            lines = self.first.get(reason, []) + other.first[reason]
+            self.first[reason] = sorted(lines)[:FIRST_LINES]
+
+
+class LineBatch(Batch):
+    """A batch of events that knows on which lines of a file they stand."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.outcome = Outcome()
+        self.line_of: dict[bytes, int] = {}  # by id
+        self._line = 0
+        self._seen: dict[bytes, WireEvent | Event] = {}
+
+    def take(self, line: int, text: bytes) -> None:
+        """Takes a line with an event, or rejects it."""
+        self._line = line
+        message = decode(frame_of(text))
+        if not isinstance(message, EventMessage):
+            self.reject(getattr(message, "reason", "malformed: no event"), b"")
+            return
+        event = message.event
+        try:
+            found = event if isinstance(event, Event) else identify(event)
+        except ValueError as error:
+            self.reject(str(error), b"")
+            return
+        if (first := self._seen.get(found.id)) is not None:
+            self.outcome.repeats += 1
+            if event != first:
+                self.copies.setdefault(found.id, []).append(found)
+            return
+        self._seen[found.id] = event
+        self.line_of[found.id] = line
+        self.events.append((event.created_at, found.id, found))
+        self.outcome.events += 1
+
+    def reject(self, reason: str, sample: bytes, count: int = 1) -> None:
+        """Counts what is no valid event, by the first words of the reason, and notes its line."""
+        super().reject(reason, sample, count)
+        known = reason.partition(":")[0]
+        reason = known if known in self.rejected else "malformed"
+        line = self.line_of.get(sample, self._line)
+        outcome = self.outcome
+        outcome.invalid[reason] = outcome.invalid.get(reason, 0) + count
+        lines = outcome.first.setdefault(reason, [])
+        lines.append(line)
+        del lines[FIRST_LINES:]
+
+
+def frame_of(line: bytes) -> bytes:
+    """The frame that a relay would send for a line: a bare event, or a frame either way."""
+    if line.startswith(b"{"):
+        return b'["EVENT","",%b]' % line
+    return _offered.sub(b'["EVENT","",', line, count=1)
+
+
+class ImportWorker:
+    """Decodes, verifies and stores lines."""
+
+    def __init__(self, brotr: Brotr, order: Order) -> None:
+        self._brotr, self._order = brotr, order
+        self._verifier = Here()
+        self._starts = [since for since, _ in order.proven]
+
+    async def work(self, piece: Piece) -> Outcome:
+        """Does so with a piece of a file; what was done is stored when it returns."""
+        batch = LineBatch()
+        lines = piece.data.split(b"\n")[:-1]
+        for number in piece.too_large:
+            batch.line_of[b""] = number
+            batch.reject("too large", b"")
+        batch.line_of.pop(b"", None)
+        for number, line in enumerate(lines, piece.first):
+            if text := line.strip():
+                batch.take(number, text)
+        batch.outcome.lines = len(lines)
+        batch.events.sort(key=lambda entry: entry[:2])
+        events, copies = batch.events, batch.copies
+        for start in range(0, len(events), PAGE):
+            batch.events, batch.copies, batch.fresh = events[start : start + PAGE], copies, []
+            await self._store(batch)
+        return batch.outcome
+
+    async def _store(self, batch: LineBatch) -> None:
+        """Notes the archived events of a batch, verifies and stores the others."""
+        unknown = await self._note([event[:2] for event in batch.events])
+        batch.events = [batch.events[position] for position in unknown]
+        wanted = len(batch.events)
+        await batch.verify(self._verifier)
+        batch.outcome.events -= wanted - len(batch.fresh)
+        if self._order.is_dry:
+            batch.outcome.new += len(batch.fresh)
+            return
+        for is_held, some in self._parts(batch.fresh):
+            new = await self._brotr.store_imported(self._order.import_, some, is_held=is_held)
+            batch.outcome.new += new
+            batch.outcome.outdated += 0 if is_held else len(some)
+
+    async def _note(self, keys: list[tuple[int, bytes]]) -> list[int]:
+        """Notes those that are archived; returns the positions of the others."""
+        if self._order.is_dry:
+            return await self._brotr.find_unknown(keys)
+        import_ = self._order.import_
+        if not self._starts:
+            return await self._brotr.note_imported(import_, keys)
+        unknown: list[int] = []
+        for is_held in (True, False):
+            places = [n for n, key in enumerate(keys) if self._is_held(key[0]) == is_held]
+            some = [keys[n] for n in places]
+            found = await self._brotr.note_imported(import_, some, is_held=is_held) if some else []
+            unknown += [places[n] for n in found]
+        return sorted(unknown)
+
+    def _parts(self, events: Sequence[Event]) -> list[tuple[bool, Sequence[Event]]]:
+        """The events that the relay may hold still, and those that a newer proof says it does
+        not."""
+        if not self._starts:
+            return [(True, events)]
+        held = [event for event in events if self._is_held(event.created_at)]
+        return [(True, held), (False, [e for e in events if not self._is_held(e.created_at)])]
+
+    def _is_held(self, created_at: int) -> bool:
+        place = bisect_right(self._starts, created_at) - 1
+        return place < 0 or created_at >= self._order.proven[place][1]
+
+
+_runner: asyncio.Runner | None = None
+_worker: ImportWorker | None = None
+
+
+def start_worker(config: Config, dsn: str | None, parent: int, order: Order) -> None:
+    """Makes this process a worker of `parent`: called once in it, before its first lines."""
+    global _runner, _worker  # the process is the object
+    for number in (signal.SIGINT, signal.SIGTERM):  # to stop is the parent's business
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_watch, args=(parent,), daemon=True, name="lifeline").start()
+    tell_arrays_by_type()
+    open_up(sys.stderr)
+    configure(config.log.level, config.log.json, sys.stderr)
+    limits = msgspec.structs.replace(config.pool.limits, min_size=1, max_size=1)
+    pool = Pool(
+        config.database,
+        msgspec.structs.replace(config.pool, limits=limits),
+        dsn=dsn,
+        # What a crash of the server takes, a repetition of the import brings again.
+        session={"synchronous_commit": "off"},
+    )
+    _runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    brotr = Brotr(pool, notes_mentions=config.finder.enabled)
+    _runner.run(pool.connect())
+    _worker = ImportWorker(brotr, order)
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)  # nobody is left to report to
+
+
+def run_piece(piece: Piece) -> Outcome:
+    """Works on a piece in this process.
+
+    Raises:
+        DatabaseError: the database went away.
+    """
+    assert _runner is not None
+    assert _worker is not None
+    try:
+        return _runner.run(_worker.work(piece))
+    except* (
+        OSError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+    ) as group:
+        lost = leaves(group)[0]
+    raise DatabaseError(f"import: {lost}") from lost

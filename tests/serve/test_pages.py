@@ -1,0 +1,361 @@
+"""The pages: every link leads somewhere, whatever strangers say stays text, nothing is foreign."""
+
+import json
+import logging
+import re
+from collections.abc import AsyncIterator
+from html.parser import HTMLParser
+from urllib.parse import quote, urlsplit
+
+import nostr_sdk
+import pytest
+
+from bigbrotr.config.settings import Profile
+from bigbrotr.core.brotr import Brotr
+from bigbrotr.models.event import Event
+from bigbrotr.reads.statistics import STATISTICS
+from bigbrotr.serve.pages import charts, kinds, words
+from bigbrotr.serve.pages.site import POLICY
+from tests.kit.archive import BOTH, A, pairs
+from tests.kit.events import NOW, pubkey, verified
+from tests.kit.policy import judge
+from tests.kit.served import Reply, Served, fill, fill_events, served
+
+VOID = {"meta", "link", "input", "br", "img"}
+EVIL = (
+    "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> javascript:alert(3)"
+    " \x1b[31mred \u202egnp.exe \u2066x"
+)
+
+
+class Elements(HTMLParser):
+    """What is in a page: whether its elements nest, what it links to, and what it loads."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: set[str] = set()
+        self.loads: set[str] = set()
+        self.ids: list[str] = []
+        self.wrong: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        self.wrong += self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "a" and given.get("href"):
+            self.links.add(given["href"] or "")
+        for name in ("src", "srcset", "data", "poster"):
+            if given.get(name):
+                self.loads.add(given[name] or "")
+        if tag == "link":
+            self.loads.add(given["href"] or "")
+        if tag in ("script", "style", "iframe", "object", "base"):
+            self.wrong.append(f"<{tag}>")
+        self.wrong += [name for name in given if name.startswith("on") or name == "style"]
+        if "id" in given:
+            self.ids.append(given["id"] or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self._open or self._open.pop() != tag:
+            self.wrong.append(f"</{tag}>")
+
+
+class Browser:
+    """Asks for pages as a browser does, and looks at each."""
+
+    def __init__(self, api: Served) -> None:
+        self._api = api
+        self.root = api.url.removesuffix("/api/v1")
+
+    async def get(self, path: str, status: int = 200) -> tuple[Reply, Elements]:
+        reply = await self._api.get(f"../..{path}", status=status, Accept="text/html,*/*")
+        assert reply.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert reply.headers["Content-Security-Policy"] == POLICY
+        assert len(reply.body) < 400_000
+        page = Elements(reply.body.decode())
+        assert not page.wrong, (path, page.wrong)
+        assert len(page.ids) == len(set(page.ids))
+        assert all(each.startswith(("/", "data:image/svg+xml")) for each in page.loads)
+        return reply, page
+
+
+@pytest.fixture
+async def events(brotr: Brotr) -> list[Event]:
+    await fill(brotr)
+    return await fill_events(brotr)
+
+
+@pytest.fixture
+async def site(
+    dsn: str, events: list[Event], caplog: pytest.LogCaptureFixture
+) -> AsyncIterator[Browser]:
+    """The pages of an archive in which there is something; nothing goes wrong there."""
+    assert events
+    async with served(dsn) as api:
+        yield Browser(api)
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+@BOTH
+async def test_every_link_leads_somewhere(
+    brotr: Brotr, dsn: str, profile: Profile, caplog: pytest.LogCaptureFixture
+) -> None:
+    await fill(brotr)
+    if profile is Profile.FULL:
+        await fill_events(brotr)
+    else:
+        await brotr.insert_events(pairs([verified(f"{n}") for n in range(5)], A))
+    async with served(dsn) as api:
+        site = Browser(api)
+        seen: dict[str, int] = {}
+        found = ["/"]
+        by_kind: dict[str, int] = {}
+        while found:
+            path = found.pop(0).partition("#")[0]
+            if not path or path in seen:
+                continue
+            assert path.startswith("/"), path
+            kind = path.split("/")[1].split("?")[0]
+            if by_kind.get(kind, 0) >= 40:
+                continue
+            by_kind[kind] = by_kind.get(kind, 0) + 1
+            if path.startswith("/api/") or path.endswith((".csv", ".jsonl", ".json")):
+                async with api.client.get(site.root + path) as response:
+                    await response.read()
+                    # Pages tell of events that may not be shown as they are.
+                    assert response.status in (200, 404), path
+                seen[path] = response.status
+                continue
+            async with api.client.get(
+                site.root + path, headers={"Accept": "text/html"}
+            ) as response:
+                await response.read()
+            # Events are named that are not here, and relays that were never tried.
+            assert response.status == 200 or kind in ("events", "relays", "search"), path
+            seen[path] = response.status
+            _, page = await site.get(response.url.raw_path_qs, response.status)
+            found += sorted(page.links)
+        assert {"/", "/relays", "/map", "/statistics", "/at-risk", "/about", "/data"} <= seen.keys()
+        for kind in ("events", "authors", "relays", "statistics"):
+            assert by_kind[kind] > 1
+        assert len(seen) > 60
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+async def test_what_strangers_say_stays_text(brotr: Brotr, dsn: str) -> None:
+    """In contents, tags, profiles, documents and paths; a megabyte of it is cut."""
+    await fill(brotr)
+    evil = [
+        verified(EVIL, [["t", EVIL], [EVIL, EVIL], ["r", "wss://x/<b>"], []][:3], kind=1),
+        verified(json.dumps({"name": EVIL, "about": "<b>x"}), kind=0),
+        verified("<i>" * 300_000, kind=1, created_at=NOW + 1),
+        verified("", [["r", "wss://a.example.com/%22%3E%3Cscript%3E"]], kind=10002),
+    ]
+    await brotr.insert_events(pairs(sorted(evil, key=lambda e: (e.created_at, e.id)), A))
+    document = {
+        "name": EVIL * 5000,
+        "software": EVIL,
+        "version": [EVIL],
+        "description": {"x": EVIL},
+        "supported_nips": EVIL,
+        "limitation": {EVIL: EVIL, "items": 1},
+        "items": 7,
+        "get": None,
+        "pubkey": EVIL,
+        "contact": 12.5,
+    }
+    await brotr.pool.execute(
+        "INSERT INTO bigbrotr.metadata (id, data) VALUES (sha256('evil'), $1::jsonb)",
+        json.dumps(document),
+    )
+    await brotr.pool.execute(
+        "UPDATE bigbrotr.snapshots_latest SET metadata_id = sha256('evil') WHERE type = 'nip11'"
+    )
+    async with served(dsn) as api:
+        site = Browser(api)
+        relays = await brotr.pool.fetch(
+            "SELECT r.url FROM bigbrotr.snapshots_latest s JOIN bigbrotr.relays r"
+            " ON r.id = s.relay_id WHERE s.type = 'nip11' LIMIT 1"
+        )
+        paths = [f"/events/{event.id.hex()}" for event in evil]
+        paths += [f"/authors/{pubkey(0)}", f"/relays/{relays[0]['url'][6:]}", "/", "/relays"]
+        paths += [f"/relays?text={quote(EVIL)}", f"/search?q=npub1{quote(EVIL)}"]
+        for path in paths:
+            reply, _ = await site.get(path)
+            text = reply.body.decode()
+            assert "<script" not in text
+            assert "<img" not in text
+            assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]", text)
+        await site.get(f"/{quote(EVIL)}", 404)
+        await site.get(f"/statistics/{quote(EVIL)}", 404)
+
+
+async def test_search_leads_to_what_is_meant(site: Browser, events: list[Event]) -> None:
+    async def leads(text: str) -> str:
+        reply = await site._api.get(f"../../search?q={quote(text)}", status=302)
+        return str(reply.headers["Location"])
+
+    event = events[0]
+    assert await leads(words.npub(pubkey(1))) == f"/authors/{pubkey(1)}"
+    assert await leads(f" nostr:{words.npub(pubkey(1))} ") == f"/authors/{pubkey(1)}"
+    assert await leads(pubkey(1)) == f"/authors/{pubkey(1)}"
+    assert await leads(event.id.hex()) == f"/events/{event.id.hex()}"
+    assert await leads("relay1.example.com") == "/relays/relay1.example.com"
+    assert await leads("WSS://Relay1.example.com/") == "/relays/relay1.example.com"
+    assert await leads("unknown.example.com") == "/relays?text=unknown.example.com"
+    assert await leads("strfry") == "/relays?text=strfry"
+    naddr = _naddr(30023, pubkey(1), "")
+    article = next(event for event in events if event.kind == 30023)
+    assert await leads(naddr) == f"/events/{article.id.hex()}"
+    for damaged in ("npub1x", "note1x", naddr[:-1], _naddr(30023, pubkey(3), "x")):
+        reply, _ = await site.get(f"/search?q={damaged}")
+        assert 'class="note"' in reply.body.decode()
+    secret = "nsec1" + "q" * 58
+    reply, _ = await site.get(f"/search?q={secret}")
+    assert "private key" in reply.body.decode()
+
+
+def _naddr(kind: int, author: str, name: str) -> str:
+    coordinate = nostr_sdk.Coordinate(nostr_sdk.Kind(kind), nostr_sdk.PublicKey.parse(author), name)
+    return str(nostr_sdk.Nip19Coordinate(coordinate, []).to_bech32())
+
+
+async def test_tables_filter_sort_and_go_on(site: Browser) -> None:
+    """…by their address; every relay stands on one page."""
+    found: list[str] = []
+    path: str | None = "/relays?limit=10&sort=holds"
+    while path is not None:
+        reply, page = await site.get(path)
+        links = [each for each in page.links if re.fullmatch("/relays/relay[0-9.a-z]+", each)]
+        assert 0 < len(links) <= 10
+        found += links
+        onward = re.search('href="([^"]+)" rel="next"', reply.body.decode())
+        path = None if onward is None else onward[1].replace("&amp;", "&") + "&limit=10"
+    assert len(found) == len(set(found)) == 25
+    for query, wanted in {"state=down": "down", "text=relay7": "relay7"}.items():
+        reply, _ = await site.get(f"/relays?{query}")
+        assert wanted in reply.body.decode()
+    reply, _ = await site.get("/relays?text=nothing-is-called-that")
+    assert "No relay is like that" in reply.body.decode()
+    reply, _ = await site.get("/relays?stat=down", 400)
+    assert "do you mean state?" in reply.body.decode()
+    await site.get("/relays?cursor=nonsense", 400)
+
+
+async def test_downloads(site: Browser, events: list[Event]) -> None:
+    """All events of a person as JSON lines; all rows of a list of figures for a spreadsheet."""
+    api = site._api
+    reply = await api.get(f"../../authors/{pubkey(1)}/events.jsonl")
+    assert reply.headers["Content-Disposition"] == f'attachment; filename="{pubkey(1)}.jsonl"'
+    own = (await api.get(f"events?author={pubkey(1)}&limit=500")).json["items"]
+    assert len(reply.body.splitlines()) == len(own) > 0
+    for name in STATISTICS:
+        reply = await api.get(f"../../statistics/{name}.csv")
+        header, *rows = reply.body.decode().splitlines()
+        assert header.split(",") == list(STATISTICS[name].columns)
+        assert len(rows) == len(await api.all(f"statistics/{name}", 1000))
+    await api.get("../../statistics/nothing.csv", status=404)
+    assert events
+
+
+async def test_what_is_hidden_is_not_on_any_page(brotr: Brotr, dsn: str) -> None:
+    event = verified("a secret that was taken back")
+    request = verified(kind=5, created_at=NOW + 5, tags=[["e", event.id.hex()]])
+    await brotr.insert_events(pairs(sorted([event, request], key=lambda e: e.created_at), A))
+    await judge(brotr)
+    async with served(dsn) as api:
+        site = Browser(api)
+        for path, status in (("/", 200), (f"/authors/{pubkey(0)}", 200)):
+            reply, _ = await site.get(path, status)
+            assert b"taken back" not in reply.body
+        reply, _ = await site.get(f"/events/{event.id.hex()}", 404)
+        text = reply.body.decode()
+        assert "taken back" not in text
+        assert "its author has asked for its deletion" in text
+
+
+async def test_an_empty_archive(brotr: Brotr, dsn: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Every page says what will be there."""
+    assert brotr.pool is not None
+    async with served(dsn) as api:
+        site = Browser(api)
+        for path in ("/", "/relays", "/map", "/statistics", "/at-risk", "/about", "/data"):
+            await site.get(path)
+        for name in STATISTICS:
+            await site.get(f"/statistics/{name}")
+        await site.get(f"/authors/{pubkey(9)}")
+        await site.get(f"/events/{64 * '0'}", 404)
+        await site.get("/relays/nowhere.example.com", 404)
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+async def test_programs_get_problems_and_people_get_pages(site: Browser) -> None:
+    reply = await site._api.get("../../nowhere", status=404)
+    assert reply.headers["Content-Type"] == "application/problem+json"
+    reply, page = await site.get("/nowhere", 404)
+    assert "/" in page.links
+    parts = urlsplit(site.root)
+    assert parts.hostname is not None
+    reply = await site._api.get("../..", Accept="text/html", Accept_Encoding="gzip")
+    assert reply.headers["Content-Encoding"] == "gzip"
+    known = reply.headers["ETag"]
+    await site._api.get("../..", status=304, If_None_Match=known, Accept="text/html")
+
+
+async def test_without_pages(brotr: Brotr, dsn: str) -> None:
+    await fill(brotr, 1)
+    async with served(dsn, pages=False) as api:
+        assert (await api.get("../..", status=302)).headers["Location"] == "/api/v1/"
+        await api.get("../../relays", status=404)
+
+
+def test_numbers_and_times_in_words() -> None:
+    assert words.number(1234567) == "1\u202f234\u202f567"
+    assert [words.short(n) for n in (0, 12.5, 999, 1000, 12_345, 999_500, 10**9)] == [
+        *("0", "12.5", "999", "1\u202fk", "12.3\u202fk", "1\u202fM", "1\u202fG")
+    ]
+    assert [words.share(n) for n in (None, 0, 0.5, 0.9999, 1)] == [
+        *("\u2013", "0\u202f%", "50\u202f%", "99.9\u202f%", "100\u202f%")
+    ]
+    assert words.size(1_500_000) == "1.5\u202fMB"
+    assert words.milliseconds(12_345) == "12.3\u202fs"
+    found = str(words.when(1_700_000_000 - 7200, 1_700_000_000))
+    assert found == (
+        '<time datetime="2023-11-14T20:13:20Z" title="2023-11-14 20:13:20 UTC">2 h ago</time>'
+    )
+    assert str(words.when(2**62, NOW)).startswith("in ")  # no date has a name then
+    assert words.clean("a\x1b\u202eb") == "a\ufffd\ufffdb"
+    assert words.clean("x" * 400) == "x" * 300 + "…"
+
+
+def test_charts_hold_what_they_draw() -> None:
+    chart = charts.bars(["a", "b"], [charts.Series("x", [1, None]), charts.Series("y", [2.0, 7])])
+    assert chart.top == 8
+    assert chart.rows == [("a", [1, 2.0]), ("b", [None, 7])]
+    assert chart.svg.count('<rect class="s') == 3
+    assert charts.bars([], []).is_empty
+    broken = charts.lines(["a", "b", "c"], [charts.Series("<x>", [1, None, 3])])
+    assert broken.svg.count("<polyline") == 2
+    assert "<x>" not in broken.svg
+    assert [charts.nice(n) for n in (0, 0.3, 1, 7, 26, 1001)] == pytest.approx(
+        [1, 0.3, 1, 8, 30, 1500]
+    )
+    strip = charts.strip([charts.Part(0, 0.5, "good", '"<')])
+    assert "&#34;&lt;" in strip
+
+
+def test_lines_of_events() -> None:
+    assert kinds.name(1) == "note"
+    assert kinds.name(54321) == "kind 54321"
+    assert kinds.text_of(0, '{"name": "Ann"}') == "Ann"
+    assert kinds.text_of(0, "[") == ""
+    assert kinds.text_of(4, "abc") == "encrypted"

@@ -1,0 +1,1 @@
+"""Files of events: exported, imported and verified on real PostgreSQL."""
