@@ -956,6 +956,15 @@ COMMENT ON FUNCTION bigbrotr.policy_position IS
     'Up to which row of arrivals events were judged, and how many walks through archived ones are not at their end. '
     'NULL: none was ever judged.';
 
+CREATE OR REPLACE FUNCTION bigbrotr.is_settled() RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN NOT EXISTS (SELECT FROM bigbrotr.reviews r WHERE r.name = 'all');
+END $$;
+COMMENT ON FUNCTION bigbrotr.is_settled IS
+    'Whether it is known of all archived events which are not to be shown: false while a walk through all of them is under '
+    'way, as the first time.';
+
 -- For those who hold ids in memory
 
 CREATE OR REPLACE FUNCTION bigbrotr.shown_state(

@@ -1065,7 +1065,8 @@ class ServeRelayLimits(Section, frozen=True):
 class ServeRelaySettings(Section, frozen=True):
     """The archive as a relay, at the address of `[serve]`."""
 
-    enabled: Annotated[bool, Meta(description="Nostr clients may read the archive at /")] = False
+    # At the address of the API, which shows the same: on loopback, unless somebody opens it.
+    enabled: Annotated[bool, Meta(description="Nostr clients may read the archive at /")] = True
     archive: Annotated[
         bool, Meta(description="and at /archive, old versions of replaceable events included")
     ] = False

@@ -1,6 +1,8 @@
 """The relay of a process: lets clients in, and holds what they share."""
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -10,10 +12,12 @@ from bigbrotr.config.settings import ServeRelaySettings, ServeSettings
 from bigbrotr.core.defects import Defects, refusal
 from bigbrotr.core.logger import Logger
 from bigbrotr.core.pool import Pool
+from bigbrotr.reads.policy import is_settled
 from bigbrotr.serve.limits import Buckets, Connections
+from bigbrotr.serve.orders import RelayReport
 from bigbrotr.serve.problems import RefusedError
 from bigbrotr.serve.relay.authentication import netloc
-from bigbrotr.serve.relay.connection import Connection
+from bigbrotr.serve.relay.connection import Connection, UnsettledError
 from bigbrotr.serve.relay.document import KIND, document
 from bigbrotr.serve.relay.follower import Follower
 from bigbrotr.serve.relay.reconciliation import Holdings
@@ -22,6 +26,8 @@ from bigbrotr.serve.relay.upkeep import Upkeep
 from bigbrotr.serve.relay.views import ARCHIVE, View, views_of
 from bigbrotr.serve.relay.work import Desk, Work
 
+SETTLED_S = 2.0  # for which it counts that what is to be hidden is known
+LOOK_S = 0.5  # and that it is not
 HEARTBEAT_S = 30.0  # from ping to ping; whoever does not answer within half of it is cut
 CLOSE_S = 1.0  # for clients to say good-bye
 DOCUMENT_S = 600  # how long the document may be kept
@@ -36,6 +42,9 @@ class Relay:
         settings: ServeRelaySettings = serve.relay
         limits = settings.limits
         self.settings = settings
+        self._pool = pool
+        self._is_settled = False
+        self._settled_at = float("-inf")  # monotonic
         self.keeps_events = keeps_events
         self.views = views_of(pool, with_archive=settings.archive)
         self.defects = Defects(log)
@@ -50,8 +59,9 @@ class Relay:
         self.desk = Desk(work, width)
         self.holdings = Holdings(limits.max_reconciled, limits.reconciliation_mb * 1_000_000)
         self.holdings.keep_up = Upkeep(pool, self.holdings.changing, self.holdings.drop, log)
-        self.follower = Follower(pool, self.views.values(), self._end, log)
+        self.follower = Follower(pool, self.views.values(), self._end, self._count, log)
         self.owners: dict[Subscription, Connection] = {}
+        self.counts: Counter[str] = Counter()  # requests by kind; events sent; clients cut
         self._public = netloc(serve.public_url or "")
         self._open: set[Connection] = set()
 
@@ -84,6 +94,31 @@ class Relay:
             )
             return web.Response(body=found, headers=headers)
         return None
+
+    async def settled(self) -> None:
+        """Sees to it that what is not to be shown is known.
+
+        Raises:
+            UnsettledError: it is being looked for.
+        """
+        now = time.monotonic()
+        if now - self._settled_at > (SETTLED_S if self._is_settled else LOOK_S):
+            self._is_settled = await is_settled(self._pool)
+            self._settled_at = now
+        if not self._is_settled:
+            raise UnsettledError
+
+    def report(self) -> RelayReport:
+        """How it is now, and what it has done."""
+        return RelayReport(
+            connections=len(self._open),
+            subscriptions=sum(len(each.subscriptions) for each in self._open),
+            reconciliations=sum(len(each.sessions) for each in self._open),
+            ids=self.holdings.items,
+            requests={kind: self.counts[kind] for kind in ("REQ", "COUNT", "NEG-OPEN")},
+            events=self.counts["events"],
+            cut=self.counts["cut"],
+        )
 
     async def _is_searched(self, view: View) -> bool:
         """Whether there is an index of words; also where the database does not say."""
@@ -121,9 +156,13 @@ class Relay:
                 await connection.run()
             finally:
                 self._open.discard(connection)
+                self.counts["cut"] += connection.outbox.is_cut
             return socket
         finally:
             self.connections.leave(address)
+
+    def _count(self, events: int) -> None:
+        self.counts["events"] += events
 
     def _end(self, subscription: Subscription, reason: str) -> None:
         if (owner := self.owners.get(subscription)) is not None:
