@@ -30,6 +30,7 @@ from tests.bench import (
     floors,
     forgeries,
     fuzz,
+    relay_load,
     relay_serve,
     schnorr,
     transfer,
@@ -340,6 +341,11 @@ async def serve(on: Stage, events: int) -> None:
     await relay_serve.measure(on, events)
 
 
+async def load(on: Stage, events: int) -> None:
+    """The relay with 2,000 clients who wait and 200 who ask, while events come."""
+    await relay_load.measure(on, events)
+
+
 async def answers_lag(on: Stage, events: int) -> None:
     """How late a timer of the supervisor's loop is while the API answers flat out."""
     await api.measure_lag(on, events)
@@ -386,6 +392,7 @@ BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
     "candidates": validation,
     "api": answers,
     "serve": serve,
+    "load": load,
     "schnorr": signatures,
     "api_lag": answers_lag,
     "export": export,
