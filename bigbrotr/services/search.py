@@ -33,14 +33,18 @@ class Search(BaseService[SearchSettings]):
     SERVICE_NAME = "search"
     CONFIG_CLASS = SearchSettings
 
+    _reads: EventReads | None = None  # which keeps statistics in mind
+
     async def run(self) -> None:
         """Puts in all there is; new events come first."""
         if "content" not in await self.brotr.pool.fetchval("SELECT * FROM bigbrotr.kept_columns()"):
             self.log.debug("nothing can be searched for: this archive keeps no contents")
             return
-        if await self.brotr.begin_search(self.settings.kinds):
-            self.log.info("an index of words begins", kinds=list(self.settings.kinds))
-        reads = EventReads(self.brotr.pool, View.KEPT)
+        there = await self.brotr.search_position()
+        kinds = sorted(self.settings.kinds)
+        if (there is None or list(there.kinds) != kinds) and await self.brotr.begin_search(kinds):
+            self.log.info("an index of words begins", kinds=kinds)
+        reads = self._reads = self._reads or EventReads(self.brotr.pool, View.KEPT)
         begun, put_in = time.monotonic(), 0
         while not self._stop.is_set():
             before = await self.brotr.search_position()

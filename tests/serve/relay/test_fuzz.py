@@ -1,8 +1,7 @@
 """Any filters give what a relay would give that looks at every event, and no frame does harm.
 
-`BIGBROTR_FUZZ` says how many requests there are, and five times as many frames; `BIGBROTR_FUZZ_SEED`
-which ones. `BIGBROTR_FUZZ=50000 make test ARGS="--timeout 0 tests/serve/relay/test_fuzz.py"` takes
-about twenty minutes.
+`BIGBROTR_FUZZ` says how many requests there are, and five times as many frames;
+`BIGBROTR_FUZZ_SEED` which ones. 50,000 take twenty minutes, and want `--timeout 0`.
 """
 
 import asyncio
