@@ -10,12 +10,14 @@ from urllib.parse import quote, urlsplit
 import nostr_sdk
 import pytest
 
-from bigbrotr.config.settings import Profile
+from bigbrotr.config.settings import Config, Profile, SearchSettings
+from bigbrotr.core.base_service import Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import Event
 from bigbrotr.reads.statistics import STATISTICS
 from bigbrotr.serve.pages import charts, kinds, words
 from bigbrotr.serve.pages.site import POLICY
+from bigbrotr.services.search import Search
 from tests.kit.archive import BOTH, A, pairs
 from tests.kit.events import NOW, pubkey, verified
 from tests.kit.policy import judge
@@ -359,3 +361,22 @@ def test_lines_of_events() -> None:
     assert kinds.text_of(0, '{"name": "Ann"}') == "Ann"
     assert kinds.text_of(0, "[") == ""
     assert kinds.text_of(4, "abc") == "encrypted"
+
+
+async def test_words_are_looked_for_where_there_is_an_index(brotr: Brotr, dsn: str) -> None:
+    await fill(brotr)
+    events = [verified("a lantern by the harbour"), verified("no light", key=1)]
+    await brotr.insert_events(pairs(events, A))
+    config = Config(search=SearchSettings(enabled=True))
+    async with Search(brotr, config.search, context=Context(config)) as service:
+        await service.run()
+    async with served(dsn) as api:
+        site = Browser(api)
+        reply, page = await site.get('/search?q=lantern+"the+harbour"')
+        assert f"/events/{events[0].id.hex()}" in page.links
+        assert f"/events/{events[1].id.hex()}" not in page.links
+        reply, page = await site.get("/search?q=relay7")
+        assert "No event has them" in reply.body.decode()
+        assert "/relays/relay7.example.com" in page.links
+        reply, _ = await site.get(f"/search?q={'x' * 3000}")
+        assert "2000 characters at most" in reply.body.decode()

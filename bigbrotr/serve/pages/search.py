@@ -10,11 +10,16 @@ from bigbrotr.models.mentions import decode_bech32, records
 from bigbrotr.models.policy import address_of
 from bigbrotr.models.query import Query as EventFilter
 from bigbrotr.models.relay import Relay
+from bigbrotr.models.search import Search
 from bigbrotr.models.target import parse_target
+from bigbrotr.reads import relay_list
+from bigbrotr.serve.pages import kinds
 from bigbrotr.serve.pages.page import Ask, Page, Redirect
-from bigbrotr.serve.readers import events_of
+from bigbrotr.serve.readers import events_of, relays_of
 from bigbrotr.serve.resource import Query
 
+FOUND = 50  # events
+RELAYS = 10
 _looks_like_a_host = re.compile(r"[\w.-]+\.[a-z]{2,}(:\d+)?(/\S*)?", re.IGNORECASE)
 
 
@@ -54,7 +59,36 @@ async def page(ask: Ask) -> Page | Redirect:
                 return Redirect(f"/relays/{quote(url.removeprefix('wss://'), safe='/:')}")
     if re.match("(note|nevent|npub|nprofile|nsec|ncryptsec)1", bare):
         return Page("search.html", {"q": text, "problem": problem}, 0)
-    return Redirect(f"/relays?{urlencode({'text': text[:200]})}")
+    return await _words(ask, text)
+
+
+async def _words(ask: Ask, text: str) -> Page | Redirect:
+    """What has these words: events, where there is an index of them, and relays."""
+    reads = events_of(ask.pool)
+    to_relays = f"/relays?{urlencode({'text': text[:200]})}"
+    if await reads.searched_kinds() is None:
+        return Redirect(to_relays)
+    try:
+        wanted = Search.parse(text)
+    except ValueError as error:
+        return Page("search.html", {"q": text, "problem": str(error)}, 0)
+    if wanted is None:  # no word in it
+        return Redirect(to_relays)
+    found = await reads.page(EventFilter(search=wanted), FOUND, budget_s=1.0)
+    relays = await relays_of(ask.pool).page(
+        relay_list.RelayFilter(text=text[:200]), "holds", None, RELAYS
+    )
+    return Page(
+        "found.html",
+        {
+            "q": text,
+            "events": [kinds.shown(event) for event in found.events],
+            "is_more": found.next is not None,
+            "relays": [row for _, row in relays],
+            "to_relays": to_relays,
+            "api": f"/api/v1/events?{urlencode({'search': text})}",
+        },
+    )
 
 
 async def _key(ask: Ask, key: bytes) -> Redirect:
