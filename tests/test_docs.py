@@ -1,6 +1,7 @@
 """The documentation: what is generated is current, what can be run runs, links lead somewhere."""
 
 import asyncio
+import gzip
 import re
 import shlex
 import shutil
@@ -25,6 +26,7 @@ from bigbrotr.services import validator
 from bigbrotr.transfer import parquet
 from bigbrotr.transfer.datasets import EVENTS
 from docs import generate, generate_schema
+from tests.kit.events import make_event, wire
 from tests.kit.processes import Done, environment
 from tests.models.test_where import bech32
 
@@ -141,6 +143,9 @@ async def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         '[networks.clearnet]\nenabled = false\n[web]\nlisten = "127.0.0.1:0"\n'
         '[serve]\nlisten = "127.0.0.1:0"\n[database]\nsummarize_wal = true\n'
     )
+    events = [wire(make_event(content=f"{n}")) for n in range(9)]
+    (home / "dump.jsonl").write_bytes(b"\n".join(events))
+    (home / "more.jsonl.gz").write_bytes(gzip.compress(b"\n".join(events[:3])))
     parquet.Writer(home / "events.parquet", EVENTS).close()
     done = await bigbrotr(home, "db migrate --profile full")
     assert done.code == 0, done.err

@@ -31,6 +31,7 @@ from tests.bench import (
     floors,
     forgeries,
     fuzz,
+    relay_load,
     relay_serve,
     schnorr,
     transfer,
@@ -341,6 +342,11 @@ async def serve(on: Stage, events: int) -> None:
     await relay_serve.measure(on, events)
 
 
+async def load(on: Stage, events: int) -> None:
+    """The relay with 2,000 clients who wait and 200 who ask, while events come."""
+    await relay_load.measure(on, events)
+
+
 async def answers_lag(on: Stage, events: int) -> None:
     """How late a timer of the supervisor's loop is while the API answers flat out."""
     await api.measure_lag(on, events)
@@ -392,6 +398,7 @@ BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
     "candidates": validation,
     "api": answers,
     "serve": serve,
+    "load": load,
     "schnorr": signatures,
     "api_lag": answers_lag,
     "export": export,
