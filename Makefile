@@ -7,6 +7,9 @@ ARGS   ?=
 # One more than there are cores: many tests wait for something.
 JOBS   ?= $(shell echo $$(($$(nproc) + 1)))
 
+# Clients of Nostr for the tests, in JavaScript: a stamp of npm's own.
+CLIENTS := tests/node/node_modules/.package-lock.json
+
 # Where `make install` puts things.
 PREFIX ?= /opt/bigbrotr
 ETC    ?= /etc/bigbrotr
@@ -37,10 +40,10 @@ run: $(VENV)/.run $(VENV)/.schnorr ## archive the Nostr network (lite profile, e
 demo: $(VENV)/.run $(VENV)/.schnorr ## see it at work on a small network of its own, without the internet
 	@$(BIN)/bigbrotr demo $(ARGS)
 
-test: $(VENV)/.dev ## run all tests, some at once (JOBS=0: one after the other); ARGS="-k name" …
+test: $(VENV)/.dev $(CLIENTS) ## run all tests, some at once (JOBS=0: one after the other); ARGS="-k name" …
 	@$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
-quick: $(VENV)/.dev ## run the tests that are quick: a minute and a half
+quick: $(VENV)/.dev $(CLIENTS) ## run the tests that are quick: a minute and a half
 	@$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal -m "not slow" $(ARGS)
 
 check: format lint types test ## everything that must pass before a commit
@@ -102,7 +105,7 @@ lock: $(VENV)/bin/python ## renew requirements/ from pyproject.toml (needs uv), 
 	@$(BIN)/python tests/image/wheels.py
 
 clean: ## remove what the targets have made (never any data)
-	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) tests/node/node_modules dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: a second run finds nothing to do. The package itself is installed in place.
@@ -128,3 +131,12 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.run | $(VENV)/.schnorr
 	@echo "installing what its developers need"
 	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@
+
+# Where they cannot be installed, the tests that need them are skipped, and that is tried again.
+$(CLIENTS): tests/node/package.json tests/node/package-lock.json
+	@if ! command -v node >/dev/null || ! command -v npm >/dev/null; then \
+		echo "no node, or no npm: tests with clients in JavaScript are skipped"; \
+	elif ! said=$$(cd tests/node && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error 2>&1); then \
+		echo "npm cannot install clients: tests with them are skipped"; \
+		echo "$$said" | tail -n 5 | sed 's/^/    /'; \
+	else touch $@; fi

@@ -31,6 +31,7 @@ from bigbrotr.services.maintenance import Maintenance
 from bigbrotr.services.monitor.service import Monitor, keys_of
 from bigbrotr.services.policy import Policy
 from bigbrotr.services.publisher import Publisher
+from bigbrotr.services.search import Search
 from bigbrotr.services.seeder import Seeder
 from bigbrotr.services.statistics import Statistics
 from bigbrotr.services.sync.service import Synchronizer
@@ -48,6 +49,7 @@ SERVICES: dict[str, type[BaseService[Any]]] = {
     Synchronizer.SERVICE_NAME: Synchronizer,
     Policy.SERVICE_NAME: Policy,
     Statistics.SERVICE_NAME: Statistics,
+    Search.SERVICE_NAME: Search,
     Maintenance.SERVICE_NAME: Maintenance,
 }
 

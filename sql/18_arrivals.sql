@@ -96,9 +96,13 @@ BEGIN
     INSERT INTO bigbrotr.arrivals_pruned AS p (xid, id) VALUES (last.xid, last.id)
     ON CONFLICT (is_only) DO UPDATE SET xid = EXCLUDED.xid, id = EXCLUDED.id
     WHERE (p.xid, p.id) < (EXCLUDED.xid, EXCLUDED.id);
+    -- What has changed since is read together with arrivals.
+    DELETE FROM bigbrotr.rejudged r
+    WHERE r.xid <= last.xid OR r.xid >= pg_snapshot_xmax(pg_current_snapshot());
     RETURN gone;
 END $$;
 COMMENT ON FUNCTION bigbrotr.prune_arrivals IS
     'Deletes the rows of arrivals up to the last that was noted before p_before (Unix seconds), and those that a '
-    'backup of another server has brought, where it has counted further. Returns how many of the former. '
+    'backup of another server has brought, where it has counted further; and with them those of rejudged. Returns how '
+    'many of the former. '
     'Idempotent.';

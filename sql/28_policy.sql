@@ -140,6 +140,22 @@ COMMENT ON COLUMN bigbrotr.departures.created_ats IS 'When the events were creat
 COMMENT ON COLUMN bigbrotr.departures.ids IS 'Their ids: 32 bytes each.';
 COMMENT ON COLUMN bigbrotr.departures.pubkeys IS 'Their authors, each once.';
 
+CREATE TABLE IF NOT EXISTS bigbrotr.rejudged (
+    id          bigint   GENERATED ALWAYS AS IDENTITY,
+    xid         xid8     NOT NULL DEFAULT pg_current_xact_id(),
+    created_ats bigint[] NOT NULL,
+    ids         bytea[]  NOT NULL,
+    PRIMARY KEY (xid, id)
+);
+ALTER TABLE bigbrotr.rejudged ALTER COLUMN created_ats SET STORAGE EXTERNAL, ALTER COLUMN ids SET STORAGE EXTERNAL;
+COMMENT ON TABLE bigbrotr.rejudged IS
+    'Events that views may show no longer, or again, or that have gone: a log for those who hold ids in memory. Rows go with '
+    'those of arrivals.';
+COMMENT ON COLUMN bigbrotr.rejudged.id IS 'Order within a transaction.';
+COMMENT ON COLUMN bigbrotr.rejudged.xid IS 'Transaction that has changed it.';
+COMMENT ON COLUMN bigbrotr.rejudged.created_ats IS 'When the events were created, in Unix seconds.';
+COMMENT ON COLUMN bigbrotr.rejudged.ids IS 'Their ids: 32 bytes each.';
+
 CREATE TABLE IF NOT EXISTS bigbrotr.erased_slices (
     slice integer NOT NULL PRIMARY KEY
 );
@@ -465,8 +481,9 @@ COMMENT ON FUNCTION bigbrotr.note_addresses IS
     'longer. Idempotent.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.mark_hidden(
-    p_slice integer, p_created_ats bigint[], p_ids bytea[], p_whys integer[], p_expires_ats bigint[]
-) RETURNS void
+    p_slice integer, p_created_ats bigint[], p_ids bytea[], p_whys integer[], p_expires_ats bigint[],
+    OUT unmarked boolean, OUT marked boolean
+)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
@@ -475,16 +492,18 @@ BEGIN
     USING unnest(p_created_ats, p_ids, p_whys, p_expires_ats) AS u (created_at, id, why, expires_at)
     WHERE h.slice = p_slice AND h.created_at = u.created_at AND h.id = u.id
       AND u.why = 0 AND u.expires_at IS NULL AND h.why & 128 = 0;
+    unmarked := FOUND;
     INSERT INTO bigbrotr.hidden AS h (created_at, slice, id, why, expires_at)
     SELECT u.created_at, p_slice, u.id, u.why, u.expires_at
     FROM unnest(p_created_ats, p_ids, p_whys, p_expires_ats) AS u (created_at, id, why, expires_at)
     WHERE u.why <> 0 OR u.expires_at IS NOT NULL
     ON CONFLICT (created_at, slice, id) DO UPDATE SET why = EXCLUDED.why, expires_at = EXCLUDED.expires_at
     WHERE h.why & 128 = 0 AND (h.why <> EXCLUDED.why OR h.expires_at IS DISTINCT FROM EXCLUDED.expires_at);
+    marked := FOUND;
 END $$;
 COMMENT ON FUNCTION bigbrotr.mark_hidden IS
     'Writes the reasons of events of one slice, in place of those that were noted; of erased ones nothing changes. '
-    'Idempotent.';
+    'Returns whether any have none any more, and whether any have others. Idempotent.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.judge_events(
     p_created_ats bigint[], p_ids bytea[], p_pubkeys bytea[], p_kinds integer[], p_whys integer[], p_expires_ats bigint[],
@@ -498,6 +517,8 @@ DECLARE
     whys    integer[];
     doomed  boolean[];
     run     record;
+    changed record;
+    again   integer[] := '{}';  -- positions of those that may be shown no longer, or again
 BEGIN
     SELECT array_agg(w.why ORDER BY w.position),
            array_agg(w.is_erasing OR w.why & erases <> 0 OR (erases & 4 <> 0 AND coalesce(w.expires_at <= p_now, false))
@@ -540,10 +561,22 @@ BEGIN
         ) AS r ON r.position = u.position
     ) AS w;
     FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(p_created_ats) AS r LOOP
-        PERFORM bigbrotr.mark_hidden(
+        SELECT m.unmarked, m.marked INTO changed
+        FROM bigbrotr.mark_hidden(
             p_slice => run.slice, p_created_ats => p_created_ats[run.first:run.last], p_ids => p_ids[run.first:run.last],
-            p_whys => whys[run.first:run.last], p_expires_ats => p_expires_ats[run.first:run.last]);
+            p_whys => whys[run.first:run.last], p_expires_ats => p_expires_ats[run.first:run.last]) AS m;
+        IF changed.unmarked OR changed.marked THEN
+            again := again || ARRAY(
+                SELECT n FROM generate_series(run.first, run.last) AS n
+                WHERE CASE WHEN whys[n] = 0 AND p_expires_ats[n] IS NULL THEN changed.unmarked ELSE changed.marked END
+                ORDER BY n)::integer[];
+        END IF;
     END LOOP;
+    IF cardinality(again) > 0 THEN
+        INSERT INTO bigbrotr.rejudged (created_ats, ids)
+        SELECT array_agg(p_created_ats[a.position] ORDER BY a.position), array_agg(p_ids[a.position] ORDER BY a.position)
+        FROM unnest(again) AS a (position);
+    END IF;
     INSERT INTO bigbrotr.compliance_days (day)
     SELECT DISTINCT u.at / 86400 FROM unnest(p_created_ats, whys) AS u (at, why) WHERE u.why & 10 <> 0;
     IF true = ANY (doomed) THEN
@@ -582,6 +615,8 @@ BEGIN
     FROM unnest(p_created_ats, p_ids) AS u (created_at, id)
     WHERE e.slice = p_slice AND e.created_at = u.created_at AND e.id = u.id AND e.kind >= 0;
     DELETE FROM bigbrotr.events_raw w WHERE w.slice = p_slice AND w.event_id = ANY (p_ids);
+    DELETE FROM bigbrotr.search s USING unnest(p_created_ats, p_ids) AS u (created_at, id)
+    WHERE s.slice = p_slice AND s.created_at = u.created_at AND s.id = u.id;
     INSERT INTO bigbrotr.hidden AS h (created_at, slice, id, why, expires_at)
     SELECT u.created_at, p_slice, u.id, 128, NULL FROM unnest(p_created_ats, p_ids) AS u (created_at, id)
     ON CONFLICT (created_at, slice, id) DO UPDATE SET why = h.why | 128, expires_at = NULL
@@ -606,6 +641,8 @@ BEGIN
         erased := erased + cardinality(done.ids);
         authors := authors || done.pubkeys;
         INSERT INTO bigbrotr.erased_slices (slice) VALUES (run.slice) ON CONFLICT (slice) DO NOTHING;
+        INSERT INTO bigbrotr.rejudged (created_ats, ids)
+        VALUES (p_created_ats[run.first:run.last], p_ids[run.first:run.last]);
     END LOOP;
     IF erased = 0 THEN
         RETURN 0;
@@ -668,6 +705,8 @@ AS $$
 BEGIN
     DELETE FROM bigbrotr.hidden h USING unnest(p_created_ats, p_ids) AS u (created_at, id)
     WHERE h.slice = p_slice AND h.created_at = u.created_at AND h.id = u.id;
+    DELETE FROM bigbrotr.search s USING unnest(p_created_ats, p_ids) AS u (created_at, id)
+    WHERE s.slice = p_slice AND s.created_at = u.created_at AND s.id = u.id;
 END $$;
 COMMENT ON FUNCTION bigbrotr.unmark_hidden IS 'Forgets what was noted of events of one slice.';
 
@@ -694,6 +733,7 @@ BEGIN
             WHERE u.position <> ALL (present);
             CONTINUE WHEN gone IS NULL;
             PERFORM bigbrotr.unmark_hidden(p_slice => run.slice, p_created_ats => gone_ats, p_ids => gone);
+            INSERT INTO bigbrotr.rejudged (created_ats, ids) VALUES (gone_ats, gone);
             WITH forgotten AS (
                 DELETE FROM bigbrotr.addresses a USING unnest(gone_ats, gone) AS u (created_at, id)
                 WHERE a.pubkey = ANY (leaving.pubkeys) AND a.created_at = u.created_at AND a.id = u.id
@@ -915,3 +955,50 @@ END $$;
 COMMENT ON FUNCTION bigbrotr.policy_position IS
     'Up to which row of arrivals events were judged, and how many walks through archived ones are not at their end. '
     'NULL: none was ever judged.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.is_settled() RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN NOT EXISTS (SELECT FROM bigbrotr.reviews r WHERE r.name = 'all');
+END $$;
+COMMENT ON FUNCTION bigbrotr.is_settled IS
+    'Whether it is known of all archived events which are not to be shown: false while a walk through all of them is under '
+    'way, as the first time.';
+
+-- For those who hold ids in memory
+
+CREATE OR REPLACE FUNCTION bigbrotr.shown_state(
+    p_xid bigint, OUT xid bigint, OUT is_missing boolean, OUT current integer, OUT archive integer
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    xid := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
+    is_missing := xid < p_xid OR EXISTS (SELECT FROM bigbrotr.arrivals_pruned p WHERE p.xid >= p_xid::text::xid8);
+    SELECT v.hides INTO current FROM bigbrotr.view_hides('current', 0) AS v;
+    SELECT v.hides INTO archive FROM bigbrotr.view_hides('archive', 0) AS v;
+END $$;
+COMMENT ON FUNCTION bigbrotr.shown_state IS
+    'The transaction up to which all are over, and for which reasons views hide events. is_missing: of what is noted in '
+    'arrivals and rejudged from the transaction p_xid on, some was pruned.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.read_rejudged(p_from bigint, p_until bigint, p_limit integer)
+RETURNS TABLE (created_ats bigint[], ids bytea[])
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+    SELECT r.created_ats, r.ids FROM bigbrotr.rejudged r
+    WHERE r.xid >= p_from::text::xid8 AND r.xid < p_until::text::xid8 ORDER BY r.xid, r.id LIMIT p_limit;
+END $$;
+COMMENT ON FUNCTION bigbrotr.read_rejudged IS
+    'Rows of rejudged, at most p_limit: those of the transactions from p_from on, and before p_until.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.read_expiring(p_after bigint, p_until bigint, p_limit integer)
+RETURNS TABLE (created_at bigint, id bytea)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+    SELECT h.created_at, h.id FROM bigbrotr.hidden h
+    WHERE h.expires_at > p_after AND h.expires_at <= p_until ORDER BY h.expires_at LIMIT p_limit;
+END $$;
+COMMENT ON FUNCTION bigbrotr.read_expiring IS
+    'The events, at most p_limit, whose time is over from after p_after up to p_until (Unix seconds).';

@@ -76,6 +76,11 @@ BEGIN
     SELECT 'backlog', ARRAY['arrivals'], count(*)::double precision
     FROM bigbrotr.policy_state s JOIN bigbrotr.arrivals a ON (a.xid, a.id) > (s.xid::text::xid8, s.id)
     UNION ALL
+    SELECT 'backlog', ARRAY['search'], count(*)::double precision
+    FROM bigbrotr.search_state s JOIN bigbrotr.arrivals a ON (a.xid, a.id) > (s.xid::text::xid8, s.id)
+    UNION ALL
+    SELECT 'search_filling', '{}', count(*)::double precision FROM bigbrotr.search_state s WHERE s.after_at IS NOT NULL
+    UNION ALL
     SELECT 'database_size_bytes', '{}', pg_database_size(current_database())::double precision;
 END $$;
 COMMENT ON FUNCTION bigbrotr.metrics IS

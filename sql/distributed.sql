@@ -21,6 +21,7 @@ BEGIN
         ('events_raw',       'distributed', 'slice', 'events_stored'),
         ('dropped',          'distributed', 'slice', 'events_stored'),
         ('hidden',           'distributed', 'slice', 'events_stored'),
+        ('search',           'distributed', 'slice', 'events_stored'),
         ('imported',         'distributed', 'slice', 'events_stored'),
         -- On the coordinator, and nothing to Citus.
         ('ledger',           'ordinary',    NULL,    NULL),
@@ -54,6 +55,8 @@ BEGIN
         ('statistics_lock',  'ordinary',    NULL,    NULL),
         ('arrivals',         'ordinary',    NULL,    NULL),
         ('arrivals_pruned',  'ordinary',    NULL,    NULL),
+        ('rejudged',         'ordinary',    NULL,    NULL),
+        ('search_state',     'ordinary',    NULL,    NULL),
         ('dirty_days',       'ordinary',    NULL,    NULL),
         ('day_totals',       'ordinary',    NULL,    NULL),
         ('day_kinds',        'ordinary',    NULL,    NULL),
@@ -248,6 +251,42 @@ BEGIN
                       WHERE h.slice = x.slice AND h.created_at = x.created_at AND h.id = x.id
                         AND (h.why & p_hides <> 0 OR h.expires_at <= p_expired_by))
     ORDER BY x.created_at DESC, x.id LIMIT p_limit;
+END $$;
+
+CREATE OR REPLACE FUNCTION bigbrotr.read_by_words(
+    p_tokens integer[], p_since bigint, p_until bigint, p_after_at bigint, p_after_id bytea, p_kinds integer[],
+    p_pubkeys bytea[], p_hashes integer[], p_more text[], p_limit integer, p_most_bytes bigint, p_view text, p_now bigint
+) RETURNS TABLE (
+    created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+    shown     record;
+    found_ats bigint[];
+    found_ids bytea[];
+BEGIN
+    SELECT v.hides, v.expired_by INTO shown FROM bigbrotr.view_hides(p_view, p_now) AS v;
+    SELECT array_agg(x.created_at ORDER BY x.created_at DESC, x.id), array_agg(x.id ORDER BY x.created_at DESC, x.id)
+    INTO found_ats, found_ids
+    FROM (
+        SELECT s.created_at, s.id FROM bigbrotr.search s
+        JOIN bigbrotr.events_stored e ON e.slice = s.slice AND e.created_at = s.created_at AND e.id = s.id
+        WHERE (cardinality(p_tokens) = 0 OR s.tokens @> p_tokens)
+          AND s.created_at >= p_since AND s.created_at <= p_until AND s.kind = ANY (p_kinds)
+          AND (p_after_at IS NULL OR s.created_at < p_after_at OR (s.created_at = p_after_at AND s.id > p_after_id))
+          AND (p_pubkeys IS NULL OR e.pubkey = ANY (p_pubkeys))
+          AND (p_hashes IS NULL OR e.tag_hashes && p_hashes)
+          AND (p_more IS NULL OR bigbrotr.has_hashes(e.tag_hashes, p_more))
+          AND NOT EXISTS (SELECT FROM bigbrotr.hidden h
+                          WHERE h.slice = e.slice AND h.created_at = e.created_at AND h.id = e.id
+                            AND (h.why & shown.hides <> 0 OR h.expires_at <= shown.expired_by))
+        ORDER BY s.created_at DESC, s.id LIMIT p_limit
+    ) AS x;
+    RETURN QUERY
+    SELECT r.created_at, r.id, r.pubkey, r.kind, r.tags, r.content, r.sig, r.raw, r.num
+    FROM bigbrotr.read_events(p_created_ats => found_ats, p_ids => found_ids) AS r;
 END $$;
 
 -- No look at once: the caller takes the way of events_page.

@@ -8,7 +8,7 @@ DECLARE
     name text;
     key  record;
 BEGIN
-    FOREACH name IN ARRAY ARRAY['events_stored', 'presence', 'events_raw', 'dropped', 'hidden', 'imported'] LOOP
+    FOREACH name IN ARRAY ARRAY['events_stored', 'presence', 'events_raw', 'dropped', 'hidden', 'search', 'imported'] LOOP
         -- Indexes are of no use to those who move a whole week; but the key finds it.
         FOR key IN
             SELECT i.indexrelid::regclass AS place, c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
@@ -53,6 +53,10 @@ CREATE TABLE bigbrotr.dropped (
 CREATE TABLE bigbrotr.hidden (
     LIKE bigbrotr.hidden_undistributed INCLUDING COMMENTS INCLUDING STORAGE,
     PRIMARY KEY (created_at, slice, id) INCLUDE (why, expires_at)
+);
+CREATE TABLE bigbrotr.search (
+    LIKE bigbrotr.search_undistributed INCLUDING COMMENTS INCLUDING STORAGE,
+    PRIMARY KEY (created_at, slice, id)
 );
 CREATE TABLE bigbrotr.imported (
     LIKE bigbrotr.imported_undistributed INCLUDING COMMENTS INCLUDING STORAGE,

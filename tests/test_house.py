@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "embedded": {"errors", "secret"},
     "core": FOUNDATION | {"embedded"},
     "serve": FOUNDATION | {"net", "nostr", "core", "reads", "view.words"},
-    "services": FOUNDATION | {"net", "nostr", "core"},
+    "services": FOUNDATION | {"net", "nostr", "core", "reads"},
     "runner": FOUNDATION | {"core"},
     "telemetry": FOUNDATION | {"core", "embedded", "net", "runner", "serve", "systemd"},
     "supervisor": FOUNDATION

@@ -12,7 +12,7 @@ from bigbrotr.models.filter import public_key
 from bigbrotr.models.policy import View
 from bigbrotr.models.query import Query
 from bigbrotr.models.where import parse_event_id
-from bigbrotr.reads.events import EventReads, NotKeptError
+from bigbrotr.reads.events import EventReads, NotKeptError, NotSearchedError
 
 LIMIT = 500  # unless more is asked for
 
@@ -22,6 +22,11 @@ def add(commands: parse.Group, shared: parse.Shared) -> None:
     words = "the archived events that match, newest first, a line of JSON each"
     events = parse.add(commands, "events", _events, words, shared.place)
     add_conditions(events, View.KEPT)
+    events.add_argument(
+        "--search",
+        metavar="WORDS",
+        help='words that all occur, "phrases", and -words that do not, where there is an index',
+    )
     events.add_argument(
         "--limit",
         type=parse.natural,
@@ -96,6 +101,7 @@ def query_of(options: argparse.Namespace) -> Query:
         since=query.since,
         until=query.until,
         limit=None if options.all else limit,
+        search=query.search,
     )
 
 
@@ -105,7 +111,8 @@ def conditions_of(options: argparse.Namespace) -> Query:
     Raises:
         ConfigError: one is wrong.
     """
-    parts = (options.id, options.author, options.kind, options.tag, options.since, options.until)
+    names = ("id", "author", "kind", "tag", "since", "until", "search")
+    parts = [getattr(options, name, None) for name in names]
     if options.filter is not None and any(part is not None for part in parts):
         raise ConfigError("--filter says all: leave --id, --author, --kind, --tag and times out")
     try:
@@ -131,6 +138,8 @@ def _parts(options: argparse.Namespace) -> dict[str, object]:
         if not mark:
             raise ValueError(f"--tag {text}: give it as LETTER=VALUE, e.g. t=nostr")
         tags.setdefault(f"#{letter}", []).append(value)
+    if getattr(options, "search", None) is not None:
+        filter_["search"] = options.search
     for name in ("since", "until"):
         if (at := getattr(options, name)) is not None:
             filter_[name] = at
@@ -143,7 +152,7 @@ async def _print(there: Place, query: Query, view: View) -> int:
         try:
             async for event in EventReads(brotr.pool, view).all(query):
                 write(event.to_json() + b"\n")
-        except NotKeptError as error:
+        except (NotKeptError, NotSearchedError) as error:
             raise ConfigError(str(error)) from None
     sys.stdout.flush()
     return 0

@@ -18,7 +18,7 @@ from bigbrotr.errors import ConfigError
 from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position
 from bigbrotr.models.relay import Relay
-from bigbrotr.reads.events import NotKeptError
+from bigbrotr.reads.events import NotKeptError, NotSearchedError
 from bigbrotr.transfer.estimate import Estimate
 from bigbrotr.transfer.files import Sink
 from bigbrotr.transfer.jsonl import Exporter, Lines
@@ -136,7 +136,7 @@ class _Export:
         is_whole = False
         try:
             is_whole = await until_stopped(self._work) is not None
-        except NotKeptError as error:
+        except (NotKeptError, NotSearchedError) as error:
             raise ConfigError(str(error)) from None
         except BrokenPipeError:
             self._is_enough = True

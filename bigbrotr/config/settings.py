@@ -640,6 +640,25 @@ class StatisticsSettings(ServiceSection, frozen=True):
     ] = 900.0
 
 
+class SearchSettings(ServiceSection, frozen=True):
+    """Search in the texts of events (NIP-50), by an index of their words."""
+
+    enabled: Annotated[
+        bool, Meta(description="there is an index; false: what there is of it is deleted")
+    ] = False
+    interval_s: Annotated[
+        float, Meta(ge=0.1, description="from one look for new events to the next")
+    ] = 1.0
+    # As maintenance, it waits for those who hold the database up.
+    max_consecutive_failures: Annotated[
+        int, Meta(ge=0, description="failed cycles in a row that count as a crash; 0: never")
+    ] = 0
+    kinds: Annotated[
+        tuple[Annotated[int, Meta(ge=0, le=65_535)], ...],
+        Meta(min_length=1, description="kinds of events that can be searched for"),
+    ] = (0, 1, 1111, 30023)
+
+
 class PolicySettings(ServiceSection, frozen=True):
     """Which archived events are shown: "serve": in every view; "archive": not in the current one;
     "hide": in none; "erase": in none, and their content is erased for good."""
@@ -1046,7 +1065,8 @@ class ServeRelayLimits(Section, frozen=True):
 class ServeRelaySettings(Section, frozen=True):
     """The archive as a relay, at the address of `[serve]`."""
 
-    enabled: Annotated[bool, Meta(description="Nostr clients may read the archive at /")] = False
+    # At the address of the API, which shows the same: on loopback, unless somebody opens it.
+    enabled: Annotated[bool, Meta(description="Nostr clients may read the archive at /")] = True
     archive: Annotated[
         bool, Meta(description="and at /archive, old versions of replaceable events included")
     ] = False
@@ -1071,6 +1091,13 @@ class ServeRelaySettings(Section, frozen=True):
         str | None, Meta(description="in its document, as `self`: the relay's own")
     ] = None
     icon: Annotated[str | None, Meta(description="in its document: a URL")] = None
+    hints: Annotated[
+        bool,
+        Meta(
+            description="EOSE says whether there is more (NIP-67); false: for clients that take no "
+            "such EOSE, as nostr-fetch up to 0.17"
+        ),
+    ] = True
     limits: ServeRelayLimits = ServeRelayLimits()
 
     def __post_init__(self) -> None:
@@ -1183,6 +1210,7 @@ class Config(Section, frozen=True):
     synchronizer: SynchronizerSettings = field(default_factory=SynchronizerSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
     maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
     supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)
     log: LogSettings = field(default_factory=LogSettings)

@@ -12,6 +12,7 @@ from bigbrotr.core.calls.maintenance import MaintenanceCalls
 from bigbrotr.core.calls.monitoring import MonitoringCalls
 from bigbrotr.core.calls.policy import PolicyCalls
 from bigbrotr.core.calls.reconciliation import ReconciliationCalls
+from bigbrotr.core.calls.search import SearchCalls
 from bigbrotr.core.calls.service_data import ServiceDataCalls
 from bigbrotr.core.calls.statistics import StatisticsCalls
 from bigbrotr.core.calls.visits import VisitCalls
@@ -29,6 +30,7 @@ class Brotr(
     ServiceDataCalls,
     StatisticsCalls,
     PolicyCalls,
+    SearchCalls,
     MaintenanceCalls,
 ):
     """The database in the words of the domain, over a pool.

@@ -84,6 +84,13 @@ METRICS: dict[str, Metric] = {
     "serve_restarts": Metric("counter", "Times that one of them was started again."),
     "serve_connections": Metric("gauge", "Connections that readers have open."),
     "serve_answers": Metric("counter", "Answers to readers, by class of status.", ("status",)),
+    "serve_relay_connections": Metric("gauge", "Clients of the relay that are connected."),
+    "serve_relay_subscriptions": Metric("gauge", "Subscriptions that they have open."),
+    "serve_relay_reconciliations": Metric("gauge", "Reconciliations that they have open."),
+    "serve_relay_ids": Metric("gauge", "Ids in memory to be reconciled."),
+    "serve_relay_requests": Metric("counter", "What clients of the relay asked.", ("kind",)),
+    "serve_relay_events": Metric("counter", "Events that were sent to clients of the relay."),
+    "serve_relay_cut": Metric("counter", "Clients of the relay that were cut: they did not read."),
     # The database, as the processes see it
     "database_up": Metric("gauge", "Whether the database answered."),
     "database_size_bytes": Metric("gauge", "Size of the database."),
@@ -106,6 +113,9 @@ METRICS: dict[str, Metric] = {
     "candidates": Metric("gauge", "Candidates, by what they are up to.", ("network", "state")),
     "gaps": Metric("gauge", "Gaps in what is wanted, by reason.", ("reason",)),
     "backlog": Metric("gauge", "What is due and waits.", ("queue",)),
+    "search_filling": Metric(
+        "gauge", "1 while the index of words has not all that was archived before it."
+    ),
     "backlog_age_seconds": Metric("gauge", "For how long the oldest of it waits.", ("queue",)),
 }
 

@@ -30,7 +30,15 @@ TRIES = 5  # of a migration that met another process
 DISTRIBUTED = "distributed.sql"  # for a database over several machines, and no other ...
 UNDISTRIBUTED = "undistributed.sql"  # ... and what comes before it
 # What is kept by slice.
-SLICED = ("events_stored", "presence", "events_raw", "dropped", "hidden", "imported")
+SLICED = (
+    "events_stored",
+    "presence",
+    "events_raw",
+    "dropped",
+    "hidden",
+    "search",
+    "imported",
+)
 # A database in which `distribute` is unfinished has this table.
 UNFINISHED = "SELECT pg_catalog.to_regclass('bigbrotr.slices_moved') IS NOT NULL"
 IS_DISTRIBUTED = """

@@ -6,8 +6,9 @@ import msgspec
 from msgspec import Struct
 
 from bigbrotr.models.event import MAX_CREATED_AT, MAX_KIND
+from bigbrotr.models.search import Search
 
-FIELDS = ("ids", "authors", "kinds", "since", "until", "limit")
+FIELDS = ("ids", "authors", "kinds", "since", "until", "limit", "search")
 
 
 class Position(NamedTuple):
@@ -28,6 +29,7 @@ class Query(Struct, frozen=True, kw_only=True):
     since: int = 0
     until: int = MAX_CREATED_AT
     limit: int | None = None
+    search: Search | None = None  # words that are looked for
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Query":
@@ -63,7 +65,11 @@ class Query(Struct, frozen=True, kw_only=True):
         kinds = _listed("kinds", value["kinds"], int, "numbers") if "kinds" in value else None
         if kinds is not None and not all(0 <= kind <= MAX_KIND for kind in kinds):
             raise ValueError(f"kinds: each is a number from 0 to {MAX_KIND}")
+        text = value.get("search", "")
+        if not isinstance(text, str):
+            raise ValueError("search: a text")
         return cls(
+            search=Search.parse(text),
             ids=_keys("ids", value),
             authors=_keys("authors", value),
             kinds=None if kinds is None else frozenset(kinds),

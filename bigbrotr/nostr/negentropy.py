@@ -18,7 +18,7 @@ from collections.abc import Generator, Iterable, Iterator
 from hashlib import sha256
 from itertools import compress, count, groupby, islice, pairwise
 from operator import eq, gt
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 __all__ = [
     "Bound",
@@ -44,6 +44,7 @@ BUCKETS = 16  # a stretch that differs is split into these; below twice as many 
 BOUND_SIZE = 10 + 1 + ID_SIZE  # at most: varint, length, prefix
 # The end of an answer that is cut short: a Skip to where it stopped, the fingerprint of the rest.
 TAIL_SIZE = BOUND_SIZE + 1 + 3 + FINGERPRINT_SIZE
+PART_SIZE = 23  # of a fingerprint and its bound, mostly
 BLOCK = 16  # items for each sum that is kept: two bytes an item
 CHUNK = 10_000  # rows taken over at a time
 
@@ -87,6 +88,14 @@ class Stretch(NamedTuple):
     hi: int
 
 
+class Open(NamedTuple):
+    """A stretch that is not settled; unless it is known to be different, its fingerprint is to be
+    asked again as it is."""
+
+    stretch: Stretch
+    is_different: bool
+
+
 class Digest(NamedTuple):
     """A set of ids in 40 bytes: their number, and their sum as little-endian integers mod 2^256.
 
@@ -119,6 +128,24 @@ def is_settled(answer: bytes) -> bool:
     if len(answer) > SPARE_BYTES:
         raise NegentropyError("longer than what was asked for")
     return all(part.mode == SKIP for part in read_parts(answer))
+
+
+class Ordered(Protocol):
+    """Ids in the order (created_at, id), by position: see `Items`, which has them all."""
+
+    def __len__(self) -> int: ...
+
+    def seal(self) -> None: ...
+
+    def ids(self, lo: int, hi: int) -> bytes: ...
+
+    def position(self, bound: "Bound", lo: int = 0) -> int: ...
+
+    def bound(self, position: int) -> "Bound": ...
+
+    def fingerprints(self, cuts: Iterable[int]) -> list[bytes]: ...
+
+    def fingerprint(self, lo: int, hi: int) -> bytes: ...
 
 
 class Items:
@@ -297,9 +324,12 @@ class Client:
         self._items = items
         self._max_needed = max_needed
         self._frame_limit = checked(frame_limit)
-        self._budget = frame_limit  # less, while answers are cut short
-        self._open = deque([Stretch(START, END, 0, len(items))])
+        self._open = deque([Open(Stretch(START, END, 0, len(items)), is_different=True)])
         self._asked: list[Stretch] = []
+        self._levels: list[int | None] = []  # of each fingerprint among them; None: ids
+        self._seen: dict[int, tuple[int, int]] = {}  # asked and different, by level
+        self._room = FRAME_LIMIT  # bytes that an answer may have without being cut short, we think
+        self._most_room = MOST_BYTES * 3 // 4
 
     @property
     def theirs(self) -> Digest:
@@ -334,33 +364,51 @@ class Client:
             raise NegentropyError("longer than what was asked for")
         self.rounds += 1
         asked, self._asked, self.following = self._asked, [], None
-        again = yield from self._judge(message, asked)
+        levels, self._levels = self._levels, []
+        again = yield from self._judge(message, asked, levels)
         self._open.extendleft(reversed(again))
         if len(self._open) > MOST_OPEN:
             raise NegentropyError("too many ranges")
         if not self._open:
             return
-        settled = len(self._items) + len(self.need) - sum(s.hi - s.lo for s in self._open)
+        settled = len(self._items) + len(self.need) - sum(s.hi - s.lo for s, _ in self._open)
         if self.rounds > SPARE_ROUNDS + settled // SETTLED_PER_ROUND:
             raise NegentropyError("no progress")
         yield
         self.following = self._ask()
 
     def _ask(self) -> bytes:
-        """Says as much as fits about the first open stretches; what comes after them is skipped."""
-        writer = Writer(self._items, self._budget)
-        while self._open:
-            rest = writer.describe(self._open.popleft())
+        """Says something about the first open stretches, as much as fits, and as the answer to it
+        should fit; what comes after them is skipped."""
+        writer = Writer(self._items, self._frame_limit)
+        expected = 0.0
+        while self._open and expected < self._room:
+            stretch, is_different = self._open.popleft()
+            is_listed = is_different and stretch.hi - stretch.lo < 2 * BUCKETS
+            rest = (writer.describe if is_different else writer.repeat)(stretch)
+            for part in writer.described[len(self._levels) :]:
+                size = part.hi - part.lo
+                level = None if is_listed else size.bit_length()
+                self._levels.append(level)
+                expected += expected_bytes(size) * self._share(level)
             if rest is not None:
-                self._open.appendleft(rest)
+                self._open.appendleft(Open(rest, is_different))
                 break
         self._asked = writer.described
         return bytes(writer.message)
 
-    def _judge(self, message: bytes, asked: list[Stretch]) -> Generator[None, None, list[Stretch]]:
+    def _share(self, level: int | None) -> float:
+        """Which part of the stretches of about this length differs; ids are answered always."""
+        asked, different = self._seen.get(0 if level is None else level, (0, 0))
+        return 1.0 if level is None else (different + 1) / (asked + 1)
+
+    def _judge(
+        self, message: bytes, asked: list[Stretch], levels: list[int | None]
+    ) -> Generator[None, None, list["Open"]]:
         """Settles what the answer settles of what was asked; returns what is open still."""
-        again: list[Stretch] = []
-        is_cut = False
+        again: list[Open] = []
+        different: set[int] = set()
+        answered = len(asked)
         first = lo = 0
         for number, part in enumerate(read_parts(message), 1):
             if number % STEP == 0:
@@ -368,22 +416,42 @@ class Client:
             hi = self._items.position(part.upper, lo)
             while first < len(asked) and asked[first].upper <= part.lower:
                 first += 1
+            is_inside = first < len(asked) and is_within(part, asked[first])
             if part.mode == ID_LIST:
-                if first == len(asked) or not is_within(part, asked[first]):
+                if not is_inside:
                     raise NegentropyError("ids that were not asked for")
                 self._compare(lo, hi, part.ids)
-            elif part.mode == FINGERPRINT and part.fingerprint != self._items.fingerprint(lo, hi):
-                met = overlap(Stretch(part.lower, part.upper, lo, hi), asked, first)
-                is_cut |= len(met) > 1
-                again += met
+            elif part.mode == FINGERPRINT:
+                differs = part.fingerprint != self._items.fingerprint(lo, hi)
+                if not is_inside and part.upper > part.lower:
+                    answered = min(answered, first)  # the answer was cut short
+                if differs:
+                    met = overlap(Stretch(part.lower, part.upper, lo, hi), asked, first)
+                    # Of the rest of an answer nobody knows yet which parts differ.
+                    again += (
+                        Open(each, is_inside or levels[first + n] is None)
+                        for n, each in enumerate(met)
+                    )
+            if is_inside and part.mode != SKIP:
+                different.add(first)
             lo = hi
             self._parts += 1
             most = SPARE_PARTS + PARTS_PER_ITEM * (len(self._items) + len(self.need))
             if self._parts > most:
                 raise NegentropyError("too many ranges in all")
-        self._budget = self._budget // 2 if is_cut else self._budget * 2
-        self._budget = min(max(self._budget, SMALLEST_FRAME_LIMIT), self._frame_limit)
+        self._learn(levels[:answered], different)
+        if answered < len(asked):
+            self._room = self._most_room = max(len(message), SMALLEST_FRAME_LIMIT)
+        elif len(message) > self._room // 2:
+            self._room = min(2 * self._room, self._most_room)
         return again
+
+    def _learn(self, levels: list[int | None], different: set[int]) -> None:
+        """Counts which fingerprints that were answered were different."""
+        for number, level in enumerate(levels):
+            if level is not None:
+                asked, differed = self._seen.get(level, (0, 0))
+                self._seen[level] = asked + 1, differed + (number in different)
 
     def _compare(self, lo: int, hi: int, theirs: set[bytes]) -> None:
         """Finds both differences between our items at [lo, hi) and all that they have there."""
@@ -409,7 +477,7 @@ class Server:
     of all that is left.
     """
 
-    def __init__(self, items: Items, *, frame_limit: int = FRAME_LIMIT) -> None:
+    def __init__(self, items: Ordered, *, frame_limit: int = FRAME_LIMIT) -> None:
         items.seal()
         self._items = items
         self._frame_limit = checked(frame_limit)
@@ -440,7 +508,7 @@ class Server:
 class Writer:
     """A message of ours in the making: stretches in ascending order, with a Skip between them."""
 
-    def __init__(self, items: Items, limit: int) -> None:
+    def __init__(self, items: Ordered, limit: int) -> None:
         self.message = bytearray([VERSION])
         self.described: list[Stretch] = []
         self._items = items
@@ -461,6 +529,11 @@ class Writer:
             if not self._put(Stretch(lower, upper, lo, hi), FINGERPRINT, fingerprint):
                 return Stretch(lower, stretch.upper, lo, stretch.hi)
         return None
+
+    def repeat(self, stretch: Stretch) -> Stretch | None:
+        """Says the fingerprint of a stretch; returns the stretch if that did not fit."""
+        fingerprint = self._items.fingerprint(stretch.lo, stretch.hi)
+        return None if self._put(stretch, FINGERPRINT, fingerprint) else stretch
 
     def list_ids(self, stretch: Stretch) -> Stretch | None:
         """Says which ids we have in a stretch, or in as much of it as fits; returns what did
@@ -606,6 +679,11 @@ def overlap(stretch: Stretch, others: list[Stretch], first: int) -> list[Stretch
         if lower < upper:
             met.append(Stretch(lower, upper, max(stretch.lo, other.lo), min(stretch.hi, other.hi)))
     return met
+
+
+def expected_bytes(items: int) -> int:
+    """About how long the answer is to so many ids, or to the fingerprint of so many that differ."""
+    return BUCKETS * PART_SIZE if items >= 2 * BUCKETS else items * ID_SIZE + PART_SIZE
 
 
 def encode_bound(bound: Bound, before: Bound) -> bytes:

@@ -58,13 +58,14 @@ class EventLines(EventReads):
 
         Raises:
             NotKeptError: the query asks for tags, and the archive keeps none.
+            NotSearchedError: it asks for words, and there is no index of them.
         """
-        await self._check(query)
+        query = await self._checked(query)
         if query.is_empty or limit < 1:
             return LinesPage(b"", 0, None)
         deadline = time.monotonic() + budget_s
         found = Found([], 0, after, is_whole=False)
-        if query.ids is None and not query.tags:
+        if query.ids is None and not query.tags and query.search is None:
             found = await self._look_through(query, limit, after, deadline, most_bytes)
             if found.is_whole or found.number == limit:
                 return LinesPage(b"\n".join(found.parts), found.number, found.after)

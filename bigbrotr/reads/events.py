@@ -13,6 +13,8 @@ from bigbrotr.core.pool import Pool
 from bigbrotr.models.event import Event, tag_hash
 from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position, Query
+from bigbrotr.models.search import Search as Words
+from bigbrotr.models.search import words_of_event
 from bigbrotr.reads.plan import (
     Partition,
     Piece,
@@ -32,6 +34,9 @@ MOST_IDS = 1000  # that are looked up at once
 MOST_SHARES = 1000  # that are kept in mind
 LONG_US = 20_000.0  # of a search: the statistics by day may spare some of it
 FRESH_S = 300.0  # for which statistics are used
+SEARCH_FRESH_S = 5.0  # for which it is known whether there is an index of words
+SEARCHED_S = 604_800  # of the past that a search looks through first, and then ...
+SEARCHED_MORE = 4  # ... so many times as much
 LAST_ID = b"\xff" * 32  # comes after all others of its second
 
 _encode = msgspec.json.Encoder().encode
@@ -40,6 +45,10 @@ _decode_tags = msgspec.json.Decoder(list[list[str]]).decode
 
 class NotKeptError(Exception):
     """The archive does not keep what would have to be looked at (the profile lite)."""
+
+
+class NotSearchedError(Exception):
+    """The archive has no index of words (`[search] enabled`)."""
 
 
 class StoredEvent(NamedTuple):
@@ -135,6 +144,8 @@ class EventReads:
         self._read_at = 0.0  # monotonic
         self._shares: dict[object, float] = {}  # of the events that match, where it was seen
         self._keeps_tags: bool | None = None
+        self._searched: frozenset[int] | None = None
+        self._searched_at = float("-inf")  # monotonic
 
     async def page(
         self,
@@ -151,8 +162,9 @@ class EventReads:
 
         Raises:
             NotKeptError: the query asks for tags, and the archive keeps none.
+            NotSearchedError: it asks for words, and there is no index of them.
         """
-        await self._check(query)
+        query = await self._checked(query)
         events: list[StoredEvent] = []
         if query.is_empty or limit < 1:
             return EventPage(events, None)
@@ -174,20 +186,24 @@ class EventReads:
 
         Raises:
             NotKeptError: the query asks for tags, and the archive keeps none.
+            NotSearchedError: it asks for words, and there is no index of them.
         """
-        await self._check(query)
+        query = await self._checked(query)
         if query.is_empty:
             return Count(0, is_exact=True)
-        # Tags are read: two may share a hash.
-        search = _Search(_deadline(budget_s), None, is_read=bool(query.tags))
+        # Tags and texts are read: two may share a hash.
+        is_read = bool(query.tags) or query.search is not None
+        search = _Search(_deadline(budget_s), None, is_read=is_read)
         number, after = 0, None
         while True:
-            step = min(PAGE, most + 1 - number) if query.tags else most + 1 - number
+            step = min(PAGE, most + 1 - number) if is_read else most + 1 - number
             found = await self._find(query, step, after, search)
-            number += len(found.events) if query.tags else found.number
+            number += len(found.events) if is_read else found.number
             if found.reached is None and number <= most:
                 return Count(number, is_exact=True)
             if number > most or _is_over(search.deadline):
+                if query.search is not None:  # of words there are no statistics
+                    return Count(number, is_exact=False)
                 about = expected(await self._pieces(query), query)
                 return Count(max(number, round(about)), is_exact=False)
             after = found.reached
@@ -210,9 +226,24 @@ class EventReads:
             self._keeps_tags = "tags" in kept
         return self._keeps_tags
 
-    async def _check(self, query: Query) -> None:
+    async def searched_kinds(self) -> frozenset[int] | None:
+        """Of which kinds events can be searched for by words; None: there is no index."""
+        now = time.monotonic()
+        if now - self._searched_at > SEARCH_FRESH_S:
+            (row,) = await self._call("search_position")
+            self._searched = None if row["kinds"] is None else frozenset(row["kinds"])
+            self._searched_at = now
+        return self._searched
+
+    async def _checked(self, query: Query) -> Query:
+        """The query, with the kinds that can be searched for where it asks for words."""
         if query.tags and not await self._has_tags():
             raise NotKeptError("this archive keeps no tags (its profile is lite)")
+        if query.search is None:
+            return query
+        if (kinds := await self.searched_kinds()) is None:
+            raise NotSearchedError("this archive has no index of words ([search] enabled)")
+        return replace(query, kinds=kinds if query.kinds is None else query.kinds & kinds)
 
     # Where they are
 
@@ -227,6 +258,8 @@ class EventReads:
             look = await self._find_ids(query, wanted, after, search)
             is_all = look.found < wanted and not look.is_cut
             return Found(look.events, look.found, None if is_all else look.last, look.is_cut)
+        if query.search is not None:
+            return await self._find_words(query, query.search, wanted, after, search)
         events: list[StoredEvent] = []
         number = 0
         reached: Position | None = None
@@ -259,6 +292,37 @@ class EventReads:
             if pieces and _is_over(search.deadline) and number < wanted:
                 return Found(events, number, Position(span.since, LAST_ID))
         return Found(events, number, reached if number == wanted else None)
+
+    async def _find_words(
+        self, query: Query, words: Words, wanted: int, after: Position | None, search: "_Search"
+    ) -> Found:
+        """Looks through the index of words, from the newest event back, in longer and longer
+        stretches of time: a common word is found in the first, and for a rare one there are few."""
+        until, length = query.until, SEARCHED_S
+        events: list[StoredEvent] = []
+        number = 0
+        hashes = words.hashes
+        while True:
+            since = max(query.since, min(until, int(time.time())) - length)
+            span = replace(query, since=since, until=until)
+            rows = await self._call(
+                "read_by_words",
+                p_tokens=hashes,
+                **_conditions(span, after),
+                **self._seen(),
+                p_limit=wanted - number,
+                p_most_bytes=search.bytes_left,
+            )
+            look = search.take(query, rows)
+            events += look.events
+            number += look.found
+            if look.is_cut or number >= wanted:
+                return Found(events, number, look.last, look.is_cut)
+            if since <= query.since:
+                return Found(events, number, None)
+            if _is_over(search.deadline):
+                return Found(events, number, Position(since, LAST_ID))
+            until, length = since - 1, length * SEARCHED_MORE
 
     async def _promising(self, pieces: list[Piece], query: Query) -> list[Piece]:
         """The pieces without the days of which it is known that none of the kinds bears one of the
@@ -435,6 +499,8 @@ class _Search:
             self.bytes_left -= sum(_size(e.content) + _size(e.tags) for e in events)
             is_cut = bool(events) and self.bytes_left <= 0
         wanted = _with_tags(query, events) if query.tags else events
+        if query.search is not None:
+            wanted = [event for event in wanted if has_words(query.search, event)]
         return Look(wanted, len(events), last, examined, reached, is_cut)
 
     def take_page(self, query: Query, rows: list[Any]) -> Look:
@@ -459,6 +525,15 @@ def _size(text: str | None) -> int:
 
 def _with_tags(query: Query, events: list[StoredEvent]) -> list[StoredEvent]:
     return [e for e in events if e.tags is not None and query.has_tags(_decode_tags(e.tags))]
+
+
+def has_words(search: Words, event: StoredEvent, tags: list[list[str]] | None = None) -> bool:
+    """Whether an event has the words that are looked for; `tags` are its own, decoded."""
+    if event.content is None:
+        return False
+    if tags is None:
+        tags = _decode_tags(event.tags or "[]")
+    return search.matches(words_of_event(event.kind, tags, event.content))
 
 
 def _joined(before: Look, look: Look) -> Look:

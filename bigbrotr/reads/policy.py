@@ -57,3 +57,10 @@ async def hidden_of(
         [event_id for _, event_id in keys],
     )
     return {position - 1 for position in positions}
+
+
+async def is_settled(pool: Pool) -> bool:
+    """Whether what is to be hidden is known: no walk through all of the archive is under way. Where
+    nobody has ever judged, nothing is hidden, and nothing waited for."""
+    found = await pool.fetchval("SELECT * FROM bigbrotr.is_settled()")
+    return bool(found)

@@ -73,6 +73,7 @@ async def _work(order: Order, reports: BinaryIO) -> None:
                     answers=dict(service.counts),
                     connections=service.connections.open,
                     memory_bytes=memory_of([os.getpid()]),
+                    relay=None if service.relay is None else service.relay.report(),
                 )
                 reports.write(orders.write(now))
             told = None

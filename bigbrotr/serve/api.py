@@ -15,6 +15,7 @@ from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position
 from bigbrotr.models.query import Query as EventQuery
 from bigbrotr.models.relay import Network, Relay
+from bigbrotr.models.search import MOST_CHARACTERS, Search
 from bigbrotr.models.where import parse_event_id
 from bigbrotr.reads import (
     at_risk,
@@ -27,7 +28,7 @@ from bigbrotr.reads import (
     statistics,
     status,
 )
-from bigbrotr.reads.events import NotKeptError, StoredEvent
+from bigbrotr.reads.events import NotKeptError, NotSearchedError, StoredEvent
 from bigbrotr.reads.relays import Stage, Uptime
 from bigbrotr.reads.where import Where, where
 from bigbrotr.serve.parameters import PARSE, WHOLE
@@ -386,6 +387,13 @@ Tags = Annotated[
         extra={WHOLE: True},
     ),
 ]
+SearchText = Annotated[
+    Annotated[str, Meta(min_length=1, max_length=MOST_CHARACTERS)] | None,
+    Meta(
+        description='words that all occur, "phrases", and -words that do not (NIP-50); where there '
+        "is an index of them"
+    ),
+]
 UntilThen = Annotated[
     Seconds | None, Meta(description="until then, that second included, in Unix seconds")
 ]
@@ -410,6 +418,7 @@ class EventsQuery(ListQuery, frozen=True, kw_only=True):
     tag: Tags = None
     since: Since = None
     until: UntilThen = None
+    search: SearchText = None
 
 
 class CountsQuery(Query, frozen=True, kw_only=True):
@@ -421,6 +430,7 @@ class CountsQuery(Query, frozen=True, kw_only=True):
     tag: Tags = None
     since: Since = None
     until: UntilThen = None
+    search: SearchText = None
 
 
 class Counted(Struct, frozen=True):
@@ -457,7 +467,15 @@ def _filter(query: EventsQuery | CountsQuery) -> EventQuery:
         tags=tags,
         since=query.since or 0,
         until=MAX_CREATED_AT if query.until is None else query.until,
+        search=None if query.search is None else _search(query.search),
     )
+
+
+def _search(text: str) -> Search | None:
+    try:
+        return Search.parse(text)
+    except ValueError as error:
+        raise RefusedError("bad-parameter", str(error), parameter="search") from None
 
 
 def _position(after: tuple[int, str] | None) -> Position | None:
@@ -477,6 +495,8 @@ async def _events(
         )
     except NotKeptError as error:
         raise RefusedError("bad-parameter", str(error), parameter="tag") from None
+    except NotSearchedError as error:
+        raise RefusedError("bad-parameter", str(error), parameter="search") from None
     return Lines(page.lines, page.number, _key_of(page.next))
 
 
@@ -485,6 +505,8 @@ async def _counts(pool: Pool, query: CountsQuery) -> Counted:
         found = await events_of(pool).count(_filter(query), MOST_COUNTED, budget_s=BUDGET_S)
     except NotKeptError as error:
         raise RefusedError("bad-parameter", str(error), parameter="tag") from None
+    except NotSearchedError as error:
+        raise RefusedError("bad-parameter", str(error), parameter="search") from None
     return Counted(found.events, not found.is_exact)
 
 

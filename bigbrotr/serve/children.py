@@ -18,10 +18,11 @@ from bigbrotr.config.settings import SupervisorSettings
 from bigbrotr.core.logger import Logger
 from bigbrotr.core.metrics import Sample
 from bigbrotr.serve import orders
-from bigbrotr.serve.orders import LENGTH, STOP_S, Order, Report
+from bigbrotr.serve.orders import LENGTH, STOP_S, Order, RelayReport, Report
 
 MAX_LINE = 1 << 16  # bytes of a report
 CLASSES = ("2xx", "3xx", "4xx", "5xx")  # of answers, as they are counted
+REQUESTS = ("REQ", "COUNT", "NEG-OPEN")  # of clients of the relay
 SECRETS = ("PRIVATE_KEY", "PRIVATE_KEY_FILE")  # that those who serve do not need
 
 
@@ -36,6 +37,7 @@ class Children:
         self._log = log
         self._latest: dict[int, Report] = {}  # of each process that lives
         self._before: Counter[str] = Counter()  # answers of those that have ended
+        self._relays_before: Counter[str] = Counter()  # what their relays had done
 
     async def run(self) -> None:
         """Keeps them alive until it is cancelled; then they end, with what is under way."""
@@ -53,6 +55,18 @@ class Children:
         yield Sample("serve_connections", sum(each.connections for each in self._latest.values()))
         for name in CLASSES:
             yield Sample("serve_answers", answers[name], (name,))
+        relays = [each.relay for each in self._latest.values() if each.relay is not None]
+        yield Sample("serve_relay_connections", sum(each.connections for each in relays))
+        yield Sample("serve_relay_subscriptions", sum(each.subscriptions for each in relays))
+        yield Sample("serve_relay_reconciliations", sum(each.reconciliations for each in relays))
+        yield Sample("serve_relay_ids", sum(each.ids for each in relays))
+        done = Counter(self._relays_before)
+        for relay in relays:
+            done.update(done_by(relay))
+        for kind in REQUESTS:
+            yield Sample("serve_relay_requests", done[kind], (kind,))
+        yield Sample("serve_relay_events", done["events"])
+        yield Sample("serve_relay_cut", done["cut"])
         memory = sum(each.memory_bytes for each in self._latest.values())
         yield Sample("memory_bytes", memory, ("serve",))
 
@@ -94,11 +108,17 @@ class Children:
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             code = await process.wait()
         finally:
-            if (last := self._latest.pop(number, None)) is not None:
-                self._before.update(last.answers)
+            self._forget(number)
             with anyio.CancelScope(shield=True):
                 await _end(process)
         return why or (f"killed by signal {-code}" if code < 0 else f"ended with code {code}")
+
+    def _forget(self, number: int) -> None:
+        """Keeps of a process that has ended what it had done."""
+        if (last := self._latest.pop(number, None)) is not None:
+            self._before.update(last.answers)
+            if last.relay is not None:
+                self._relays_before.update(done_by(last.relay))
 
     async def _listen_to(self, number: int, process: Process) -> str:
         """Takes in the reports until there are no more; why the process gives up, if it says so."""
@@ -120,6 +140,11 @@ class Children:
         except (anyio.DelimiterNotFound, msgspec.DecodeError) as error:
             process.kill()
             return f"its reports make no sense: {error}"
+
+
+def done_by(relay: RelayReport) -> dict[str, int]:
+    """What a relay has done since its start."""
+    return {**relay.requests, "events": relay.events, "cut": relay.cut}
 
 
 async def _end(process: Process) -> None:

@@ -18,6 +18,18 @@ class Order(Struct, frozen=True):
     identity: str  # of the archive
 
 
+class RelayReport(Struct, frozen=True, omit_defaults=True):
+    """How the relay of a process is."""
+
+    connections: int = 0  # open now
+    subscriptions: int = 0  # open now
+    reconciliations: int = 0  # open now
+    ids: int = 0  # in memory
+    requests: dict[str, int] = {}  # since its start, by kind: REQ, COUNT, NEG-OPEN
+    events: int = 0  # sent since its start, stored ones and new ones
+    cut: int = 0  # clients that did not read, since its start
+
+
 class Report(Struct, frozen=True, omit_defaults=True):
     """How a process that serves is: a line of JSON."""
 
@@ -26,6 +38,7 @@ class Report(Struct, frozen=True, omit_defaults=True):
     answers: dict[str, int] = {}  # since its start, by class of status
     connections: int = 0  # open now
     memory_bytes: int = 0
+    relay: RelayReport | None = None  # where there is one
 
 
 def write(report: Report) -> bytes:

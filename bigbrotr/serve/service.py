@@ -157,7 +157,7 @@ class Service:
         management: Management | None = None,
     ) -> None:
         self.pool = pool
-        self._relay = relay
+        self.relay = relay
         self.settings = settings
         self.counts: Counter[str] = Counter()  # answers by class of status: 2xx, …
         limits = settings.limits
@@ -255,7 +255,7 @@ class Service:
         if request.method == "OPTIONS":
             more = {} if self._management is None else self._management.preflight
             return web.Response(status=204, headers=PREFLIGHT | {"Allow": METHODS} | more)
-        if self._relay and (told := await self._relay.answer(request, path, self.client(request))):
+        if self.relay and (told := await self.relay.answer(request, path, self.client(request))):
             return told
         if path == PREFIX or (path == "/" and self._site is None):
             return web.Response(status=302, headers={"Location": f"{PREFIX}/"})

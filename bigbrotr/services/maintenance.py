@@ -25,6 +25,9 @@ class Maintenance(BaseService[MaintenanceSettings]):
         """Does what is due."""
         now = int(time.time())
         await self.brotr.prune_arrivals(now - int(self.settings.keep_arrivals_s))
+        if not self.context.config.search.enabled and await self.brotr.search_position():
+            gone = await self.brotr.end_search()
+            self.log.info("the index of words is gone: [search] is off", events=gone)
         rows = await self.brotr.get_service_data(*MEMORY)
         done_at = max((row["updated_at"] for row in rows), default=0)
         if now - done_at < self.settings.every_s and done_at <= now:

@@ -27,9 +27,11 @@ from tests.bench import (
     baseline,
     candidates,
     corpus,
+    datasets,
     floors,
     forgeries,
     fuzz,
+    relay_load,
     relay_serve,
     schnorr,
     transfer,
@@ -340,6 +342,11 @@ async def serve(on: Stage, events: int) -> None:
     await relay_serve.measure(on, events)
 
 
+async def load(on: Stage, events: int) -> None:
+    """The relay with 2,000 clients who wait and 200 who ask, while events come."""
+    await relay_load.measure(on, events)
+
+
 async def answers_lag(on: Stage, events: int) -> None:
     """How late a timer of the supervisor's loop is while the API answers flat out."""
     await api.measure_lag(on, events)
@@ -353,6 +360,11 @@ async def export(on: Stage, events: int) -> None:
 async def import_(on: Stage, events: int) -> None:
     """Imports of files, beside a first copy from relays."""
     await transfer.measure_import(on, events)
+
+
+async def parquet(on: Stage, events: int) -> None:
+    """Parquet files of all that there is, and a snapshot in which nothing has changed."""
+    await datasets.measure(on, events)
 
 
 async def reconcile(on: Stage, events: int) -> None:
@@ -386,10 +398,12 @@ BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
     "candidates": validation,
     "api": answers,
     "serve": serve,
+    "load": load,
     "schnorr": signatures,
     "api_lag": answers_lag,
     "export": export,
     "import": import_,
+    "parquet": parquet,
 }
 
 

@@ -23,7 +23,7 @@ from bigbrotr.core.schema import Schema
 from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.relay import Relay
 from bigbrotr.nostr.negentropy import Client, Items
-from tests.bench import corpus
+from tests.bench import corpus, large
 from tests.bench.stage import Stage
 from tests.kit.events import make_event, wire
 from tests.kit.processes import until
@@ -35,6 +35,7 @@ CLIENTS = 8  # each asks again as soon as it is answered
 SUBSCRIBERS = 2000
 LACKING = 1000
 BATCH = 500
+MOST_SIGNED = 100_000  # events: above, they are made by SQL, and nobody could verify them
 LIMITS = """requests_per_s = 0
 connections = 5000
 connections_per_address = 5000
@@ -114,29 +115,47 @@ class Wire:
 
 
 async def measure(on: Stage, events: int) -> None:
-    """Prints what a relay over so many events gives."""
+    """Prints what a relay over so many events gives; many are made by SQL."""
     address = await on.new_database()
+    if events > MOST_SIGNED:
+        await large.build(address, events)
+        keys = await keys_of(address)
+    else:
+        keys = await signed(address, events)
+    async with Brotr(Pool(dsn=address)) as brotr:
+        await brotr.insert_relays([HOLDER])
+        with TemporaryDirectory() as folder:
+            await pages(Path(folder) / "pages", address, keys)
+            await subscribers(Path(folder) / "subscribers", address, brotr)
+            await reconciliation(Path(folder) / "reconciliation", address, await keys_of(address))
+
+
+async def signed(address: str, events: int) -> list[tuple[int, bytes]]:
+    """Archives events of the corpus; their keys in order."""
     connection = await asyncpg.connect(address)
     await Schema().migrate(connection, Profile.FULL, int(time.time()))
     await connection.close()
-    keys: list[tuple[int, bytes]] = []
     async with Brotr(Pool(dsn=address)) as brotr:
         await brotr.insert_relays([HOLDER])
         found: list[EventRelay] = []
         for _, body in corpus.build(events):
-            event = Event.from_json(body)
-            keys.append((event.created_at, event.id))
-            found.append(EventRelay(event, HOLDER, 1))
+            found.append(EventRelay(Event.from_json(body), HOLDER, 1))
             if len(found) == BATCH:
                 await brotr.insert_events(found)
                 found = []
         await brotr.insert_events(found)
         await brotr.pool.execute("ANALYZE")
-        keys.sort()
-        with TemporaryDirectory() as folder:
-            await pages(Path(folder) / "pages", address, keys)
-            await subscribers(Path(folder) / "subscribers", address, brotr)
-            await reconciliation(Path(folder) / "reconciliation", address, keys)
+    return await keys_of(address)
+
+
+async def keys_of(address: str) -> list[tuple[int, bytes]]:
+    """The keys of all events, in order."""
+    connection = await asyncpg.connect(address)
+    try:
+        rows = await connection.fetch("SELECT created_at, id FROM bigbrotr.events_stored")
+    finally:
+        await connection.close()
+    return sorted((row[0], row[1]) for row in rows)
 
 
 async def pages(folder: Path, address: str, keys: list[tuple[int, bytes]]) -> None:

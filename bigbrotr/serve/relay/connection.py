@@ -12,7 +12,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from bigbrotr.core.defects import refusal
 from bigbrotr.models.query import Query
 from bigbrotr.nostr.negentropy import NegentropyError
-from bigbrotr.reads.events import NotKeptError
+from bigbrotr.reads.events import NotKeptError, NotSearchedError
 from bigbrotr.serve.relay import messages
 from bigbrotr.serve.relay.authentication import Authentication
 from bigbrotr.serve.relay.counting import Counted, count_one, count_union
@@ -41,10 +41,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 REQ, COUNT, NEG = (each.__name__ for each in (Req, Count, NegOpen))  # kinds of answers
+VERBS = {REQ: "REQ", COUNT: "COUNT", NEG: "NEG-OPEN"}
 AT_ONCE = 2  # answers of one connection that are worked on
 MOST_GARBAGE = 20  # messages that are none; then the connection ends
 IDLE_S = 600.0  # a connection without a subscription on which nothing is said ends
 SESSION_S = 120.0  # and a reconciliation
+
+
+class UnsettledError(Exception):
+    """It is not known yet what is not to be shown."""
 
 
 class Connection:
@@ -64,8 +69,8 @@ class Connection:
         self._relay = relay
         self._view = view
         self._address = address
-        self._subscriptions: dict[str, Subscription] = {}
-        self._sessions: dict[str, Session] = {}
+        self.subscriptions: dict[str, Subscription] = {}
+        self.sessions: dict[str, Session] = {}
         self._values = 0  # in the filters of all subscriptions
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}  # by kind and name
         self._at_once = asyncio.Semaphore(AT_ONCE)
@@ -85,9 +90,9 @@ class Connection:
         finally:
             for task in self._tasks.values():
                 task.cancel()
-            for name in list(self._subscriptions):
+            for name in list(self.subscriptions):
                 self._forget(name)
-            for name in list(self._sessions):
+            for name in list(self.sessions):
                 self._end_session(name)
             self.outbox.close()
 
@@ -95,10 +100,10 @@ class Connection:
         heard_at = time.monotonic()
         while True:
             try:
-                message = await self.socket.receive(SESSION_S if self._sessions else IDLE_S)
+                message = await self.socket.receive(SESSION_S if self.sessions else IDLE_S)
             except TimeoutError:
                 self._end_idle_sessions()
-                is_used = self._subscriptions or self._sessions or self._tasks
+                is_used = self.subscriptions or self.sessions or self._tasks
                 if is_used or time.monotonic() < heard_at + IDLE_S:
                     continue
                 await self.socket.close(code=WSCloseCode.OK, message=b"nothing was said")
@@ -160,6 +165,7 @@ class Connection:
         """Begins an answer, in a task of its own, in place of what has its name."""
         name = said.subscription
         kind = type(said).__name__
+        self._relay.counts[VERBS[kind]] += 1
         match said:
             case Req():
                 self._forget(name)
@@ -176,8 +182,8 @@ class Connection:
                 work = partial(self._answer, self._subscribe(name, queries))
             case Count(_, queries, first_tag):
                 work = partial(self._count, name, queries, first_tag)
-            case NegOpen(_, query, payload):
-                work = partial(self._compare, name, query, payload)
+            case NegOpen(_, queries, payload):
+                work = partial(self._compare, name, queries, payload)
         task = asyncio.create_task(self._guarded(work, partial(self._end, kind, name)))
         self._tasks[kind, name] = task
         task.add_done_callback(lambda done: self._is_done(kind, name, done))
@@ -186,15 +192,14 @@ class Connection:
         limits = self._relay.settings.limits
         if self._login is not None and (reason := self._login.refusal):
             return reason
-        queries = [said.query] if isinstance(said, NegOpen) else said.queries
-        if self._values + values_of(queries) > limits.max_values:
+        if self._values + values_of(said.queries) > limits.max_values:
             return f"blocked: more than {limits.max_values} values in the filters of a connection"
         if isinstance(said, NegOpen):
-            open_ = len(self._sessions) + sum(kind == NEG for kind, _ in self._tasks)
+            open_ = len(self.sessions) + sum(kind == NEG for kind, _ in self._tasks)
             if open_ >= limits.max_reconciliations:
                 return f"blocked: {limits.max_reconciliations} reconciliations at once at most"
         elif isinstance(said, Req):
-            if len(self._subscriptions) >= limits.max_subscriptions:
+            if len(self.subscriptions) >= limits.max_subscriptions:
                 return f"blocked: {limits.max_subscriptions} subscriptions at once at most"
         elif sum(kind == COUNT for kind, _ in self._tasks) >= limits.max_subscriptions:
             return f"blocked: {limits.max_subscriptions} counts at once at most"
@@ -206,6 +211,7 @@ class Connection:
         """Does what was asked; what goes wrong is told to the client in a sentence."""
         try:
             async with self._at_once:
+                await self._relay.settled()
                 await work()
         except ConnectionError:
             pass  # the client is gone
@@ -217,8 +223,12 @@ class Connection:
     def _excuse(self, error: Exception) -> str:
         if isinstance(error, NoTimeError):
             return str(error)
+        if isinstance(error, UnsettledError):
+            return "error: it is being looked for what is not to be shown here; ask again later"
         if isinstance(error, NotKeptError):
             return "unsupported: this archive keeps neither tags nor contents"
+        if isinstance(error, NotSearchedError):
+            return "unsupported: this archive has no index of words"
         if isinstance(error, TooSlowError | asyncpg.QueryCanceledError):
             return "error: that takes too long; ask for less time, or with more conditions"
         if isinstance(error, TimeoutError):
@@ -241,7 +251,7 @@ class Connection:
 
     def end_subscription(self, subscription: Subscription, reason: str) -> None:
         """Ends a subscription for a reason of ours."""
-        if self._subscriptions.get(subscription.name) is subscription:
+        if self.subscriptions.get(subscription.name) is subscription:
             self._forget(subscription.name)
             self.outbox.put(messages.closed(subscription.name, reason))
 
@@ -252,7 +262,7 @@ class Connection:
 
     def _subscribe(self, name: str, queries: list[Query]) -> Subscription:
         subscription = Subscription(name, queries, self.outbox)
-        self._subscriptions[name] = subscription
+        self.subscriptions[name] = subscription
         self._values += values_of(queries)
         if self._relay.keeps_events:
             self._view.live.add(subscription, queries)
@@ -274,8 +284,9 @@ class Connection:
         )
         async for page in stored.pages():
             await self.outbox.send([subscription.frame(event) for event in page])
+            self._relay.counts["events"] += len(page)
         hint = None
-        if stored.is_asked:
+        if stored.is_asked and self._relay.settings.hints:
             hint = "more" if stored.has_more else "finish"
         await self.outbox.send([messages.eose(subscription.name, hint)])
         subscription.go_live()
@@ -285,7 +296,7 @@ class Connection:
         """Ends a subscription, if there is one of that name."""
         if cancel:
             self._cancel(REQ, name)
-        subscription = self._subscriptions.pop(name, None)
+        subscription = self.subscriptions.pop(name, None)
         if subscription is not None:
             self._values -= values_of(subscription.queries)
             self._view.live.remove(subscription)
@@ -316,17 +327,17 @@ class Connection:
 
     # Reconciliations
 
-    async def _compare(self, name: str, query: Query, payload: bytes) -> None:
+    async def _compare(self, name: str, queries: list[Query], payload: bytes) -> None:
         try:
-            held = await self._relay.holdings.take(self._view, query, self._ask)
+            held = await self._relay.holdings.take(self._view, queries, self._ask)
         except TooManyError as error:
             self.outbox.put(messages.neg_error(name, str(error), error.most))
             return
-        self._sessions[name] = Session(held, self._relay.settings.limits.frame_bytes)
+        self.sessions[name] = Session(held, self._relay.settings.limits.frame_bytes)
         self._reconcile(name, payload)
 
     def _reconcile(self, name: str, payload: bytes) -> None:
-        session = self._sessions.get(name)
+        session = self.sessions.get(name)
         if session is None:
             self.outbox.put(messages.neg_error(name, "closed: no such reconciliation is open"))
             return
@@ -340,12 +351,12 @@ class Connection:
 
     def _end_session(self, name: str) -> None:
         self._cancel(NEG, name)
-        if (session := self._sessions.pop(name, None)) is not None:
+        if (session := self.sessions.pop(name, None)) is not None:
             session.close()
 
     def _end_idle_sessions(self) -> None:
         now = time.monotonic()
-        for name, session in list(self._sessions.items()):
+        for name, session in list(self.sessions.items()):
             if now - session.used_at > SESSION_S:
                 self._end_session(name)
                 self.outbox.put(messages.neg_error(name, "closed: nothing was said for long"))

@@ -9,15 +9,20 @@ from bigbrotr.config.settings import ServeRelaySettings
 from bigbrotr.serve.relay.messages import MAX_SUBSCRIPTION
 
 KIND = "application/nostr+json"
-WHOLE = (1, 67)  # what takes whole events
 
 
-def document(settings: ServeRelaySettings, *, is_archive: bool, keeps_events: bool) -> bytes:
-    """The document of a view, as JSON."""
+def document(
+    settings: ServeRelaySettings, *, is_archive: bool, keeps_events: bool, is_searched: bool
+) -> bytes:
+    """The document of a view, as JSON; `is_searched`: there is an index of words."""
     limits = settings.limits
     nips = {11, 45, 77}
     if keeps_events:
-        nips.update(WHOLE)
+        nips.add(1)
+        if settings.hints:
+            nips.add(67)
+        if is_searched:
+            nips.add(50)
     if settings.auth:
         nips.add(42)
     more = " Old versions of replaceable events included." if is_archive else ""

@@ -22,18 +22,21 @@ _decode_tags = msgspec.json.Decoder(list[list[str]]).decode
 
 
 class Follower:
-    """Follows the log of arrivals while somebody waits for events; `end` closes a subscription."""
+    """Follows the log of arrivals while somebody waits for events; `end` closes a subscription,
+    `count` is told how many events were sent."""
 
     def __init__(
         self,
         pool: Pool,
         views: Collection[View],
         end: Callable[[Subscription, str], None],
+        count: Callable[[int], None],
         log: Logger,
     ) -> None:
         self._pool = pool
         self._views = views
         self._end = end
+        self._count = count
         self._log = log
         self._defects = Defects(log)
         self._arrivals: Arrivals | None = None
@@ -141,6 +144,7 @@ class Follower:
         if not told:
             return
         text = event.to_json()
+        self._count(len(told))
         for subscription in told:
             if not subscription.tell(event.id, text):
                 self._end(subscription, "error: too much comes at once; subscribe again")

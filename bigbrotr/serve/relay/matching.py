@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 from bigbrotr.models.query import Query
-from bigbrotr.reads.events import StoredEvent
+from bigbrotr.reads.events import StoredEvent, has_words
 
 T = TypeVar("T", bound=Hashable)
 EVERY = ("",)  # where those are that ask for no id, author, tag or kind
@@ -81,4 +81,5 @@ def is_match(query: Query, event: StoredEvent, tags: list[list[str]]) -> bool:
         and (query.authors is None or event.pubkey in query.authors)
         and (query.ids is None or event.id in query.ids)
         and (not query.tags or query.has_tags(tags))
+        and (query.search is None or has_words(query.search, event, tags))
     )

@@ -37,10 +37,10 @@ class Count(NamedTuple):
 
 
 class NegOpen(NamedTuple):
-    """Begins a reconciliation."""
+    """Begins a reconciliation of what matches any of the queries."""
 
     subscription: str
-    query: Query
+    queries: list[Query]
     payload: bytes
 
 
@@ -137,7 +137,14 @@ def _read(verb: str, name: str, rest: list[Any], max_filters: int) -> Message:
             case "NEG-OPEN":
                 if len(rest) < 2:
                     raise ValueError("NEG-OPEN takes a filter and a message")
-                return NegOpen(name, _query(rest[0]), _payload(rest[1]))
+                # A list of filters, as some clients send it, means any of them, as in a REQ.
+                filters = rest[0] if isinstance(rest[0], list) else [rest[0]]
+                if not 0 < len(filters) <= max_filters:
+                    raise ValueError(f"1 to {max_filters} filters, not {len(filters)}")
+                queries = [_query(each) for each in filters]
+                if any(query.search is not None for query in queries):
+                    raise ValueError("what is searched for by words is not reconciled")
+                return NegOpen(name, queries, _payload(rest[1]))
             case "NEG-MSG":
                 return NegMessage(name, _payload(rest[0] if rest else None))
             case "NEG-CLOSE":

@@ -1,26 +1,33 @@
 """The relay of a process: lets clients in, and holds what they share."""
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from aiohttp import WSCloseCode, hdrs, web
 
 from bigbrotr.config.settings import ServeRelaySettings, ServeSettings
-from bigbrotr.core.defects import Defects
+from bigbrotr.core.defects import Defects, refusal
 from bigbrotr.core.logger import Logger
 from bigbrotr.core.pool import Pool
+from bigbrotr.reads.policy import is_settled
 from bigbrotr.serve.limits import Buckets, Connections
+from bigbrotr.serve.orders import RelayReport
 from bigbrotr.serve.problems import RefusedError
 from bigbrotr.serve.relay.authentication import netloc
-from bigbrotr.serve.relay.connection import Connection
+from bigbrotr.serve.relay.connection import Connection, UnsettledError
 from bigbrotr.serve.relay.document import KIND, document
 from bigbrotr.serve.relay.follower import Follower
 from bigbrotr.serve.relay.reconciliation import Holdings
 from bigbrotr.serve.relay.subscription import Subscription
+from bigbrotr.serve.relay.upkeep import Upkeep
 from bigbrotr.serve.relay.views import ARCHIVE, View, views_of
 from bigbrotr.serve.relay.work import Desk, Work
 
+SETTLED_S = 2.0  # for which it counts that what is to be hidden is known
+LOOK_S = 0.5  # and that it is not
 HEARTBEAT_S = 30.0  # from ping to ping; whoever does not answer within half of it is cut
 CLOSE_S = 1.0  # for clients to say good-bye
 DOCUMENT_S = 600  # how long the document may be kept
@@ -35,6 +42,9 @@ class Relay:
         settings: ServeRelaySettings = serve.relay
         limits = settings.limits
         self.settings = settings
+        self._pool = pool
+        self._is_settled = False
+        self._settled_at = float("-inf")  # monotonic
         self.keeps_events = keeps_events
         self.views = views_of(pool, with_archive=settings.archive)
         self.defects = Defects(log)
@@ -48,14 +58,12 @@ class Relay:
         work = Work(limits.work_per_s / serve.width, limits.work_burst_s)
         self.desk = Desk(work, width)
         self.holdings = Holdings(limits.max_reconciled, limits.reconciliation_mb * 1_000_000)
-        self.follower = Follower(pool, self.views.values(), self._end, log)
+        self.holdings.keep_up = Upkeep(pool, self.holdings.changing, self.holdings.drop, log)
+        self.follower = Follower(pool, self.views.values(), self._end, self._count, log)
         self.owners: dict[Subscription, Connection] = {}
+        self.counts: Counter[str] = Counter()  # requests by kind; events sent; clients cut
         self._public = netloc(serve.public_url or "")
         self._open: set[Connection] = set()
-        self._documents = {
-            path: document(settings, is_archive=path == ARCHIVE, keeps_events=keeps_events)
-            for path in self.views
-        }
 
     async def answer(
         self, request: web.BaseRequest, path: str, address: str
@@ -78,8 +86,48 @@ class Relay:
                 hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Accept",
                 hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, HEAD, OPTIONS",
             }
-            return web.Response(body=self._documents[path], headers=headers)
+            found = document(
+                self.settings,
+                is_archive=path == ARCHIVE,
+                keeps_events=self.keeps_events,
+                is_searched=await self._is_searched(view),
+            )
+            return web.Response(body=found, headers=headers)
         return None
+
+    async def settled(self) -> None:
+        """Sees to it that what is not to be shown is known.
+
+        Raises:
+            UnsettledError: it is being looked for.
+        """
+        now = time.monotonic()
+        if now - self._settled_at > (SETTLED_S if self._is_settled else LOOK_S):
+            self._is_settled = await is_settled(self._pool)
+            self._settled_at = now
+        if not self._is_settled:
+            raise UnsettledError
+
+    def report(self) -> RelayReport:
+        """How it is now, and what it has done."""
+        return RelayReport(
+            connections=len(self._open),
+            subscriptions=sum(len(each.subscriptions) for each in self._open),
+            reconciliations=sum(len(each.sessions) for each in self._open),
+            ids=self.holdings.items,
+            requests={kind: self.counts[kind] for kind in ("REQ", "COUNT", "NEG-OPEN")},
+            events=self.counts["events"],
+            cut=self.counts["cut"],
+        )
+
+    async def _is_searched(self, view: View) -> bool:
+        """Whether there is an index of words; also where the database does not say."""
+        try:
+            return await view.events.searched_kinds() is not None
+        except Exception as error:
+            if refusal(error) is None and not isinstance(error, TimeoutError):
+                self.defects.note(error)
+            return False
 
     async def _talk(self, request: web.BaseRequest, view: View, address: str) -> web.StreamResponse:
         try:
@@ -108,9 +156,13 @@ class Relay:
                 await connection.run()
             finally:
                 self._open.discard(connection)
+                self.counts["cut"] += connection.outbox.is_cut
             return socket
         finally:
             self.connections.leave(address)
+
+    def _count(self, events: int) -> None:
+        self.counts["events"] += events
 
     def _end(self, subscription: Subscription, reason: str) -> None:
         if (owner := self.owners.get(subscription)) is not None:
@@ -140,11 +192,12 @@ async def open_relay(
         return
     kept = await pool.fetchval("SELECT * FROM bigbrotr.kept_columns()")
     relay = Relay(pool, settings, log, keeps_events="content" in kept)
-    follower = asyncio.create_task(relay.follower.run())
+    assert relay.holdings.keep_up is not None
+    tasks = [asyncio.create_task(each.run()) for each in (relay.follower, relay.holdings.keep_up)]
     try:
         yield relay
     finally:
         await relay.close()
-        follower.cancel()
-        with suppress(asyncio.CancelledError):
-            await follower
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

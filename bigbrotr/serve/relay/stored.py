@@ -33,7 +33,9 @@ class Stored:
     ) -> None:
         self._streams = []
         for query in queries:
-            limit = default_limit if query.limit is None else query.limit
+            # Who names ids wants them all, and does not think of a limit.
+            default = max(default_limit, len(query.ids or ()))
+            limit = default if query.limit is None else query.limit
             most_bytes = max(PAGE_BYTES // len(queries), LEAST_BYTES)
             stream = _Stream(reads, query, min(limit, max_limit), most_bytes)
             self._streams.append(stream)

@@ -82,8 +82,8 @@ class Place:
     @property
     def relay(self) -> Any:
         """The relay itself."""
-        assert self.server.service._relay is not None
-        return self.server.service._relay
+        assert self.server.service.relay is not None
+        return self.server.service.relay
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bigbrotr import __version__
-from bigbrotr.config.settings import Profile
+from bigbrotr.config.settings import Profile, ServeRelaySettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.nip11 import Nip11
 from bigbrotr.nostr.auth import CLIENT_AUTH
@@ -77,7 +77,8 @@ async def test_what_is_no_client_of_a_relay_gets_what_it_got(dsn: str) -> None:
             async with place.server.client.get(
                 f"{place.http}/", headers=headers, allow_redirects=False
             ) as response:
-                assert (response.status, response.headers["Location"]) == (302, "/api/v1/")
+                assert response.status == 200
+                assert response.headers["Content-Type"].startswith("text/html")
         async with place.server.client.get(f"{place.http}/archive", headers=KIND) as response:
             assert response.status == 404
         # An upgrade that is none.
@@ -87,11 +88,17 @@ async def test_what_is_no_client_of_a_relay_gets_what_it_got(dsn: str) -> None:
             assert (await response.json())["type"].endswith("#problem-bad-request")
 
 
-async def test_it_is_off_by_default(dsn: str) -> None:
+async def test_it_is_on_by_default_without_its_archive_and_can_be_switched_off(dsn: str) -> None:
     async with served(dsn, limits=OPEN) as server:
         root = server.url.removesuffix("/api/v1")
-        async with server.client.get(root, headers=KIND, allow_redirects=False) as response:
-            assert response.status == 302
+        async with server.client.get(root, headers=KIND) as response:
+            assert response.headers["Content-Type"] == KIND["Accept"]
+        async with server.client.get(f"{root}/archive", headers=KIND) as response:
+            assert response.status == 404
+    async with served(dsn, limits=OPEN, relay=ServeRelaySettings(enabled=False)) as server:
+        root = server.url.removesuffix("/api/v1")
+        async with server.client.get(root, headers=KIND) as response:
+            assert response.headers["Content-Type"].startswith("text/html")
 
 
 @pytest.mark.parametrize(

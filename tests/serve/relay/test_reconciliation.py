@@ -6,11 +6,16 @@ from typing import Any
 import anyio
 import pytest
 
+from bigbrotr.config.settings import PolicySettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import MAX_CREATED_AT, Event
+from bigbrotr.models.policy import Rule
+from bigbrotr.models.query import Query
 from bigbrotr.nostr.negentropy import Client as Asker
 from bigbrotr.nostr.negentropy import Items
+from bigbrotr.serve.relay import upkeep
 from tests.kit.events import NOW, pubkey, verified
+from tests.kit.policy import judge
 from tests.kit.processes import until
 from tests.serve.relay.client import Client, client_of, relay_of, store
 
@@ -23,7 +28,10 @@ def some(number: int) -> list[Event]:
 
 
 async def reconcile(
-    client: Client, query: dict[str, Any], ours: Sequence[Event], name: str = "neg"
+    client: Client,
+    query: dict[str, Any] | list[dict[str, Any]],
+    ours: Sequence[Event],
+    name: str = "neg",
 ) -> tuple[set[bytes], set[bytes]]:
     """The ids that the relay lacks, and those that we lack."""
     asker = Asker(
@@ -80,6 +88,23 @@ async def test_both_differences_are_found(
         assert await reconcile(client, query, same) == (set(), set())
 
 
+async def test_any_of_several_filters_may_match(brotr: Brotr, dsn: str) -> None:
+    events = some(300)
+    await store(brotr, events)
+    async with relay_of(dsn) as place, client_of(place.url) as client:
+        filters: list[dict[str, Any]] = [{"kinds": [1]}, {"#t": ["1"]}, {"since": NOW + 40}]
+        wanted = {
+            event.id
+            for event in events
+            if event.kind == 1 or event.tags[0][1] == "1" or event.created_at >= NOW + 40
+        }
+        assert await reconcile(client, filters, events[:100]) == (
+            {event.id for event in events[:100]} - wanted,
+            wanted - {event.id for event in events[:100]},
+        )
+        assert await reconcile(client, [{}], events) == (set(), set())
+
+
 async def test_many_reconcile_at_once_and_share_the_ids(brotr: Brotr, dsn: str) -> None:
     events = some(2000)
     await store(brotr, events)
@@ -121,11 +146,109 @@ async def test_new_events_are_compared_as_well(brotr: Brotr, dsn: str) -> None:
     async with relay_of(dsn) as place, client_of(place.url) as client:
         assert await reconcile(client, {}, events[:50]) == (set(), set())
         await store(brotr, events[50:])
-        for kept in place.relay.holdings._kept.values():
-            kept.made_at -= 100  # as if time had passed
+        (kept,) = place.relay.holdings._kept.values()
+        read = kept.ids
         _, need = await reconcile(client, {}, events[:50])
         assert need == {event.id for event in events[50:]}
-        assert len(place.relay.holdings._kept) == 1
+        # A part of it in time as well; nothing is read anew.
+        _, need = await reconcile(client, {"since": NOW + 5, "until": NOW + 12}, events[:50])
+        assert need == {event.id for event in events[50:] if event.created_at <= NOW + 12}
+        assert list(place.relay.holdings._kept.values()) == [kept]
+        assert kept.ids is read
+        # Of the newest so many it is not known what comes and goes.
+        assert await reconcile(client, {"limit": 100}, events) == (set(), set())
+        later = verified("later", created_at=NOW + 1000)
+        await store(brotr, [later])
+        for kept in place.relay.holdings._kept.values():
+            kept.made_at -= 0 if kept.is_changing else 100  # as if time had passed
+        _, need = await reconcile(client, {"limit": 100}, events)
+        assert need == {later.id}
+
+
+async def test_what_is_no_longer_shown_is_compared_no_longer(brotr: Brotr, dsn: str) -> None:
+    """What the policy hides, what expires and what is erased leaves the sets, and comes back."""
+    events = [
+        verified(f"{n}", [["t", f"{n % 2}"]], kind=(1, 7)[n % 3 % 2], created_at=NOW + n, key=n % 4)
+        for n in range(60)
+    ]
+    old, new = (verified(f"{n}", kind=10002, created_at=NOW + n) for n in range(2))
+    mortal = verified("mortal", [["expiration", f"{NOW + 5}"]])
+    await store(brotr, [*events, new])
+    await judge(brotr)
+    known = {event.id for event in [*events, new]}
+    asked: list[dict[str, Any]] = [{}, {"kinds": [1]}, {"#t": ["1"]}, {"authors": [pubkey(2)]}]
+
+    async with relay_of(dsn) as place, client_of(place.url) as client:
+
+        async def held(query: dict[str, Any]) -> set[bytes]:
+            have, need = await reconcile(client, query, [])
+            assert not have
+            return need
+
+        before = [await held(query) for query in asked]
+        assert before[0] == known
+        kept = dict(place.relay.holdings._kept)
+        # One that is superseded when it comes, one that is deleted, one that is taken down.
+        deletion = verified("", [["e", events[1].id.hex()]], kind=5, key=1, created_at=NOW + 50)
+        await store(brotr, [old, deletion])
+        await judge(brotr)
+        await brotr.take_down("event", events[7].id, why="a test", who="me")
+        gone = {events[1].id, events[7].id}
+        assert await held({}) == known - gone | {deletion.id}
+        for query, whole in zip(asked[1:], before[1:], strict=True):
+            assert await held(query) == whole - gone
+        await brotr.undo_takedown("event", events[7].id, why="a test", who="me")
+        await brotr.take_down("pubkey", events[2].pubkey, why="a test", who="me", erase=True)
+        await judge(brotr)
+        theirs = {event.id for event in events if event.pubkey == events[2].pubkey}
+        assert await held({}) == known - {events[1].id} - theirs | {deletion.id}
+        assert await held(asked[3]) == set()
+        # All of it without a set that was read anew.
+        assert place.relay.holdings._kept == kept
+        # What is over leaves at its time.
+        await store(brotr, [mortal])
+        await judge(brotr)
+        keep_up = place.relay.holdings.keep_up
+        assert mortal.id not in await held({})
+        (ids,) = {each.ids for each in kept.values() if each.queries == [Query()]}
+        ids.update([(mortal.created_at, mortal.id)])
+        keep_up._expired_at = NOW
+        assert mortal.id not in await held({})
+        # Where views hide for other reasons, the sets are read anew.
+        await judge(brotr, PolicySettings(deleted=Rule.SERVE))
+        assert await held({}) == known - theirs | {deletion.id}
+
+
+async def test_sets_are_read_anew_where_too_much_has_changed(
+    brotr: Brotr, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = some(100)
+    await store(brotr, events[:10])
+    async with relay_of(dsn) as place, client_of(place.url) as client:
+        assert (await reconcile(client, {}, []))[1] == {event.id for event in events[:10]}
+        (first,) = place.relay.holdings._kept.values()
+        monkeypatch.setattr(upkeep, "MOST", 20)
+        await store(brotr, events[10:50])
+        assert (await reconcile(client, {}, []))[1] == {event.id for event in events[:50]}
+        (second,) = place.relay.holdings._kept.values()
+        assert second is not first
+        # Or where the log was pruned.
+        await store(brotr, events[50:60])
+        await brotr.prune_arrivals(2**40)
+        assert (await reconcile(client, {}, []))[1] == {event.id for event in events[:60]}
+        (third,) = place.relay.holdings._kept.values()
+        assert third is not second
+        # Or where the database was away while changes were read.
+        await store(brotr, events[60:61])
+
+        async def fail(*_: object) -> None:
+            raise TimeoutError
+
+        with monkeypatch.context() as broken:
+            broken.setattr(place.relay.holdings.keep_up, "_tell", fail)
+            kind, _, reason = await client.ask("NEG-OPEN", "a", {}, "6100000200")
+            assert (kind, reason) == ("NEG-ERR", "error: the database has no time; ask again")
+        assert (await reconcile(client, {}, []))[1] == {event.id for event in events[:61]}
 
 
 async def test_too_much_is_refused_with_how_much_may_be(brotr: Brotr, dsn: str) -> None:
@@ -172,6 +295,8 @@ async def test_memory_is_bounded_for_all_together(brotr: Brotr, dsn: str) -> Non
         ([{}, 5], "hex digits"),
         ([{"ids": ["a"]}, "61"], "64 hex digits"),
         ([["a"], "61"], "JSON object"),
+        ([[], "61"], "1 to 20 filters, not 0"),
+        ([[{}] * 21, "61"], "1 to 20 filters, not 21"),
         ([{}, ""], "truncated"),
         ([{}, "6100"], "truncated"),
         ([{}, "610000"], "truncated"),

@@ -133,7 +133,10 @@ HEX = "a" * 64
         (["REQ", "s", {"kinds": [65536]}], "0 to 65535"),
         (["REQ", "s", {"since": -1}], "not negative"),
         (["REQ", "s", {"limit": 1.5}], "not negative"),
-        (["REQ", "s", {"search": "words"}], "no part of a filter"),
+        (["REQ", "s", {"search": 5}], "search: a text"),
+        (["REQ", "s", {"search": "x" * 2001}], "2000 characters at most"),
+        (["REQ", "s", {"search": "a b c " * 20 + "".join(f" {n}" for n in range(50))}], "50 words"),
+        (["REQ", "s", {"searches": "words"}], "no part of a filter"),
         (["REQ", "s", {"#t": [1]}], "a list of texts"),
         (["REQ", "s", {"#t": ["\ud800"]}], "half a character"),
         (["REQ", "s", *([{}] * 21)], "20 filters at most"),
@@ -232,3 +235,24 @@ async def test_what_a_connection_may_subscribe_to_is_bounded(
         assert (await client.ask("REQ", "c", wanted))[0] == "EOSE"
         await client.say("CLOSE", "a")
         assert (await client.ask("REQ", "d", wanted))[0] == "EOSE"
+
+
+async def test_who_names_ids_gets_them_all_without_a_limit(brotr: Brotr, dsn: str) -> None:
+    await store(brotr, EVENTS)
+    async with relay_of(dsn, bounds={"default_limit": 5}) as place, client_of(place.url) as client:
+        named = [event.id.hex() for event in EVENTS]
+        assert await client.stored({"ids": named}) == (newest_first(EVENTS), ["finish"])
+        assert await client.stored({"ids": named, "limit": 6}) == (
+            newest_first(EVENTS)[:6],
+            ["more"],
+        )
+        assert await client.stored({}) == (newest_first(EVENTS)[:5], ["more"])
+    async with relay_of(dsn, bounds={"max_limit": 7}) as place, client_of(place.url) as client:
+        assert await client.stored({"ids": named}) == (newest_first(EVENTS)[:7], ["more"])
+
+
+async def test_eose_has_no_hint_where_clients_cannot_read_one(brotr: Brotr, dsn: str) -> None:
+    await store(brotr, EVENTS)
+    async with relay_of(dsn, hints=False) as place, client_of(place.url) as client:
+        await client.say("REQ", "all", {"limit": 3})
+        assert (await client.until("EOSE"))[-1] == ["EOSE", "all"]
