@@ -1,6 +1,7 @@
 """The documentation: what is generated is current, what can be run runs, links lead somewhere."""
 
 import asyncio
+import gzip
 import re
 import shlex
 import shutil
@@ -22,7 +23,10 @@ from bigbrotr.config.toml import decode
 from bigbrotr.net.connect import Failure
 from bigbrotr.nostr.questions import GapReason
 from bigbrotr.services import validator
+from bigbrotr.transfer import parquet
+from bigbrotr.transfer.datasets import EVENTS
 from docs import generate, generate_schema
+from tests.kit.events import make_event, wire
 from tests.kit.processes import Done, environment
 from tests.models.test_where import bech32
 
@@ -137,8 +141,12 @@ async def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (home / "bigbrotr.toml").write_text(
         '[networks.clearnet]\nenabled = false\n[web]\nlisten = "127.0.0.1:0"\n'
-        '[serve]\nlisten = "127.0.0.1:0"\n'
+        '[serve]\nlisten = "127.0.0.1:0"\n[database]\nsummarize_wal = true\n'
     )
+    events = [wire(make_event(content=f"{n}")) for n in range(9)]
+    (home / "dump.jsonl").write_bytes(b"\n".join(events))
+    (home / "more.jsonl.gz").write_bytes(gzip.compress(b"\n".join(events[:3])))
+    parquet.Writer(home / "events.parquet", EVENTS).close()
     done = await bigbrotr(home, "db migrate --profile full")
     assert done.code == 0, done.err
     return home
@@ -182,8 +190,12 @@ async def test_commands_run(command: str, home: Path) -> None:
     dump = home / "archive.dump"
     if command.startswith("db backup"):
         dump.unlink(missing_ok=True)
+    elif command.startswith("db restore backups") and not (home / "backups").exists():
+        await bigbrotr(home, "db backup --incremental backups")
     elif command.startswith("db restore") and not dump.exists():
         await bigbrotr(home, f"db backup {dump.name}")
+    elif command.startswith(("import", "snapshot")) and not (home / "out").exists():
+        await bigbrotr(home, "snapshot out")
     done = await bigbrotr(home, command)
     assert done.code in CODES.get(command.split()[0], {0}), done.err
     assert "Traceback" not in done.err

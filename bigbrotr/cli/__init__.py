@@ -23,6 +23,7 @@ from bigbrotr.cli import (
     stats,
     status,
     takedown,
+    verify,
 )
 from bigbrotr.cli.output import NAME, remember, say
 from bigbrotr.core.defects import refusal
@@ -32,7 +33,8 @@ from bigbrotr.errors import leaves
 EXIT_CODES = """\
 exit codes:
   0  done, or stopped as asked
-  1  a defect of bigbrotr; of `health` and `doctor`: not well; of `status --relay`: not known
+  1  a defect of bigbrotr; of `health`, `doctor` and `verify`: not well; of `status --relay`:
+     not known
   2  the command line or a file says something wrong
   3  the database cannot be reached, or refuses
   4  the database is of another revision or profile
@@ -52,6 +54,7 @@ FAMILIES = (
     compliance,
     seed,
     health,
+    verify,
     config,
     db,
 )

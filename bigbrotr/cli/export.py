@@ -2,7 +2,9 @@
 
 import argparse
 import functools
+import os
 import sys
+from contextlib import suppress
 
 import anyio
 
@@ -101,9 +103,12 @@ def _jsonl(options: argparse.Namespace) -> int:
         is_reversed=options.reverse,
         after=options.after,
     )
-    if options.output == "-" and sys.stdout.isatty() and options.output.endswith((".gz", ".zst")):
-        raise ConfigError("compressed bytes are nothing for a terminal")
-    return loop(_export(find(options), selection, options.output))
+    code = loop(_export(find(options), selection, options.output))
+    if code == STOPPED:
+        # A thread may wait for whoever reads our output, for ever.
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 async def _export(there: Place, selection: Selection, name: str) -> int:
@@ -152,9 +157,13 @@ class _Export:
         return True
 
     async def _write(self, lines: Lines) -> None:
-        # In a thread: whoever reads us may be slow, and compression takes its time.
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self._sink.write, lines.data)
+        # In a thread: whoever reads us may be slow, and compression takes its time. What a file is
+        # given is written whole; a reader may never come back.
+        is_stdout = self._sink.is_stdout
+        with anyio.CancelScope(shield=not is_stdout):
+            await anyio.to_thread.run_sync(
+                self._sink.write, lines.data, abandon_on_cancel=is_stdout
+            )
         self._number += lines.number
         self._last = lines.last
         self._progress.say(functools.partial(self._words, lines.last.created_at))
@@ -170,7 +179,11 @@ class _Export:
         if self._is_enough:
             return
         name = "standard output" if self._sink.is_stdout else self._sink.name
-        self._sink.close(is_whole=is_whole)
+        if is_whole:
+            self._sink.close(is_whole=True)
+        else:
+            with suppress(ConfigError):  # what is wrong is told already
+                self._sink.close(is_whole=False)
         if is_whole and (not self._sink.is_stdout or self._progress.is_shown):
             say(f"exported {self._number:,} events to {name}")
         if is_whole:

@@ -144,7 +144,7 @@ class _Import:
             outcome = await until_stopped(
                 functools.partial(self._importer.run, self._file, self._tell)
             )
-        except BigBrotrError:
+        except (BigBrotrError, BaseExceptionGroup):
             self._progress.end()
             self._say_how_far()
             raise

@@ -78,8 +78,8 @@ def _words(name: str, found: Imported, *, is_trusted: bool) -> list[str]:
         )
     for reason, count in sorted(outcome.invalid.items()):
         said.append(f"{name}: {count:,} rows are no valid events ({reason}), and were left out")
-    for file, damage in sorted(found.damage.items()):
-        said.append(f"{name}: {file} cannot be read to its end ({damage})")
+    if found.damage is not None:
+        said.append(f"{name}: not all events can be read ({found.damage})")
     if found.local:
         said.append(
             f"{name}: {found.local:,} rows speak of relays in local networks, which are yours to"

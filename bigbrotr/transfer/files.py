@@ -3,6 +3,7 @@
 import os
 import sys
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -54,6 +55,7 @@ class Sink:
         self.is_stdout = name == "-"
         self.bytes = 0  # on the disk
         self._compressor = _compressor(name)
+        self._is_writing = self._is_damaged = False
         self._file: BinaryIO
         if self.is_stdout:
             self._file = sys.stdout.buffer
@@ -61,7 +63,12 @@ class Sink:
         if Path(name).exists():
             raise ConfigError(f"{name} exists already: no file is written over; name another one")
         try:
-            self._file = Path(self.partial).open("wb", buffering=0)  # noqa: SIM115 -- see `close`
+            self._file = Path(self.partial).open("xb", buffering=0)  # noqa: SIM115 -- see `close`
+        except FileExistsError:
+            raise ConfigError(
+                f"{self.partial} is there, of an export that has not finished: its whole lines are"
+                " good; give it another name, or remove it"
+            ) from None
         except OSError as error:
             raise ConfigError(f"{self.partial} cannot be written: {error.strerror}") from None
 
@@ -79,8 +86,12 @@ class Sink:
         self._put(self._compressor.compress(data))
 
     def close(self, *, is_whole: bool) -> None:
-        """Ends the file; gives it its name where it is whole."""
-        self._put(self._compressor.flush())
+        """Ends the file; gives it its name where it is whole. Does nothing to standard output as
+        long as it is written to."""
+        if self._is_writing and self.is_stdout:
+            return
+        if not self._is_damaged:
+            self._put(self._compressor.flush())
         if self.is_stdout:
             self._file.flush()
             return
@@ -92,11 +103,17 @@ class Sink:
 
     def _put(self, data: bytes) -> None:
         left = memoryview(data)
+        self._is_writing = True
         try:
             while left:
                 left = left[self._file.write(left) :]
         except BrokenPipeError:
             raise
         except OSError as error:
+            self._is_damaged = True
+            if not self.is_stdout:
+                with suppress(OSError):  # what was told to be written is whole
+                    os.ftruncate(self._file.fileno(), self.bytes)
             raise ConfigError(f"{self.name} cannot be written: {error.strerror}") from None
+        self._is_writing = False
         self.bytes += len(data)

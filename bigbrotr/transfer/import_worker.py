@@ -5,33 +5,28 @@ what is archived, the verification of the rest in batches, and one transaction f
 """
 
 import asyncio
-import os
 import re
-import signal
-import sys
-import threading
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
 
 import asyncpg
-import msgspec
-import uvloop
 from msgspec import Struct
 
 from bigbrotr.config.settings import Config
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.imports import Import
-from bigbrotr.core.logger import configure, open_up
-from bigbrotr.core.pool import Pool, tell_arrays_by_type
+from bigbrotr.core.defects import POISON, is_outside
 from bigbrotr.errors import DatabaseError, leaves
 from bigbrotr.models.event import Event, WireEvent, identify
 from bigbrotr.nostr.message import EventMessage, decode
 from bigbrotr.services.sync.ingest import Batch
 from bigbrotr.services.sync.verifier import Here
 from bigbrotr.transfer.lines import Piece
+from bigbrotr.transfer.process import begin
 
 PAGE = 1000  # events that are stored at once
+WAITS_S = (1.0, 5.0, 15.0)  # before a piece is tried again
 FIRST_LINES = 5  # of each reason, that are told
 
 # What clients send to relays has no subscription.
@@ -109,7 +104,13 @@ class LineBatch(Batch):
         super().reject(reason, sample, count)
         known = reason.partition(":")[0]
         reason = known if known in self.rejected else "malformed"
-        line = self.line_of.get(sample, self._line)
+        self._count(reason, self.line_of.get(sample, self._line), count)
+
+    def refuse(self, event_id: bytes) -> None:
+        """Counts a valid event that the database cannot hold, and notes its line."""
+        self._count("refused by the database", self.line_of[event_id], 1)
+
+    def _count(self, reason: str, line: int, count: int) -> None:
         outcome = self.outcome
         outcome.invalid[reason] = outcome.invalid.get(reason, 0) + count
         lines = outcome.first.setdefault(reason, [])
@@ -162,9 +163,27 @@ class ImportWorker:
             batch.outcome.new += len(batch.fresh)
             return
         for is_held, some in self._parts(batch.fresh):
-            new = await self._brotr.store_imported(self._order.import_, some, is_held=is_held)
+            try:
+                new = await self._brotr.store_imported(self._order.import_, some, is_held=is_held)
+            except POISON:
+                new = await self._store_singly(batch, some, is_held=is_held)
             batch.outcome.new += new
             batch.outcome.outdated += 0 if is_held else len(some)
+
+    async def _store_singly(
+        self, batch: LineBatch, events: Sequence[Event], *, is_held: bool
+    ) -> int:
+        """Stores events one by one, since the database refuses one of them; returns how many."""
+        new = 0
+        for event in events:
+            try:
+                new += await self._brotr.store_imported(
+                    self._order.import_, [event], is_held=is_held
+                )
+            except POISON:
+                batch.outcome.events -= 1
+                batch.refuse(event.id)
+        return new
 
     async def _note(self, keys: list[tuple[int, bytes]]) -> list[int]:
         """Notes those that are archived; returns the positions of the others."""
@@ -201,30 +220,9 @@ _worker: ImportWorker | None = None
 def start_worker(config: Config, dsn: str | None, parent: int, order: Order) -> None:
     """Makes this process a worker of `parent`: called once in it, before its first lines."""
     global _runner, _worker  # the process is the object
-    for number in (signal.SIGINT, signal.SIGTERM):  # to stop is the parent's business
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_watch, args=(parent,), daemon=True, name="lifeline").start()
-    tell_arrays_by_type()
-    open_up(sys.stderr)
-    configure(config.log.level, config.log.json, sys.stderr)
-    limits = msgspec.structs.replace(config.pool.limits, min_size=1, max_size=1)
-    pool = Pool(
-        config.database,
-        msgspec.structs.replace(config.pool, limits=limits),
-        dsn=dsn,
-        # What a crash of the server takes, a repetition of the import brings again.
-        session={"synchronous_commit": "off"},
-    )
-    _runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    _runner, pool = begin(config, dsn, parent)
     brotr = Brotr(pool, notes_mentions=config.finder.enabled)
-    _runner.run(pool.connect())
     _worker = ImportWorker(brotr, order)
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)  # nobody is left to report to
 
 
 def run_piece(piece: Piece) -> Outcome:
@@ -235,13 +233,17 @@ def run_piece(piece: Piece) -> Outcome:
     """
     assert _runner is not None
     assert _worker is not None
-    try:
-        return _runner.run(_worker.work(piece))
-    except* (
-        OSError,
-        asyncpg.PostgresError,
-        asyncpg.InterfaceError,
-        asyncpg.InternalClientError,
-    ) as group:
-        lost = leaves(group)[0]
+    for wait_s in (*WAITS_S, None):
+        try:
+            return _runner.run(_worker.work(piece))
+        except* (
+            OSError,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+        ) as group:
+            lost = leaves(group)[0]
+        if wait_s is None or not is_outside(lost):
+            break
+        time.sleep(wait_s)  # it may be there again: what was stored is known by then
     raise DatabaseError(f"import: {lost}") from lost

@@ -85,8 +85,10 @@ class Exporter(Struct):
         pending: deque[asyncio.Queue[Lines | None]] = deque()
         windows = self._windows(relay_ids)
         is_last = False
+        # One connection cuts windows.
+        readers = max(1, min(self.readers, self.pool.settings.limits.max_size - 1))
         while True:
-            while not is_last and len(pending) < self.readers:
+            while not is_last and len(pending) < readers:
                 if (window := await anext(windows, None)) is None:
                     is_last = True
                 else:

@@ -33,6 +33,9 @@ DICTIONARIES = {
 }
 NO_STATISTICS = {"content", "tags", "sig", "serialised", "document", "detail"}
 
+# What pyarrow raises, besides errors of its own, where bytes are not what they should be.
+_UNREADABLE = (OSError, ValueError, LookupError, OverflowError)
+
 _decode_tags = msgspec.json.Decoder(list[list[str]]).decode
 
 
@@ -376,7 +379,7 @@ def read(path: Path, dataset: Dataset, most: int = READ_ROWS) -> Iterator[dict[s
             _check_columns(path, file, dataset)
             for batch in file.iter_batches(most):
                 yield batch.to_pydict()
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, *_UNREADABLE) as error:
         raise DamagedError(f"{path}: it cannot be read as Parquet: {_first_line(error)}") from None
 
 
@@ -409,7 +412,7 @@ def number_of_rows(path: Path, dataset: Dataset) -> int:
             _check_columns(path, file, dataset)
             rows: int = file.metadata.num_rows
             return rows
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, *_UNREADABLE) as error:
         raise DamagedError(f"{path}: it cannot be read as Parquet: {_first_line(error)}") from None
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -17,13 +17,21 @@ ROWS = 1000  # of a piece
 _encode = msgspec.json.Encoder().encode
 
 
-class ParquetSource(Source):
-    """A file of events, of the schema nostr_event_archive_v1; a line is a row.
+class Part(NamedTuple):
+    """A file with events, and how many rows it has."""
 
-    `dataset`: or of another table that holds events.
+    path: Path
+    dataset: Dataset
+    rows: int
+
+
+class ParquetSource(Source):
+    """Files of events, one after the other; a line is a row. `at` and `size` count rows.
+
+    `name` is a file of events, of the schema nostr_event_archive_v1, or one that names the `parts`.
     """
 
-    def __init__(self, name: str, dataset: Dataset = EVENTS) -> None:
+    def __init__(self, name: str, parts: Sequence[Part] | None = None) -> None:
         """Opens the file.
 
         Raises:
@@ -31,13 +39,13 @@ class ParquetSource(Source):
         """
         parquet.require()
         super().__init__(name)
-        self._dataset = dataset
-        self._share = 0
+        self._parts = parts
+        self.size = sum(each.rows for each in parts or ())
 
     @property
     def at(self) -> int:
-        """About how many bytes were read."""
-        return self._share
+        """Rows that were read."""
+        return self.lines
 
     @property
     def sha256(self) -> bytes:
@@ -46,18 +54,24 @@ class ParquetSource(Source):
 
     def pieces(self) -> Iterator[Piece]:
         """All rows, in order. What cannot be read to its end is noted in `damage`."""
-        make = surrogate_lines if self._dataset is SURROGATES else event_lines
+        parts = self._parts
         try:
-            path = Path(self.name)
-            total = max(1, parquet.number_of_rows(path, self._dataset))
-            for columns in parquet.read(path, self._dataset, ROWS):
-                lines = make(columns)
-                first = self.lines + 1
-                self.lines += len(lines)
-                self._share = self.size * self.lines // total
-                yield Piece(first, b"\n".join(lines) + b"\n")
+            if parts is None:
+                path = Path(self.name)
+                self.size = parquet.number_of_rows(path, EVENTS)
+                parts = [Part(path, EVENTS, self.size)]
+            for part in parts:
+                yield from self._pieces(part)
         except parquet.DamagedError as error:
             self.damage = str(error).removeprefix(f"{self.name}: ")
+
+    def _pieces(self, part: Part) -> Iterator[Piece]:
+        make = surrogate_lines if part.dataset is SURROGATES else event_lines
+        for columns in parquet.read(part.path, part.dataset, ROWS):
+            lines = make(columns)
+            first = self.lines + 1
+            self.lines += len(lines)
+            yield Piece(first, b"\n".join(lines) + b"\n")
 
 
 def event_lines(columns: dict[str, list[Any]]) -> Sequence[bytes]:

@@ -26,7 +26,7 @@ from bigbrotr.transfer.import_worker import Outcome
 from bigbrotr.transfer.importing import Importer
 from bigbrotr.transfer.lines import Source
 from bigbrotr.transfer.manifest import File, Manifest
-from bigbrotr.transfer.parquet_source import ParquetSource
+from bigbrotr.transfer.parquet_source import ParquetSource, Part
 
 SEEN_SINCE = parquet.SEEN_SINCE  # earlier times are none that presence can hold
 ROWS = 50_000  # of pairs, that are noted at once
@@ -38,7 +38,7 @@ class Imported(Struct):
     """What has become of a snapshot."""
 
     outcome: Outcome = field(default_factory=Outcome)
-    damage: dict[str, str] = {}  # files of events, which had been as the manifest says
+    damage: str | None = None  # of a file of events, which had been as the manifest says
     pairs: int = 0  # new ones
     dropped: int = 0
     proofs: int = 0
@@ -91,12 +91,7 @@ class SnapshotImporter:
         parquet.require()
         found = await anyio.to_thread.run_sync(self._checked)
         self._relays = dict(await self._brotr.known_relays())
-        files = [each for each in found.files if each.dataset in (EVENTS, SURROGATES)]
-        total = sum(each.rows for each in files) or 1
-        done = 0
-        for file in files:
-            await self._events(file, done, total)
-            done += file.rows
+        await self._events(found)
         now = int(time.time())
         for dataset in (DROPPED, PRESENCE):  # what is held again begins after it was dropped
             for file in found.files:
@@ -131,17 +126,20 @@ class SnapshotImporter:
             )
         return found
 
-    async def _events(self, file: File, done: int, total: int) -> None:
-        source = ParquetSource(str(self._folder / file.name), file.dataset)
+    async def _events(self, found: Manifest) -> None:
+        parts = [
+            Part(self._folder / each.name, each.dataset, each.rows)
+            for each in found.files
+            if each.dataset in (EVENTS, SURROGATES)
+        ]
+        source = ParquetSource(str(self._folder / manifests.NAME), parts)
 
         def tell(_: Source, outcome: Outcome) -> None:
-            rows = done + outcome.lines
-            self._say(Step(f"{file.name}: {rows:,} of {total:,} events", rows / total))
+            words = f"{outcome.lines:,} of {source.size:,} events, {outcome.new:,} new"
+            self._say(Step(words, outcome.lines / max(1, source.size)))
 
-        outcome = await self._importer.run(source, tell)
-        self._imported.outcome.add(outcome)
-        if source.damage is not None:
-            self._imported.damage[file.name] = source.damage
+        self._imported.outcome = await self._importer.run(source, tell)
+        self._imported.damage = source.damage
 
     # What it says of relays
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -181,6 +181,8 @@ class TableWriter:
                 made.append(Made(dataset, month, path, written))
             else:
                 path.unlink()
+                with suppress(OSError):  # the files of other months may be there
+                    path.parent.rmdir()
         return made
 
     def _path(self, dataset: Dataset, month: str | None) -> Path:

@@ -27,6 +27,7 @@ from tests.bench import (
     baseline,
     candidates,
     corpus,
+    datasets,
     floors,
     forgeries,
     fuzz,
@@ -361,6 +362,11 @@ async def import_(on: Stage, events: int) -> None:
     await transfer.measure_import(on, events)
 
 
+async def parquet(on: Stage, events: int) -> None:
+    """Parquet files of all that there is, and a snapshot in which nothing has changed."""
+    await datasets.measure(on, events)
+
+
 async def reconcile(on: Stage, events: int) -> None:
     """A relay whose events are all known: by pages, by ids, and by ids once more."""
     await visits.measure(on, events)
@@ -397,6 +403,7 @@ BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
     "api_lag": answers_lag,
     "export": export,
     "import": import_,
+    "parquet": parquet,
 }
 
 

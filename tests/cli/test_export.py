@@ -4,17 +4,18 @@ import asyncio
 import gzip
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from bigbrotr.config.settings import Profile
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.transfer.files import zstd
+from bigbrotr.errors import ConfigError
+from bigbrotr.transfer.files import Sink, zstd
 from tests.kit.archive import A, ordered, pairs
 from tests.kit.events import NOW, verified
 from tests.kit.processes import call, environment, until
@@ -131,49 +132,65 @@ async def test_whoever_has_seen_enough_may_go(brotr: Brotr, config: list[str]) -
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_what_is_stopped_tells_how_to_go_on(
-    brotr: Brotr, config: list[str], tmp_path: Path, number: signal.Signals
+    brotr: Brotr, config: list[str], number: signal.Signals
 ) -> None:
-    """The reader stalls: the export waits; is ended; and the rest comes later."""
+    """The reader stalls: the export waits, and ends when it is told to; the rest comes later."""
     events = [verified("x" * 50_000, created_at=NOW + n) for n in range(200)]
     await brotr.insert_events(pairs(events, A))
-    fifo = tmp_path / "out.jsonl.part"
-    os.mkfifo(fifo)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bigbrotr", "export", "jsonl", "-o", str(tmp_path / "out.jsonl")),
-        *config,
-        stderr=asyncio.subprocess.PIPE,
+    process = subprocess.Popen(  # noqa: ASYNC220 -- its pipe is not read for us
+        [sys.executable, "-m", "bigbrotr", "export", "jsonl", *config],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env=environment(),
     )
-    got = b""
-    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-
-        def read() -> bool:
-            nonlocal got
-            with suppress(BlockingIOError):
-                got += os.read(reader, 65536)
-            return len(got) > 100_000
-
-        await until(read, "some lines")
-        process.send_signal(number)
-        while process.returncode is None:
-            read()
-            await asyncio.sleep(0.001)
-        while more := os.read(reader, 1 << 20):
-            got += more
-    finally:
-        os.close(reader)
+    assert process.stdout is not None
     assert process.stderr is not None
-    err = (await process.stderr.read()).decode()
+    got = os.read(process.stdout.fileno(), 100)  # it has begun
+    while got.count(b"\n") < 60:  # more than one page, less than all
+        got += os.read(process.stdout.fileno(), 65536)
+    process.send_signal(number)
+    await until(lambda: process.poll() is not None, "its end")
+    with process.stdout, process.stderr:
+        got += process.stdout.read()
+        err = process.stderr.read().decode()
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    some = lines_of(got)
-    assert 0 < len(some) < len(events)
-    assert f"not finished: {len(some)} events are in {fifo}" in err
+    said = int(err.split("not finished: ")[1].split()[0])
+    some = lines_of(got[: got.rfind(b"\n") + 1])
+    assert 0 < said <= len(some) < len(events)
     after = err.split("--after ")[1].split()[0]
     done = await call("export", "jsonl", "--after", after, *config)
     assert (done.code, done.err) == (0, "")
-    assert [*some, *lines_of(done.out.encode())] == [json.loads(e.to_json()) for e in events]
+    assert [*some[:said], *lines_of(done.out.encode())] == [
+        json.loads(event.to_json()) for event in events
+    ]
+
+
+async def test_what_is_not_whole_is_kept(brotr: Brotr, config: list[str], tmp_path: Path) -> None:
+    await brotr.insert_events(pairs(EVENTS, A))
+    part = tmp_path / "all.jsonl.part"
+    part.write_text("precious")
+    done = await call("export", "jsonl", "-o", str(tmp_path / "all.jsonl"), *config)
+    assert (done.code, "of an export that has not finished" in done.sentence) == (2, True)
+    assert part.read_text() == "precious"
+
+
+def test_a_file_that_fails_ends_with_what_was_written(tmp_path: Path) -> None:
+    """The disk is full in the middle of a line."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    sink = Sink(str(tmp_path / "all"))
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limit[1]))
+        sink.write(b"line\n" * 500)
+        with pytest.raises(ConfigError, match="File too large"):
+            sink.write(b"more\n" * 1000)
+        sink.close(is_whole=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert Path(sink.partial).read_bytes() == b"line\n" * 500
+    assert not Path(sink.name).exists()
 
 
 async def test_a_terminal_shows_how_far_it_is(

@@ -104,7 +104,7 @@ async def test_two_archives_end_up_equal(two: Pair, tmp_path: Path) -> None:
     await prove(right, C, "{[1,5),[7,9)}", NOW + 80)
 
     found = await bring_in(right, await take(left, tmp_path / "left"))
-    assert (found.outcome.new, found.outcome.invalid, found.damage) == (9, {}, {})
+    assert (found.outcome.new, found.outcome.invalid, found.damage) == (9, {}, None)
     assert (found.pairs, found.dropped, found.proofs) == (9 + 3, 1, 1)
     assert (found.unusable, found.local) == (0, 0)
     found = await bring_in(left, await take(right, tmp_path / "right"))

@@ -24,9 +24,16 @@ from bigbrotr.transfer.lines import Piece
 from tests.kit.archive import BOTH, A, B, check_totals, claim_a, held, ordered, pairs
 from tests.kit.events import NOW, make_event, serialise, verified, wire
 from tests.kit.policy import judge
-from tests.kit.processes import call, environment, until
+from tests.kit.processes import call, children, command, environment, until
 
 EVENTS = [verified(f"note {n}", created_at=NOW - n * 40_000) for n in range(60)]
+
+
+@pytest.fixture
+def config(dsn: str, tmp_path: Path) -> list[str]:
+    path = tmp_path / "import.toml"
+    path.write_text(f'[database]\nurl = "{dsn}"\n')
+    return ["--config", str(path)]
 
 
 def dump(path: Path, lines: Sequence[bytes | Event]) -> str:
@@ -281,6 +288,94 @@ async def test_two_that_import_at_once_agree(brotr: Brotr, tmp_path: Path) -> No
     assert await brotr.delete_orphan_events() == 0
 
 
+@BOTH
+async def test_extremes_are_events_too(brotr: Brotr, profile: Profile, tmp_path: Path) -> None:
+    events = [
+        verified("", created_at=0, kind=0),
+        verified("", created_at=2**63 - 1, kind=65_535),
+        verified("", kind=20_001),
+        verified("x" * 3_000_000),
+        verified("", [["t", f"{n}"] for n in range(20_000)]),
+        verified("", [["t", "y" * 100_000], ["r", "wss://" + "z" * 5000]]),
+        verified("", [["a"] * 50_000]),
+        verified("\0\ud800\x7f\u2028\U0001f600", [["\0", "\udfff"], ["t", "\0"]]),
+        verified("", [["e", ""], ["p", "not hex"], [""]]),
+    ]
+    file = dump(tmp_path / "a", [wire(json.loads(event.to_json())) for event in events])
+    assert await run(brotr, file) == Outcome(lines=9, events=9, new=9)
+    assert await archived(brotr) == {event.id for event in events}
+    await judge(brotr)
+    assert await run(brotr, file) == Outcome(lines=9, events=9)
+
+
+async def test_what_the_database_refuses_stops_nothing(brotr: Brotr, tmp_path: Path) -> None:
+    await brotr.pool.execute(
+        "ALTER TABLE bigbrotr.events_stored ADD CHECK (content NOT LIKE 'poison%')"
+    )
+    events = [*EVENTS, verified("poison 1"), verified("poison 2", created_at=NOW - 9)]
+    outcome = await run(brotr, dump(tmp_path / "a", events))
+    assert (outcome.events, outcome.new) == (60, 60)
+    assert outcome.invalid == {"refused by the database": 2}
+    assert sorted(outcome.first["refused by the database"]) == [61, 62]
+    assert await archived(brotr) == {event.id for event in EVENTS}
+    await check_totals(brotr)
+
+
+@pytest.mark.slow
+async def test_a_database_that_lets_go_is_tried_again(brotr: Brotr, tmp_path: Path) -> None:
+    events = [verified(f"{n}" * 30, created_at=NOW - n * 5000, key=n % 5) for n in range(3000)]
+    file = dump(tmp_path / "many.jsonl", events)
+    cuts = 0
+
+    async def cut() -> None:
+        nonlocal cuts
+        while True:
+            # Those of the workers, not ours.
+            cuts += await brotr.pool.fetchval(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND query ~ 'note_imported|insert_events'"
+                " AND pid <> pg_backend_pid()"
+            )
+            await asyncio.sleep(0.5 if cuts < 2 else 60)
+
+    cutting = asyncio.ensure_future(cut())
+    try:
+        outcome = await run(brotr, file)
+    finally:
+        cutting.cancel()
+    assert cuts
+    assert (outcome.lines, outcome.events, outcome.invalid) == (3000, 3000, {})
+    assert await archived(brotr) == {event.id for event in events}
+    await check_totals(brotr)
+    assert await brotr.pool.fetchval("SELECT new_events FROM bigbrotr.imports") == 3000
+
+
+@pytest.mark.slow
+async def test_a_worker_that_is_killed_is_told(
+    brotr: Brotr, dsn: str, tmp_path: Path, config: list[str]
+) -> None:
+    events = [verified(f"{n}" * 30, created_at=NOW - n * 5000, key=n % 5) for n in range(3000)]
+    file = dump(tmp_path / "many.jsonl", events)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bigbrotr", "import", file, *config),
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(),
+    )
+
+    def worker() -> list[int]:
+        return [pid for pid in children(process.pid) if "spawn_main" in command(pid)]
+
+    await until(lambda: bool(worker()), "a worker")
+    os.kill(worker()[0], signal.SIGKILL)
+    _, err = await process.communicate()
+    assert process.returncode == 1
+    assert b"a process of the import was killed: import the file again" in err
+    assert b"Traceback" not in err
+    done = await call("import", file, *config)
+    assert done.code == 0
+    assert await archived(brotr) == {event.id for event in events}
+
+
 @pytest.mark.slow
 async def test_killed_at_any_moment_and_repeated_it_is_complete(
     brotr: Brotr, dsn: str, tmp_path: Path
@@ -316,13 +411,6 @@ async def test_killed_at_any_moment_and_repeated_it_is_complete(
     row = await brotr.pool.fetchrow("SELECT new_events, events, finished_at FROM bigbrotr.imports")
     assert row is not None
     assert (row["new_events"], row["events"], row["finished_at"] is None) == (6000, 6000, False)
-
-
-@pytest.fixture
-def config(dsn: str, tmp_path: Path) -> list[str]:
-    path = tmp_path / "import.toml"
-    path.write_text(f'[database]\nurl = "{dsn}"\n')
-    return ["--config", str(path)]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Parquet: an archive in files is what it was, for whoever reads them."""
 
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from bigbrotr.models.policy import View
 from bigbrotr.transfer import parquet
 from bigbrotr.transfer.datasets import BY_MONTH, DATASETS, EVENTS, LATER, month_of, month_span
 from bigbrotr.transfer.export import Progress, export_parquet
+from bigbrotr.transfer.parquet_source import ParquetSource
 from tests.kit.archive import A, B, pairs
 from tests.kit.events import NOW, verified
 
@@ -272,3 +274,23 @@ def test_what_is_no_parquet(junk: bytes, tmp_path: Path) -> None:
     path.write_bytes(junk)
     with pytest.raises(parquet.DamagedError, match="cannot be read as Parquet"):
         list(parquet.read(path, EVENTS))
+
+
+async def test_changed_bytes_are_damage_and_nothing_else(brotr: Brotr, tmp_path: Path) -> None:
+    await brotr.insert_events(pairs(some_events(), A))
+    await export(brotr, tmp_path / "out")
+    chance = random.Random(1)
+    whole = (tmp_path / "out" / "events" / "2025-06.parquet").read_bytes()
+    path = tmp_path / "changed.parquet"
+    damaged = 0
+    for _ in range(150):
+        data = bytearray(whole)
+        for _ in range(chance.choice((1, 3, 10))):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        path.write_bytes(data[: chance.choice((len(data), chance.randrange(len(data))))])
+        source = ParquetSource(str(path))
+        lines = [line for piece in source.pieces() for line in piece.data.splitlines()]
+        source.close()
+        assert len(lines) <= 4 or source.damage is None
+        damaged += source.damage is not None
+    assert damaged > 50

@@ -132,9 +132,9 @@ class Site:
                 break
         else:
             return None
-        asked = read_parameters(
-            route.query, route.parameters, match.groupdict(), split_query(query)
-        )
+        # Forms send what was left empty as well.
+        given = [(name, value) for name, value in split_query(query) if value]
+        asked = read_parameters(route.query, route.parameters, match.groupdict(), given)
         found = await route.read(Ask(self._pool, asked, self._settings, path, query))
         if found is None:
             raise RefusedError("not-found", "this archive knows nothing of that")

@@ -71,6 +71,8 @@ def call_in(node: ast.Call, dicts: dict[str, list[str]]) -> str | None:
     texts = [each.value for each in node.args if isinstance(each, ast.Constant)]
     if name not in CALLS or not texts:
         return None
+    if isinstance(node.func, ast.Attribute) != name.startswith("_"):
+        return None  # a function that has the name of a method
     parameters: list[str] = []
     for keyword in node.keywords:
         if keyword.arg is None:

@@ -1,0 +1,43 @@
+"""A process that works for a command: it has a connection of its own, and ends with its parent."""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+
+import msgspec
+import uvloop
+
+from bigbrotr.config.settings import Config
+from bigbrotr.core.logger import configure, open_up
+from bigbrotr.core.pool import Pool, tell_arrays_by_type
+
+
+def begin(config: Config, dsn: str | None, parent: int) -> tuple[asyncio.Runner, Pool]:
+    """Makes this process a worker of `parent`: called once in it. Returns its loop, and its pool,
+    which is connected."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # to stop is the parent's business
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_watch, args=(parent,), daemon=True, name="lifeline").start()
+    tell_arrays_by_type()
+    open_up(sys.stderr)
+    configure(config.log.level, config.log.json, sys.stderr)
+    limits = msgspec.structs.replace(config.pool.limits, min_size=1, max_size=1)
+    pool = Pool(
+        config.database,
+        msgspec.structs.replace(config.pool, limits=limits),
+        dsn=dsn,
+        # What a crash of the server takes, a repetition brings again.
+        session={"synchronous_commit": "off"},
+    )
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    runner.run(pool.connect())
+    return runner, pool
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)  # nobody is left to report to
