@@ -1015,7 +1015,7 @@ class ServeRelayLimits(Section, frozen=True):
             description="most events of a reconciliation; a client with a larger one is told so, "
             "and asks for less time",
         ),
-    ] = 1_000_000
+    ] = 5_000_000
     reconciliation_mb: Annotated[
         int,
         Meta(

@@ -44,6 +44,8 @@ enabled = true
 [serve.relay.limits]
 messages_per_s = 0
 work_per_s = 0
+max_reconciled = 20_000_000
+reconciliation_mb = 2000
 """
 HOLDER = Relay("wss://relay1.example.com")
 
