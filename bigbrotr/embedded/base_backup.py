@@ -65,7 +65,8 @@ def newest_chain(folder: Path) -> list[BaseBackup]:
     first = max((place for place, each in enumerate(found) if each.is_full), default=None)
     if first is None:
         raise ConfigError(
-            f"{folder} holds no backup: `bigbrotr db backup --incremental {folder}` makes the first"
+            f"cannot restore {folder}: it is a folder that holds no backup; "
+            "`bigbrotr db backup --incremental DIR` makes the first"
         )
     return found[first:]
 

@@ -145,3 +145,33 @@ async def overview(pool: Pool) -> Overview:
         live=counts.live,
         made_at=int(time.time()),
     )
+
+
+class Freshness(Struct, frozen=True, kw_only=True):
+    """How recent an archive is, and what waits. Times are Unix seconds; None: it never was."""
+
+    visited_at: int | None  # the newest visit of a relay
+    checked_at: int | None  # the newest check of one
+    visits: int  # that are due
+    gaps: int  # that are due to be tried again
+    days: int  # that are to be counted anew
+    reviews: int  # walks through archived events, to judge whether they are shown
+    bytes: int  # of the database
+
+
+async def freshness(pool: Pool) -> Freshness:
+    """How recent an archive is; looks at each relay and gap once."""
+    row = await pool.fetchrow(
+        "SELECT pg_catalog.max(v.visited_at) AS visited_at,"
+        " (SELECT pg_catalog.max(c.checked_at) FROM bigbrotr.checks c) AS checked_at,"
+        " pg_catalog.count(*) FILTER (WHERE v.due_at <= $1 AND v.retired_at IS NULL) AS visits,"
+        " (SELECT pg_catalog.count(*) FROM bigbrotr.gaps g WHERE g.due_at <= $1) AS gaps,"
+        " (SELECT pg_catalog.count(*) FROM"
+        "  bigbrotr.days_due(p_made_before => $1, p_now => $1, p_limit => NULL)) AS days,"
+        " (SELECT pg_catalog.count(*) FROM bigbrotr.reviews) AS reviews,"
+        " pg_catalog.pg_database_size(pg_catalog.current_database()) AS bytes"
+        " FROM bigbrotr.visits v",
+        int(time.time()),
+    )
+    assert row is not None
+    return Freshness(**dict(row))

@@ -55,7 +55,8 @@ async def serve(
         listening = await loop.create_server(server, sock=listener, backlog=BACKLOG)
         try:
             host, port = listener.getsockname()[:2]
-            await is_listening(service, f"http://{at(LOOPBACK.get(host, host), port)}{PREFIX}/")
+            below = "/" if settings.pages else f"{PREFIX}/"
+            await is_listening(service, f"http://{at(LOOPBACK.get(host, host), port)}{below}")
         finally:
             listening.close()
             if relay is not None:

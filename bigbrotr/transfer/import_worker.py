@@ -26,7 +26,7 @@ from bigbrotr.transfer.lines import Piece
 from bigbrotr.transfer.process import begin
 
 PAGE = 1000  # events that are stored at once
-WAITS_S = (1.0, 5.0, 15.0)  # before a piece is tried again
+WAITS_S = (0.5, 2.0)  # before a piece is tried again
 FIRST_LINES = 5  # of each reason, that are told
 
 # What clients send to relays has no subscription.
@@ -135,6 +135,7 @@ class ImportWorker:
 
     async def work(self, piece: Piece) -> Outcome:
         """Does so with a piece of a file; what was done is stored when it returns."""
+        await self._brotr.pool.connect()  # the first time
         batch = LineBatch()
         lines = piece.data.split(b"\n")[:-1]
         for number in piece.too_large:

@@ -17,7 +17,7 @@ from bigbrotr.core.pool import Pool, tell_arrays_by_type
 
 def begin(config: Config, dsn: str | None, parent: int) -> tuple[asyncio.Runner, Pool]:
     """Makes this process a worker of `parent`: called once in it. Returns its loop, and its pool,
-    which is connected."""
+    which is to be connected when it is needed: what fails here has no words for the parent."""
     for number in (signal.SIGINT, signal.SIGTERM):  # to stop is the parent's business
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(parent,), daemon=True, name="lifeline").start()
@@ -32,9 +32,7 @@ def begin(config: Config, dsn: str | None, parent: int) -> tuple[asyncio.Runner,
         # What a crash of the server takes, a repetition brings again.
         session={"synchronous_commit": "off"},
     )
-    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    runner.run(pool.connect())
-    return runner, pool
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop), pool
 
 
 def _watch(parent: int) -> None:

@@ -74,6 +74,7 @@ class EventVerifier:
 
     async def look(self, span: Span) -> Looked:
         """Looks at all events of a stretch of time."""
+        await self._pool.connect()  # the first time
         looked = Looked()
         at, event_id = span.since, b""
         while True:

@@ -39,7 +39,7 @@ class Served:
 
     def __init__(self, service: Service, url: str, client: aiohttp.ClientSession) -> None:
         self.service = service
-        self.url = url.rstrip("/")
+        self.url = api_at(url)
         self.client = client
 
     async def get(
@@ -276,5 +276,10 @@ async def serving(
 
 
 def addresses(log: str) -> list[str]:
-    """Where an archive is served, as the log says, without the slash at the end."""
-    return re.findall(r"serving the archive address=(\S+)/\s", log)
+    """Where the API of an archive is, as the log says, without the slash at the end."""
+    return list(map(api_at, re.findall(r"serving the archive address=(\S+/)\s", log)))
+
+
+def api_at(url: str) -> str:
+    """Where the API is, if that is where the archive is served."""
+    return url.removesuffix("/").removesuffix("/api/v1") + "/api/v1"

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from bigbrotr.config.settings import Config, Profile
+from bigbrotr.config.settings import Config, PoolSettings, Profile, Retry
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.imports import Import
+from bigbrotr.errors import DatabaseError, leaves
 from bigbrotr.models.coverage import How, Proof, Span
 from bigbrotr.models.event import Event
 from bigbrotr.models.relay import Relay
@@ -492,3 +493,18 @@ async def test_what_is_wrong_is_told(options: list[str], words: str, tmp_path: P
     assert words in done.err
     assert Relay("wss://a.example.com").url == A.url
     assert serialise([]) == "[]"
+
+
+@pytest.mark.slow
+async def test_a_database_that_is_gone_is_told(brotr: Brotr, tmp_path: Path) -> None:
+    """Also where a process of the import never reached it."""
+    settings = PoolSettings(retry=Retry(max_attempts=1))
+    file = dump(tmp_path / "a", EVENTS)
+    importer = Importer(
+        brotr, Config(pool=settings), dsn="postgresql://x@127.0.0.1:1/none", workers=1
+    )
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await importer.run(file, lambda *_: None)
+    (error,) = leaves(raised.value)
+    assert isinstance(error, DatabaseError)
+    assert "cannot connect to PostgreSQL" in str(error)

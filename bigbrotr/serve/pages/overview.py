@@ -9,6 +9,7 @@ from bigbrotr.reads import relay_list, statistics, status
 from bigbrotr.reads.statistics import DAY_S, STATISTICS
 from bigbrotr.serve.pages import charts, kinds
 from bigbrotr.serve.pages.page import Ask, Page
+from bigbrotr.serve.pages.relay_table import map_of
 from bigbrotr.serve.readers import at_risk_of, events_of, relays_of
 
 DAYS = 90
@@ -28,6 +29,8 @@ async def page(ask: Ask) -> Page:
         "overview.html",
         {
             "found": found,
+            "fresh": await status.freshness(pool),
+            "map": await map_of(pool),
             "by_kind": await _by_kind(ask, now),
             "growth": await _growth(ask, now),
             "networks": [row for _, row in await statistics.figures(pool, STATISTICS["access"])],

@@ -1,8 +1,11 @@
 """The table of relays, and where in the world they are."""
 
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
+from bigbrotr.core.pool import Pool
 from bigbrotr.models.relay import Network
 from bigbrotr.reads import measurements, relay_list
 from bigbrotr.serve.api import RelaysQuery
@@ -11,9 +14,10 @@ from bigbrotr.serve.pages.page import Ask, Page
 from bigbrotr.serve.readers import at_risk_of, relays_of
 from bigbrotr.serve.resource import make_cursor, read_cursor
 
-__all__ = ["RelaysQuery", "page", "world_map"]
+__all__ = ["RelaysQuery", "map_of", "page", "world_map"]
 
 ROWS = 100
+GRID = 4.0  # of the map: what is nearer than that is one dot
 SORTS = {
     "url": "URL",
     "holds": "holds most",
@@ -79,34 +83,51 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-async def world_map(ask: Ask) -> Page:
-    """Relays on the map, by what their addresses say."""
-    places = await measurements.places(ask.pool)
-    dots: dict[tuple[int, int], list[measurements.Place]] = {}
+class Dot(NamedTuple):
+    """Relays of one place on the map."""
+
+    x: float
+    y: float
+    r: float
+    state: str  # up, down or part: of some
+    relays: Sequence[measurements.Place]
+
+
+class Map(NamedTuple):
+    """The map, and who is on it."""
+
+    dots: Sequence[Dot]
+    places: Sequence[measurements.Place]
+    wide: float
+    tall: float
+
+
+async def map_of(pool: Pool) -> Map:
+    """Where relays are, by what their addresses say; those that are near each other are one dot."""
+    places = await measurements.places(pool)
+    near: dict[tuple[int, int], list[measurements.Place]] = {}
     for each in places:
         x, y = world.place(each.latitude, each.longitude)
         if 0 <= y <= world.TALL:
-            dots.setdefault((round(x / 4), round(y / 4)), []).append(each)
-    countries: dict[str, int] = {}
-    for each in places:
-        countries[each.country or ""] = countries.get(each.country or "", 0) + 1
+            near.setdefault((round(x / GRID), round(y / GRID)), []).append(each)
+    dots = []
+    for (x, y), some in sorted(near.items(), key=lambda dot: -len(dot[1])):
+        up = sum(each.state == "up" for each in some)
+        state = "up" if up == len(some) else "part" if up else "down"
+        size = 2.2 + 1.1 * min(len(some), 200) ** 0.5
+        dots.append(Dot(x * GRID, y * GRID, round(size, 1), state, some))
+    return Map(dots, places, world.WIDE, world.TALL)
+
+
+async def world_map(ask: Ask) -> Page:
+    """Relays on the map, and by country."""
+    found = await map_of(ask.pool)
+    countries = Counter(each.country or "" for each in found.places)
     return Page(
         "map.html",
         {
-            "dots": [
-                {
-                    "x": round(x * 4.0, 1),
-                    "y": round(y * 4.0, 1),
-                    "r": round(2.2 + 1.1 * len(some) ** 0.5, 1),
-                    "up": sum(each.state == "up" for each in some),
-                    "relays": some,
-                }
-                for (x, y), some in sorted(dots.items(), key=lambda dot: -len(dot[1]))
-            ],
-            "places": places,
+            "map": found,
             "countries": sorted(countries.items(), key=lambda item: (-item[1], item[0])),
-            "wide": world.WIDE,
-            "tall": world.TALL,
         },
         max_age_s=60,
     )
