@@ -123,7 +123,10 @@ def _computed_ms(processes: list[int]) -> float:
     """What processes of this machine have computed so far."""
     ticks = 0
     for process in processes:
-        stat = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        try:
+            stat = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        except FileNotFoundError:  # its connection was closed
+            continue
         ticks += int(stat[11]) + int(stat[12])
     return ticks * 1000 / os.sysconf("SC_CLK_TCK")
 

@@ -41,7 +41,7 @@ async def test_where_an_event_is(archive: Place) -> None:
     assert (place["event"], place["is_archived"], place["kind"]) == (event_id, True, 1)
     assert place["created_at"] == EVENTS[3]["created_at"]
     (present,) = place["present"]
-    assert abs(present["first_seen"] - time.time()) < 300
+    assert abs(present["first_seen"] - time.time()) < 3600  # as old as the archive of the tests
     assert (place["absent"], place["unknown"]) == ([], [])
     done = await archive.call("where", "00" * 32)
     assert (done.code, "not in the archive" in done.out) == (0, True)

@@ -81,7 +81,17 @@ def facts(kind: int = 1, *tags: list[str]) -> Facts:
         (62, [["relay", "ALL_RELAYS"]], Facts(vanishes=True)),
         (62, [["relay", "wss://archive.example.com"]], Facts(vanishes=True)),
         (62, [["relay", "WSS://Archive.Example.com:443/archive"]], Facts(vanishes=True)),
-        (62, [["relay", "wss://relay.example.com"], ["relay", "x y"], ["relay"]], Facts()),
+        (
+            62,
+            [["relay", "wss://relay.example.com"], ["relay", "x y"], ["relay"]],
+            Facts(vanishes_from=("wss://relay.example.com",)),
+        ),
+        (62, [["relay", "ALL_RELAYS"], ["relay", "wss://x.example.com"]], Facts(vanishes=True)),
+        (
+            62,
+            [["relay", "wss://archive.example.com"], ["relay", "wss://x.example.com"]],
+            Facts(vanishes=True, vanishes_from=("wss://x.example.com",)),
+        ),
         (62, [["relay", "all_relays"]], Facts()),
         (62, [], Facts()),
         (1, [["relay", "ALL_RELAYS"]], Facts()),

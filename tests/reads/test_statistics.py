@@ -11,6 +11,7 @@ from bigbrotr.reads.statistics import DAY_S, STATISTICS, descriptions, figures
 from bigbrotr.services.statistics import Statistics
 from tests.kit.archive import A, B, C, claim_one, keys, pairs, relay_id
 from tests.kit.events import NOW, verified
+from tests.kit.policy import judge
 
 FIRST = NOW // DAY_S - 40
 DOCUMENTS: list[tuple[Relay, str, dict[str, Any]]] = [
@@ -34,6 +35,11 @@ async def archive(brotr: Brotr) -> Brotr:
         events.sort(key=lambda event: (event.created_at, event.id))
         await brotr.insert_events(pairs(events, A, seen_at=NOW - DAY_S * (place % 4)))
         await brotr.insert_events(pairs(events[: place % 3], B, C, seen_at=NOW))
+    request = verified(
+        kind=5, created_at=events[0].created_at + 9, tags=[["e", events[1].id.hex()]], key=0
+    )
+    await brotr.insert_events(pairs([request], A, B, C, seen_at=NOW))
+    await judge(brotr)
     await brotr.note_drops(visit, keys(events)[:1], before=NOW + 1, now=NOW + 9 * DAY_S)
     for place, (relay, type_, data) in enumerate(DOCUMENTS):
         await brotr.pool.execute(
