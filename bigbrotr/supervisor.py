@@ -25,7 +25,8 @@ from bigbrotr.reads import relays
 from bigbrotr.runner import Runner, State
 from bigbrotr.serve.children import Children
 from bigbrotr.serve.orders import Order
-from bigbrotr.services import publisher
+from bigbrotr.services import alerts, publisher
+from bigbrotr.services.alerts import Alerts
 from bigbrotr.services.finder import Finder
 from bigbrotr.services.maintenance import Maintenance
 from bigbrotr.services.monitor.service import Monitor, keys_of
@@ -50,6 +51,7 @@ SERVICES: dict[str, type[BaseService[Any]]] = {
     Policy.SERVICE_NAME: Policy,
     Statistics.SERVICE_NAME: Statistics,
     Search.SERVICE_NAME: Search,
+    Alerts.SERVICE_NAME: Alerts,
     Maintenance.SERVICE_NAME: Maintenance,
 }
 
@@ -72,7 +74,7 @@ class Supervisor:
         self.runners = [Runner(name, config.supervisor, self.log) for name in choose(config, only)]
         self.telemetry = Telemetry(config, profile, data_dir, self.runners, self.log)
         if is_unheard(config, [runner.name for runner in self.runners]):
-            self.log.warning("announcements wait in the outbox until a publisher runs")
+            self.log.warning("events of our own wait in the outbox until a publisher runs")
         self.brotr: Brotr | None = None  # while running
         self.started_at = time.monotonic()
         self._context = Context(config)
@@ -256,8 +258,11 @@ class Supervisor:
 
 
 def is_unheard(config: Config, chosen: Sequence[str]) -> bool:
-    """Whether the monitor posts announcements here that nobody here delivers."""
+    """Whether something posts events of our own here that nobody here delivers."""
     posts = Monitor.SERVICE_NAME in chosen and config.monitor.publish.enabled
+    posts |= Alerts.SERVICE_NAME in chosen and any(
+        to.form == "nostr" for to in config.alerts.to.values()
+    )
     return posts and Publisher.SERVICE_NAME not in chosen
 
 
@@ -282,4 +287,6 @@ def choose(config: Config, only: Sequence[str] | None) -> list[str]:
         keys_of(config.monitor)
     if Publisher.SERVICE_NAME in chosen:
         publisher.signer_of(config.monitor)
+    if Alerts.SERVICE_NAME in chosen:
+        alerts.destinations(config.alerts)
     return chosen

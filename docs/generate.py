@@ -12,13 +12,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from bigbrotr.config.settings import Config, RelaySettings, SourceSettings
+from bigbrotr.config.settings import AlertTarget, Config, RelaySettings, SourceSettings
 from bigbrotr.transfer.datasets import BY_MONTH, WHOLE, Column
 
 DOCS = Path(__file__).parent
 PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # Tables of which a file may hold any number.
 MANY: dict[str, tuple[str, type[msgspec.Struct]]] = {
+    "alerts.to": ("alerts.to.NAME", AlertTarget),
     "finder.sources": ("finder.sources.NAME", SourceSettings),
     "synchronizer.relays": ('synchronizer.relays."wss://…"', RelaySettings),
 }

@@ -31,10 +31,14 @@ BEGIN
     ), outbox_due AS (
         UPDATE bigbrotr.outbox o SET due_at = p_now, posted_at = p_now
         WHERE o.posted_at > ahead AND o.owner IS NULL RETURNING 1
+    ), alerts_due AS (
+        UPDATE bigbrotr.alerts a SET due_at = p_now, noted_at = p_now
+        WHERE a.noted_at > ahead AND a.owner IS NULL RETURNING 1
     )
     SELECT (SELECT count(*) FROM visits_due) + (SELECT count(*) FROM gaps_due)
          + (SELECT count(*) FROM candidates_due) + (SELECT count(*) FROM checks_due)
-         + (SELECT count(*) FROM tries_due) + (SELECT count(*) FROM outbox_due) INTO rows_due;
+         + (SELECT count(*) FROM tries_due) + (SELECT count(*) FROM outbox_due)
+         + (SELECT count(*) FROM alerts_due) INTO rows_due;
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION bigbrotr.forget_the_future IS

@@ -92,8 +92,9 @@ async def test_service_that_does_not_stop_is_cancelled(
 def test_choice_of_services(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.undo()
     assert list(supervisors.SERVICES) == service_names()
-    # All but the search, which has to be asked for.
-    assert choose(Config(), None) == [each for each in service_names() if each != "search"]
+    # All but those that have to be asked for.
+    asked_for = ("search", "alerts")
+    assert choose(Config(), None) == [each for each in service_names() if each not in asked_for]
     assert choose(Config(), ["synchronizer", "seeder"]) == ["seeder", "synchronizer"]
     less = Config(synchronizer=SynchronizerSettings(enabled=False))
     assert "synchronizer" not in choose(less, None)

@@ -1195,6 +1195,91 @@ def listen_address(listen: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
+class AlertTarget(Section, frozen=True):
+    """Who is told what has changed at which relays."""
+
+    form: Annotated[
+        Literal["json", "slack", "ntfy", "nostr"],
+        Meta(
+            description="a webhook by what it takes, or private messages (NIP-17) that PRIVATE_KEY "
+            "signs"
+        ),
+    ]
+    watch: Annotated[
+        tuple[str, ...], Meta(min_length=1, max_length=1000, description="URLs of the relays")
+    ]
+    url_from: Annotated[
+        str,
+        Meta(
+            description="the environment variable that holds the URL of the webhook; NAME_FILE may "
+            "name a file instead"
+        ),
+    ] = ""
+    npub: Annotated[str, Meta(description="with nostr: who gets the messages")] = ""
+    relays: Annotated[
+        tuple[str, ...],
+        Meta(max_length=20, description="with nostr: URLs of the relays where messages are read"),
+    ] = ()
+    changes: Annotated[
+        tuple[Literal["down", "up", "certificate"], ...],
+        Meta(min_length=1, description="what is told; certificate: it is about to expire"),
+    ] = ("down", "up", "certificate")
+
+    def __post_init__(self) -> None:
+        for name in ("watch", "relays"):
+            urls = []
+            for raw in getattr(self, name):
+                try:
+                    urls.append(Relay(raw).url)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {raw!r}: {error}") from None
+            msgspec.structs.force_setattr(self, name, tuple(dict.fromkeys(urls)))
+        if self.form == "nostr":
+            if not self.relays or not self.npub:
+                raise ValueError("form nostr needs npub and relays")
+            if self.url_from:
+                raise ValueError("url_from is of webhooks: form nostr needs npub and relays")
+            try:
+                msgspec.structs.force_setattr(self, "npub", public_key(self.npub))
+            except ValueError as error:
+                raise ValueError(f"npub: {error}") from None
+        else:
+            if self.npub or self.relays:
+                raise ValueError('npub and relays are of form = "nostr"')
+            if not re.fullmatch("[A-Z][A-Z0-9_]{0,99}", self.url_from):
+                raise ValueError(
+                    "url_from is the NAME of the environment variable that holds the URL of the "
+                    "webhook, which is a secret: capitals, digits and _"
+                )
+
+
+class AlertsSettings(ServiceSection, frozen=True):
+    """Who is told when chosen relays go down, come back, or have a certificate about to expire."""
+
+    enabled: Annotated[bool, Meta(description="[alerts.to.NAME] are told")] = False
+    interval_s: Annotated[float, Meta(ge=0.1, description="from one look to the next")] = 10.0
+    # As maintenance, it waits for those who hold the database up.
+    max_consecutive_failures: Annotated[
+        int, Meta(ge=0, description="failed cycles in a row that count as a crash; 0: never")
+    ] = 0
+    checks: Annotated[
+        int, Meta(ge=1, le=100, description="checks in a row that find a state before it is told")
+    ] = 2
+    after_s: Annotated[
+        float, Meta(ge=0, le=YEAR_S, description="how long a state lasts before it is told")
+    ] = 120.0
+    certificate_s: Annotated[
+        float, Meta(ge=0, le=YEAR_S, description="how long before its end a certificate is told")
+    ] = 14 * 86_400.0
+    timeout_s: Annotated[
+        float, Meta(gt=0, le=600, description="longest wait for the whole answer of a webhook")
+    ] = 20.0
+    max_attempts: Annotated[
+        int, Meta(ge=1, le=1000, description="tries to tell something; each waits twice as long")
+    ] = 12
+    to: Annotated[dict[str, AlertTarget], Meta(description="[alerts.to.NAME]: who is told")] = {}
+
+
 class Config(Section, frozen=True):
     """All settings: the tables of a configuration file."""
 
@@ -1211,6 +1296,7 @@ class Config(Section, frozen=True):
     policy: PolicySettings = field(default_factory=PolicySettings)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
+    alerts: AlertsSettings = field(default_factory=AlertsSettings)
     maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
     supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)
     log: LogSettings = field(default_factory=LogSettings)

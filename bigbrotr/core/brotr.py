@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from bigbrotr.core.calls.alerts import AlertCalls
 from bigbrotr.core.calls.candidates import CandidateCalls
 from bigbrotr.core.calls.events import EventCalls
 from bigbrotr.core.calls.exchange import ExchangeCalls
@@ -31,6 +32,7 @@ class Brotr(
     StatisticsCalls,
     PolicyCalls,
     SearchCalls,
+    AlertCalls,
     MaintenanceCalls,
 ):
     """The database in the words of the domain, over a pool.

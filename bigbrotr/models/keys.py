@@ -71,6 +71,24 @@ class Keys:
             raise ValueError(f"cannot sign this event: {error}") from None
         return str(event.as_json())
 
+    def wrap_message(self, receiver: str, text: str, created_at: int) -> str:
+        """A private message to a public key (hex or npub), gift-wrapped (NIP-17), as JSON: the
+        wrap is signed with a key of its own. `created_at` in Unix seconds.
+
+        ValueError for what is no public key.
+        """
+        try:
+            to = nostr_sdk.PublicKey.parse(receiver)
+            rumor = (
+                nostr_sdk.EventBuilder(nostr_sdk.Kind(14), text)
+                .tags([nostr_sdk.Tag.parse(["p", to.to_hex()])])
+                .custom_created_at(nostr_sdk.Timestamp.from_secs(created_at))
+                .finalize_unsigned(self.__pair.public_key())
+            )
+            return str(nostr_sdk.nip59_make_gift_wrap(self.__pair, to, rumor).as_json())
+        except nostr_sdk.NostrSdkError as error:
+            raise ValueError(f"cannot wrap this message: {error}") from None
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Keys) and other.public_key == self.public_key
 

@@ -1,4 +1,4 @@
-"""Documents over HTTP: one GET within bounds of bytes, time and redirects, whose end is a value.
+"""Documents over HTTP: a GET or POST within bounds of bytes, time and redirects, ends in a value.
 
 HTTP/1.1 by h11, over the same sockets as conversations with relays: so addresses are judged after
 they were resolved, at each redirect again, and overlay networks are reached through their proxies.
@@ -7,8 +7,9 @@ they were resolved, at each redirect again, and overlay networks are reached thr
 import asyncio
 import time
 import zlib
+from collections.abc import Coroutine, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 import h11
@@ -84,17 +85,54 @@ async def fetch(
     """
     politeness = politeness or Politeness()
     clock = _Clock(timeout_s)
+
+    async def follow(url: str) -> Document:
+        for _ in range(MAX_REDIRECTS + 1):
+            answer = await _ask(url, networks, max_bytes, accept, politeness, clock)
+            if answer.status not in REDIRECTS:
+                return answer
+            target = dict(answer.headers).get("location")
+            if target is None:
+                return answer
+            url = _join(url, target)
+        raise _FaultError(Fault.REDIRECT, f"more than {MAX_REDIRECTS} redirects")
+
+    return await _within(clock, timeout_s, follow(url))
+
+
+class Sent(NamedTuple):
+    """What is sent to a URL: a body, and headers beside those that every request has."""
+
+    body: bytes
+    headers: Sequence[tuple[str, str]]
+
+
+async def post(
+    url: str,
+    networks: Networks,
+    sent: Sent,
+    *,
+    max_bytes: int,
+    timeout_s: float,
+    politeness: Politeness | None = None,
+) -> Document | Unfetched:
+    """Sends something to an http(s) URL (POST), within the bounds of `fetch`; follows nothing.
+
+    The details of what went wrong may repeat the URL.
+    """
+    politeness = politeness or Politeness()
+    clock = _Clock(timeout_s)
+    asked = _ask(url, networks, max_bytes, "*/*", politeness, clock, sent)
+    return await _within(clock, timeout_s, asked)
+
+
+async def _within(
+    clock: "_Clock", timeout_s: float, asked: Coroutine[Any, Any, Document]
+) -> Document | Unfetched:
+    """What comes of it, in its time; what goes wrong is a value."""
     try:
         async with clock.limit:
-            for _ in range(MAX_REDIRECTS + 1):
-                answer = await _get(url, networks, max_bytes, accept, politeness, clock)
-                if answer.status not in REDIRECTS:
-                    return answer
-                target = dict(answer.headers).get("location")
-                if target is None:
-                    return answer
-                url = _join(url, target)
-            raise _FaultError(Fault.REDIRECT, f"more than {MAX_REDIRECTS} redirects")
+            return await asked
     except TimeoutError as error:
         if error.errno is not None:  # the kernel's
             return Unfetched(*failure_of(error))
@@ -153,8 +191,14 @@ def _place(url: str) -> _Place:
     return _Place(origin, origin.url.partition("://")[2], target)
 
 
-async def _get(
-    url: str, networks: Networks, max_bytes: int, accept: str, politeness: Politeness, clock: _Clock
+async def _ask(
+    url: str,
+    networks: Networks,
+    max_bytes: int,
+    accept: str,
+    politeness: Politeness,
+    clock: _Clock,
+    sent: Sent | None = None,
 ) -> Document:
     """One request and its answer.
 
@@ -188,7 +232,7 @@ async def _get(
         )
         connected_s = time.monotonic() - began
         answer = _Answer(max_bytes)
-        writer.write(answer.request(place, accept, politeness.user_agent))
+        writer.write(answer.request(place, accept, politeness.user_agent, sent))
         while not answer.is_whole:
             async with asyncio.timeout(link.timeout_s):
                 data = await reader.read(CHUNK)
@@ -228,7 +272,9 @@ class _Answer:
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         self._unpack: _Unpacker | None = None
 
-    def request(self, place: _Place, accept: str, user_agent: str) -> bytes:
+    def request(
+        self, place: _Place, accept: str, user_agent: str, sent: Sent | None = None
+    ) -> bytes:
         """The bytes to send."""
         headers = [
             ("Host", place.host),
@@ -237,8 +283,14 @@ class _Answer:
             ("Accept-Encoding", "gzip, deflate"),
             ("Connection", "close"),
         ]
-        request = h11.Request(method="GET", target=place.target, headers=headers)
-        return (self._http.send(request) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
+        parts: list[h11.Event] = []
+        if sent is None:
+            parts.append(h11.Request(method="GET", target=place.target, headers=headers))
+        else:
+            headers += [*sent.headers, ("Content-Length", str(len(sent.body)))]
+            parts.append(h11.Request(method="POST", target=place.target, headers=headers))
+            parts.append(h11.Data(data=sent.body))
+        return b"".join(self._http.send(part) or b"" for part in [*parts, h11.EndOfMessage()])
 
     def feed(self, data: bytes, now_s: float) -> None:
         """Takes what came, nothing for the end of the connection.

@@ -114,6 +114,15 @@ class RelayList:
             if (row := rows.get(number)) is not None
         ]
 
+    async def newest(self, limit: int) -> list[RelayRow]:
+        """The relays that were added last, the newest first."""
+        found = await self._pool.fetch(
+            "SELECT r.id FROM bigbrotr.relays r ORDER BY r.id DESC LIMIT $1", limit
+        )
+        ids = [row["id"] for row in found]
+        rows = await self._rows_of(ids)
+        return [rows[number] for number in ids if number in rows]
+
     async def _rows_of(self, ids: Sequence[int]) -> dict[int, RelayRow]:
         """What is shown of these relays, by id."""
         since = time.monotonic() - self._fresh_s

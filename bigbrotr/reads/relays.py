@@ -14,6 +14,10 @@ from bigbrotr.models.relay import Network
 
 # Events are hardly older than the protocol. What is missing before does not count as left to do.
 BEGINNING = 1_604_707_200  # 2020-11-07
+CHECK = (
+    "SELECT state, since, checked_at, outcome, detail, failed, due_at"
+    " FROM bigbrotr.relay_states WHERE relay_url = $1"
+)
 
 # Spans of time: [since, until) in Unix seconds; None: open to that side.
 Span = tuple[int | None, int | None]
@@ -152,6 +156,14 @@ class Candidate(Struct, frozen=True):
     alias_of: str | None  # the relay that answers the same
 
 
+class Standing(Struct, frozen=True):
+    """A relay in three words."""
+
+    state: str  # unknown, up, down
+    uptime: float | None  # of what is known; None: nothing is
+    holds: int  # archived events that it holds
+
+
 class RelayReport(Struct, frozen=True, kw_only=True):
     """All that is known of one relay."""
 
@@ -237,11 +249,7 @@ async def report(pool: Pool, url: str, *, days: int = 30) -> RelayReport | None:
         " WHERE r.url = $1 ORDER BY x.count DESC, x.reason",
         url,
     )
-    check = await pool.fetchrow(
-        "SELECT state, since, checked_at, outcome, detail, failed, due_at"
-        " FROM bigbrotr.relay_states WHERE relay_url = $1",
-        url,
-    )
+    check = await pool.fetchrow(CHECK, url)
     documents = await pool.fetch(
         "SELECT type, snapshot_at, data FROM bigbrotr.relay_metadata_latest WHERE relay_url = $1"
         " ORDER BY type",
@@ -312,3 +320,32 @@ async def uptime_of(pool: Pool, url: str, days: int, now: int) -> Uptime:
         return Uptime(days, None, 0, 0, 0, 0, ())
     incidents = msgspec.json.decode(row["incidents"] or "[]", type=tuple[Incident, ...])
     return Uptime(days, **(dict(row) | {"incidents": incidents}))
+
+
+async def standing(pool: Pool, url: str, days: int, now: int) -> Standing | None:
+    """The state of a relay by its normalised URL, and its uptime of the `days` before `now` (Unix
+    seconds); None: it is no relay of this archive."""
+    row = await pool.fetchrow(
+        "SELECT coalesce(s.state, 'unknown') AS state, p.pairs FROM bigbrotr.relay_progress p"
+        " LEFT JOIN bigbrotr.relay_states s ON s.relay_url = p.url WHERE p.url = $1",
+        url,
+    )
+    if row is None:
+        return None
+    uptime = await uptime_of(pool, url, days, now)
+    return Standing(row["state"], uptime.uptime, row["pairs"])
+
+
+async def incidents(
+    pool: Pool, url: str, days: int
+) -> tuple[int, LatestCheck | None, tuple[Incident, ...]] | None:
+    """When a relay was discovered, its newest check, and its incidents of the last `days`, oldest
+    first; None: it is no relay of this archive."""
+    discovered_at = await pool.fetchval(
+        "SELECT r.discovered_at FROM bigbrotr.relays r WHERE r.url = $1", url
+    )
+    if discovered_at is None:
+        return None
+    check = await pool.fetchrow(CHECK, url)
+    uptime = await uptime_of(pool, url, days, int(time.time()))
+    return discovered_at, None if check is None else _check(check), uptime.incidents

@@ -26,8 +26,8 @@ from bigbrotr.serve.ask import IDENTITY
 from bigbrotr.serve.guard import Guard
 from bigbrotr.serve.limits import NOBODY, Buckets, Connections, Proxies, group
 from bigbrotr.serve.management import Management
-from bigbrotr.serve.pages.page import Redirect
-from bigbrotr.serve.pages.site import HTML, POLICY, Site
+from bigbrotr.serve.pages.page import HTML, Redirect
+from bigbrotr.serve.pages.site import POLICY, Site
 from bigbrotr.serve.parameters import MAX_SHOWN, decoded, read_parameters, shown, split_query
 from bigbrotr.serve.problems import TYPE, RefusedError
 from bigbrotr.serve.relay.relay import Relay

@@ -185,3 +185,24 @@ def test_what_cannot_be_an_event_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         Keys(SECRET).sign_event(kind, content, tags, created_at)
+
+
+def test_a_message_is_for_its_reader_alone() -> None:
+    reader = nostr_sdk.Keys.generate()
+    keys = Keys(SECRET)
+    wraps = [keys.wrap_message(reader.public_key().to_bech32(), "hello", 7) for _ in range(2)]
+    opened = []
+    for text in wraps:
+        wrap = nostr_sdk.Event.from_json(text)
+        assert wrap.verify()
+        assert wrap.author().to_hex() != keys.public_key
+        assert "hello" not in text
+        gift = nostr_sdk.UnwrappedGift.from_gift_wrap(reader, wrap)
+        assert gift.sender().to_hex() == keys.public_key
+        rumor = gift.rumor()
+        assert (rumor.kind().as_u16(), rumor.content()) == (14, "hello")
+        assert rumor.created_at().as_secs() == 7
+        opened.append(rumor.as_json())
+    assert opened[0] == opened[1]  # by which readers know that it is the same
+    with pytest.raises(ValueError, match="cannot wrap"):
+        keys.wrap_message("npub1x", "hello", 7)

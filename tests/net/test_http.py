@@ -18,7 +18,17 @@ from hypothesis import strategies as st
 from bigbrotr.config.settings import Link, Networks, PolitenessSettings
 from bigbrotr.net import connect
 from bigbrotr.net.connect import Failure
-from bigbrotr.net.http import Document, Fault, Unfetched, _Answer, _FaultError, _place, fetch
+from bigbrotr.net.http import (
+    Document,
+    Fault,
+    Sent,
+    Unfetched,
+    _Answer,
+    _FaultError,
+    _place,
+    fetch,
+    post,
+)
 from bigbrotr.net.politeness import Politeness
 from tests.kit.certificates import Authority
 from tests.kit.processes import until
@@ -403,3 +413,37 @@ async def test_waiting_for_our_own_sake_is_not_the_server_s_time() -> None:
             answer = await waits
     assert isinstance(answer, Document), answer
     assert answer.elapsed_s < 0.3
+
+
+async def test_what_is_sent_arrives_whole_and_is_sent_nowhere_else() -> None:
+    came: list[tuple[str, dict[str, str], bytes]] = []
+
+    async def take(request: web.Request) -> web.Response:
+        came.append((request.method, dict(request.headers), await request.read()))
+        return web.Response(status=307, headers={"Location": "/elsewhere"})
+
+    body = bytes(range(256)) * 1000
+    async with http(take) as url:
+        sent = Sent(body, [("Content-Type", "text/plain"), ("Title", "a b")])
+        found = await post(f"{url}/hook?x=1", LOCAL, sent, max_bytes=MAX, timeout_s=5.0)
+    assert isinstance(found, Document)
+    assert found.status == 307
+    ((method, headers, there),) = came
+    assert (method, there) == ("POST", body)
+    assert headers["Content-Type"] == "text/plain"
+    assert headers["Title"] == "a b"
+
+
+async def test_what_is_sent_has_bounds() -> None:
+    async with raw(b"HTTP/1.1 200 OK\r\n", hold=True) as url:
+        found = await post(url, LOCAL, Sent(b"x", []), max_bytes=MAX, timeout_s=0.2)
+    assert isinstance(found, Unfetched)
+    assert found.reason is Failure.SLOW
+    gone = f"http://127.0.0.1:{free_port()}"
+    found = await post(gone, LOCAL, Sent(b"x", []), max_bytes=MAX, timeout_s=5.0)
+    assert isinstance(found, Unfetched)
+    assert found.reason is Failure.REFUSED
+    off = Networks(clearnet=Link(enabled=False))
+    found = await post(gone, off, Sent(b"x", []), max_bytes=MAX, timeout_s=5.0)
+    assert isinstance(found, Unfetched)
+    assert found.reason is Failure.FORBIDDEN

@@ -3,9 +3,12 @@
 import json
 import logging
 import re
+import time
 from collections.abc import AsyncIterator
+from html import unescape
 from html.parser import HTMLParser
 from urllib.parse import quote, urlsplit
+from xml.etree import ElementTree
 
 import nostr_sdk
 import pytest
@@ -14,6 +17,7 @@ from bigbrotr.config.settings import Config, Profile, SearchSettings
 from bigbrotr.core.base_service import Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import Event
+from bigbrotr.models.relay import Relay
 from bigbrotr.reads.statistics import STATISTICS
 from bigbrotr.serve.pages import charts, kinds, words
 from bigbrotr.serve.pages.site import POLICY
@@ -130,7 +134,7 @@ async def test_every_link_leads_somewhere(
             if by_kind.get(kind, 0) >= 40:
                 continue
             by_kind[kind] = by_kind.get(kind, 0) + 1
-            if path.startswith("/api/") or path.endswith((".csv", ".jsonl", ".json")):
+            if path.startswith("/api/") or path.endswith((".csv", ".jsonl", ".json", ".atom")):
                 async with api.client.get(site.root + path) as response:
                     await response.read()
                     # Pages tell of events that may not be shown as they are.
@@ -146,6 +150,7 @@ async def test_every_link_leads_somewhere(
             seen[path] = response.status
             _, page = await site.get(response.url.raw_path_qs, response.status)
             found += sorted(page.links)
+            found += sorted(each for each in page.loads if each.endswith(".atom"))
         assert {"/", "/relays", "/map", "/statistics", "/at-risk", "/about", "/data"} <= seen.keys()
         for kind in ("events", "authors", "relays", "statistics"):
             assert by_kind[kind] > 1
@@ -195,7 +200,7 @@ async def test_what_strangers_say_stays_text(brotr: Brotr, dsn: str) -> None:
             reply, _ = await site.get(path)
             text = reply.body.decode()
             assert "<script" not in text
-            assert "<img" not in text
+            assert "<img" not in text.replace('<img class="badge"', "")
             assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]", text)
         await site.get(f"/{quote(EVIL)}", 404)
         await site.get(f"/statistics/{quote(EVIL)}", 404)
@@ -380,3 +385,153 @@ async def test_words_are_looked_for_where_there_is_an_index(brotr: Brotr, dsn: s
         assert "/relays/relay7.example.com" in page.links
         reply, _ = await site.get(f"/search?q={'x' * 3000}")
         assert "2000 characters at most" in reply.body.decode()
+
+
+def _strictly(reply: Reply, kind: str) -> ElementTree.Element:
+    """The XML of an answer, as a strict parser reads it."""
+    assert reply.headers["Content-Type"].startswith(kind)
+    assert reply.headers["Content-Security-Policy"] == POLICY
+    assert reply.headers["Cache-Control"] == "public, max-age=60"
+    return ElementTree.fromstring(reply.body)
+
+
+ATOM = "{http://www.w3.org/2005/Atom}"
+SVG = "{http://www.w3.org/2000/svg}"
+HOSTILE = "wss://relay1.example.com/%22%3E%3Cscript%3E&'"
+
+
+async def test_a_badge_says_how_a_relay_is(site: Browser, brotr: Brotr) -> None:
+    """…for known relays, for those that are not, and for those with a hostile URL."""
+    await brotr.insert_relays([Relay(HOSTILE)])
+
+    async def badge(path: str) -> tuple[str, ElementTree.Element]:
+        reply = await site._api.get(f"../../relays/{path}/badge.svg")
+        drawn = _strictly(reply, "image/svg+xml")
+        assert b"<script" not in reply.body
+        assert b"style" not in reply.body  # which the policy forbids
+        wide = sum(int(each.attrib["width"]) for each in drawn.iter(f"{SVG}rect"))
+        assert int(drawn.attrib["width"]) == wide
+        texts = [each.text or "" for each in drawn.iter(f"{SVG}text")]
+        for text in drawn.iter(f"{SVG}text"):
+            assert 0 < int(text.attrib["textLength"]) < wide
+        title = drawn.find(f"{SVG}title")
+        assert title is not None
+        assert (title.text or "").endswith(texts[1])
+        return texts[1], drawn
+
+    state = await brotr.pool.fetchval(
+        "SELECT state FROM bigbrotr.relay_states WHERE relay_url = 'wss://relay1.example.com'"
+    )
+    said, _ = await badge("relay1.example.com")
+    assert re.fullmatch(rf"{state} · \d+ events", said)
+    await brotr.pool.execute(
+        "INSERT INTO bigbrotr.rtts (relay_id, holds_s, checked_at, outcome)"
+        " SELECT r.id, 3600, $1::bigint - 3600 * n, CASE n WHEN 2 THEN 'refused' END"
+        " FROM bigbrotr.relays r, generate_series(1, 4) AS n"
+        " WHERE r.url = 'wss://relay1.example.com'",
+        int(time.time()),
+    )
+    site._api.service._fresh._answers.clear()
+    assert (await badge("relay1.example.com"))[0] == said.replace(
+        "· ", "· 75\u202f% of 30 days · ", 1
+    )
+    assert (await badge("unknown.example.com"))[0] == "not known here"
+    said, drawn = await badge(quote(HOSTILE.removeprefix("wss://"), safe=""))
+    assert said == "not checked · 0 events"
+    assert words.host(Relay(HOSTILE).url) in drawn.attrib["aria-label"]
+    long = f"{'x' * 60}.example.com/{'y' * 400}"
+    assert int((await badge(long))[1].attrib["width"]) < 500
+    await site._api.get("../../relays/no%20relay/badge.svg", status=400)
+
+
+async def test_the_page_of_a_relay_shows_its_badge(site: Browser, brotr: Brotr) -> None:
+    await brotr.insert_relays([Relay(HOSTILE)])
+    for path in ("relay1.example.com", quote(HOSTILE.removeprefix("wss://"), safe="")):
+        reply, page = await site.get(f"/relays/{path}")
+        (badge,) = (each for each in page.loads if each.endswith("/badge.svg"))
+        await site._api.get(f"../..{badge}")
+        (feed,) = (each for each in page.loads if each.endswith(".atom"))
+        await site._api.get(f"../..{feed}")
+        snippets = re.findall(
+            '<pre class="scroll" tabindex="0">(.*?)</pre>', reply.body.decode(), re.DOTALL
+        )
+        html, markdown = (unescape(each) for each in snippets[-2:])
+        shown = Elements(html)
+        assert not shown.wrong
+        (link,), (image,) = shown.links, shown.loads
+        assert image == f"{link}/badge.svg"
+        assert link.endswith(badge.removesuffix("/badge.svg"))
+        assert markdown == f"[![status of this relay]({image})]({link})"
+
+
+async def test_incidents_are_a_feed(site: Browser, brotr: Brotr) -> None:
+    """An incident that ends is the same entry, changed; strangers' words stay text."""
+    url = "wss://down.example.com"
+    await brotr.insert_relays([Relay(url, NOW)])
+    now = int(time.time())
+
+    async def checked(at: int, outcome: str | None) -> None:
+        await brotr.pool.execute(
+            "INSERT INTO bigbrotr.rtts (relay_id, holds_s, checked_at, outcome)"
+            " SELECT r.id, 7200, $2, $3 FROM bigbrotr.relays r WHERE r.url = $1",
+            url,
+            at,
+            outcome,
+        )
+
+    async def entries(status: int = 200) -> list[ElementTree.Element]:
+        site._api.service._fresh._answers.clear()
+        reply = await site._api.get("../../relays/down.example.com/incidents.atom", status=status)
+        feed = _strictly(reply, "application/atom+xml")
+        for name in ("id", "title", "updated", "author"):
+            assert feed.find(f"{ATOM}{name}") is not None
+        links = {each.attrib["rel"]: each.attrib["href"] for each in feed.iter(f"{ATOM}link")}
+        assert links["alternate"].endswith("/relays/down.example.com")
+        return feed.findall(f"{ATOM}entry")
+
+    def told(entry: ElementTree.Element, name: str) -> str:
+        found = entry.find(f"{ATOM}{name}")
+        assert found is not None
+        return found.text or ""
+
+    assert await entries() == []
+    await checked(now - 9000, EVIL)
+    (begun,) = await entries()
+    assert told(begun, "title") == "down.example.com: down"
+    assert "<script>" in told(begun, "summary")  # as text
+    await checked(now - 3000, None)
+    (ended,) = await entries()
+    assert told(ended, "id") == told(begun, "id")
+    assert told(ended, "title") == "down.example.com: was down for 1 h 40 min"
+    assert told(ended, "updated") > told(begun, "updated") == told(ended, "published")
+    await checked(now - 60, "refused")
+    again, before = await entries()
+    assert told(again, "id") != told(before, "id") == told(ended, "id")
+    await site._api.get("../../relays/unknown.example.com/incidents.atom", status=404)
+
+
+async def test_new_relays_are_a_feed(site: Browser, brotr: Brotr) -> None:
+    """The newest first, with ids that stay; valid whatever a relay says of itself."""
+    await brotr.insert_relays([Relay(HOSTILE, NOW)])
+    await brotr.pool.execute(
+        "INSERT INTO bigbrotr.metadata (id, data) VALUES (sha256('evil'), $1::jsonb)",
+        json.dumps({"name": f"{EVIL}\ufffe\uffff]]>", "software": EVIL}),
+    )
+    await brotr.pool.execute(
+        "UPDATE bigbrotr.snapshots_latest SET metadata_id = sha256('evil') WHERE type = 'nip11'"
+    )
+    found = []
+    for _ in range(2):
+        site._api.service._fresh._answers.clear()
+        feed = _strictly(await site._api.get("../../relays.atom"), "application/atom+xml")
+        entries = feed.findall(f"{ATOM}entry")
+        titles = [each.findtext(f"{ATOM}title") for each in entries]
+        assert titles[0] == words.host(Relay(HOSTILE).url)
+        assert len(titles) == len(set(titles)) == 26
+        assert any("<script>" in (each.findtext(f"{ATOM}summary") or "") for each in entries)
+        found.append([each.findtext(f"{ATOM}id") for each in entries])
+    assert found[0] == found[1]
+    assert len(set(found[0])) == 26
+    for path in ("/", "/relays"):
+        _, page = await site.get(path)
+        assert "/relays.atom" in page.loads

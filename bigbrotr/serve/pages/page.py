@@ -6,6 +6,10 @@ from typing import Any, NamedTuple, TypeAlias
 from bigbrotr.config.settings import ServeSettings
 from bigbrotr.core.pool import Pool
 
+HTML = "text/html; charset=utf-8"
+SVG = "image/svg+xml"
+ATOM = "application/atom+xml; charset=utf-8"
+
 
 class Ask(NamedTuple):
     """A question: who can answer it, and how it was put."""
@@ -16,6 +20,11 @@ class Ask(NamedTuple):
     path: str  # as it was asked for
     query_text: str  # behind the ?
 
+    @property
+    def site(self) -> str:
+        """Where others find the pages: http(s)://host, without a slash at the end."""
+        return (self.settings.public_url or f"http://{self.settings.listen}").rstrip("/")
+
 
 class Page(NamedTuple):
     """A page to be made."""
@@ -24,6 +33,7 @@ class Page(NamedTuple):
     context: dict[str, Any]
     max_age_s: int = 10
     status: int = 200
+    kind: str = HTML  # its content type
 
 
 class Redirect(NamedTuple):

@@ -59,6 +59,9 @@ async def page(ask: Ask) -> Page | Redirect | None:
         "relay.html",
         {
             "url": url,
+            "badge_page": f"{ask.site}{words.path_of(url, 'relay')}",
+            "badge_alt": "status of this relay",
+            "is_public": ask.settings.public_url is not None,
             "report": report,
             "progress": report.progress,
             "check": report.check,

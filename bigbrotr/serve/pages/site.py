@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.resources import files
 from typing import Any
-from urllib.parse import quote
 
 import jinja2
 from msgspec import Struct
@@ -16,7 +15,9 @@ from bigbrotr.config.settings import ServeSettings
 from bigbrotr.core.pool import Pool
 from bigbrotr.serve.pages import (
     about,
+    badge,
     event,
+    feeds,
     figures,
     overview,
     person,
@@ -38,7 +39,6 @@ POLICY = (
     "font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'"
 )
-HTML = "text/html; charset=utf-8"
 
 
 class Route(Struct, frozen=True, dict=True):
@@ -67,6 +67,9 @@ class Route(Struct, frozen=True, dict=True):
 ROUTES: Sequence[Route] = (
     Route("/", overview.page),
     Route("/relays", relay_table.page, relay_table.RelaysQuery),
+    Route("/relays.atom", feeds.new_relays),
+    Route("/relays/{relay}/badge.svg", badge.page, relay.RelayQuery),
+    Route("/relays/{relay}/incidents.atom", feeds.incidents, relay.RelayQuery),
     Route("/relays/{relay}", relay.page, relay.RelayQuery),
     Route("/map", relay_table.world_map),
     Route("/events/{event}", event.page, event.EventQuery),
@@ -149,7 +152,7 @@ class Site:
 
     def _render(self, page: Page) -> Made:
         text = self._templates.get_template(page.template).render(page.context)
-        return Made(text.encode("utf-8", "replace"), HTML, page.max_age_s, page.status)
+        return Made(text.encode("utf-8", "replace"), page.kind, page.max_age_s, page.status)
 
 
 def _environment(known: Mapping[str, Any]) -> jinja2.Environment:
@@ -179,16 +182,8 @@ def _environment(known: Mapping[str, Any]) -> jinja2.Environment:
             "npub": words.npub,
             "brief": words.brief,
             "host": words.host,
-            "path": path_of,
+            "path": words.path_of,
+            "rfc3339": words.rfc3339,
         }
     )
     return made
-
-
-def path_of(what: str, kind: str) -> str:
-    """The address of the page of a relay, an event or an author."""
-    if kind == "relay":
-        return f"/relays/{quote(what.removeprefix('wss://'), safe='/:')}"
-    if kind == "author":
-        return f"/authors/{words.npub(what)}"
-    return f"/events/{what}"

@@ -4,6 +4,7 @@ import re
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
+from urllib.parse import quote
 
 import nostr_sdk
 from markupsafe import Markup, escape
@@ -16,8 +17,11 @@ THIN = "\u202f"  # a narrow space that does not break, between thousands and bef
 NOTHING = "\u2013"  # a dash: it is not known
 MOST_SHOWN = 20_000  # characters of a text on a page of its own
 MOST_IN_LINE = 300  # of one among others
-# What would turn the text around it: controls, and marks of direction that reach beyond their end.
-_unfit = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# What would turn the text around it: controls, and marks of direction that reach beyond their end;
+# and what XML cannot hold.
+_unfit = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff]"
+)
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -144,3 +148,20 @@ def brief(key: str) -> str:
 def host(url: str) -> str:
     """A relay's URL as it is known: without a scheme that goes without saying."""
     return clean(url.removeprefix("wss://"))
+
+
+def path_of(what: str, kind: str) -> str:
+    """The address of the page of a relay, an event or an author."""
+    if kind == "relay":
+        return f"/relays/{quote(what.removeprefix('wss://'), safe='/:')}"
+    if kind == "author":
+        return f"/authors/{npub(what)}"
+    return f"/events/{what}"
+
+
+def rfc3339(seconds: int) -> str:
+    """A time as feeds have it; the beginning of 1970 for what no calendar has."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return "1970-01-01T00:00:00Z"
