@@ -4,27 +4,10 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from bigbrotr import __version__
-from bigbrotr.cli import (
-    completion,
-    compliance,
-    config,
-    db,
-    events,
-    export,
-    health,
-    import_,
-    parse,
-    run,
-    seed,
-    serve,
-    snapshot,
-    stats,
-    status,
-    takedown,
-    verify,
-)
+from bigbrotr.cli import parse
 from bigbrotr.cli.output import NAME, remember, say
 from bigbrotr.core.defects import refusal
 from bigbrotr.core.logger import open_up
@@ -41,30 +24,33 @@ exit codes:
   5  a data directory or a port is in use
   6  a service failed too often
 """
-FAMILIES = (
-    run,
-    serve,
-    status,
-    stats,
-    events,
-    export,
-    snapshot,
-    import_,
-    takedown,
-    compliance,
-    seed,
-    health,
-    verify,
-    config,
-    db,
-)
+# The commands, by the module that adds them. Only that of the command which was typed is imported:
+# all of them together take as long again as the rest of a start.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "run": ("run", "demo"),
+    "serve": ("serve",),
+    "status": ("status", "where"),
+    "stats": ("stats",),
+    "events": ("events",),
+    "export": ("export",),
+    "snapshot": ("snapshot",),
+    "import_": ("import",),
+    "takedown": ("takedown",),
+    "compliance": ("compliance",),
+    "seed": ("seed",),
+    "health": ("health", "doctor"),
+    "verify": ("verify",),
+    "config": ("config",),
+    "db": ("db",),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     open_up(sys.stdout)
     open_up(sys.stderr)
-    options = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = parser(words[0] if words else None).parse_args(arguments)
     remember(options)
     try:
         code: int = options.command(options)
@@ -87,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def parser() -> parse.Top:
-    """All commands and their options."""
+def parser(typed: str | None = None) -> parse.Top:
+    """All commands and their options; of the family of the command `typed` alone, if it is one."""
     top = parse.Top(
         prog=NAME,
         description="An observatory and archive of the Nostr network.",
@@ -98,7 +84,9 @@ def parser() -> parse.Top:
     top.add_argument("--version", action="version", version=f"{NAME} {__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=parse.Parser)
     shared = parse.shared()
-    for family in FAMILIES:
-        family.add(commands, shared)
-    completion.add(commands, parser, EXIT_CODES)
+    named = [name for name, those in FAMILIES.items() if typed in those]
+    for name in named or FAMILIES:
+        import_module(f"{__name__}.{name}").add(commands, shared)
+    if not named:
+        import_module(f"{__name__}.completion").add(commands, parser, EXIT_CODES)
     return top

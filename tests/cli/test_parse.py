@@ -1,11 +1,13 @@
 """The command line as a person meets it: one clear sentence for each mistake, and its exit code."""
 
+import argparse
 import re
 from pathlib import Path
 
 import pytest
 
-from bigbrotr.cli import main
+from bigbrotr import cli
+from bigbrotr.cli import main, parse
 from tests.kit.processes import call
 
 COMMANDS = [
@@ -115,3 +117,18 @@ def test_a_private_key_is_not_repeated(
         said = capsys.readouterr()
         assert "bigbrotr" in said.err
         assert "qqqq" not in (said.out + said.err).lower()
+
+
+def test_each_family_has_the_commands_that_it_is_known_by() -> None:
+    """Of a command that is typed, only the family is imported."""
+    every = set(choices(cli.parser()))
+    known = {name for those in cli.FAMILIES.values() for name in those}
+    assert every - known == {"completion", "manual"}
+    for those in cli.FAMILIES.values():
+        for name in those:
+            assert choices(cli.parser(name)) == list(those)
+
+
+def choices(top: parse.Top) -> list[str]:
+    (commands,) = (each for each in top._actions if isinstance(each, argparse._SubParsersAction))
+    return list(commands.choices)

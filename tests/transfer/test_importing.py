@@ -337,7 +337,7 @@ async def test_a_database_that_lets_go_is_tried_again(brotr: Brotr, tmp_path: Pa
                 " WHERE datname = current_database() AND query ~ 'note_imported|insert_events'"
                 " AND pid <> pg_backend_pid()"
             )
-            await asyncio.sleep(0.5 if cuts < 2 else 60)
+            await asyncio.sleep(0.01 if cuts < 2 else 60)
 
     cutting = asyncio.ensure_future(cut())
     try:
