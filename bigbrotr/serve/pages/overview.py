@@ -24,7 +24,6 @@ async def page(ask: Ask) -> Page:
     found = await status.overview(pool)
     events = await events_of(pool).page(Query(), NEWEST, budget_s=0.5)
     relays = await relays_of(pool).page(relay_list.RelayFilter(), "discovered_at", None, NEWEST)
-    risky = await at_risk_of(pool).page("alone", None, 10**9)
     return Page(
         "overview.html",
         {
@@ -37,7 +36,7 @@ async def page(ask: Ask) -> Page:
             "replication": await _replication(ask, now),
             "events": [kinds.shown(event) for event in events.events],
             "relays": [row for _, row in relays],
-            "alone": sum(row.alone for _, row in risky),
+            "alone": sum((await at_risk_of(pool).alone()).values()),
         },
     )
 

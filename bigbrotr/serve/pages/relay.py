@@ -49,7 +49,6 @@ async def page(ask: Ask) -> Page | Redirect | None:
         return Page("candidate.html", {"candidate": candidate})
     rtts = await measurements.list_rtts(pool, url, None, MOST_RTTS, since=None, until=None) or []
     gaps = await coverage.list_gaps(pool, url, None, MOST_GAPS, reasons=None) or []
-    risky = await at_risk_of(pool).page("alone", None, 10**9)
     documents = {
         name: Said(each.data)
         for name, each in report.documents.items()
@@ -84,7 +83,7 @@ async def page(ask: Ask) -> Page | Redirect | None:
             "kinds": await _kinds(ask, url),
             "overlap": await samples.relay_overlap(pool, url),
             "overlap_shown": OVERLAP,
-            "alone": next((row.alone for _, row in risky if row.relay == url), 0),
+            "alone": (await at_risk_of(pool).alone()).get(url, 0),
             "compliance": await compliance_of(pool, url),
         },
     )

@@ -44,9 +44,6 @@ async def page(ask: Ask) -> Page:
     after = None if query.cursor is None else read_cursor(query.cursor, query, KEY)
     limit = query.limit or ROWS
     rows = await relays_of(ask.pool).page(wanted, query.sort, after, limit + 1)
-    alone = {
-        row.relay: row.alone for _, row in await at_risk_of(ask.pool).page("alone", None, 10**9)
-    }
     following = make_cursor(query, rows[limit - 1][0]) if len(rows) > limit else None
     given = {
         name: value
@@ -57,7 +54,7 @@ async def page(ask: Ask) -> Page:
         "relays.html",
         {
             "rows": [row for _, row in rows[:limit]],
-            "alone": alone,
+            "alone": await at_risk_of(ask.pool).alone(),
             "query": query,
             "given": given,
             "sorts": SORTS,
