@@ -5,12 +5,12 @@ from collections import Counter
 from typing import Any
 
 from bigbrotr.models.query import Query
-from bigbrotr.reads import relay_list, statistics, status
+from bigbrotr.reads import relay_list, relays, statistics, status
 from bigbrotr.reads.statistics import DAY_S, STATISTICS
 from bigbrotr.serve.pages import charts, kinds
 from bigbrotr.serve.pages.page import Ask, Page
 from bigbrotr.serve.pages.relay_table import map_of
-from bigbrotr.serve.readers import at_risk_of, events_of, relays_of
+from bigbrotr.serve.readers import events_of, relays_of
 
 DAYS = 90
 REPLICATION_DAYS = 7
@@ -23,7 +23,7 @@ async def page(ask: Ask) -> Page:
     pool, now = ask.pool, int(time.time())
     found = await status.overview(pool)
     events = await events_of(pool).page(Query(), NEWEST, budget_s=0.5)
-    relays = await relays_of(pool).page(relay_list.RelayFilter(), "discovered_at", None, NEWEST)
+    newest = await relays_of(pool).page(relay_list.RelayFilter(), "discovered_at", None, NEWEST)
     return Page(
         "overview.html",
         {
@@ -35,8 +35,8 @@ async def page(ask: Ask) -> Page:
             "networks": [row for _, row in await statistics.figures(pool, STATISTICS["access"])],
             "replication": await _replication(ask, now),
             "events": [kinds.shown(event) for event in events.events],
-            "relays": [row for _, row in relays],
-            "alone": sum((await at_risk_of(pool).alone()).values()),
+            "relays": [row for _, row in newest],
+            "alone": await relays.alone(pool),
         },
     )
 

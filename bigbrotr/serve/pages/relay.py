@@ -14,7 +14,6 @@ from bigbrotr.reads.statistics import DAY_S
 from bigbrotr.serve.api import RelayQuery
 from bigbrotr.serve.pages import charts, kinds, words
 from bigbrotr.serve.pages.page import Ask, Page, Redirect
-from bigbrotr.serve.readers import at_risk_of
 from bigbrotr.view.words import day as date_of
 from bigbrotr.view.words import moment as time_of
 
@@ -83,7 +82,7 @@ async def page(ask: Ask) -> Page | Redirect | None:
             "kinds": await _kinds(ask, url),
             "overlap": await samples.relay_overlap(pool, url),
             "overlap_shown": OVERLAP,
-            "alone": (await at_risk_of(pool).alone()).get(url, 0),
+            "alone": report.alone,
             "compliance": await compliance_of(pool, url),
         },
     )
