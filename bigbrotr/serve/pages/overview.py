@@ -75,10 +75,15 @@ async def _by_kind(ask: Ask, now: int) -> charts.Chart:
     return charts.bars(labels, series)
 
 
-async def _growth(ask: Ask, now: int) -> charts.Chart:
+async def first_seen(ask: Ask, now: int) -> list[float | None]:
+    """How many events were first seen on each of the last `DAYS` days; None: it is not counted."""
     rows = {row.day: row.events for row in await _of_days(ask, "growth", DAYS, now)}
-    labels = last_days(now, DAYS)
-    return charts.bars(labels, [charts.Series("first seen", [rows.get(day) for day in labels])])
+    return [rows.get(day) for day in last_days(now, DAYS)]
+
+
+async def _growth(ask: Ask, now: int) -> charts.Chart:
+    series = charts.Series("first seen", await first_seen(ask, now))
+    return charts.bars(last_days(now, DAYS), [series])
 
 
 async def _replication(ask: Ask, now: int) -> charts.Chart:
