@@ -45,8 +45,8 @@ class Statistics(BaseService[StatisticsSettings]):
         estimated = await self._estimate_windows()
         if not self._stop.is_set():
             await self.brotr.count_checks(int(time.time()))
-        made_before = now - int(self.settings.every_s)
-        while not self._stop.is_set() and await self.brotr.sum_relays(BEGINNING, made_before, now):
+        live_before = now - int(self.settings.every_s)
+        while not self._stop.is_set() and await self.brotr.sum_relays(BEGINNING, live_before, now):
             pass
         if counted or estimated:
             took_s = round(time.monotonic() - begun, 1)
