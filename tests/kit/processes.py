@@ -262,6 +262,10 @@ class Place:
         return sorted(found)
 
 
+# What a test kills are processes, never the machine: what the kernel was given is there.
+CARELESS = "fsync = off\nfull_page_writes = off\n"
+
+
 @cache
 def empty_archive(profile: str) -> Path:
     """A data directory of a profile that holds nothing: made once in each test process."""
@@ -274,6 +278,8 @@ def empty_archive(profile: str) -> Path:
         env=environment(),
         capture_output=True,
     )
+    with (folder / "data" / "postgres" / "postgresql.user.conf").open("a") as settings:
+        settings.write(CARELESS)
     return folder / "data"
 
 
