@@ -42,15 +42,32 @@ HERE = Path(__file__).parent
 SLOW = [HERE / name for name in ("cli", "serve", "services", "test_refusals.py")]
 SLOW.append(HERE / "core" / "test_upgrade.py")
 QUICK = {HERE / "cli" / "test_completion.py"}  # starts nothing
+# Single tests in these take longest: begun last, they would keep one process busy after the others.
+LONGEST = [
+    HERE / "test_demo.py",
+    *(
+        HERE / "services" / "sync" / f"test_{name}.py"
+        for name in ("end_to_end", "campaign", "live")
+    ),
+    *(HERE / "services" / f"test_{name}.py" for name in ("several_supervisors", "town")),
+    HERE / "serve" / "test_browser.py",
+]
 CLUSTER = os.environ.get("BIGBROTR_TEST_CITUS") or None
 FAST = "fsync = off\nsynchronous_commit = off\nfull_page_writes = off\nautovacuum = off\n"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks as slow, besides those that say so themselves, all tests of some folders and files."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks as slow, besides those that say so themselves, all tests of some folders and files.
+
+    Where several processes share the tests, what takes longest comes first.
+    """
     for item in items:
         if item.path not in QUICK and any(item.path.is_relative_to(place) for place in SLOW):
             item.add_marker(pytest.mark.slow)
+    if hasattr(config, "workerinput"):
+        items.sort(
+            key=lambda item: (item.path not in LONGEST, item.get_closest_marker("slow") is None)
+        )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

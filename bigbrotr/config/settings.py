@@ -339,6 +339,9 @@ class SeederSettings(ServiceSection, frozen=True):
     ] = None
 
 
+EACH_ELEMENT = "$[*]"  # as the lists that profiles name have it
+
+
 class SourceSettings(Section, frozen=True):
     """One list of relays on the web."""
 
@@ -346,7 +349,7 @@ class SourceSettings(Section, frozen=True):
     path: Annotated[
         str,
         Meta(description="JSONPath of the URLs in the answer; `~` takes keys, as in $.relays.~"),
-    ] = "$[*]"
+    ] = EACH_ELEMENT
     enabled: Annotated[bool, Meta(description="this list is fetched")] = True
     interval_s: Annotated[
         float, Meta(ge=60, le=YEAR_S, description="from one fetch to the next")
@@ -368,6 +371,8 @@ class SourceSettings(Section, frozen=True):
             or "@" in parts.netloc
         ):
             raise ValueError("url is http://… or https://…, without a password")
+        if self.path == EACH_ELEMENT:
+            return
         from jsonpath import JSONPathError, compile  # noqa: A004 -- slow to import, rarely needed
 
         try:
