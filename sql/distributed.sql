@@ -52,6 +52,8 @@ BEGIN
         ('outbox',           'ordinary',    NULL,    NULL),
         ('deliveries',       'ordinary',    NULL,    NULL),
         ('service_data',     'ordinary',    NULL,    NULL),
+        ('changes',          'ordinary',    NULL,    NULL),
+        ('changes_log',      'ordinary',    NULL,    NULL),
         ('alerts_told',      'ordinary',    NULL,    NULL),
         ('alerts',           'ordinary',    NULL,    NULL),
         ('statistics_lock',  'ordinary',    NULL,    NULL),

@@ -37,6 +37,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "import_": ("import",),
     "takedown": ("takedown",),
     "compliance": ("compliance",),
+    "changes": ("changes",),
     "seed": ("seed",),
     "health": ("health", "doctor"),
     "verify": ("verify",),

@@ -965,6 +965,9 @@ class ServeLimits(Section, frozen=True):
     connections_per_address: Annotated[
         int, Meta(ge=1, le=100_000, description="most open connections of one address")
     ] = 100
+    change_streams: Annotated[
+        int, Meta(ge=1, le=100_000, description="most readers who follow the changes of state")
+    ] = 200
     statement_timeout_s: Annotated[
         float, Meta(ge=0.1, le=600, description="a question that takes longer is broken off")
     ] = 5.0

@@ -83,6 +83,7 @@ METRICS: dict[str, Metric] = {
     "serve_processes": Metric("gauge", "Processes that serve the archive and are alive."),
     "serve_restarts": Metric("counter", "Times that one of them was started again."),
     "serve_connections": Metric("gauge", "Connections that readers have open."),
+    "serve_change_streams": Metric("gauge", "Readers that follow the changes of state of relays."),
     "serve_answers": Metric("counter", "Answers to readers, by class of status.", ("status",)),
     "serve_relay_connections": Metric("gauge", "Clients of the relay that are connected."),
     "serve_relay_subscriptions": Metric("gauge", "Subscriptions that they have open."),
