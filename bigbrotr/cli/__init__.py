@@ -38,6 +38,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "takedown": ("takedown",),
     "compliance": ("compliance",),
     "changes": ("changes",),
+    "witnesses": ("witnesses",),
     "seed": ("seed",),
     "health": ("health", "doctor"),
     "verify": ("verify",),

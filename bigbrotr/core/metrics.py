@@ -65,6 +65,9 @@ METRICS: dict[str, Metric] = {
     "deliveries": Metric(
         "counter", "Events of our own offered to relays, by what became of them.", ("outcome",)
     ),
+    "witness_words": Metric(
+        "counter", "Announcements of other monitors, by what became of them.", ("outcome",)
+    ),
     "finder_requests": Metric(
         "counter",
         "Times that a list on the web, or a relay about monitors, was asked for relays.",

@@ -28,6 +28,7 @@ from bigbrotr.reads import (
     samples,
     statistics,
     status,
+    witnesses,
 )
 from bigbrotr.reads.events import NotKeptError, NotSearchedError, StoredEvent
 from bigbrotr.reads.relays import Stage, Uptime
@@ -347,6 +348,25 @@ async def _changes(
 
 def _follow_changes(query: ChangesQuery) -> tuple[int | None, Callable[[changes.Change], bool]]:
     return query.after, lambda each: query.relay in (None, each.relay)
+
+
+# Witnesses
+
+
+class WitnessesQuery(ListQuery, frozen=True, kw_only=True):
+    """Which witnesses."""
+
+
+async def _witnesses(
+    pool: Pool, _: WitnessesQuery, after: witnesses.WitnessKey | None, limit: int
+) -> list[Keyed]:
+    found: list[Keyed] = []
+    found += await witnesses.list_witnesses(pool, after, limit)
+    return found
+
+
+async def _relay_witnesses(pool: Pool, query: RelayQuery) -> witnesses.RelayWitnesses | None:
+    return await witnesses.relay_witnesses(pool, query.relay)
 
 
 # Candidates
@@ -799,6 +819,25 @@ RESOURCES: tuple[Resource, ...] = (
         read=_at_risk,
         key=tuple[BIGINT, BIGINT, str],
         max_age_s=60,
+    ),
+    One(
+        name="relay_witnesses",
+        path="relays/{relay}/witnesses",
+        words="What other monitors (NIP-66) say of a relay, each and together, beside what ours "
+        "has found. Nobody corrects ours.",
+        query=RelayQuery,
+        item=witnesses.RelayWitnesses,
+        read=_relay_witnesses,
+    ),
+    Many(
+        name="witnesses",
+        path="witnesses",
+        words="Other monitors (NIP-66), and how far each agrees with ours and with the others; the "
+        "most reliable first.",
+        query=WitnessesQuery,
+        item=witnesses.Witness,
+        read=_witnesses,
+        key=tuple[float, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]],
     ),
     Many(
         name="changes",
