@@ -30,7 +30,6 @@ from bigbrotr.net.politeness import Politeness, politeness_of
 from bigbrotr.nostr.monitors import MonitorReading
 from bigbrotr.nostr.questions import GapReason
 from bigbrotr.nostr.session import Bounds, Session
-from bigbrotr.services.witnesses import own_keys
 
 SOURCES = ("events", "list", "monitors")  # who names relays
 OK = "ok"  # nothing was wrong with an answer
@@ -241,7 +240,7 @@ class Finder(BaseService[FinderSettings]):
         """Keeps what monitors say of relays as the word of witnesses."""
         settings = self.context.config.witnesses
         if settings.enabled and words:
-            own = await own_keys(self.brotr, self.context.config.monitor)
+            own = await self.brotr.own_monitors()
             await self.brotr.note_words(
                 [
                     word

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
-from bigbrotr.config.settings import MonitorSettings, WitnessesSettings
+from bigbrotr.config.settings import WitnessesSettings
 from bigbrotr.core.base_service import BaseService, Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.witnesses import Known, Noted
 from bigbrotr.core.metrics import Sample
-from bigbrotr.models.keys import Keys
 from bigbrotr.models.nip66 import ANNOUNCEMENT, DISCOVERY
 from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position, Query
@@ -32,7 +31,6 @@ from bigbrotr.models.witnesses import (
 from bigbrotr.reads.arrivals import Arrivals
 from bigbrotr.reads.arrivals import Position as Place
 from bigbrotr.reads.events import PAGE, EventReads, StoredEvent
-from bigbrotr.services.monitor.announcements import MEMORY
 
 ROWS = 100  # of the log of new events that are read at once
 PAGE_BYTES = 4 << 20  # of contents and tags that are read at once
@@ -70,7 +68,7 @@ class Witnesses(BaseService[WitnessesSettings]):
 
     async def run(self) -> None:
         """Takes the words that have come, and compares when it is time."""
-        self._own = await own_keys(self.brotr, self.context.config.monitor)
+        self._own = await self.brotr.own_monitors()
         if "tags" in await self.brotr.pool.fetchval("SELECT * FROM bigbrotr.kept_columns()"):
             self._reads = self._reads or EventReads(self.brotr.pool, View.ARCHIVE)
             while not self._stop.is_set() and await self._take(self._reads):
@@ -282,13 +280,3 @@ def taken_from(
 def outcomes(done: Noted) -> dict[str, int]:
     """What became of words, as it is counted."""
     return {"noted": done.noted, "unknown-relay": done.unknown, "no-room": done.refused}
-
-
-async def own_keys(brotr: Brotr, settings: MonitorSettings) -> frozenset[bytes]:
-    """The public keys of our own monitor, of this process and of others that share the database:
-    what it says is not the word of another."""
-    told = await brotr.get_service_data(*MEMORY)
-    found = {row["value"]["said"][0] for row in told if row["value"].get("said")}
-    if settings.publish.enabled and (keys := Keys.from_env("PRIVATE_KEY")) is not None:
-        found.add(keys.public_key)
-    return frozenset(bytes.fromhex(each) for each in found)

@@ -284,8 +284,8 @@ def test_comparison_beside_a_dumb_count() -> None:
 def some_statement(chance: random.Random) -> Statement:
     if chance.random() < 0.2:
         return Statement()
-    flags = [chance.choice([True, False, None]) for _ in range(4)]
-    return Statement(*flags, open_ms=chance.choice([None, chance.randint(1, 500)]))
+    online, auth, payment, tls = (chance.choice([True, False, None]) for _ in range(4))
+    return Statement(online, auth, payment, tls, chance.choice([None, chance.randint(1, 500)]))
 
 
 # Reliability

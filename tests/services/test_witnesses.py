@@ -1,4 +1,4 @@
-"""What other monitors say is kept and compared; liars, floods and clocks that are ahead do no harm."""
+"""What other monitors say is kept and compared; liars, floods and clocks ahead do no harm."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from bigbrotr.config.settings import Config, Profile, WitnessesSettings
 from bigbrotr.config.toml import decode
 from bigbrotr.core.base_service import Context
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.calls.monitoring import CheckResult, Rtts
+from bigbrotr.core.calls.monitoring import INTRODUCED, CheckResult, Rtts
 from bigbrotr.core.calls.witnesses import Noted
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.event import Event
@@ -22,7 +22,6 @@ from bigbrotr.models.relay import Network, Relay
 from bigbrotr.models.witnesses import KEPT_S, Word
 from bigbrotr.reads.witnesses import Witness, list_witnesses, relay_witnesses
 from bigbrotr.services import witnesses as service
-from bigbrotr.services.monitor.announcements import MEMORY
 from bigbrotr.services.witnesses import Witnesses
 from tests.kit.archive import A, pairs
 from tests.kit.events import pubkey, verified
@@ -168,7 +167,7 @@ async def test_rows_that_were_pruned_unread(archive: Brotr) -> None:
 
 
 async def test_ours_is_no_witness(archive: Brotr) -> None:
-    await archive.upsert_service_data([(*MEMORY, "10166", {"said": [pubkey(3), "", [], []]})])
+    await archive.upsert_service_data([(*INTRODUCED, "10166", {"said": [pubkey(3), "", [], []]})])
     await keep(archive, said(URLS[0], 3), said(URLS[0], 4))
     await cycle(archive)
     assert set(await all_of(archive)) == {pubkey(4)}

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from bigbrotr.core.calls.base import Calls, by_column, rows_of, value_of
+from bigbrotr.core.calls.monitoring import INTRODUCED
 from bigbrotr.core.pool import Connection
 from bigbrotr.models.witnesses import KEPT_S, Introduction, Statement, Tally, Word
 
@@ -97,6 +98,15 @@ class WitnessCalls(Calls):
             return total
 
         return await self._transact(work)
+
+    async def own_monitors(self) -> frozenset[bytes]:
+        """The public keys of our own monitor: what it says is not the word of another."""
+        rows = await self.pool.fetch(
+            "SELECT DISTINCT d.data #>> '{said,0}' AS pubkey FROM bigbrotr.service_data AS d"
+            " WHERE d.service_name = $1 AND d.data_type = $2",
+            *INTRODUCED,
+        )
+        return frozenset(bytes.fromhex(row["pubkey"]) for row in rows if row["pubkey"])
 
     async def known_witnesses(self) -> list[Known]:
         """All witnesses, by key."""

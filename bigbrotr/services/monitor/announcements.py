@@ -8,7 +8,7 @@ import msgspec
 
 from bigbrotr.config.settings import MonitorSettings, Networks
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.calls.monitoring import DueCheck, Post
+from bigbrotr.core.calls.monitoring import INTRODUCED, DueCheck, Post
 from bigbrotr.models.check import value_of
 from bigbrotr.models.keys import Keys
 from bigbrotr.models.nip11 import Nip11
@@ -36,7 +36,6 @@ from bigbrotr.services.monitor.verdict import Findings, milliseconds
 
 PROFILE, RELAY_LIST = 0, 10002
 INTRODUCED_S = 86_400.0  # until the monitor introduces itself again
-MEMORY = ("monitor", "introduced")  # where service data says what it has said
 LANGUAGES_SHOWN = 20
 TOPICS_SHOWN = 20
 
@@ -77,7 +76,7 @@ class Announcer:
         """Posts who the monitor is, where it writes and what it does, when that has changed or was
         posted long ago."""
         now = int(time.time())
-        told = {row["key"]: row["value"] for row in await self._brotr.get_service_data(*MEMORY)}
+        told = {row["key"]: row["value"] for row in await self._brotr.get_service_data(*INTRODUCED)}
         for kind, content, tags in self.introductions():
             said = [self._keys.public_key, content, tags, list(self._settings.publish.relays)]
             before = told.get(str(kind), {})
@@ -87,7 +86,9 @@ class Announcer:
             await self._brotr.post_events(
                 [Post(target, kind, "", event) for target in self._settings.publish.relays]
             )
-            await self._brotr.upsert_service_data([(*MEMORY, str(kind), {"said": said, "at": now})])
+            await self._brotr.upsert_service_data(
+                [(*INTRODUCED, str(kind), {"said": said, "at": now})]
+            )
 
     def introductions(self) -> list[tuple[int, str, Tags]]:
         """Kind, content and tags of what the monitor says of itself."""
