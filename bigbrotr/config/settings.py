@@ -552,6 +552,13 @@ class PublishSettings(Section, frozen=True):
             ge=60, le=YEAR_S, description="from one announcement of an unchanged relay to the next"
         ),
     ] = 3600.0
+    history: Annotated[
+        tuple[Literal[1066, 1166], ...],
+        Meta(
+            description="kinds of events in which each change of state is told as well, to stay: "
+            "1066 (deltas, as nostr-watch has them), 1166 (the whole); NIP-66 has neither"
+        ),
+    ] = ()
     geohash: Annotated[str | None, Meta(description="where the monitor is: 1 to 12 characters")] = (
         None
     )
