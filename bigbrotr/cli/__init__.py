@@ -31,6 +31,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "serve": ("serve",),
     "status": ("status", "where"),
     "stats": ("stats",),
+    "at_risk": ("at-risk",),
+    "rescue": ("rescue",),
     "events": ("events",),
     "export": ("export",),
     "snapshot": ("snapshot",),

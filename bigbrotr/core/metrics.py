@@ -65,6 +65,11 @@ METRICS: dict[str, Metric] = {
     "deliveries": Metric(
         "counter", "Events of our own offered to relays, by what became of them.", ("outcome",)
     ),
+    "rescues": Metric(
+        "counter",
+        "Archived events that were to be at other relays, by what became of them.",
+        ("state",),
+    ),
     "finder_requests": Metric(
         "counter",
         "Times that a list on the web, or a relay about monitors, was asked for relays.",
