@@ -42,10 +42,10 @@ async def check(brotr: Brotr, failing: set[str]) -> None:
     by_relay = {row.relay: row for _, row in await AtRiskReads(brotr.pool).page("risk", None, 99)}
     for relay in RELAYS:
         mine = {key: n for key, n in sums.items() if relay.url in key[1]}
-        row = by_relay.get(relay.url)
+        known = by_relay.get(relay.url)
         risky = sum(n for (_, held), n in mine.items() if failing.issuperset(held))
         single = sum(n for (_, held), n in mine.items() if len(held) == 1)
-        said = (0, 0) if row is None else (row.alone, row.endangered)
+        said = (0, 0) if known is None else (known.alone, known.endangered)
         assert said == (single, risky)
         kinds = await kinds_at_risk(brotr.pool, relay.url)
         if kinds is not None:
