@@ -65,6 +65,7 @@ BEGIN
         ('day_totals',       'ordinary',    NULL,    NULL),
         ('day_kinds',        'ordinary',    NULL,    NULL),
         ('day_relays',       'ordinary',    NULL,    NULL),
+        ('relay_sums',       'ordinary',    NULL,    NULL),
         ('day_networks',     'ordinary',    NULL,    NULL),
         ('day_scarce',       'ordinary',    NULL,    NULL),
         ('scarce',           'ordinary',    NULL,    NULL),

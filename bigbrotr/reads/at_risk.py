@@ -140,10 +140,6 @@ class AtRiskReads:
         )
         return list(islice(found, limit))
 
-    async def alone(self) -> dict[str, int]:
-        """How many events each relay alone is known to hold, of those that hold any."""
-        return {row.relay: row.alone for _, row in (await self._sorted())["alone"] if row.alone}
-
     async def summary(self) -> RiskSummary:
         """How many events are at risk, of how many; read once a minute."""
         async with self._making:

@@ -160,6 +160,7 @@ class RelayDetail(Struct, frozen=True, kw_only=True):
     # What the synchronizer has copied
     stage: str
     holds: int  # archived events that it holds
+    alone: int  # of these, events that no other relay is known to hold, of the days counted
     brought: int  # archived events that were first met there
     rejected: dict[str, int]  # invalid events of its, by reason
     withheld: int  # events that it says it holds and does not hand over
@@ -193,6 +194,7 @@ async def _relay(pool: Pool, query: RelayQuery) -> RelayDetail | None:
         documents={each.type: each for each in newest},
         stage=progress.stage,
         holds=progress.holds,
+        alone=found.alone,
         brought=progress.brought,
         rejected=found.rejected,
         withheld=progress.withheld,

@@ -27,7 +27,7 @@ from bigbrotr.serve.guard import Guard
 from bigbrotr.serve.limits import NOBODY, Buckets, Connections, Proxies, group
 from bigbrotr.serve.management import Management
 from bigbrotr.serve.pages.page import HTML, Redirect
-from bigbrotr.serve.pages.site import POLICY, Site
+from bigbrotr.serve.pages.site import Site
 from bigbrotr.serve.parameters import MAX_SHOWN, decoded, read_parameters, shown, split_query
 from bigbrotr.serve.problems import TYPE, RefusedError
 from bigbrotr.serve.relay.relay import Relay
@@ -313,7 +313,7 @@ class Service:
             made.kind,
             made.max_age_s,
             made.max_age_s,
-            policy=POLICY,
+            policy=made.policy,
             status=made.status,
         )
         if made.status == 200:
@@ -336,7 +336,7 @@ class Service:
         headers = {
             "Content-Type": made.kind,
             "Cache-Control": refused.headers["Cache-Control"],
-            "Content-Security-Policy": POLICY,
+            "Content-Security-Policy": made.policy,
         }
         if "Retry-After" in refused.headers:
             headers["Retry-After"] = refused.headers["Retry-After"]

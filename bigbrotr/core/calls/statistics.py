@@ -93,6 +93,19 @@ class StatisticsCalls(Calls):
         counted: int = await self._value("count_checks", p_now=now, timeout=MAINTENANCE_S)
         return counted
 
+    async def sum_relays(self, beginning: int, made_before: int, now: int, limit: int = 200) -> int:
+        """Sums up what is shown of relays in lists, where something has changed since; returns of
+        how many. `beginning`: from when on coverage counts (Unix seconds)."""
+        made: int = await self._value(
+            "sum_relays",
+            p_beginning=beginning,
+            p_made_before=made_before,
+            p_now=now,
+            p_limit=limit,
+            timeout=MAINTENANCE_S,
+        )
+        return made
+
     async def note_deleted_relays(self) -> int:
         """Has the days counted anew that speak of relays which are gone; returns how many."""
         noted: int = await self._value("note_deleted_relays")
