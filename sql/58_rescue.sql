@@ -310,6 +310,30 @@ COMMENT ON FUNCTION bigbrotr.unwell_relays IS
     'Numbers of the relays that are retired, that the last checks found down, or that were not found up and whose last visit '
     'has failed; sorted.';
 
+CREATE OR REPLACE FUNCTION bigbrotr.listed_states(p_urls text[]) RETURNS TABLE (url text, state text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    ill integer[] := bigbrotr.unwell_relays();
+BEGIN
+    RETURN QUERY
+    SELECT u.url,
+           CASE WHEN r.id = ANY (ill) THEN 'failing'
+                WHEN c.state = 'up' OR v.visited_at IS NOT NULL THEN 'up'
+                WHEN r.id IS NULL AND k.attempts > 2 AND k.alias_of IS NULL THEN 'never'
+                WHEN r.id IS NULL AND k.alias_of IS NOT NULL
+                    THEN CASE WHEN k.alias_of = ANY (ill) THEN 'failing' ELSE 'up' END
+                ELSE 'unknown' END
+    FROM (SELECT DISTINCT x.url FROM unnest(p_urls) AS x (url)) AS u
+    LEFT JOIN bigbrotr.relays r ON r.url = u.url
+    LEFT JOIN bigbrotr.visits v ON v.relay_id = r.id
+    LEFT JOIN bigbrotr.checks c ON c.relay_id = r.id
+    LEFT JOIN bigbrotr.candidates k ON k.url = u.url
+    ORDER BY u.url;
+END $$;
+COMMENT ON FUNCTION bigbrotr.listed_states IS
+    'How the relays at these URLs are today: up; failing, see unwell_relays; never: it was tried at least three times and is '
+    'no relay; or unknown.';
+
 -- Pages for readers
 
 CREATE OR REPLACE FUNCTION bigbrotr.list_rescues(

@@ -33,6 +33,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "stats": ("stats",),
     "at_risk": ("at-risk",),
     "rescue": ("rescue",),
+    "author": ("author",),
     "events": ("events",),
     "export": ("export",),
     "snapshot": ("snapshot",),

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Raw, Struct, structs
 
 from bigbrotr.core.pool import Pool
 from bigbrotr.models.event import MAX_CREATED_AT, MAX_KIND
@@ -19,6 +20,7 @@ from bigbrotr.models.search import MOST_CHARACTERS, Search
 from bigbrotr.models.where import parse_event_id
 from bigbrotr.reads import (
     at_risk,
+    author_history,
     authors,
     coverage,
     measurements,
@@ -636,6 +638,31 @@ class AuthorQuery(Query, frozen=True, kw_only=True):
     author: Annotated[Author, Meta(description="64 hex digits, or npub")]
 
 
+class AuthorThenQuery(AuthorQuery, frozen=True, kw_only=True):
+    """Which author, and when."""
+
+    at: Annotated[
+        Seconds | None, Meta(description="`then` is as of then, in Unix seconds; default: now")
+    ] = None
+
+
+class AuthorHistoryQuery(AuthorQuery, frozen=True, kw_only=True):
+    """Which author, and when."""
+
+    since: Annotated[Seconds | None, Meta(description="what was so or was said from then on")] = (
+        None
+    )
+    until: Annotated[
+        Seconds | None, Meta(description="until then, that second included, in Unix seconds")
+    ] = None
+
+
+class AuthorDetail(authors.AuthorSummary, frozen=True, kw_only=True):
+    """What is archived of an author, and what they had said by then. Times are Unix seconds."""
+
+    then: author_history.AuthorThen | None  # None: the profile lite keeps nothing of it
+
+
 class AuthorRelaysQuery(ListQuery, frozen=True, kw_only=True):
     """Which lists of which author."""
 
@@ -650,8 +677,27 @@ async def _author_risk(pool: Pool, query: AuthorQuery) -> at_risk.AuthorRisk:
     return await at_risk.author_risk(pool, bytes.fromhex(query.author))
 
 
-async def _author(pool: Pool, query: AuthorQuery) -> authors.AuthorSummary:
-    return await authors.author_summary(pool, bytes.fromhex(query.author))
+async def _author(pool: Pool, query: AuthorThenQuery) -> AuthorDetail:
+    author = bytes.fromhex(query.author)
+    summary = await authors.author_summary(pool, author)
+    then = None
+    with suppress(NotKeptError):
+        reads = events_of(pool, View.ARCHIVE)
+        then = await author_history.author_then(reads, pool, author, query.at)
+    return AuthorDetail(**structs.asdict(summary), then=then)
+
+
+async def _author_history(pool: Pool, query: AuthorHistoryQuery) -> author_history.AuthorHistory:
+    try:
+        return await author_history.author_history(
+            events_of(pool, View.ARCHIVE),
+            pool,
+            bytes.fromhex(query.author),
+            since=query.since or 0,
+            until=MAX_CREATED_AT if query.until is None else query.until,
+        )
+    except NotKeptError as error:
+        raise RefusedError("not-kept", str(error)) from None
 
 
 def _signed(event: StoredEvent, what: str) -> EventItem:
@@ -940,10 +986,21 @@ RESOURCES: tuple[Resource, ...] = (
         path="authors/{author}",
         words="What is archived of an author: how many events of which kinds, and which relays "
         f"hold them. Counted are the newest {authors.COUNTED:,}; the newest {authors.SAMPLE} are "
-        "looked for at relays.",
-        query=AuthorQuery,
-        item=authors.AuthorSummary,
+        "looked for at relays. `then`: their profile, relays and contacts, as of `at`.",
+        query=AuthorThenQuery,
+        item=AuthorDetail,
         read=_author,
+        fresh_s=30.0,
+    ),
+    One(
+        name="author_history",
+        path="authors/{author}/history",
+        words="Profiles, relays and contacts of an author through time: which relay was listed "
+        "from when to when, and each move. Of each kind the newest "
+        f"{author_history.MOST_VERSIONS} versions are read, as far as two seconds reach.",
+        query=AuthorHistoryQuery,
+        item=author_history.AuthorHistory,
+        read=_author_history,
         fresh_s=30.0,
     ),
     One(
