@@ -13,6 +13,7 @@ from bigbrotr.core.calls.maintenance import MaintenanceCalls
 from bigbrotr.core.calls.monitoring import MonitoringCalls
 from bigbrotr.core.calls.policy import PolicyCalls
 from bigbrotr.core.calls.reconciliation import ReconciliationCalls
+from bigbrotr.core.calls.rescues import RescueCalls
 from bigbrotr.core.calls.search import SearchCalls
 from bigbrotr.core.calls.service_data import ServiceDataCalls
 from bigbrotr.core.calls.statistics import StatisticsCalls
@@ -35,6 +36,7 @@ class Brotr(
     SearchCalls,
     WitnessCalls,
     AlertCalls,
+    RescueCalls,
     MaintenanceCalls,
 ):
     """The database in the words of the domain, over a pool.
