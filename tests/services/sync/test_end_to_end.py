@@ -379,7 +379,7 @@ async def test_bad_relays_beside_a_good_one(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         relays = {name: await stack.enter_async_context(ScriptedRelay(EVENTS)) for name in vices}
         urls = {name: relay.url for name, relay in relays.items()}
-        place = Place(tmp_path / "place", timeout_s=1.5, page_limit=120)
+        place = Place(tmp_path / "place", timeout_s=4, page_limit=120)
         place.seeds.write_text("".join(f"{url}\n" for url in urls.values()))
         await place.run_once("--only", "seeder,validator")
         for name, relay in relays.items():
