@@ -28,6 +28,9 @@ elif ! said=$$($(1) --disable-pip-version-check --no-deps --no-build-isolation .
 fi
 endef
 
+# What Python compiles is kept, whatever a container's settings say: tests start it some thousand times.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run demo test quick check format lint types bench docs lock wheel install clean
 
