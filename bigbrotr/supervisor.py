@@ -38,6 +38,7 @@ from bigbrotr.services.statistics import Statistics
 from bigbrotr.services.sync.service import Synchronizer
 from bigbrotr.services.sync.worker import signer_of
 from bigbrotr.services.validator import Validator
+from bigbrotr.services.witnesses import Witnesses
 from bigbrotr.telemetry import Telemetry
 
 # The services, in the order in which one cycle of each makes sense.
@@ -51,6 +52,7 @@ SERVICES: dict[str, type[BaseService[Any]]] = {
     Policy.SERVICE_NAME: Policy,
     Statistics.SERVICE_NAME: Statistics,
     Search.SERVICE_NAME: Search,
+    Witnesses.SERVICE_NAME: Witnesses,
     Alerts.SERVICE_NAME: Alerts,
     Maintenance.SERVICE_NAME: Maintenance,
 }

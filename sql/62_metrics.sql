@@ -84,6 +84,9 @@ BEGIN
     SELECT 'backlog', ARRAY['search'], count(*)::double precision
     FROM bigbrotr.search_state s JOIN bigbrotr.arrivals a ON (a.xid, a.id) > (s.xid::text::xid8, s.id)
     UNION ALL
+    SELECT 'backlog', ARRAY['witnesses'], count(*)::double precision
+    FROM bigbrotr.witness_state s JOIN bigbrotr.arrivals a ON (a.xid, a.id) > (s.xid::text::xid8, s.id)
+    UNION ALL
     SELECT 'search_filling', '{}', count(*)::double precision FROM bigbrotr.search_state s WHERE s.after_at IS NOT NULL
     UNION ALL
     SELECT 'database_size_bytes', '{}', pg_database_size(current_database())::double precision;

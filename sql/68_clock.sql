@@ -34,6 +34,8 @@ BEGIN
     ), alerts_due AS (
         UPDATE bigbrotr.alerts a SET due_at = p_now, noted_at = p_now
         WHERE a.noted_at > ahead AND a.owner IS NULL RETURNING 1
+    ), changes_dated AS (
+        UPDATE bigbrotr.changes c SET noted_at = p_now, since = least(c.since, p_now) WHERE c.noted_at > ahead RETURNING 1
     )
     SELECT (SELECT count(*) FROM visits_due) + (SELECT count(*) FROM gaps_due)
          + (SELECT count(*) FROM candidates_due) + (SELECT count(*) FROM checks_due)

@@ -11,7 +11,7 @@ COMMENT ON FUNCTION bigbrotr.open_ms_of IS
 CREATE OR REPLACE FUNCTION bigbrotr.relay_rows(p_ids bigint[]) RETURNS TABLE (
     id bigint, url text, network text, stage text, state text, since bigint, checked_at bigint, discovered_at bigint,
     holds bigint, brought bigint, name text, software text, version text, nips jsonb, country text, open_ms double precision,
-    read_ms double precision
+    read_ms double precision, uptime double precision, coverage double precision, alone bigint
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET join_collapse_limit = 1
@@ -22,7 +22,7 @@ BEGIN
     SELECT f.id, r.url, r.network, coalesce(bigbrotr.stage_of(v), 'waiting'), coalesce(c.state, 'unknown'), c.since,
            c.checked_at, r.discovered_at, coalesce(t.pairs, 0), coalesce(t.events, 0), left(d.data ->> 'name', 200),
            left(d.data ->> 'software', 200), left(d.data ->> 'version', 200), d.data -> 'supported_nips', g.data ->> 'country',
-           bigbrotr.open_ms_of(s), round(s.read_ms::numeric, 2)::double precision
+           bigbrotr.open_ms_of(s), round(s.read_ms::numeric, 2)::double precision, m.uptime, m.coverage, m.alone
     FROM unnest(p_ids) AS f (id)
     JOIN bigbrotr.relays r ON r.id = f.id
     LEFT JOIN bigbrotr.visits v ON v.relay_id = f.id
@@ -32,7 +32,8 @@ BEGIN
     LEFT JOIN bigbrotr.snapshots_latest n ON n.relay_id = f.id AND n.type = 'nip11'
     LEFT JOIN bigbrotr.metadata d ON d.id = n.metadata_id
     LEFT JOIN bigbrotr.snapshots_latest l ON l.relay_id = f.id AND l.type = 'nip66_geo'
-    LEFT JOIN bigbrotr.metadata g ON g.id = l.metadata_id;
+    LEFT JOIN bigbrotr.metadata g ON g.id = l.metadata_id
+    LEFT JOIN bigbrotr.relay_sums m ON m.relay_id = f.id;
 END $$;
 COMMENT ON FUNCTION bigbrotr.relay_rows IS 'What is shown of the relays p_ids in a list; times in Unix seconds.';
 
@@ -64,12 +65,16 @@ BEGIN
         LEFT JOIN bigbrotr.metadata d ON d.id = n.metadata_id
         LEFT JOIN bigbrotr.snapshots_latest l ON l.relay_id = r.id AND l.type = 'nip66_geo'
         LEFT JOIN bigbrotr.metadata g ON g.id = l.metadata_id
+        LEFT JOIN bigbrotr.relay_sums m ON m.relay_id = r.id
         CROSS JOIN LATERAL (SELECT CASE p_sort
             WHEN 'holds' THEN -coalesce(t.pairs, 0)::double precision
             WHEN 'brought' THEN -coalesce(t.events, 0)::double precision
             WHEN 'discovered_at' THEN -r.discovered_at::double precision
             WHEN 'checked_at' THEN -coalesce(c.checked_at, 0)::double precision
             WHEN 'open_ms' THEN coalesce(bigbrotr.open_ms_of(s), 1e12)
+            WHEN 'uptime' THEN -coalesce(m.uptime, -1)
+            WHEN 'coverage' THEN -coalesce(m.coverage, -1)
+            WHEN 'alone' THEN -coalesce(m.alone, -1)::double precision
             ELSE 0 END) AS k (rank)
         WHERE (p_networks IS NULL OR r.network = ANY (p_networks))
           AND (p_states IS NULL OR coalesce(c.state, 'unknown') = ANY (p_states))
@@ -88,7 +93,7 @@ END $$;
 COMMENT ON FUNCTION bigbrotr.find_relays IS
     'A page of relays that fulfil all conditions: their ids, and their ranks in the sort. p_software and p_text: a part of '
     'it, in any case; p_text looks into URL, name and description. p_nips: claims all of these. p_sort: url, holds, brought, '
-    'discovered_at, checked_at (largest first) or open_ms (smallest first). The page begins behind the row with '
+    'discovered_at, checked_at, uptime, coverage, alone (largest first) or open_ms (smallest first). The page begins behind the row with '
     'p_after_rank and p_after_url.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.list_candidates(

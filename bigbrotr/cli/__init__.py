@@ -37,6 +37,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "import_": ("import",),
     "takedown": ("takedown",),
     "compliance": ("compliance",),
+    "changes": ("changes",),
+    "witnesses": ("witnesses",),
     "seed": ("seed",),
     "health": ("health", "doctor"),
     "verify": ("verify",),

@@ -17,6 +17,7 @@ from bigbrotr.core.calls.search import SearchCalls
 from bigbrotr.core.calls.service_data import ServiceDataCalls
 from bigbrotr.core.calls.statistics import StatisticsCalls
 from bigbrotr.core.calls.visits import VisitCalls
+from bigbrotr.core.calls.witnesses import WitnessCalls
 from bigbrotr.core.pool import Pool
 
 
@@ -32,6 +33,7 @@ class Brotr(
     StatisticsCalls,
     PolicyCalls,
     SearchCalls,
+    WitnessCalls,
     AlertCalls,
     MaintenanceCalls,
 ):

@@ -73,10 +73,6 @@ class AtRiskReads:
         )
         return list(islice(found, limit))
 
-    async def alone(self) -> dict[str, int]:
-        """How many events each relay alone is known to hold, of those that hold any."""
-        return {row.relay: row.alone for _, row in (await self._sorted())["alone"]}
-
     async def _sorted(self) -> dict[RiskSort, list[tuple[RiskKey, AtRisk]]]:
         async with self._making:  # who comes meanwhile gets the same
             if time.monotonic() > self._made_at + self._fresh_s:

@@ -99,6 +99,17 @@ async def list_rtts(
     return [Rtt(*row) for row in rows]
 
 
+async def first_check(pool: Pool, url: str, since: int) -> int | None:
+    """When a relay was first checked since `since`, in Unix seconds; None: it was not."""
+    found: int | None = await pool.fetchval(
+        "SELECT s.checked_at FROM bigbrotr.rtts s JOIN bigbrotr.relays r ON r.id = s.relay_id"
+        " WHERE r.url = $1 AND s.checked_at >= $2 ORDER BY s.checked_at LIMIT 1",
+        url,
+        since,
+    )
+    return found
+
+
 async def list_documents(
     pool: Pool,
     url: str,

@@ -12,7 +12,17 @@ from bigbrotr.models.relay import Network
 from bigbrotr.reads.relays import Stage
 
 State: TypeAlias = Literal["up", "down", "unknown"]
-RelaySort: TypeAlias = Literal["url", "holds", "brought", "discovered_at", "checked_at", "open_ms"]
+RelaySort: TypeAlias = Literal[
+    "url",
+    "holds",
+    "brought",
+    "discovered_at",
+    "checked_at",
+    "open_ms",
+    "uptime",
+    "coverage",
+    "alone",
+]
 
 
 class RelayRow(Struct, frozen=True):
@@ -34,6 +44,10 @@ class RelayRow(Struct, frozen=True):
     country: str | None  # of its address
     open_ms: float | None  # TCP, TLS and upgrade at the newest check
     read_ms: float | None  # until the first answer to a question
+    # As of the newest check or visit; None: not summed up yet
+    uptime: float | None  # of the last 30 days, of what is known
+    coverage: float | None  # the share of the time since the protocol began that is proven
+    alone: int | None  # archived events that no other relay is known to hold
 
 
 class RelayFilter(Struct, frozen=True, kw_only=True):

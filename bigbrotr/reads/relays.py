@@ -173,6 +173,7 @@ class RelayReport(Struct, frozen=True, kw_only=True):
     rejected: dict[str, int]  # by reason
     check: LatestCheck | None
     uptime: Uptime
+    alone: int  # archived events that no other relay is known to hold, of the days counted
     documents: dict[str, StoredDocument]
 
 
@@ -188,6 +189,14 @@ async def progress(
         is_active_first,
     )
     return [_progress(row) for row in rows]
+
+
+async def alone(pool: Pool) -> int:
+    """How many archived events one relay alone is known to hold, as of the newest sums."""
+    found: int = await pool.fetchval(
+        "SELECT coalesce(pg_catalog.sum(s.alone), 0)::bigint FROM bigbrotr.relay_sums s"
+    )
+    return found
 
 
 async def counts(pool: Pool, networks: Iterable[Network] = Network) -> Counts:
@@ -262,6 +271,11 @@ async def report(pool: Pool, url: str, *, days: int = 30) -> RelayReport | None:
         rejected={each["reason"]: each["count"] for each in rejected},
         check=None if check is None else _check(check),
         uptime=await uptime_of(pool, url, days, now),
+        alone=await pool.fetchval(
+            "SELECT coalesce(pg_catalog.sum(d.alone), 0)::bigint FROM bigbrotr.day_relays d"
+            " JOIN bigbrotr.relays r ON r.id = d.relay_id WHERE r.url = $1",
+            url,
+        ),
         documents={
             each["type"]: StoredDocument(
                 each["snapshot_at"], msgspec.json.decode(each["data"] or "null")

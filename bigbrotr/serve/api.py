@@ -20,6 +20,7 @@ from bigbrotr.models.where import parse_event_id
 from bigbrotr.reads import (
     at_risk,
     authors,
+    changes,
     coverage,
     measurements,
     relay_list,
@@ -27,6 +28,7 @@ from bigbrotr.reads import (
     samples,
     statistics,
     status,
+    witnesses,
 )
 from bigbrotr.reads.events import NotKeptError, NotSearchedError, StoredEvent
 from bigbrotr.reads.relays import Stage, Uptime
@@ -159,6 +161,7 @@ class RelayDetail(Struct, frozen=True, kw_only=True):
     # What the synchronizer has copied
     stage: str
     holds: int  # archived events that it holds
+    alone: int  # of these, events that no other relay is known to hold, of the days counted
     brought: int  # archived events that were first met there
     rejected: dict[str, int]  # invalid events of its, by reason
     withheld: int  # events that it says it holds and does not hand over
@@ -192,6 +195,7 @@ async def _relay(pool: Pool, query: RelayQuery) -> RelayDetail | None:
         documents={each.type: each for each in newest},
         stage=progress.stage,
         holds=progress.holds,
+        alone=found.alone,
         brought=progress.brought,
         rejected=found.rejected,
         withheld=progress.withheld,
@@ -318,6 +322,53 @@ async def _at_risk(
         stages=query.stage,
     )
     return found
+
+
+# Changes of state
+
+
+class ChangesQuery(ListQuery, frozen=True, kw_only=True):
+    """Which changes."""
+
+    after: Annotated[
+        Annotated[int, Meta(ge=0, le=2**53)] | None,
+        Meta(
+            description="behind the change of this number; default: the oldest first, or of "
+            "events those to come"
+        ),
+    ] = None
+    relay: Annotated[RelayUrl | None, Meta(description="of the relay at this URL")] = None
+
+
+async def _changes(
+    pool: Pool, query: ChangesQuery, after: int | None, limit: int
+) -> list[Keyed] | None:
+    start = query.after or 0 if after is None else after
+    rows = await changes.changes_after(pool, start, limit, relay=query.relay)
+    return keyed(rows, lambda row: row.id)
+
+
+def _follow_changes(query: ChangesQuery) -> tuple[int | None, Callable[[changes.Change], bool]]:
+    return query.after, lambda each: query.relay in (None, each.relay)
+
+
+# Witnesses
+
+
+class WitnessesQuery(ListQuery, frozen=True, kw_only=True):
+    """Which witnesses."""
+
+
+async def _witnesses(
+    pool: Pool, _: WitnessesQuery, after: witnesses.WitnessKey | None, limit: int
+) -> list[Keyed]:
+    found: list[Keyed] = []
+    found += await witnesses.list_witnesses(pool, after, limit)
+    return found
+
+
+async def _relay_witnesses(pool: Pool, query: RelayQuery) -> witnesses.RelayWitnesses | None:
+    return await witnesses.relay_witnesses(pool, query.relay)
 
 
 # Candidates
@@ -770,6 +821,39 @@ RESOURCES: tuple[Resource, ...] = (
         read=_at_risk,
         key=tuple[BIGINT, BIGINT, str],
         max_age_s=60,
+    ),
+    One(
+        name="relay_witnesses",
+        path="relays/{relay}/witnesses",
+        words="What other monitors (NIP-66) say of a relay, each and together, beside what ours "
+        "has found. Nobody corrects ours.",
+        query=RelayQuery,
+        item=witnesses.RelayWitnesses,
+        read=_relay_witnesses,
+    ),
+    Many(
+        name="witnesses",
+        path="witnesses",
+        words="Other monitors (NIP-66), and how far each agrees with ours and with the others; the "
+        "most reliable first.",
+        query=WitnessesQuery,
+        item=witnesses.Witness,
+        read=_witnesses,
+        key=tuple[float, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]],
+    ),
+    Many(
+        name="changes",
+        path="changes",
+        words="Changes of state of relays, the oldest first: who went down, why, and who came "
+        "back. With `Accept: text/event-stream` they are sent as they come (Server-Sent Events); "
+        "who was cut goes on behind the last one by the header Last-Event-ID. An event `reset` "
+        "says that changes behind that are not kept any more.",
+        query=ChangesQuery,
+        item=changes.Change,
+        read=_changes,
+        key=BIGINT,
+        max_age_s=1,
+        follows=_follow_changes,
     ),
     Many(
         name="candidates",

@@ -8,6 +8,7 @@ from bigbrotr.config.settings import StatisticsSettings
 from bigbrotr.core.base_service import BaseService
 from bigbrotr.core.calls.statistics import DayAuthors, Window
 from bigbrotr.models.sketch import Sketch
+from bigbrotr.reads.relays import BEGINNING
 
 STEP = 500  # public keys that are hashed before others have their turn: about a millisecond
 WINDOWS = 20  # that are read at once
@@ -44,6 +45,9 @@ class Statistics(BaseService[StatisticsSettings]):
         estimated = await self._estimate_windows()
         if not self._stop.is_set():
             await self.brotr.count_checks(int(time.time()))
+        live_before = now - int(self.settings.every_s)
+        while not self._stop.is_set() and await self.brotr.sum_relays(BEGINNING, live_before, now):
+            pass
         if counted or estimated:
             took_s = round(time.monotonic() - begun, 1)
             self.log.info("counted", days=counted, windows=estimated, took_s=took_s)

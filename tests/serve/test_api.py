@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote
 
 import pytest
@@ -12,6 +12,7 @@ from bigbrotr.config.settings import Profile, ServeLimits
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.relay import Relay
+from bigbrotr.reads.relay_list import RelaySort
 from bigbrotr.reads.statistics import STATISTICS
 from bigbrotr.serve.api import RESOURCES
 from bigbrotr.serve.resource import Many
@@ -24,7 +25,7 @@ from tests.kit.served import RELAYS, Served, fill, served
 
 DAY = 86_400
 RELAY = "wss://relay1.example.com"
-SORTS = ["url", "holds", "brought", "discovered_at", "checked_at", "open_ms"]
+SORTS = list(get_args(RelaySort))
 
 
 @pytest.fixture
@@ -87,6 +88,9 @@ async def test_a_relay_in_the_list(api: Served, brotr: Brotr) -> None:
         "country": None,
         "open_ms": 37.1,
         "read_ms": 30.25,
+        "uptime": None,  # nothing has been summed up
+        "coverage": None,
+        "alone": None,
     }
 
 

@@ -1,5 +1,6 @@
 """The pages: every link leads somewhere, whatever strangers say stays text, nothing is foreign."""
 
+import io
 import json
 import logging
 import re
@@ -12,6 +13,7 @@ from xml.etree import ElementTree
 
 import nostr_sdk
 import pytest
+from PIL import Image
 
 from bigbrotr.config.settings import Config, Profile, SearchSettings
 from bigbrotr.core.base_service import Context
@@ -20,7 +22,7 @@ from bigbrotr.models.event import Event
 from bigbrotr.models.relay import Relay
 from bigbrotr.reads.statistics import STATISTICS
 from bigbrotr.serve.pages import charts, kinds, words
-from bigbrotr.serve.pages.site import POLICY
+from bigbrotr.serve.pages.page import POLICY, WITH_PICTURES
 from bigbrotr.services.search import Search
 from tests.conftest import Filling
 from tests.kit.archive import BOTH, A, pairs
@@ -313,6 +315,90 @@ async def test_an_empty_archive(brotr: Brotr, dsn: str, caplog: pytest.LogCaptur
         await site.get(f"/events/{64 * '0'}", 404)
         await site.get("/relays/nowhere.example.com", 404)
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+PICTURES = [
+    "https://media.example.com/a.JPG?x=1",
+    "https://media.example.com/b.webp",
+    "https://other.example/c",
+]
+
+
+async def test_pictures_are_loaded_where_somebody_asks_for_them(brotr: Brotr, dsn: str) -> None:
+    """…from hosts with public names; no address of somebody's own network, and no document."""
+    never = [
+        *("https://10.0.0.1/a.png", "https://localhost/a.png", "https://[::1]/a.png"),
+        *("http://media.example.com/a.png", "https://media.example.com/a.svg"),
+        *("https://user@media.example.com/a.png", "https://media.example.com:8443/a.png"),
+        *('https://x.example/"onerror="alert(1)/a.png', "https://media.example.com/a.png.html"),
+    ]
+    text = f"look: {PICTURES[0]}, {PICTURES[0]} and\n({PICTURES[1]}) {' '.join(never)}"
+    tags = [
+        ["imeta", f"url {PICTURES[2]}", "m image/png"],
+        ["imeta", "url https://v.example/v.mp4", "m video/mp4"],
+        ["imeta"],
+        ["imeta", "url"],
+    ]
+    note = verified(text, tags)
+    other = verified(text, tags, kind=7)  # of a kind that shows none
+    about = json.dumps({"name": "Ann", "picture": PICTURES[1], "banner": "javascript:alert(1)"})
+    profile = verified(about, kind=0)
+    await brotr.insert_events(pairs(sorted([note, other, profile], key=lambda e: e.id), A))
+    async with served(dsn) as api:
+        for path, wanted in {
+            f"/events/{note.id.hex()}": PICTURES,
+            f"/events/{other.id.hex()}": [],
+            f"/authors/{pubkey(0)}": PICTURES[1:2],
+        }.items():
+            _, page = await Browser(api).get(path)  # loads nothing from elsewhere
+            assert ("?pictures=show" in page.links) is bool(wanted)
+            reply = await api.get(f"../..{path}?pictures=show", Accept="text/html")
+            assert reply.headers["Content-Security-Policy"] == WITH_PICTURES
+            shown = Elements(reply.body.decode())
+            assert not shown.wrong
+            loaded = sorted(each for each in shown.loads if each.startswith("http"))
+            assert loaded == sorted(wanted)
+            assert reply.body.count(b'referrerpolicy="no-referrer"') == len(wanted)
+        await Browser(api).get(f"/authors/{pubkey(0)}?pictures=all", 400)
+
+
+async def test_pictures_of_pages(brotr: Brotr, dsn: str, events: list[Event]) -> None:
+    """Those who show a link find one of the page; who has no public address names none."""
+    event = next(each for each in events if each.kind == 1 and each.tags)
+    paths = {
+        "/": "/picture.png",
+        "/statistics": "/picture.png",
+        "/relays/relay1.example.com": "/relays/relay1.example.com/picture.png",
+        f"/events/{event.id.hex()}": f"/events/{event.id.hex()}/picture.png",
+        f"/authors/{pubkey(0)}": f"/authors/{words.npub(pubkey(0))}/picture.png",
+    }
+    evil = verified(EVIL * 50, created_at=NOW + 9)
+    await brotr.insert_events(pairs([evil], A))
+    made = set()
+    async with served(dsn, public_url="https://archive.example/") as api:
+        for path, wanted in paths.items():
+            reply = await api.get(f"../..{path}", Accept="text/html")
+            named = re.search('og:image" content="([^"]+)"', reply.body.decode())
+            assert named is not None
+            assert named[1] == f"https://archive.example{wanted}"
+            reply = await api.get(f"../..{wanted}")
+            assert reply.headers["Content-Type"] == "image/png"
+            image = Image.open(io.BytesIO(reply.body))
+            image.verify()
+            assert (image.format, image.size, len(reply.body) < 60_000) == (
+                "PNG",
+                (1200, 630),
+                True,
+            )
+            made.add(reply.body)
+        assert len(made) == 4
+        reply = await api.get(f"../../events/{evil.id.hex()}/picture.png")
+        Image.open(io.BytesIO(reply.body)).verify()
+        for path in (f"/events/{64 * '0'}", "/relays/nowhere.example.com", f"/authors/{64 * 'a'}"):
+            await api.get(f"../..{path}/picture.png", status=404)
+    async with served(dsn) as api:
+        reply = await api.get("../..", Accept="text/html")
+        assert b"og:image" not in reply.body
 
 
 async def test_programs_get_problems_and_people_get_pages(site: Browser) -> None:

@@ -93,6 +93,20 @@ class StatisticsCalls(Calls):
         counted: int = await self._value("count_checks", p_now=now, timeout=MAINTENANCE_S)
         return counted
 
+    async def sum_relays(self, beginning: int, live_before: int, now: int, limit: int = 200) -> int:
+        """Sums up what is known of relays, where something has changed since, of those that are
+        followed before `live_before`; returns how many sums were made. `beginning`: from when on
+        coverage counts. Times in Unix seconds."""
+        made: int = await self._value(
+            "sum_relays",
+            p_beginning=beginning,
+            p_live_before=live_before,
+            p_now=now,
+            p_limit=limit,
+            timeout=MAINTENANCE_S,
+        )
+        return made
+
     async def note_deleted_relays(self) -> int:
         """Has the days counted anew that speak of relays which are gone; returns how many."""
         noted: int = await self._value("note_deleted_relays")

@@ -9,8 +9,9 @@ from bigbrotr.models.query import Query as EventFilter
 from bigbrotr.models.where import parse_event_id
 from bigbrotr.reads.where import where
 from bigbrotr.serve.api import HALF
-from bigbrotr.serve.pages import kinds, words
-from bigbrotr.serve.pages.page import Ask, Page
+from bigbrotr.serve.pages import kinds, pictures, words
+from bigbrotr.serve.pages.page import POLICY, WITH_PICTURES, Ask, Page
+from bigbrotr.serve.pages.pictures import Pictures
 from bigbrotr.serve.parameters import PARSE
 from bigbrotr.serve.readers import events_of
 from bigbrotr.serve.resource import Query
@@ -26,6 +27,7 @@ class EventQuery(Query, frozen=True, kw_only=True):
     """Which event."""
 
     event: Annotated[str, Meta(min_length=1, max_length=2000, extra={PARSE: _id})]
+    pictures: Pictures = None
 
 
 async def page(ask: Ask) -> Page | None:
@@ -59,7 +61,10 @@ async def page(ask: Ask) -> Page | None:
             "places": places,
             "answers": answers,
             "most": words.MOST_SHOWN,
+            "pictures": [] if event is None else pictures.named_in(event),
+            "with_pictures": ask.query.pictures is not None,
         },
+        policy=POLICY if ask.query.pictures is None else WITH_PICTURES,
         max_age_s=10,
         status=200 if event is not None else 404,
     )

@@ -5,12 +5,12 @@ from collections import Counter
 from typing import Any
 
 from bigbrotr.models.query import Query
-from bigbrotr.reads import relay_list, statistics, status
+from bigbrotr.reads import relay_list, relays, statistics, status
 from bigbrotr.reads.statistics import DAY_S, STATISTICS
 from bigbrotr.serve.pages import charts, kinds
 from bigbrotr.serve.pages.page import Ask, Page
 from bigbrotr.serve.pages.relay_table import map_of
-from bigbrotr.serve.readers import at_risk_of, events_of, relays_of
+from bigbrotr.serve.readers import events_of, relays_of
 
 DAYS = 90
 REPLICATION_DAYS = 7
@@ -23,7 +23,7 @@ async def page(ask: Ask) -> Page:
     pool, now = ask.pool, int(time.time())
     found = await status.overview(pool)
     events = await events_of(pool).page(Query(), NEWEST, budget_s=0.5)
-    relays = await relays_of(pool).page(relay_list.RelayFilter(), "discovered_at", None, NEWEST)
+    newest = await relays_of(pool).page(relay_list.RelayFilter(), "discovered_at", None, NEWEST)
     return Page(
         "overview.html",
         {
@@ -35,8 +35,8 @@ async def page(ask: Ask) -> Page:
             "networks": [row for _, row in await statistics.figures(pool, STATISTICS["access"])],
             "replication": await _replication(ask, now),
             "events": [kinds.shown(event) for event in events.events],
-            "relays": [row for _, row in relays],
-            "alone": sum((await at_risk_of(pool).alone()).values()),
+            "relays": [row for _, row in newest],
+            "alone": await relays.alone(pool),
         },
     )
 
@@ -75,10 +75,15 @@ async def _by_kind(ask: Ask, now: int) -> charts.Chart:
     return charts.bars(labels, series)
 
 
-async def _growth(ask: Ask, now: int) -> charts.Chart:
+async def first_seen(ask: Ask, now: int) -> list[float | None]:
+    """How many events were first seen on each of the last `DAYS` days; None: it is not counted."""
     rows = {row.day: row.events for row in await _of_days(ask, "growth", DAYS, now)}
-    labels = last_days(now, DAYS)
-    return charts.bars(labels, [charts.Series("first seen", [rows.get(day) for day in labels])])
+    return [rows.get(day) for day in last_days(now, DAYS)]
+
+
+async def _growth(ask: Ask, now: int) -> charts.Chart:
+    series = charts.Series("first seen", await first_seen(ask, now))
+    return charts.bars(last_days(now, DAYS), [series])
 
 
 async def _replication(ask: Ask, now: int) -> charts.Chart:

@@ -6,6 +6,14 @@ from typing import Any, NamedTuple, TypeAlias
 from bigbrotr.config.settings import ServeSettings
 from bigbrotr.core.pool import Pool
 
+# Everything comes from here, and no script runs that is not a file of ours.
+POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; "
+    "font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+# Where somebody asked for pictures that are elsewhere.
+WITH_PICTURES = POLICY.replace("img-src 'self' data:", "img-src 'self' data: https:")
 HTML = "text/html; charset=utf-8"
 SVG = "image/svg+xml"
 ATOM = "application/atom+xml; charset=utf-8"
@@ -34,6 +42,15 @@ class Page(NamedTuple):
     max_age_s: int = 10
     status: int = 200
     kind: str = HTML  # its content type
+    policy: str = POLICY  # for its content
+
+
+class Drawn(NamedTuple):
+    """A picture that has been made."""
+
+    body: bytes
+    kind: str  # its content type
+    max_age_s: int
 
 
 class Redirect(NamedTuple):
@@ -42,4 +59,4 @@ class Redirect(NamedTuple):
     location: str
 
 
-Read: TypeAlias = Callable[[Ask], Awaitable[Page | Redirect | None]]
+Read: TypeAlias = Callable[[Ask], Awaitable[Page | Drawn | Redirect | None]]

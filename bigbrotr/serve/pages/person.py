@@ -9,8 +9,9 @@ from bigbrotr.models.policy import View
 from bigbrotr.models.query import Query as EventFilter
 from bigbrotr.reads import authors
 from bigbrotr.serve.api import RESOURCES, EventsQuery
-from bigbrotr.serve.pages import kinds, words
-from bigbrotr.serve.pages.page import Ask, Page, Redirect
+from bigbrotr.serve.pages import kinds, pictures, words
+from bigbrotr.serve.pages.page import POLICY, WITH_PICTURES, Ask, Page, Redirect
+from bigbrotr.serve.pages.pictures import Pictures
 from bigbrotr.serve.parameters import PARSE
 from bigbrotr.serve.readers import events_of
 from bigbrotr.serve.resource import LINES, Form, ListQuery, Many, Query
@@ -24,6 +25,7 @@ class PersonQuery(Query, frozen=True, kw_only=True):
     """Whose page."""
 
     author: Annotated[str, Meta(min_length=1, max_length=200, extra={PARSE: public_key})]
+    pictures: Pictures = None
 
 
 async def page(ask: Ask) -> Page | Redirect:
@@ -60,6 +62,10 @@ async def page(ask: Ask) -> Page | Redirect:
             "pubkey": pubkey,
             "npub": words.npub(pubkey),
             "profile": profile,
+            "pictures": []
+            if profile is None
+            else pictures.distinct([profile.picture, profile.banner]),
+            "with_pictures": ask.query.pictures is not None,
             "summary": summary,
             "kinds": [
                 (kinds.name(each.kind), each)
@@ -70,6 +76,7 @@ async def page(ask: Ask) -> Page | Redirect:
             "lists": lists,
             "events": [kinds.shown(each) for each in newest.events],
         },
+        policy=POLICY if ask.query.pictures is None else WITH_PICTURES,
     )
 
 

@@ -3,10 +3,11 @@
 import calendar
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from bigbrotr.core.pool import Pool
 from bigbrotr.reads import coverage, measurements, relays, samples
 from bigbrotr.reads.compliance import compliance_of
 from bigbrotr.reads.relays import BEGINNING, Incident
@@ -14,7 +15,6 @@ from bigbrotr.reads.statistics import DAY_S
 from bigbrotr.serve.api import RelayQuery
 from bigbrotr.serve.pages import charts, kinds, words
 from bigbrotr.serve.pages.page import Ask, Page, Redirect
-from bigbrotr.serve.readers import at_risk_of
 from bigbrotr.view.words import day as date_of
 from bigbrotr.view.words import moment as time_of
 
@@ -54,6 +54,7 @@ async def page(ask: Ask) -> Page | Redirect | None:
         for name, each in report.documents.items()
         if isinstance(each.data, dict)
     }
+    days = await days_up(pool, url, report.uptime.incidents, now)
     return Page(
         "relay.html",
         {
@@ -65,7 +66,7 @@ async def page(ask: Ask) -> Page | Redirect | None:
             "progress": report.progress,
             "check": report.check,
             "days": DAYS,
-            "uptime": charts.strip(_uptime_bar(report.uptime.incidents, rtts, now)),
+            "uptime": charts.strip(_uptime_bar(days)),
             "rtts": _round_trips(rtts),
             "coverage": charts.strip(_timeline(report, gaps, now)),
             "years": _years(now),
@@ -83,20 +84,24 @@ async def page(ask: Ask) -> Page | Redirect | None:
             "kinds": await _kinds(ask, url),
             "overlap": await samples.relay_overlap(pool, url),
             "overlap_shown": OVERLAP,
-            "alone": (await at_risk_of(pool).alone()).get(url, 0),
+            "alone": report.alone,
             "compliance": await compliance_of(pool, url),
         },
     )
 
 
-def _uptime_bar(
-    incidents: Sequence[Incident], rtts: Sequence[measurements.Rtt], now: int
-) -> list[charts.Part]:
-    """A part a day: up, down, or partly."""
-    begun = min((each.checked_at for each in rtts), default=now)
-    if len(rtts) == MOST_RTTS:
-        begun = now - DAYS * DAY_S
-    parts = []
+class Day(NamedTuple):
+    """How a relay was on a day."""
+
+    since: int  # its beginning, in Unix seconds
+    kind: str  # good, part, bad or none
+    told: str
+
+
+async def days_up(pool: Pool, url: str, incidents: Sequence[Incident], now: int) -> list[Day]:
+    """How a relay was on the last `DAYS` days, the oldest first: up, down, or partly."""
+    begun = await measurements.first_check(pool, url, now - DAYS * DAY_S)
+    days = []
     today = now // DAY_S
     for back in reversed(range(DAYS)):
         day = today - back
@@ -104,8 +109,7 @@ def _uptime_bar(
         down = sum(
             max(0, min(each.until or now, until) - max(each.since, since)) for each in incidents
         )
-        title = date_of(since)
-        if until <= begun or until <= since:
+        if begun is None or until <= begun or until <= since:
             kind, told = "none", "not checked"
         elif down == 0:
             kind, told = "good", "up"
@@ -113,11 +117,21 @@ def _uptime_bar(
             kind, told = "bad", "down"
         else:
             kind, told = "part", f"down for {words.duration(down)}"
-        place = DAYS - 1 - back
-        parts.append(
-            charts.Part((place + 0.06) / DAYS, (place + 0.94) / DAYS, kind, f"{title}: {told}")
+        days.append(Day(since, kind, told))
+    return days
+
+
+def _uptime_bar(days: Sequence[Day]) -> list[charts.Part]:
+    """A part a day."""
+    return [
+        charts.Part(
+            (place + 0.06) / DAYS,
+            (place + 0.94) / DAYS,
+            day.kind,
+            f"{date_of(day.since)}: {day.told}",
         )
-    return parts
+        for place, day in enumerate(days)
+    ]
 
 
 def _round_trips(rtts: Sequence[measurements.Rtt]) -> charts.Chart:

@@ -8,10 +8,11 @@ from urllib.parse import urlencode
 from bigbrotr.core.pool import Pool
 from bigbrotr.models.relay import Network
 from bigbrotr.reads import measurements, relay_list
+from bigbrotr.reads.relays import BEGINNING
 from bigbrotr.serve.api import RelaysQuery
 from bigbrotr.serve.pages import world
 from bigbrotr.serve.pages.page import Ask, Page
-from bigbrotr.serve.readers import at_risk_of, relays_of
+from bigbrotr.serve.readers import relays_of
 from bigbrotr.serve.resource import make_cursor, read_cursor
 
 __all__ = ["RelaysQuery", "map_of", "page", "world_map"]
@@ -21,7 +22,10 @@ GRID = 4.0  # of the map: what is nearer than that is one dot
 SORTS = {
     "url": "URL",
     "holds": "holds most",
+    "alone": "holds most alone",
+    "coverage": "proven best",
     "brought": "brought most",
+    "uptime": "up most of the time",
     "open_ms": "opens fastest",
     "discovered_at": "found last",
     "checked_at": "checked last",
@@ -54,7 +58,7 @@ async def page(ask: Ask) -> Page:
         "relays.html",
         {
             "rows": [row for _, row in rows[:limit]],
-            "alone": await at_risk_of(ask.pool).alone(),
+            "beginning": BEGINNING,
             "query": query,
             "given": given,
             "sorts": SORTS,

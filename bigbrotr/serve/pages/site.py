@@ -21,6 +21,7 @@ from bigbrotr.serve.pages import (
     figures,
     overview,
     person,
+    picture,
     relay,
     relay_table,
     risk,
@@ -28,17 +29,10 @@ from bigbrotr.serve.pages import (
     words,
     world,
 )
-from bigbrotr.serve.pages.page import Ask, Page, Read, Redirect
+from bigbrotr.serve.pages.page import POLICY, Ask, Drawn, Page, Read, Redirect
 from bigbrotr.serve.parameters import decoded, parameters_of, read_parameters, split_query
 from bigbrotr.serve.problems import RefusedError
 from bigbrotr.serve.resource import Form, ListQuery, Many, Query
-
-# Everything comes from here, and no script runs that is not a file of ours.
-POLICY = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; "
-    "font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; "
-    "frame-ancestors 'none'"
-)
 
 
 class Route(Struct, frozen=True, dict=True):
@@ -66,13 +60,17 @@ class Route(Struct, frozen=True, dict=True):
 
 ROUTES: Sequence[Route] = (
     Route("/", overview.page),
+    Route("/picture.png", picture.of_archive),
     Route("/relays", relay_table.page, relay_table.RelaysQuery),
     Route("/relays.atom", feeds.new_relays),
     Route("/relays/{relay}/badge.svg", badge.page, relay.RelayQuery),
+    Route("/relays/{relay}/picture.png", picture.of_relay, relay.RelayQuery),
     Route("/relays/{relay}/incidents.atom", feeds.incidents, relay.RelayQuery),
     Route("/relays/{relay}", relay.page, relay.RelayQuery),
     Route("/map", relay_table.world_map),
+    Route("/events/{event}/picture.png", picture.of_event, event.EventQuery),
     Route("/events/{event}", event.page, event.EventQuery),
+    Route("/authors/{author}/picture.png", picture.of_person, person.PersonQuery),
     Route("/authors/{author}", person.page, person.PersonQuery),
     Route("/search", search.page, search.SearchQuery),
     Route("/statistics", figures.index),
@@ -96,6 +94,7 @@ class Made(Struct, frozen=True):
     kind: str
     max_age_s: int
     status: int = 200
+    policy: str = POLICY  # for its content
 
 
 class Site:
@@ -113,6 +112,7 @@ class Site:
                 "version": __version__,
                 "name": settings.relay.name,
                 "land": world.land,
+                "site": settings.public_url and settings.public_url.rstrip("/"),
             }
         )
 
@@ -143,6 +143,8 @@ class Site:
             raise RefusedError("not-found", "this archive knows nothing of that")
         if isinstance(found, Redirect):
             return found
+        if isinstance(found, Drawn):
+            return Made(found.body, found.kind, found.max_age_s)
         return self._render(found)
 
     def problem(self, error: RefusedError) -> Made:
@@ -152,7 +154,9 @@ class Site:
 
     def _render(self, page: Page) -> Made:
         text = self._templates.get_template(page.template).render(page.context)
-        return Made(text.encode("utf-8", "replace"), page.kind, page.max_age_s, page.status)
+        return Made(
+            text.encode("utf-8", "replace"), page.kind, page.max_age_s, page.status, page.policy
+        )
 
 
 def _environment(known: Mapping[str, Any]) -> jinja2.Environment:
