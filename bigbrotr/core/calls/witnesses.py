@@ -102,7 +102,8 @@ class WitnessCalls(Calls):
     async def own_monitors(self) -> frozenset[bytes]:
         """The public keys of our own monitor: what it says is not the word of another."""
         rows = await self.pool.fetch(
-            "SELECT DISTINCT d.data #>> '{said,0}' AS pubkey FROM bigbrotr.service_data AS d"
+            "SELECT DISTINCT pg_catalog.jsonb_extract_path_text(d.data, 'said', '0') AS pubkey"
+            " FROM bigbrotr.service_data AS d"
             " WHERE d.service_name = $1 AND d.data_type = $2",
             *INTRODUCED,
         )
