@@ -42,6 +42,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "compliance": ("compliance",),
     "changes": ("changes",),
     "witnesses": ("witnesses",),
+    "operators": ("operators",),
     "seed": ("seed",),
     "health": ("health", "doctor"),
     "verify": ("verify",),

@@ -11,6 +11,7 @@ from bigbrotr.core.calls.exchange import ExchangeCalls
 from bigbrotr.core.calls.imports import ImportCalls
 from bigbrotr.core.calls.maintenance import MaintenanceCalls
 from bigbrotr.core.calls.monitoring import MonitoringCalls
+from bigbrotr.core.calls.operators import OperatorCalls
 from bigbrotr.core.calls.policy import PolicyCalls
 from bigbrotr.core.calls.reconciliation import ReconciliationCalls
 from bigbrotr.core.calls.rescues import RescueCalls
@@ -35,6 +36,7 @@ class Brotr(
     PolicyCalls,
     SearchCalls,
     WitnessCalls,
+    OperatorCalls,
     AlertCalls,
     RescueCalls,
     MaintenanceCalls,

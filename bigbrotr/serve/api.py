@@ -25,6 +25,7 @@ from bigbrotr.reads import (
     changes,
     coverage,
     measurements,
+    operators,
     relay_list,
     relays,
     rescues,
@@ -411,6 +412,23 @@ async def _changes(
 
 def _follow_changes(query: ChangesQuery) -> tuple[int | None, Callable[[changes.Change], bool]]:
     return query.after, lambda each: query.relay in (None, each.relay)
+
+
+# Operators
+
+
+class OperatorsQuery(ListQuery, frozen=True, kw_only=True):
+    """Which operators."""
+
+
+async def _operators(pool: Pool, _: OperatorsQuery, after: int | None, limit: int) -> list[Keyed]:
+    found: list[Keyed] = []
+    found += await operators.list_operators(pool, after, limit)
+    return found
+
+
+async def _relay_operator(pool: Pool, query: RelayQuery) -> operators.RelayOperator | None:
+    return await operators.relay_operator(pool, query.relay)
 
 
 # Witnesses
@@ -950,6 +968,27 @@ RESOURCES: tuple[Resource, ...] = (
         item=witnesses.Witness,
         read=_witnesses,
         key=tuple[float, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]],
+    ),
+    Many(
+        name="operators",
+        path="operators",
+        words="Operators that are known to have several relays, and their relays. Every other "
+        "relay counts as one operator's of its own.",
+        query=OperatorsQuery,
+        item=operators.Operator,
+        read=_operators,
+        key=BIGINT,
+        max_age_s=60,
+    ),
+    One(
+        name="relay_operator",
+        path="relays/{relay}/operator",
+        words="Which relays are joined with a relay under one operator, and the evidence: that "
+        "which suffices, and that which does not.",
+        query=RelayQuery,
+        item=operators.RelayOperator,
+        read=_relay_operator,
+        max_age_s=60,
     ),
     Many(
         name="changes",
