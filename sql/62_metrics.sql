@@ -66,6 +66,11 @@ BEGIN
         FROM bigbrotr.alerts a WHERE a.due_at <= p_now
     ) AS q, LATERAL (VALUES ('backlog', q.due), ('backlog_age_seconds', q.age)) AS f (name, value)
     UNION ALL
+    SELECT f.name, ARRAY['rescues'], f.value FROM (
+        SELECT count(*)::double precision AS due, coalesce(p_now - min(r.due_at), 0)::double precision AS age
+        FROM bigbrotr.rescues r WHERE r.state IN ('waiting', 'accepted') AND r.due_at <= p_now
+    ) AS q, LATERAL (VALUES ('backlog', q.due), ('backlog_age_seconds', q.age)) AS f (name, value)
+    UNION ALL
     SELECT 'backlog', ARRAY['mentions'], count(*)::double precision FROM bigbrotr.mentions
     UNION ALL
     SELECT 'backlog', ARRAY['statistics'], count(*)::double precision
@@ -86,6 +91,10 @@ BEGIN
     UNION ALL
     SELECT 'backlog', ARRAY['witnesses'], count(*)::double precision
     FROM bigbrotr.witness_state s JOIN bigbrotr.arrivals a ON (a.xid, a.id) > (s.xid::text::xid8, s.id)
+    UNION ALL
+    SELECT 'backlog', ARRAY['operators'], count(*)::double precision
+    FROM bigbrotr.snapshots_latest l LEFT JOIN bigbrotr.operator_documents d ON d.relay_id = l.relay_id
+    WHERE l.type = 'nip11' AND d.metadata_id IS DISTINCT FROM l.metadata_id
     UNION ALL
     SELECT 'search_filling', '{}', count(*)::double precision FROM bigbrotr.search_state s WHERE s.after_at IS NOT NULL
     UNION ALL

@@ -11,8 +11,10 @@ from bigbrotr.core.calls.exchange import ExchangeCalls
 from bigbrotr.core.calls.imports import ImportCalls
 from bigbrotr.core.calls.maintenance import MaintenanceCalls
 from bigbrotr.core.calls.monitoring import MonitoringCalls
+from bigbrotr.core.calls.operators import OperatorCalls
 from bigbrotr.core.calls.policy import PolicyCalls
 from bigbrotr.core.calls.reconciliation import ReconciliationCalls
+from bigbrotr.core.calls.rescues import RescueCalls
 from bigbrotr.core.calls.search import SearchCalls
 from bigbrotr.core.calls.service_data import ServiceDataCalls
 from bigbrotr.core.calls.statistics import StatisticsCalls
@@ -34,7 +36,9 @@ class Brotr(
     PolicyCalls,
     SearchCalls,
     WitnessCalls,
+    OperatorCalls,
     AlertCalls,
+    RescueCalls,
     MaintenanceCalls,
 ):
     """The database in the words of the domain, over a pool.

@@ -133,6 +133,7 @@ class Software(Struct, frozen=True):
     software: str
     version: str
     relays: int
+    operators: int  # of these relays, as far as they are known
 
 
 class Nip(Struct, frozen=True):
@@ -150,6 +151,7 @@ class Country(Struct, frozen=True):
 
     country: str
     relays: int
+    operators: int  # of these relays, as far as they are known
 
 
 class Access(Struct, frozen=True):
@@ -162,6 +164,7 @@ class Access(Struct, frozen=True):
     auth: int  # that require authentication
     payment: int
     restricted: int  # not everybody may write
+    operators: int  # of these relays, as far as they are known
 
 
 class Statistic(Struct, frozen=True):

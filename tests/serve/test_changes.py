@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -228,7 +229,7 @@ async def test_a_server_that_stops_and_one_that_is_killed(
                     with pytest.raises(aiohttp.ClientError):
                         await stream.next()
                 else:
-                    running.process.terminate()
+                    running.process.send_signal(signal.SIGTERM)
                     assert await stream.next() == {}  # it ends well
                 last = stream.last
             await running.process.wait()
