@@ -73,7 +73,6 @@ class Ranks(BaseService[RanksSettings]):
         before = await self.brotr.rank_position()
         if before is None:
             return False
-        self._judged = None
         # What new events say first, then what is shown no longer, or again; the past at the end.
         for step in (self._follow, self._judge, self._expire, self._walk):
             if await step(reads, before):
@@ -98,6 +97,7 @@ class Ranks(BaseService[RanksSettings]):
         return True
 
     async def _judge(self, reads: EventReads, before: RankPosition) -> bool:
+        self._judged = None
         state = await self.brotr.pool.fetchrow(
             "SELECT * FROM bigbrotr.shown_state(p_xid => $1)", before.judged_xid
         )

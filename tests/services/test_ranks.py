@@ -1,12 +1,15 @@
 """What is counted is what a dumb recount finds, in whatever order it comes; and who is ranked."""
 
 import asyncio
+import json
 import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+import nostr_sdk
 import pytest
 
 from bigbrotr.config.settings import Config, Profile, RanksSettings
@@ -22,6 +25,8 @@ from bigbrotr.services.ranks import Ranks
 from tests.kit.events import NOW, pubkey, verified
 from tests.kit.invoices import zap
 from tests.kit.policy import judge
+from tests.kit.processes import call
+from tests.kit.served import served
 from tests.models.test_page_rank import dumb
 from tests.serve.relay.client import store
 
@@ -294,3 +299,63 @@ async def test_two_at_once(brotr: Brotr) -> None:
     await judge(brotr)
     await asyncio.gather(cycle(brotr), cycle(brotr))
     await check(brotr)
+
+
+async def test_answers(brotr: Brotr, dsn: str, tmp_path: Path) -> None:
+    path = tmp_path / "ranks.toml"
+    path.write_text(f'[database]\nurl = "{dsn}"\n')
+    config = ["--config", str(path)]
+    done = await call("rank", "--top", "3", *config)
+    assert (done.code, "nothing was counted yet" in done.out) == (0, True)
+    note = verified("hello", created_at=NOW, key=3)
+    article = f"30023:{pubkey(3)}:d"
+    await store(
+        brotr,
+        [
+            note,
+            *(follows(key, [3, 4]) for key in (1, 2)),
+            verified("", [["a", article]], kind=7, created_at=NOW + 1, key=5),
+            zap(1, 3, 21, ["e", note.id.hex()], created_at=NOW + 2),
+        ],
+    )
+    await judge(brotr)
+    await cycle(brotr)
+    async with served(dsn) as api:
+        item = (await api.get(f"ranks/{pubkey(3)}")).json
+        counts = {name: item[name] for name in ("posts", "followers", "sats_received", "first_at")}
+        assert counts == {"posts": 1, "followers": 2, "sats_received": 21, "first_at": NOW}
+        assert (item["rank"], item["relays"], item["relays_sample"]) == (100, 1, 1)
+        basis = (await api.get("rank-basis")).json
+        assert item["basis"] == basis
+        assert (basis["listed"], basis["pubkeys"], basis["follows"]) == (2, 4, 4)
+        assert (basis["writers"], basis["writers_listed"]) == (1, 0)
+        assert basis["is_counted"]
+        top = await api.all("ranks", 1)
+        assert [each["rank"] for each in top] == [100, 100, 0, 0]
+        assert {each["pubkey"] for each in top} == {pubkey(key) for key in range(1, 5)}
+        nobody = (await api.get(f"ranks/{pubkey(9)}")).json
+        assert (nobody["rank"], nobody["posts"]) == (None, 0)
+        event = (await api.get(f"events/{note.id.hex()}/rank")).json
+        assert (event["zaps"], event["sats"], event["comments"]) == (1, 21, 0)
+        await api.get("ranks/nonsense", status=400)
+    npub = nostr_sdk.PublicKey.parse(pubkey(3)).to_bech32()
+    done = await call("rank", npub, *config)
+    assert (done.code, done.err) == (0, "")
+    assert "rank              100 of 100" in done.out
+    assert "sats received     21" in done.out
+    assert "0 of 1 archived writers (0%) have a list" in done.out
+    done = await call("rank", note.id.hex(), "--json", *config)  # a public key has no such counts
+    assert json.loads(done.out)["sats"] == 21
+    coordinate = nostr_sdk.Coordinate(nostr_sdk.Kind(30023), nostr_sdk.PublicKey.parse(pubkey(3)))
+    for text in (article, nostr_sdk.Nip19Coordinate(coordinate, []).to_bech32()):
+        done = await call("rank", text, *config)
+        assert done.code == 0, done.err
+    done = await call("rank", article, *config)
+    assert "reactions         1" in done.out
+    done = await call("rank", "--top", "2", "--json", *config)
+    found = json.loads(done.out)
+    assert [each["pubkey"] for each in found["ranks"]] == [each["pubkey"] for each in top[:2]]
+    assert found["basis"] == basis
+    for wrong in (["rank"], ["rank", "nonsense"], ["rank", "naddr1xyz"], ["rank", "--top", "0"]):
+        done = await call(*wrong, *config)
+        assert (done.code, done.out) == (2, ""), wrong
