@@ -206,7 +206,7 @@ def _years(now: int) -> list[tuple[int, float]]:
 
 async def _only_here(ask: Ask, url: str) -> list[kinds.Shown]:
     """The newest events that it alone is known to hold, as far as they may be shown."""
-    ids = await samples.held_alone(ask.pool, url, ONLY_HERE, examined=OVERLAP_EXAMINED)
+    ids = await samples.held_alone(ask.pool, url, ONLY_HERE)
     if not ids:
         return []
     found = await events_of(ask.pool).page(EventFilter(ids=frozenset(ids)), ONLY_HERE)
