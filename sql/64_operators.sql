@@ -242,8 +242,32 @@ BEGIN
         GROUP BY c.chunk, u.place
     ) AS p;
 END $$;
-COMMENT ON FUNCTION bigbrotr.compare_week IS
-    'How many events of a week two relays both hold, and how many one of both alone.';
+COMMENT ON FUNCTION bigbrotr.compare_week IS 'The part of compare_weeks that reads one slice.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.compare_weeks(
+    p_weeks integer[], p_a integer, p_b integer, p_most integer, OUT weeks integer, OUT by_both bigint, OUT by_one bigint
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    week integer;
+    part record;
+BEGIN
+    weeks := 0;
+    by_both := 0;
+    by_one := 0;
+    FOREACH week IN ARRAY p_weeks LOOP
+        EXIT WHEN weeks = p_most;
+        SELECT c.by_both, c.by_one INTO part FROM bigbrotr.compare_week(p_slice => week, p_a => p_a, p_b => p_b) AS c;
+        IF part.by_both + part.by_one > 0 THEN
+            weeks := weeks + 1;
+            by_both := by_both + part.by_both;
+            by_one := by_one + part.by_one;
+        END IF;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION bigbrotr.compare_weeks IS
+    'How many events of the first p_most of these weeks in which there are any two relays both hold, and how many one of '
+    'both alone.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.note_operator_test(
     p_a bigint, p_b bigint, p_weeks integer, p_both bigint, p_one bigint, p_is_equal boolean, p_now bigint
