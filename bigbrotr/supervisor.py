@@ -32,6 +32,8 @@ from bigbrotr.services.maintenance import Maintenance
 from bigbrotr.services.monitor.service import Monitor, keys_of
 from bigbrotr.services.policy import Policy
 from bigbrotr.services.publisher import Publisher
+from bigbrotr.services.rescue import sending
+from bigbrotr.services.rescue.service import Rescue
 from bigbrotr.services.search import Search
 from bigbrotr.services.seeder import Seeder
 from bigbrotr.services.statistics import Statistics
@@ -54,6 +56,7 @@ SERVICES: dict[str, type[BaseService[Any]]] = {
     Search.SERVICE_NAME: Search,
     Witnesses.SERVICE_NAME: Witnesses,
     Alerts.SERVICE_NAME: Alerts,
+    Rescue.SERVICE_NAME: Rescue,
     Maintenance.SERVICE_NAME: Maintenance,
 }
 
@@ -291,4 +294,6 @@ def choose(config: Config, only: Sequence[str] | None) -> list[str]:
         publisher.signer_of(config.monitor)
     if Alerts.SERVICE_NAME in chosen:
         alerts.destinations(config.alerts)
+    if Rescue.SERVICE_NAME in chosen:
+        sending.signer_of(config.rescue.auth)
     return chosen

@@ -145,11 +145,11 @@ BEGIN
                  OR v.owner IS NULL AND o.until = v.until AND o.made_at > coalesce(v.visited_at, 0)),
             false)
         ) AS k (is_fresh)
-        LEFT JOIN LATERAL (
-            SELECT bigbrotr.missing_spans(
-                p_relay_id => v.relay_id, p_since => v.since, p_until => v.until, p_filter => v.filter, p_now => p_now)
-            WHERE NOT k.is_fresh
-        ) AS m (missing) ON true
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN NOT k.is_fresh THEN bigbrotr.missing_spans(
+                p_relay_id => v.relay_id, p_since => v.since, p_until => v.until, p_filter => v.filter, p_now => p_now) END
+            OFFSET 0  -- made once, and not in each place that needs it
+        ) AS m (missing)
         WHERE v.retired_at IS NULL AND r.network = ANY (p_networks)
     )
     SELECT count(*), count(*) FILTER (WHERE e.is_visited AND e.is_whole),

@@ -66,6 +66,11 @@ BEGIN
         FROM bigbrotr.alerts a WHERE a.due_at <= p_now
     ) AS q, LATERAL (VALUES ('backlog', q.due), ('backlog_age_seconds', q.age)) AS f (name, value)
     UNION ALL
+    SELECT f.name, ARRAY['rescues'], f.value FROM (
+        SELECT count(*)::double precision AS due, coalesce(p_now - min(r.due_at), 0)::double precision AS age
+        FROM bigbrotr.rescues r WHERE r.state IN ('waiting', 'accepted') AND r.due_at <= p_now
+    ) AS q, LATERAL (VALUES ('backlog', q.due), ('backlog_age_seconds', q.age)) AS f (name, value)
+    UNION ALL
     SELECT 'backlog', ARRAY['mentions'], count(*)::double precision FROM bigbrotr.mentions
     UNION ALL
     SELECT 'backlog', ARRAY['statistics'], count(*)::double precision

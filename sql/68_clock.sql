@@ -36,11 +36,20 @@ BEGIN
         WHERE a.noted_at > ahead AND a.owner IS NULL RETURNING 1
     ), changes_dated AS (
         UPDATE bigbrotr.changes c SET noted_at = p_now, since = least(c.since, p_now) WHERE c.noted_at > ahead RETURNING 1
+    ), sums_gone AS (
+        DELETE FROM bigbrotr.relay_sums s WHERE s.made_at > ahead RETURNING 1
+    ), rescues_due AS (
+        UPDATE bigbrotr.rescues r SET due_at = p_now, queued_at = p_now
+        WHERE r.queued_at > ahead AND r.state IN ('waiting', 'accepted') RETURNING 1
+    ), rescue_targets_due AS (
+        UPDATE bigbrotr.rescue_targets t SET due_at = p_now, tried_at = CASE WHEN t.tried_at > ahead THEN p_now END
+        WHERE t.tried_at > ahead AND t.owner IS NULL RETURNING 1
     )
     SELECT (SELECT count(*) FROM visits_due) + (SELECT count(*) FROM gaps_due)
          + (SELECT count(*) FROM candidates_due) + (SELECT count(*) FROM checks_due)
          + (SELECT count(*) FROM tries_due) + (SELECT count(*) FROM outbox_due)
-         + (SELECT count(*) FROM alerts_due) INTO rows_due;
+         + (SELECT count(*) FROM alerts_due)
+         + (SELECT count(*) FROM rescues_due) + (SELECT count(*) FROM rescue_targets_due) INTO rows_due;
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION bigbrotr.forget_the_future IS

@@ -309,23 +309,113 @@ COMMENT ON FUNCTION bigbrotr.event_lines IS
     'tags. number: how many lines there are; matches: how many there are, p_limit + 1 at most; last_at and last_id: of the '
     'last line; is_raw: the exact bytes of one of them are in events_raw. matches NULL: another way has to be taken.';
 
-CREATE OR REPLACE FUNCTION bigbrotr.relays_at_risk()
-RETURNS TABLE (url text, network text, state text, since bigint, stage text, events bigint, alone bigint)
+CREATE OR REPLACE FUNCTION bigbrotr.relays_at_risk(p_kinds integer[])
+RETURNS TABLE (
+    url text, network text, state text, since bigint, stage text, events bigint, alone bigint, endangered bigint
+)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    failing integer[] := bigbrotr.unwell_relays();
 BEGIN
     RETURN QUERY
-    SELECT r.url, r.network, coalesce(c.state, 'unknown'), c.since, coalesce(bigbrotr.stage_of(v), 'waiting'), s.events, s.alone
-    FROM (
-        SELECT d.relay_id, sum(d.events)::bigint AS events, sum(d.alone)::bigint AS alone
-        FROM bigbrotr.day_relays d GROUP BY d.relay_id HAVING sum(d.alone) > 0
-    ) AS s
-    JOIN bigbrotr.relays r ON r.id = s.relay_id
-    LEFT JOIN bigbrotr.visits v ON v.relay_id = s.relay_id
-    LEFT JOIN bigbrotr.checks c ON c.relay_id = s.relay_id;
+    WITH few AS (
+        SELECT s.holders, sum(s.events)::bigint AS events, s.holders <@ failing AS is_endangered
+        FROM bigbrotr.scarce s WHERE p_kinds IS NULL OR s.kind = ANY (p_kinds) GROUP BY s.holders
+    ), by_relay AS (
+        SELECT h.relay_id, coalesce(sum(f.events) FILTER (WHERE cardinality(f.holders) = 1), 0)::bigint AS alone,
+               coalesce(sum(f.events) FILTER (WHERE f.is_endangered), 0)::bigint AS endangered
+        FROM few f CROSS JOIN unnest(f.holders) AS h (relay_id) GROUP BY h.relay_id
+    )
+    SELECT r.url, r.network, coalesce(c.state, 'unknown'), c.since, coalesce(bigbrotr.stage_of(v), 'waiting'),
+           coalesce(t.pairs, 0), b.alone, b.endangered
+    FROM by_relay b
+    JOIN bigbrotr.relays r ON r.id = b.relay_id
+    LEFT JOIN bigbrotr.visits v ON v.relay_id = b.relay_id
+    LEFT JOIN bigbrotr.checks c ON c.relay_id = b.relay_id
+    LEFT JOIN bigbrotr.tallies t ON t.relay_id = b.relay_id
+    WHERE b.alone > 0 OR b.endangered > 0;
 END $$;
 COMMENT ON FUNCTION bigbrotr.relays_at_risk IS
-    'Relays that alone hold events: how many, of how many that they hold, as far as days have been counted; their state, '
-    'since when (Unix seconds), and their stage. Sums up all days of all relays.';
+    'Relays that alone hold events, or together with failing ones only (see unwell_relays; endangered): how many, of how '
+    'many that they hold, as far as days have been counted and no more than three relays hold an event; their state, since '
+    'when (Unix seconds), and their stage. p_kinds: only events of these kinds.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.kinds_at_risk(p_url text)
+RETURNS TABLE (kind integer, alone bigint, endangered bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    failing integer[] := bigbrotr.unwell_relays();
+    holder  integer := (SELECT r.id FROM bigbrotr.relays r WHERE r.url = p_url);
+BEGIN
+    IF p_url IS NOT NULL AND holder IS NULL THEN
+        RETURN;
+    END IF;
+    RETURN NEXT;  -- there is such a relay
+    RETURN QUERY
+    SELECT x.kind, x.alone, x.endangered FROM (
+        SELECT s.kind, coalesce(sum(s.events) FILTER (WHERE cardinality(s.holders) = 1), 0)::bigint AS alone,
+               coalesce(sum(s.events) FILTER (WHERE s.holders <@ failing), 0)::bigint AS endangered
+        FROM bigbrotr.scarce s WHERE holder IS NULL OR holder = ANY (s.holders) GROUP BY s.kind
+    ) AS x
+    WHERE x.alone > 0 OR x.endangered > 0
+    ORDER BY x.kind;
+END $$;
+COMMENT ON FUNCTION bigbrotr.kinds_at_risk IS
+    'Events that one relay alone holds, or only failing ones, by kind; with p_url those that this relay holds. The first row is '
+    'empty; no row: there is no such relay.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.risk_basis(p_now bigint)
+RETURNS TABLE (
+    alone bigint, endangered bigint, counted bigint, archived bigint, days_waiting bigint, relays bigint, failing bigint,
+    copied bigint, counted_at bigint
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    ill integer[] := bigbrotr.unwell_relays();
+BEGIN
+    RETURN QUERY
+    SELECT f.alone, f.endangered, d.events, (SELECT coalesce(sum(t.events), 0)::bigint FROM bigbrotr.tallies t),
+           (SELECT count(*) FROM bigbrotr.days_due(p_made_before => p_now, p_now => p_now, p_limit => NULL)),
+           (SELECT count(*) FROM bigbrotr.relays), cardinality(ill)::bigint,
+           (SELECT count(*) FROM bigbrotr.relays r JOIN bigbrotr.tallies t ON t.relay_id = r.id WHERE t.pairs > 0), d.at
+    FROM (
+        SELECT coalesce(sum(s.events) FILTER (WHERE cardinality(s.holders) = 1), 0)::bigint AS alone,
+               coalesce(sum(s.events) FILTER (WHERE s.holders <@ ill), 0)::bigint AS endangered
+        FROM bigbrotr.scarce s
+    ) AS f, (SELECT coalesce(sum(t.events), 0)::bigint AS events, max(t.made_at) AS at FROM bigbrotr.day_totals t) AS d;
+END $$;
+COMMENT ON FUNCTION bigbrotr.risk_basis IS
+    'How many events one relay alone holds, and how many only failing ones; of how many that were counted and are archived; '
+    'days that wait to be counted; relays, failing ones, those that hold anything; and when a day was last counted (Unix '
+    'seconds).';
+
+CREATE OR REPLACE FUNCTION bigbrotr.author_at_risk(p_pubkey bytea, p_most integer)
+RETURNS TABLE (kind integer, holders integer[], events bigint)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    times bigint[];
+    ids   bytea[];
+    kinds integer[];
+BEGIN
+    SELECT array_agg(x.created_at ORDER BY x.created_at, x.id), array_agg(x.id ORDER BY x.created_at, x.id),
+           array_agg(x.kind ORDER BY x.created_at, x.id)
+    INTO times, ids, kinds
+    FROM (
+        SELECT e.created_at, e.id, e.kind FROM bigbrotr.events_stored e
+        WHERE e.pubkey = p_pubkey ORDER BY e.pubkey, e.created_at DESC LIMIT p_most
+    ) AS x;
+    RETURN QUERY
+    SELECT k.kind, h.holders, count(*)
+    FROM unnest(kinds) WITH ORDINALITY AS k (kind, position)
+    LEFT JOIN bigbrotr.holders_of_each(p_created_ats => times, p_ids => ids) AS h ON h.position = k.position
+    GROUP BY k.kind, h.holders;
+END $$;
+COMMENT ON FUNCTION bigbrotr.author_at_risk IS
+    'Of the newest p_most events of an author: how many of each kind are held by just these relays (their numbers, ascending; '
+    'NULL: none).';
 
 -- Authors: their newest events stand for all where there are many.
 CREATE OR REPLACE FUNCTION bigbrotr.author_kinds(p_pubkey bytea, p_most integer)

@@ -136,6 +136,33 @@ COMMENT ON COLUMN bigbrotr.day_networks.network IS 'Network of the relays.';
 COMMENT ON COLUMN bigbrotr.day_networks.events IS 'Events that a relay of the network holds.';
 COMMENT ON COLUMN bigbrotr.day_networks.pairs IS 'Pairs of event and relay.';
 
+-- What few relays hold: who they are, by kind. By it, whoever asks sees what is lost with which relays, however these are
+-- today. What more relays hold than three counts as safe.
+CREATE TABLE IF NOT EXISTS bigbrotr.day_scarce (
+    day     bigint    NOT NULL,
+    events  bigint    NOT NULL,
+    kind    integer   NOT NULL,
+    holders integer[] NOT NULL,
+    PRIMARY KEY (day, holders, kind)
+);
+COMMENT ON TABLE bigbrotr.day_scarce IS 'Events of each day that three relays hold or fewer, by kind and by these relays.';
+COMMENT ON COLUMN bigbrotr.day_scarce.day IS 'Day of created_at: days since 1970, of UTC.';
+COMMENT ON COLUMN bigbrotr.day_scarce.kind IS 'Kind of the events.';
+COMMENT ON COLUMN bigbrotr.day_scarce.holders IS 'Numbers of the relays that hold them, ascending.';
+COMMENT ON COLUMN bigbrotr.day_scarce.events IS 'How many events these are.';
+
+CREATE TABLE IF NOT EXISTS bigbrotr.scarce (
+    events  bigint    NOT NULL,
+    kind    integer   NOT NULL,
+    holders integer[] NOT NULL,
+    PRIMARY KEY (holders, kind)
+);
+CREATE INDEX IF NOT EXISTS scarce_nothing_idx ON bigbrotr.scarce (holders) WHERE events = 0;
+COMMENT ON TABLE bigbrotr.scarce IS 'The sums of day_scarce over all days. Both change in one transaction.';
+COMMENT ON COLUMN bigbrotr.scarce.kind IS 'Kind of the events.';
+COMMENT ON COLUMN bigbrotr.scarce.holders IS 'Numbers of the relays that hold them, ascending.';
+COMMENT ON COLUMN bigbrotr.scarce.events IS 'How many events these are.';
+
 CREATE TABLE IF NOT EXISTS bigbrotr.authors (
     first_day   bigint NOT NULL,
     profile_day bigint,
@@ -162,7 +189,8 @@ CREATE OR REPLACE FUNCTION bigbrotr.count_day_of(
     OUT covered bigint[], OUT arrival_days bigint[], OUT arrivals bigint[],
     OUT pubkeys bytea[], OUT are_profiled boolean[], OUT are_following boolean[],
     OUT leaver_ids integer[], OUT leaver_places integer[], OUT leaver_events bigint[],
-    OUT common_tags integer[], OUT tag_kinds integer[], OUT kind_tags integer[], OUT requests bytea[]
+    OUT common_tags integer[], OUT tag_kinds integer[], OUT kind_tags integer[], OUT requests bytea[],
+    OUT scarce_kinds integer[], OUT scarce_holders text[], OUT scarce_events bigint[]
 )
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
@@ -185,7 +213,8 @@ BEGIN
         SELECT h.network, sum(h.events)::bigint AS pairs, 1 << (row_number() OVER (ORDER BY h.network))::integer AS mark
         FROM holders h GROUP BY h.network
     ), held AS MATERIALIZED (
-        SELECT p.num, p.kind, count(*)::integer AS relays, min(p.relay_id) AS one, min(h.place) AS place,
+        SELECT p.num, p.kind, count(*)::integer AS relays, min(p.relay_id) AS one,
+               max(p.relay_id) AS last, sum(p.relay_id) AS numbers, min(h.place) AS place,
                bit_or(n.mark) AS marks, min(p.seen_at) AS seen_at
         FROM pairs p JOIN holders h ON h.relay_id = p.relay_id JOIN nets n ON n.network = h.network
         GROUP BY p.num, p.kind
@@ -207,10 +236,14 @@ BEGIN
         SELECT t.top, (SELECT count(*) FROM held h WHERE h.place <= t.top) AS events FROM unnest(p_tops) AS t (top)
     ), by_arrival AS (
         SELECT bigbrotr.unpack_seen(h.seen_at) / 86400 AS day, count(*) AS events FROM held h GROUP BY 1
+    ), by_holders AS (  -- of three, the first, the last and the sum tell the second
+        SELECT h.kind, h.one, h.last, h.numbers, h.relays, count(*) AS events FROM held h WHERE h.relays <= 3
+        GROUP BY h.kind, h.one, h.last, h.numbers, h.relays
     )
-    SELECT k.kinds, k.relays, k.events, r.ids, r.events, r.alone, n.networks, n.events, n.pairs, t.events, a.days, a.events
+    SELECT k.kinds, k.relays, k.events, r.ids, r.events, r.alone, n.networks, n.events, n.pairs, t.events, a.days, a.events,
+           s.kinds, s.holders, s.events
     INTO kinds, held_by, kind_events, relay_ids, relay_events, relay_alone, networks, network_events, network_pairs,
-         covered, arrival_days, arrivals
+         covered, arrival_days, arrivals, scarce_kinds, scarce_holders, scarce_events
     FROM (SELECT array_agg(b.kind) AS kinds, array_agg(b.relays) AS relays, array_agg(b.events) AS events
           FROM by_kind b) AS k,
          (SELECT array_agg(b.relay_id) AS ids, array_agg(b.events) AS events, array_agg(b.alone) AS alone
@@ -219,7 +252,11 @@ BEGIN
           FROM by_network b) AS n,
          (SELECT array_agg(b.events ORDER BY b.top) AS events FROM by_top b) AS t,
          (SELECT coalesce(array_agg(b.day ORDER BY b.day), '{}') AS days,
-                 coalesce(array_agg(b.events ORDER BY b.day), '{}') AS events FROM by_arrival b) AS a;
+                 coalesce(array_agg(b.events ORDER BY b.day), '{}') AS events FROM by_arrival b) AS a,
+         (SELECT array_agg(b.kind) AS kinds, array_agg(b.events) AS events,
+                 array_agg((CASE b.relays WHEN 1 THEN ARRAY[b.one] WHEN 2 THEN ARRAY[b.one, b.last]
+                            ELSE ARRAY[b.one, (b.numbers - b.one - b.last)::integer, b.last] END)::text) AS holders
+          FROM by_holders b) AS s;
 
     SELECT array_agg(x.pubkey), array_agg(x.is_profiled), array_agg(x.is_following)
     INTO pubkeys, are_profiled, are_following
@@ -266,7 +303,8 @@ COMMENT ON FUNCTION bigbrotr.count_day_of IS
     'The part of count_day that reads the slice of a day, which lasts from p_since to p_last, both included (Unix '
     'seconds). p_relay_ids, p_relay_networks: the relays that count. Lists of one length: events by kind and number of relays; by relay, and those that it alone holds; by '
     'network; those that the p_tops largest relays cover; by day of arrival; authors, and whether a profile and a '
-    'follow list of theirs are of that day; what relays have dropped, by place in day_relays.dropped; the common tags, and kinds with those of them that they bear; requests for deletion, and to vanish.';
+    'follow list of theirs are of that day; what relays have dropped, by place in day_relays.dropped; the common tags, and kinds with those of them that they bear; requests for deletion, and to vanish; events that three relays hold or '
+    'fewer, by kind and by these relays, as literals of arrays.';
 
 -- What the archive has of some authors, on any day.
 CREATE OR REPLACE FUNCTION bigbrotr.days_of_authors(p_pubkeys bytea[]) RETURNS SETOF bigint
@@ -414,6 +452,25 @@ BEGIN
     INSERT INTO bigbrotr.day_networks (day, network, events, pairs)
     SELECT p_day, u.network, u.events, u.pairs
     FROM unnest(done.networks, done.network_events, done.network_pairs) AS u (network, events, pairs);
+
+    -- What a day no longer says is taken from the sums, and what it says now is added.
+    WITH gone AS (
+        DELETE FROM bigbrotr.day_scarce s WHERE s.day = p_day RETURNING s.kind, s.holders, s.events
+    ), changes AS (
+        SELECT c.kind, c.holders, sum(c.events)::bigint AS events FROM (
+            SELECT g.kind, g.holders, -g.events AS events FROM gone g
+            UNION ALL
+            SELECT u.kind, u.holders::integer[], u.events
+            FROM unnest(done.scarce_kinds, done.scarce_holders, done.scarce_events) AS u (kind, holders, events)
+        ) AS c GROUP BY c.kind, c.holders HAVING sum(c.events) <> 0
+    )
+    INSERT INTO bigbrotr.scarce AS s (kind, holders, events)
+    SELECT c.kind, c.holders, c.events FROM changes c
+    ON CONFLICT (holders, kind) DO UPDATE SET events = s.events + EXCLUDED.events;
+    DELETE FROM bigbrotr.scarce s WHERE s.events = 0;
+    INSERT INTO bigbrotr.day_scarce (day, kind, holders, events)
+    SELECT p_day, u.kind, u.holders::integer[], u.events
+    FROM unnest(done.scarce_kinds, done.scarce_holders, done.scarce_events) AS u (kind, holders, events);
 
     SELECT array_agg(a.pubkey), array_agg(a.profile_day IS NOT NULL), array_agg(a.follows_day IS NOT NULL)
     INTO pubkeys, with_profile, with_follows

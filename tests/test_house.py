@@ -43,10 +43,10 @@ ALLOWED: dict[str, set[str]] = {
     | {"core", "reads", "nostr", "services.sync.ingest", "services.sync.verifier"},
     "view": FOUNDATION | {"core", "reads", "runner", "supervisor"},
     "demo": FOUNDATION | {"core", "embedded", "net", "nostr", "reads", "supervisor", "view"},
-    # The command line reads seed files as the seeder does.
+    # The command line reads seed files as the seeder does, and sends events as the rescue does.
     "cli": FOUNDATION
     | {"core", "embedded", "net", "reads", "supervisor", "view", "demo", "serve"}
-    | {"services.seeder", "transfer"},
+    | {"services.seeder", "services.rescue.selection", "services.rescue.sending", "transfer"},
     "__main__": {"cli"},
 }
 # Within the synchronizer, from the service down to what a relay hands over.

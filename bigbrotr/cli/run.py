@@ -20,7 +20,7 @@ def add(commands: parse.Group, shared: parse.Shared) -> None:
     words = "run the services until stopped"
     run = parse.add(commands, "run", _run, words, shared.place, shared.speech)
     run.add_argument(
-        "--only", type=parse.names, metavar="A,B", help=f"some of {','.join(service_names())}"
+        "--only", type=parse.names, metavar="A,B", help=f"some of {', '.join(service_names())}"
     )
     run.add_argument("--once", action="store_true", help="one cycle of each service, then exit")
     words = "archive a small network of its own, without the internet"

@@ -1339,6 +1339,89 @@ class AlertsSettings(ServiceSection, frozen=True):
     to: Annotated[dict[str, AlertTarget], Meta(description="[alerts.to.NAME]: who is told")] = {}
 
 
+class RescueSettings(ServiceSection, frozen=True):
+    """Archived events that are sent to other relays again: those of chosen authors by itself, and
+    what `bigbrotr rescue` has left in the queue."""
+
+    enabled: Annotated[
+        bool, Meta(description="events are sent; `bigbrotr rescue` sends them anyway")
+    ] = False
+    interval_s: Annotated[float, Meta(ge=0.1, description="from one look to the next")] = 5.0
+    # As maintenance, it waits for those who hold the database up.
+    max_consecutive_failures: Annotated[
+        int, Meta(ge=0, description="failed cycles in a row that count as a crash; 0: never")
+    ] = 0
+    authors: Annotated[
+        tuple[str, ...],
+        Meta(max_length=10_000, description="whose events are to be safe: npub or 64 hex digits"),
+    ] = ()
+    to: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=100,
+            description="URLs of the relays that get them; none: those to which "
+            "their author writes (kind 10002)",
+        ),
+    ] = ()
+    below: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000,
+            description="events that fewer relays hold are sent; those that are "
+            "failing or retired do not count",
+        ),
+    ] = 2
+    every_s: Annotated[
+        float, Meta(ge=1, le=YEAR_S, description="from one search for such events to the next")
+    ] = 3600.0
+    most_relays: Annotated[
+        int, Meta(ge=1, le=100, description="of one author's list that get an event")
+    ] = 5
+    per_minute: Annotated[
+        int, Meta(ge=1, le=6000, description="events that one relay is sent in a minute")
+    ] = 60
+    verify_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="until a relay that said OK and did not hold an event "
+            "then is asked for it again",
+        ),
+    ] = 60.0
+    max_attempts: Annotated[
+        int, Meta(ge=1, le=1000, description="tries to send something; each waits twice as long")
+    ] = 10
+    known_at: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=1000,
+            description="URLs of relays that want to be paid or restrict who "
+            "writes, and take what we send",
+        ),
+    ] = ()
+    auth: Annotated[
+        Literal["throwaway", "configured", "never"],
+        Meta(description="for relays that require a key (NIP-42): a new one, PRIVATE_KEY, or none"),
+    ] = "throwaway"
+
+    def __post_init__(self) -> None:
+        for name in ("to", "known_at"):
+            urls = []
+            for raw in getattr(self, name):
+                try:
+                    urls.append(Relay(raw).url)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {raw!r}: {error}") from None
+            msgspec.structs.force_setattr(self, name, tuple(dict.fromkeys(urls)))
+        try:
+            keys = tuple(dict.fromkeys(map(public_key, self.authors)))
+        except ValueError as error:
+            raise ValueError(f"authors: {error}") from None
+        msgspec.structs.force_setattr(self, "authors", keys)
+
+
 class Config(Section, frozen=True):
     """All settings: the tables of a configuration file."""
 
@@ -1357,6 +1440,7 @@ class Config(Section, frozen=True):
     search: SearchSettings = field(default_factory=SearchSettings)
     witnesses: WitnessesSettings = field(default_factory=WitnessesSettings)
     alerts: AlertsSettings = field(default_factory=AlertsSettings)
+    rescue: RescueSettings = field(default_factory=RescueSettings)
     maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
     supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)
     log: LogSettings = field(default_factory=LogSettings)

@@ -14,6 +14,7 @@ from bigbrotr.core.calls.monitoring import MonitoringCalls
 from bigbrotr.core.calls.operators import OperatorCalls
 from bigbrotr.core.calls.policy import PolicyCalls
 from bigbrotr.core.calls.reconciliation import ReconciliationCalls
+from bigbrotr.core.calls.rescues import RescueCalls
 from bigbrotr.core.calls.search import SearchCalls
 from bigbrotr.core.calls.service_data import ServiceDataCalls
 from bigbrotr.core.calls.statistics import StatisticsCalls
@@ -37,6 +38,7 @@ class Brotr(
     WitnessCalls,
     OperatorCalls,
     AlertCalls,
+    RescueCalls,
     MaintenanceCalls,
 ):
     """The database in the words of the domain, over a pool.

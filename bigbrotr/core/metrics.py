@@ -68,6 +68,11 @@ METRICS: dict[str, Metric] = {
     "witness_words": Metric(
         "counter", "Announcements of other monitors, by what became of them.", ("outcome",)
     ),
+    "rescues": Metric(
+        "counter",
+        "Archived events that were to be at other relays, by what became of them.",
+        ("state",),
+    ),
     "finder_requests": Metric(
         "counter",
         "Times that a list on the web, or a relay about monitors, was asked for relays.",

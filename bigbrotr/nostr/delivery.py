@@ -1,4 +1,4 @@
-"""Events of our own, handed to a relay: each is accepted, refused with a reason, or fails."""
+"""Events, handed to a relay: each is accepted, refused with a reason, or fails."""
 
 from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple, TypeAlias
@@ -59,8 +59,15 @@ async def deliver(
         failed = Delivery("failed", stream.failure.value, stream.detail)
         return dict.fromkeys(events, failed)
     async with Session(stream, relay.url, signer) as session:
-        counter = _Counter(session, link.timeout_s, events)
-        left = await counter.work_off()
+        return await hand_over(session, link.timeout_s, events)
+
+
+async def hand_over(
+    session: Session, timeout_s: float, events: Mapping[str, bytes]
+) -> dict[str, Delivery]:
+    """Offers events, JSON by id, in a conversation that is open; what became of each."""
+    counter = _Counter(session, timeout_s, events)
+    left = await counter.work_off()
     return {event_id: counter.settled.get(event_id, left) for event_id in events}
 
 

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Raw, Struct, structs
 
 from bigbrotr.core.pool import Pool
 from bigbrotr.models.event import MAX_CREATED_AT, MAX_KIND
@@ -19,6 +20,7 @@ from bigbrotr.models.search import MOST_CHARACTERS, Search
 from bigbrotr.models.where import parse_event_id
 from bigbrotr.reads import (
     at_risk,
+    author_history,
     authors,
     changes,
     coverage,
@@ -26,6 +28,7 @@ from bigbrotr.reads import (
     operators,
     relay_list,
     relays,
+    rescues,
     samples,
     statistics,
     status,
@@ -301,6 +304,10 @@ class AtRiskQuery(ListQuery, frozen=True, kw_only=True):
     network: Networks = None
     state: States = None
     stage: Stages = None
+    kind: Annotated[
+        tuple[Annotated[int, Meta(ge=0, le=MAX_KIND)], ...] | None,
+        Meta(description="only events of these kinds are counted"),
+    ] = None
     sort: Annotated[
         at_risk.RiskSort,
         Meta(
@@ -321,8 +328,62 @@ async def _at_risk(
         networks=query.network,
         states=query.state,
         stages=query.stage,
+        kinds=query.kind,
     )
     return found
+
+
+async def _risk_summary(pool: Pool, _: Query) -> at_risk.RiskSummary:
+    return await at_risk.risk_summary(pool)
+
+
+class RiskKindsQuery(ListQuery, frozen=True, kw_only=True):
+    """Of which relay."""
+
+    relay: Annotated[
+        RelayUrl | None, Meta(description="only what this relay holds: its URL, percent-encoded")
+    ] = None
+
+
+async def _kinds_at_risk(
+    pool: Pool, query: RiskKindsQuery, after: int | None, limit: int
+) -> list[Keyed] | None:
+    rows = await at_risk.kinds_at_risk(pool, query.relay)
+    if rows is None:
+        return None
+    behind = [row for row in rows if after is None or row.kind > after]
+    return keyed(behind[:limit], lambda row: row.kind)
+
+
+class RescuesQuery(ListQuery, frozen=True, kw_only=True):
+    """Which events, where."""
+
+    relay: Annotated[RelayUrl | None, Meta(description="sent to this relay")] = None
+    author: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=200, extra={PARSE: public_key})] | None,
+        Meta(description="by this author: 64 hex digits or npub"),
+    ] = None
+    state: Annotated[
+        tuple[rescues.RescueState, ...] | None, Meta(description="what became of them")
+    ] = None
+
+
+async def _rescues(
+    pool: Pool, query: RescuesQuery, after: rescues.RescueKey | None, limit: int
+) -> list[Keyed] | None:
+    found: list[Keyed] = []
+    found += await rescues.list_rescues(
+        pool, after, limit, relay=query.relay, author=query.author, states=query.state
+    )
+    return found
+
+
+async def _rescue_targets(
+    pool: Pool, _: ListQuery, after: str | None, limit: int
+) -> list[Keyed] | None:
+    rows = await rescues.list_targets(pool)
+    behind = [row for row in rows if after is None or row.relay > after]
+    return keyed(behind[:limit], lambda row: row.relay)
 
 
 # Changes of state
@@ -644,6 +705,31 @@ class AuthorQuery(Query, frozen=True, kw_only=True):
     author: Annotated[Author, Meta(description="64 hex digits, or npub")]
 
 
+class AuthorThenQuery(AuthorQuery, frozen=True, kw_only=True):
+    """Which author, and when."""
+
+    at: Annotated[
+        Seconds | None, Meta(description="`then` is as of then, in Unix seconds; default: now")
+    ] = None
+
+
+class AuthorHistoryQuery(AuthorQuery, frozen=True, kw_only=True):
+    """Which author, and when."""
+
+    since: Annotated[Seconds | None, Meta(description="what was so or was said from then on")] = (
+        None
+    )
+    until: Annotated[
+        Seconds | None, Meta(description="until then, that second included, in Unix seconds")
+    ] = None
+
+
+class AuthorDetail(authors.AuthorSummary, frozen=True, kw_only=True):
+    """What is archived of an author, and what they had said by then. Times are Unix seconds."""
+
+    then: author_history.AuthorThen | None  # None: the profile lite keeps nothing of it
+
+
 class AuthorRelaysQuery(ListQuery, frozen=True, kw_only=True):
     """Which lists of which author."""
 
@@ -654,8 +740,31 @@ class AuthorRelaysQuery(ListQuery, frozen=True, kw_only=True):
     ] = None
 
 
-async def _author(pool: Pool, query: AuthorQuery) -> authors.AuthorSummary:
-    return await authors.author_summary(pool, bytes.fromhex(query.author))
+async def _author_risk(pool: Pool, query: AuthorQuery) -> at_risk.AuthorRisk:
+    return await at_risk.author_risk(pool, bytes.fromhex(query.author))
+
+
+async def _author(pool: Pool, query: AuthorThenQuery) -> AuthorDetail:
+    author = bytes.fromhex(query.author)
+    summary = await authors.author_summary(pool, author)
+    then = None
+    with suppress(NotKeptError):
+        reads = events_of(pool, View.ARCHIVE)
+        then = await author_history.author_then(reads, pool, author, query.at)
+    return AuthorDetail(**structs.asdict(summary), then=then)
+
+
+async def _author_history(pool: Pool, query: AuthorHistoryQuery) -> author_history.AuthorHistory:
+    try:
+        return await author_history.author_history(
+            events_of(pool, View.ARCHIVE),
+            pool,
+            bytes.fromhex(query.author),
+            since=query.since or 0,
+            until=MAX_CREATED_AT if query.until is None else query.until,
+        )
+    except NotKeptError as error:
+        raise RefusedError("not-kept", str(error)) from None
 
 
 def _signed(event: StoredEvent, what: str) -> EventItem:
@@ -831,9 +940,10 @@ RESOURCES: tuple[Resource, ...] = (
     Many(
         name="at_risk",
         path="at-risk",
-        words="Relays that hold events which no other relay is known to hold, the relays most "
-        "likely to vanish first. All conditions have to hold. The events stay in this archive. "
-        "It is as old as the statistics of a day, and made anew every minute.",
+        words="Relays that hold events which no other relay is known to hold, or none but failing "
+        "ones, the relays most likely to vanish first. All conditions have to hold. The events "
+        "stay in this archive. It is as old as the statistics of a day, and made anew every "
+        "minute; what more than three relays hold counts as safe.",
         query=AtRiskQuery,
         item=at_risk.AtRisk,
         read=_at_risk,
@@ -893,6 +1003,46 @@ RESOURCES: tuple[Resource, ...] = (
         key=BIGINT,
         max_age_s=1,
         follows=_follow_changes,
+    ),
+    One(
+        name="at_risk_summary",
+        path="at-risk/summary",
+        words="How many events are at risk, of how many that were counted, and of how many relays "
+        "that is known. Made anew every half minute.",
+        query=Query,
+        item=at_risk.RiskSummary,
+        read=_risk_summary,
+        is_kept=True,
+    ),
+    Many(
+        name="at_risk_kinds",
+        path="at-risk/kinds",
+        words="Events at risk by kind, of all relays or of one.",
+        query=RiskKindsQuery,
+        item=at_risk.KindAtRisk,
+        read=_kinds_at_risk,
+        key=BIGINT,
+        max_age_s=60,
+        fresh_s=30.0,
+    ),
+    Many(
+        name="rescues",
+        path="rescues",
+        words="Archived events that were to be at other relays, and what each relay answered, the "
+        "last ones queued first. All conditions have to hold.",
+        query=RescuesQuery,
+        item=rescues.RescueRow,
+        read=_rescues,
+        key=rescues.RescueKey,
+    ),
+    Many(
+        name="rescue_targets",
+        path="rescues/targets",
+        words="Relays to which archived events were to be sent: how many are in which state.",
+        query=ListQuery,
+        item=rescues.RescueTarget,
+        read=_rescue_targets,
+        key=str,
     ),
     Many(
         name="candidates",
@@ -957,10 +1107,31 @@ RESOURCES: tuple[Resource, ...] = (
         path="authors/{author}",
         words="What is archived of an author: how many events of which kinds, and which relays "
         f"hold them. Counted are the newest {authors.COUNTED:,}; the newest {authors.SAMPLE} are "
-        "looked for at relays.",
-        query=AuthorQuery,
-        item=authors.AuthorSummary,
+        "looked for at relays. `then`: their profile, relays and contacts, as of `at`.",
+        query=AuthorThenQuery,
+        item=AuthorDetail,
         read=_author,
+        fresh_s=30.0,
+    ),
+    One(
+        name="author_history",
+        path="authors/{author}/history",
+        words="Profiles, relays and contacts of an author through time: which relay was listed "
+        "from when to when, and each move. Of each kind the newest "
+        f"{author_history.MOST_VERSIONS} versions are read, as far as two seconds reach.",
+        query=AuthorHistoryQuery,
+        item=author_history.AuthorHistory,
+        read=_author_history,
+        fresh_s=30.0,
+    ),
+    One(
+        name="author_at_risk",
+        path="authors/{author}/at-risk",
+        words="How safe the events of an author are: which one relay alone is known to hold, or "
+        f"failing ones only. The newest {at_risk.AUTHOR_EVENTS:,} are looked at.",
+        query=AuthorQuery,
+        item=at_risk.AuthorRisk,
+        read=_author_risk,
         fresh_s=30.0,
     ),
     One(

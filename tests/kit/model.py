@@ -79,6 +79,8 @@ class Vices:
     max_message_bytes: int | None = None  # the connection is closed with 1009 after a longer frame
     greets: str = ""  # a NOTICE at the beginning
     takes: int | None = None  # so many EVENTs a connection; the others are rate-limited
+    forgets: bool = False  # says OK to an EVENT, and does not keep it
+    says_no: str = ""  # to each EVENT, with these words
     withholds: frozenset[str] = frozenset()  # ids that it names, and never hands out
 
 

@@ -156,7 +156,7 @@ class Place:
         revisit_s: float = 60.0,
         settle_s: int = 0,
         live: bool = False,
-        workers: int = 2,
+        workers: int = 1,
         slice_s: float = 5.0,
         monitor: str = "enabled = false",
         more: str = "",

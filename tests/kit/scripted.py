@@ -79,6 +79,7 @@ class ScriptedRelay:
         self.stray_frames: list[bytes] = []
         self.called = ""  # the URL by which others know it, where that differs
         self.at_question: Callable[[], None] = nothing  # called at each REQ and NEG-OPEN
+        self.at_event: Callable[[], None] = nothing  # called at each EVENT, before it is answered
         self._talks: set[_Talk] = set()
         self._server: Server | None = None
 
@@ -241,10 +242,15 @@ class _Talk:
 
     async def on_event(self, event: dict[str, Any]) -> None:
         self.relay.seen.events.append(event)
+        self.relay.at_event()
         if self.vices.needs_auth and not self.is_known:
             await self.send(["OK", event.get("id"), False, "auth-required: who are you?"])
         elif not is_valid(event):
             await self.send(["OK", event.get("id"), False, "invalid: bad id or signature"])
+        elif self.vices.says_no:
+            await self.send(["OK", event["id"], False, self.vices.says_no])
+        elif self.vices.forgets:
+            await self.send(["OK", event["id"], True, ""])
         elif self.vices.takes is not None and self.taken >= self.vices.takes:
             await self.send(["OK", event["id"], False, "rate-limited: slow down"])
         elif any(event["id"] == held["id"] for held in self.relay.events):

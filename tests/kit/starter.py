@@ -53,6 +53,9 @@ class Started:
         if self.returncode is None:
             os.kill(self.pid, number)
 
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
@@ -124,9 +127,10 @@ def main(asked: socket.socket) -> None:
     gc.freeze()
     signal.signal(signal.SIGCHLD, _reap)
     while True:
-        message, (*streams, status), _, _ = socket.recv_fds(asked, MESSAGE, 3)
+        message, descriptors, _, _ = socket.recv_fds(asked, MESSAGE, 3)
         if not message:
             return
+        *streams, status = descriptors
         if os.fork() == 0:
             break
         for descriptor in (*streams, status):

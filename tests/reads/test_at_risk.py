@@ -45,7 +45,7 @@ async def test_which_relays_alone_hold_events(brotr: Brotr) -> None:
     rows = [row for _, row in await reads.page("risk", None, 100)]
     order = ["retired", "failing", "down", "unknown", "up"]
     assert [(row.relay, row.alone) for row in rows] == [(URLS[x], ALONE[x]) for x in order]
-    assert rows[1] == AtRisk(URLS["failing"], "clearnet", "down", 7, "failing", 4, 2)
+    assert rows[1] == AtRisk(URLS["failing"], "clearnet", "down", 7, "failing", 4, 2, 2)
     assert (rows[3].state, rows[3].since) == ("unknown", None)
     most = [row.relay for _, row in await reads.page("alone", None, 100)]
     assert most == [URLS[x] for x in ("up", "unknown", "failing", "down", "retired")]
@@ -76,6 +76,6 @@ async def test_the_sums_are_made_once_a_minute(brotr: Brotr) -> None:
     patient, eager = AtRiskReads(brotr.pool), AtRiskReads(brotr.pool, fresh_s=0)
     before = await patient.page("risk", None, 100)
     assert before == await eager.page("risk", None, 100)
-    await brotr.pool.execute("DELETE FROM bigbrotr.day_relays")
+    await brotr.pool.execute("DELETE FROM bigbrotr.scarce")
     assert await patient.page("risk", None, 100) == before
     assert await eager.page("risk", None, 100) == []

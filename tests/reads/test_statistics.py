@@ -9,6 +9,7 @@ from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.relay import Relay
 from bigbrotr.reads.statistics import DAY_S, STATISTICS, descriptions, figures
 from bigbrotr.services.statistics import Statistics
+from tests.conftest import Filling
 from tests.kit.archive import A, B, C, claim_one, keys, pairs, relay_id
 from tests.kit.events import NOW, pubkey, verified
 from tests.kit.policy import judge
@@ -25,9 +26,8 @@ DOCUMENTS: list[tuple[Relay, str, dict[str, Any]]] = [
 ]
 
 
-@pytest.fixture
-async def archive(brotr: Brotr) -> Brotr:
-    """An archive with something of everything, counted."""
+async def fill(brotr: Brotr) -> None:
+    """Something of everything, counted."""
     visit = await claim_one(brotr, A)
     for place in range(40):
         at = (FIRST + place) * DAY_S + 7
@@ -54,6 +54,16 @@ async def archive(brotr: Brotr) -> Brotr:
         )
     async with Statistics(brotr) as statistics:
         await statistics.run()
+
+
+@pytest.fixture
+def filling(request: pytest.FixtureRequest) -> Filling | None:
+    return fill if "archive" in request.fixturenames else None
+
+
+@pytest.fixture
+def archive(brotr: Brotr) -> Brotr:
+    """An archive with something of everything, counted."""
     return brotr
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -230,7 +229,7 @@ async def test_a_server_that_stops_and_one_that_is_killed(
                     with pytest.raises(aiohttp.ClientError):
                         await stream.next()
                 else:
-                    os.kill(running.pid, signal.SIGTERM)
+                    running.process.send_signal(signal.SIGTERM)
                     assert await stream.next() == {}  # it ends well
                 last = stream.last
             await running.process.wait()

@@ -16,13 +16,19 @@ from bigbrotr.config.settings import ServeLimits
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.serve import service
 from bigbrotr.serve.service import PREFIX
+from tests.conftest import Filling
 from tests.kit.processes import until
 from tests.kit.served import Served, fill, served
 
 
 @pytest.fixture
-async def urls(brotr: Brotr) -> list[str]:
-    return await fill(brotr)
+def filling(request: pytest.FixtureRequest) -> Filling | None:
+    return fill if "urls" in request.fixturenames else None
+
+
+@pytest.fixture
+def urls(filled: list[str]) -> list[str]:
+    return filled
 
 
 @pytest.fixture

@@ -102,12 +102,12 @@ class WitnessCalls(Calls):
     async def own_monitors(self) -> frozenset[bytes]:
         """The public keys of our own monitor: what it says is not the word of another."""
         rows = await self.pool.fetch(
-            "SELECT d.data FROM bigbrotr.service_data AS d"
+            "SELECT DISTINCT pg_catalog.jsonb_extract_path_text(d.data, 'said', '0') AS pubkey"
+            " FROM bigbrotr.service_data AS d"
             " WHERE d.service_name = $1 AND d.data_type = $2",
             *INTRODUCED,
         )
-        told = [msgspec.json.decode(row["data"]).get("said") for row in rows]
-        return frozenset(bytes.fromhex(said[0]) for said in told if said)
+        return frozenset(bytes.fromhex(row["pubkey"]) for row in rows if row["pubkey"])
 
     async def known_witnesses(self) -> list[Known]:
         """All witnesses, by key."""

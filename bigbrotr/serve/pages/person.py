@@ -1,5 +1,6 @@
 """The page of a person: profile, relays, activity, and how safely their events live."""
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -7,7 +8,8 @@ from msgspec import Meta
 from bigbrotr.models.filter import public_key
 from bigbrotr.models.policy import View
 from bigbrotr.models.query import Query as EventFilter
-from bigbrotr.reads import authors
+from bigbrotr.reads import author_history, authors
+from bigbrotr.reads.events import NotKeptError
 from bigbrotr.serve.api import RESOURCES, EventsQuery
 from bigbrotr.serve.pages import kinds, pictures, words
 from bigbrotr.serve.pages.page import POLICY, WITH_PICTURES, Ask, Page, Redirect
@@ -19,6 +21,7 @@ from bigbrotr.serve.resource import LINES, Form, ListQuery, Many, Query
 NEWEST = 20
 LISTS = 20  # versions of lists of relays
 HOLDERS = 15
+MOVES = 30
 
 
 class PersonQuery(Query, frozen=True, kw_only=True):
@@ -55,6 +58,13 @@ async def page(ask: Ask) -> Page | Redirect:
                 "invalid": invalid,
             }
         )
+    then = moves = None
+    with suppress(NotKeptError):
+        reads = events_of(ask.pool, View.ARCHIVE)
+        then = await author_history.author_then(reads, ask.pool, bytes.fromhex(pubkey))
+        moves = await author_history.author_history(
+            reads, ask.pool, bytes.fromhex(pubkey), most=LISTS, budget_s=0.5
+        )
     holders = sorted(summary.holders.relays, key=lambda each: -each.held)
     return Page(
         "person.html",
@@ -74,6 +84,9 @@ async def page(ask: Ask) -> Page | Redirect:
             "holders": holders[:HOLDERS],
             "more_holders": max(0, len(holders) - HOLDERS),
             "lists": lists,
+            "then": then,
+            "moves": [] if moves is None else moves.moves[:MOVES],
+            "contacts": [] if moves is None else moves.contacts,
             "events": [kinds.shown(each) for each in newest.events],
         },
         policy=POLICY if ask.query.pictures is None else WITH_PICTURES,

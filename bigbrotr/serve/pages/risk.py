@@ -27,20 +27,18 @@ async def page(ask: Ask) -> Page:
         networks=query.network,
         states=query.state,
         stages=query.stage,
+        kinds=query.kind,
     )
-    every = [row for _, row in await reads.page("alone", None, 10**9)]
-    given = {"sort": query.sort} if query.sort != "risk" else {}
+    given: list[tuple[str, object]] = [("sort", query.sort)] if query.sort != "risk" else []
+    given += [("kind", kind) for kind in query.kind or ()]
     following = make_cursor(query, rows[limit - 1][0]) if len(rows) > limit else None
     return Page(
         "risk.html",
         {
             "rows": [row for _, row in rows[:limit]],
             "query": query,
-            "alone": sum(row.alone for row in every),
-            "endangered": sum(
-                row.alone for row in every if row.state == "down" or row.stage == "retired"
-            ),
-            "next": None if following is None else urlencode(given | {"cursor": following}),
+            "summary": await reads.summary(),
+            "next": None if following is None else urlencode([*given, ("cursor", following)]),
         },
         max_age_s=60,
     )
