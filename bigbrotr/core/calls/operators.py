@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bigbrotr.core.calls.base import Calls
+from bigbrotr.core.calls.base import MAINTENANCE_S, Calls
 from bigbrotr.models.operators import MIN_EVENTS, OVERLAYS, WEEKS, Compared, Pair
 
 TESTED_S = 7 * 86_400  # then the events of a pair are compared again
@@ -59,7 +59,10 @@ class OperatorCalls(Calls):
     async def gather_evidence(self, now: int) -> int:
         """Notes what documents and certificates say now; returns how many pieces."""
         pieces: int = await self._value(
-            "gather_evidence", p_certified_since=now - CERTIFIED_S, p_now=now
+            "gather_evidence",
+            p_certified_since=now - CERTIFIED_S,
+            p_now=now,
+            timeout=MAINTENANCE_S,
         )
         return pieces
 
