@@ -270,3 +270,17 @@ COMMENT ON COLUMN bigbrotr.statistics_access.documents IS 'Relays that describe 
 COMMENT ON COLUMN bigbrotr.statistics_access.auth IS 'Relays that say that they require authentication.';
 COMMENT ON COLUMN bigbrotr.statistics_access.payment IS 'Relays that say that they require payment.';
 COMMENT ON COLUMN bigbrotr.statistics_access.restricted IS 'Relays that say that not everybody may write.';
+
+CREATE OR REPLACE VIEW bigbrotr.statistics_completeness AS
+SELECT (lpad((1970 + s.month / 12)::text, 4, '0') || '-' || lpad((s.month % 12 + 1)::text, 2, '0')) COLLATE "C" AS month,
+       s.kind, s.via COLLATE "C" AS via, s.total AS "references", s.held,
+       round(s.held::numeric / s.total, 4)::double precision AS share
+FROM bigbrotr.reference_sums s;
+COMMENT ON VIEW bigbrotr.statistics_completeness IS
+    'What the events of a sample refer to, and how much of it is archived, by month, kind and way. See completeness_state.';
+COMMENT ON COLUMN bigbrotr.statistics_completeness.month IS 'Month in which the referring events were created, of UTC.';
+COMMENT ON COLUMN bigbrotr.statistics_completeness.kind IS 'Kind of the referring events.';
+COMMENT ON COLUMN bigbrotr.statistics_completeness.via IS 'How they refer to others, see sampled_references.';
+COMMENT ON COLUMN bigbrotr.statistics_completeness."references" IS 'References of the sample.';
+COMMENT ON COLUMN bigbrotr.statistics_completeness.held IS 'Those of them to what is archived.';
+COMMENT ON COLUMN bigbrotr.statistics_completeness.share IS 'The share of these.';

@@ -127,6 +127,17 @@ class CheckDay(Struct, frozen=True):
     read_ms_90: float | None
 
 
+class Completeness(Struct, frozen=True):
+    """What the events of a sample refer to, and how much of it is archived."""
+
+    month: str  # in which the referring events were created
+    kind: int  # of the referring events
+    via: str  # e, q, a: by such a tag; repost (6, 16); zap (9735)
+    references: int  # in the sample
+    held: int  # of these, to events that are archived
+    share: float
+
+
 class Software(Struct, frozen=True):
     """What relays say they run; "": they do not say."""
 
@@ -309,6 +320,17 @@ STATISTICS: dict[str, Statistic] = {
             "SELECT * FROM bigbrotr.statistics_compliance AS s"
             " WHERE ($2::pg_catalog.text IS NULL OR s.relay_url > $2)"
             " ORDER BY s.relay_url LIMIT $1",
+        ),
+        Statistic(
+            "completeness",
+            "Which share of what archived events refer to is archived, on a sample of the archive.",
+            Completeness,
+            (str, int, str),
+            ("month", "kind", "via"),
+            "SELECT * FROM bigbrotr.statistics_completeness AS s"
+            " WHERE ($2::pg_catalog.text IS NULL OR s.month < $2 OR (s.month = $2"
+            "  AND (s.kind, s.via) > ($3::pg_catalog.int8, $4::pg_catalog.text)))"
+            " ORDER BY s.month DESC, s.kind, s.via LIMIT $1",
         ),
         Statistic(
             "checks",

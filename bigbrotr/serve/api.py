@@ -22,6 +22,7 @@ from bigbrotr.reads import (
     at_risk,
     author_history,
     authors,
+    completeness,
     coverage,
     measurements,
     relay_list,
@@ -629,6 +630,10 @@ def _figures(of: statistics.Statistic) -> Many:
     )
 
 
+async def _completeness(pool: Pool, _: Query) -> completeness.CompletenessSummary | None:
+    return await completeness.completeness_summary(pool)
+
+
 # Authors
 
 
@@ -972,6 +977,16 @@ RESOURCES: tuple[Resource, ...] = (
         key=str,
     ),
     *map(_figures, statistics.STATISTICS.values()),
+    One(
+        name="completeness",
+        path="completeness",
+        words="Which share of what a sample of the archived events refers to is archived, and what "
+        "is missing of it. By month, kind and way: the statistics of this name.",
+        query=Query,
+        item=completeness.CompletenessSummary,
+        read=_completeness,
+        max_age_s=60,
+    ),
     One(
         name="counts",
         path="counts",
