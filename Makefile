@@ -28,6 +28,9 @@ elif ! said=$$($(1) --disable-pip-version-check --no-deps --no-build-isolation .
 fi
 endef
 
+# What Python compiles is kept, whatever a container's settings say: tests start it some thousand times.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run demo test quick check format lint types bench docs lock wheel install clean
 
@@ -129,7 +132,8 @@ $(VENV)/.schnorr: $(wildcard schnorr/*.py schnorr/*.toml schnorr/*/*.py schnorr/
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.run | $(VENV)/.schnorr
 	@echo "installing what its developers need"
-	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@# Most of it is never imported: what is, is compiled then.
+	@$(BIN)/pip install -qq --no-compile --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@
 
 # Where they cannot be installed, the tests that need them are skipped, and that is tried again.

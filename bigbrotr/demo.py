@@ -31,6 +31,7 @@ from bigbrotr.view import archive
 RELAYS = 4
 AUTHORS = 40
 EVENTS = 4000
+DAYS = 90  # over which they are spread: each day is counted by itself
 MARK = "this folder belongs to bigbrotr demo, which empties it at each start\n"
 WORDS = [
     *("relay", "archive", "signal", "morning", "coffee", "zap", "bitcoin", "garden", "river"),
@@ -90,14 +91,14 @@ def make_folder(data_dir: Path) -> None:
 
 
 def make_events(chance: random.Random) -> list[Event]:
-    """Signed events of the usual kinds, over the last two years."""
+    """Signed events of the usual kinds, most of them new."""
     now = int(time.time()) - 86400
     authors = [Keys.generate() for _ in range(AUTHORS)]
     events: list[Event] = []
     ids: list[str] = []
     for _ in range(EVENTS):
         author = chance.choice(authors)
-        created_at = now - int(chance.triangular(0, 2 * 365 * 86400, 0))
+        created_at = now - int(chance.triangular(0, DAYS * 86400, 0))
         kind, content, tags = make_content(chance, authors, ids)
         event = Event.from_json(author.sign_event(kind, content, tags, created_at))
         events.append(event)

@@ -41,6 +41,7 @@ from bigbrotr.services.statistics import Statistics
 from bigbrotr.services.sync.service import Synchronizer
 from bigbrotr.services.sync.worker import signer_of
 from bigbrotr.services.validator import Validator
+from bigbrotr.services.witnesses import Witnesses
 from bigbrotr.telemetry import Telemetry
 
 # The services, in the order in which one cycle of each makes sense.
@@ -55,6 +56,7 @@ SERVICES: dict[str, type[BaseService[Any]]] = {
     Statistics.SERVICE_NAME: Statistics,
     Search.SERVICE_NAME: Search,
     Completeness.SERVICE_NAME: Completeness,
+    Witnesses.SERVICE_NAME: Witnesses,
     Alerts.SERVICE_NAME: Alerts,
     Rescue.SERVICE_NAME: Rescue,
     Maintenance.SERVICE_NAME: Maintenance,

@@ -127,6 +127,41 @@ COMMENT ON FUNCTION bigbrotr.take_back IS
     'Takes back what was proven of a relay in the ways p_hows, for any filter: all of it, or only within p_spans. '
     'Refused (BB001) if another process has claimed the relay. Idempotent.';
 
+-- A relay that is followed leaves a row for each day. What was proven long ago need not be dated to the hour: a month
+-- becomes one row, as old as its oldest, so that no second counts as proven later than it was. The lock keeps visits out:
+-- what they prove meanwhile would stand in two rows.
+CREATE OR REPLACE FUNCTION bigbrotr.merge_old_coverage(p_before bigint, p_limit integer) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    month  constant bigint := 2592000;
+    relays bigint[];
+    each   bigint;
+BEGIN
+    SELECT array_agg(f.relay_id) INTO relays FROM (
+        SELECT DISTINCT c.relay_id FROM bigbrotr.coverage c WHERE c.proven_at < p_before
+        GROUP BY c.relay_id, c.filter, c.how, c.proven_at / month HAVING count(*) > 1
+        ORDER BY c.relay_id LIMIT p_limit
+    ) AS f;
+    FOREACH each IN ARRAY coalesce(relays, '{}') LOOP
+        PERFORM FROM bigbrotr.visits v WHERE v.relay_id = each FOR UPDATE;
+        WITH months AS (
+            SELECT c.filter, c.how, min(c.proven_at) AS first, max(c.proven_at) AS last, range_agg(c.proven) AS proven
+            FROM bigbrotr.coverage c WHERE c.relay_id = each AND c.proven_at < p_before
+            GROUP BY c.filter, c.how, c.proven_at / month HAVING count(*) > 1
+        ), gone AS (
+            DELETE FROM bigbrotr.coverage c USING months m
+            WHERE c.relay_id = each AND c.filter = m.filter AND c.how = m.how
+              AND c.proven_at > m.first AND c.proven_at <= m.last
+        )
+        UPDATE bigbrotr.coverage c SET proven = m.proven FROM months m
+        WHERE c.relay_id = each AND c.filter = m.filter AND c.how = m.how AND c.proven_at = m.first;
+    END LOOP;
+    RETURN coalesce(cardinality(relays), 0);
+END $$;
+COMMENT ON FUNCTION bigbrotr.merge_old_coverage IS
+    'Merges what was proven before p_before (Unix seconds) of up to p_limit relays: one row a month, filter and way. '
+    'Returns of how many relays. Idempotent.';
+
 -- A gap that is met again, without progress, waits longer. One that adjoins another for the same reason becomes one with
 -- it: a relay that refuses every time has one gap, and not one for each visit.
 CREATE OR REPLACE FUNCTION bigbrotr.record_coverage(

@@ -64,6 +64,8 @@ BEGIN
         ON CONFLICT (relay_id, filter, proven_at, how) DO UPDATE SET proven = c.proven + EXCLUDED.proven;
         total := total + 1;
     END LOOP;
+    DELETE FROM bigbrotr.relay_sums s
+    WHERE s.relay_id IN (SELECT c.relay_id FROM bigbrotr.imported_coverage c WHERE c.source = p_source);
     RETURN total;
 END $$;
 COMMENT ON FUNCTION bigbrotr.trust_coverage IS

@@ -187,6 +187,8 @@ CREATE OR REPLACE FUNCTION bigbrotr.record_checks(
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     recorded bigint[];
+    changed  bigint[];
+    befores  text[];
 BEGIN
     WITH given AS (
         SELECT * FROM unnest(
@@ -227,7 +229,7 @@ BEGIN
             published_at     = CASE WHEN b.digest IS NULL THEN c.published_at ELSE p_now END,
             published_digest = coalesce(b.digest, c.published_digest)
         FROM before b WHERE c.relay_id = b.relay_id
-        RETURNING c.relay_id
+        RETURNING c.relay_id, c.state, b.old_state
     ), first_rows AS (
         INSERT INTO bigbrotr.rtts (relay_id, holds_s, checked_at, outcome)
         SELECT b.relay_id, 2 * (p_now - b.old_suspect_at), b.old_suspect_at, b.old_suspect_outcome
@@ -246,7 +248,12 @@ BEGIN
             tls_ms = EXCLUDED.tls_ms, upgrade_ms = EXCLUDED.upgrade_ms, read_ms = EXCLUDED.read_ms,
             write_ms = EXCLUDED.write_ms, ttl_s = EXCLUDED.ttl_s
     )
-    SELECT array_agg(u.relay_id) INTO recorded FROM updated u;
+    SELECT array_agg(u.relay_id), array_agg(u.relay_id ORDER BY u.relay_id) FILTER (WHERE u.state <> u.old_state),
+           array_agg(u.old_state ORDER BY u.relay_id) FILTER (WHERE u.state <> u.old_state)
+    INTO recorded, changed, befores FROM updated u;
+    IF changed IS NOT NULL THEN
+        PERFORM bigbrotr.note_changes(p_relay_ids => changed, p_befores => befores, p_now => p_now);
+    END IF;
     RETURN coalesce(recorded, '{}');
 END $$;
 COMMENT ON FUNCTION bigbrotr.record_checks IS
@@ -254,8 +261,8 @@ COMMENT ON FUNCTION bigbrotr.record_checks IS
     'confirmed); void (our fault or nobody''s: no verdict); spared (the relay wants to be left alone: no verdict); '
     'defect (our own code failed: the state stays). up, spared and defect come back after p_every_s seconds, plus or '
     'minus a tenth, and sooner after down; down after a growing delay; suspect and void after one or two minutes. '
-    'p_digests: not NULL where an announcement (kind 30166) was made. Returns the relays that were recorded: those '
-    'that no other process has claimed. Idempotent.';
+    'p_digests: not NULL where an announcement (kind 30166) was made. A new state is noted in changes. Returns the '
+    'relays that were recorded: those that no other process has claimed. Idempotent.';
 
 -- Reads only the newest verdict of each relay.
 CREATE OR REPLACE FUNCTION bigbrotr.monitoring(p_since bigint)
@@ -386,11 +393,12 @@ BEGIN
         RETURNING 1
     )
     SELECT gone + count(*) INTO gone FROM surplus;
-    RETURN gone;
+    RETURN gone + bigbrotr.prune_changes(p_before => p_before);
 END $$;
 COMMENT ON FUNCTION bigbrotr.delete_old_measurements IS
-    'Deletes round-trip times and snapshots from before p_before (Unix seconds), except the newest of each relay and '
-    'type, and large documents beyond the newest hundred of a relay and type. Returns how many rows. Idempotent.';
+    'Deletes round-trip times, changes and snapshots from before p_before (Unix seconds), except the newest of each '
+    'relay and type, and large documents beyond the newest hundred of a relay and type. Returns how many rows. '
+    'Idempotent.';
 
 CREATE TABLE IF NOT EXISTS bigbrotr.metadata_raw (
     metadata_id bytea NOT NULL PRIMARY KEY REFERENCES bigbrotr.metadata (id) ON DELETE CASCADE,

@@ -129,22 +129,33 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
     WITH each AS (
-        SELECT t.pairs, v.until > v.since AS is_visited, m.missing, bigbrotr.stage_of(v) AS stage,
+        SELECT t.pairs, v.until > v.since AS is_visited, bigbrotr.stage_of(v) AS stage,
                greatest(v.until - greatest(v.since, p_beginning), 1) AS wanted_s,
-               (SELECT coalesce(sum(upper(s) - lower(s)), 0)
-                FROM unnest(m.missing * int8multirange(int8range(p_beginning, NULL))) AS s) AS missing_s
+               CASE WHEN k.is_fresh THEN o.is_whole ELSE isempty(m.missing) END AS is_whole,
+               CASE WHEN k.is_fresh THEN o.missing_s
+                    ELSE bigbrotr.seconds_in(m.missing * int8multirange(int8range(p_beginning, NULL))) END AS missing_s
         FROM bigbrotr.visits v
         JOIN bigbrotr.relays r ON r.id = v.relay_id
-        JOIN bigbrotr.tallies t ON t.relay_id = r.id,
-        LATERAL bigbrotr.missing_spans(
-            p_relay_id => v.relay_id, p_since => v.since, p_until => v.until, p_filter => v.filter, p_now => p_now
+        JOIN bigbrotr.tallies t ON t.relay_id = r.id
+        LEFT JOIN bigbrotr.relay_sums o ON o.relay_id = v.relay_id
+        -- Sums are true until the next visit begins. Of relays that are followed, they are as good as true.
+        CROSS JOIN LATERAL (SELECT coalesce(
+            o.filter = v.filter AND o.since = v.since
+            AND (v.owner IS NOT NULL AND v.outcome = 'live'
+                 OR v.owner IS NULL AND o.until = v.until AND o.made_at > coalesce(v.visited_at, 0)),
+            false)
+        ) AS k (is_fresh)
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN NOT k.is_fresh THEN bigbrotr.missing_spans(
+                p_relay_id => v.relay_id, p_since => v.since, p_until => v.until, p_filter => v.filter, p_now => p_now) END
+            OFFSET 0  -- made once, and not in each place that needs it
         ) AS m (missing)
         WHERE v.retired_at IS NULL AND r.network = ANY (p_networks)
     )
-    SELECT count(*), count(*) FILTER (WHERE e.is_visited AND isempty(e.missing)),
+    SELECT count(*), count(*) FILTER (WHERE e.is_visited AND e.is_whole),
            count(*) FILTER (WHERE e.stage = 'live'), count(*) FILTER (WHERE e.stage = 'copying'),
            count(*) FILTER (WHERE e.stage = 'failing'),
-           coalesce(sum(e.pairs * e.missing_s / greatest(e.wanted_s - e.missing_s, 1))
+           coalesce(sum(e.pairs::numeric * e.missing_s / greatest(e.wanted_s - e.missing_s, 1))
                     FILTER (WHERE e.stage <> 'failing'), 0)::bigint
     FROM each e;
 END $$;

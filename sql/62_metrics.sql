@@ -99,6 +99,13 @@ BEGIN
     SELECT 'backlog', ARRAY['search'], count(*)::double precision
     FROM bigbrotr.search_state s JOIN bigbrotr.arrivals a ON (a.xid, a.id) > (s.xid::text::xid8, s.id)
     UNION ALL
+    SELECT 'backlog', ARRAY['witnesses'], count(*)::double precision
+    FROM bigbrotr.witness_state s JOIN bigbrotr.arrivals a ON (a.xid, a.id) > (s.xid::text::xid8, s.id)
+    UNION ALL
+    SELECT 'backlog', ARRAY['operators'], count(*)::double precision
+    FROM bigbrotr.snapshots_latest l LEFT JOIN bigbrotr.operator_documents d ON d.relay_id = l.relay_id
+    WHERE l.type = 'nip11' AND d.metadata_id IS DISTINCT FROM l.metadata_id
+    UNION ALL
     SELECT 'search_filling', '{}', count(*)::double precision FROM bigbrotr.search_state s WHERE s.after_at IS NOT NULL
     UNION ALL
     SELECT 'database_size_bytes', '{}', pg_database_size(current_database())::double precision;

@@ -25,10 +25,13 @@ BEGIN
     FROM bigbrotr.dropped d WHERE d.created_at = born AND d.slice = part AND d.event_id = p_id;
     RETURN QUERY
     SELECT r.url, bigbrotr.unpack_seen(times[array_position(holders, r.id)]), d.seen_at, d.dropped_at, w.noted_at,
-           (SELECT coalesce(jsonb_agg(jsonb_build_object('filter', c.filter, 'how', c.how, 'proven_at', c.proven_at)
-                                      ORDER BY c.proven_at DESC), '[]')
-            FROM bigbrotr.coverage c WHERE c.relay_id = r.id AND c.proven @> born)
+           coalesce(k.proofs, '[]')
     FROM bigbrotr.relays r
+    LEFT JOIN (
+        SELECT c.relay_id, jsonb_agg(jsonb_build_object('filter', c.filter, 'how', c.how, 'proven_at', c.proven_at)
+                                     ORDER BY c.proven_at DESC) AS proofs
+        FROM bigbrotr.coverage c WHERE c.proven @> born GROUP BY c.relay_id
+    ) AS k ON k.relay_id = r.id
     LEFT JOIN unnest(leavers, first_at, left_at) AS d (relay_id, seen_at, dropped_at) ON d.relay_id = r.id
     LEFT JOIN bigbrotr.withheld w ON w.relay_id = r.id AND w.event_id = p_id AND NOT EXISTS (
         SELECT FROM bigbrotr.coverage c

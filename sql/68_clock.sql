@@ -34,6 +34,10 @@ BEGIN
     ), alerts_due AS (
         UPDATE bigbrotr.alerts a SET due_at = p_now, noted_at = p_now
         WHERE a.noted_at > ahead AND a.owner IS NULL RETURNING 1
+    ), changes_dated AS (
+        UPDATE bigbrotr.changes c SET noted_at = p_now, since = least(c.since, p_now) WHERE c.noted_at > ahead RETURNING 1
+    ), sums_gone AS (
+        DELETE FROM bigbrotr.relay_sums s WHERE s.made_at > ahead RETURNING 1
     ), rescues_due AS (
         UPDATE bigbrotr.rescues r SET due_at = p_now, queued_at = p_now
         WHERE r.queued_at > ahead AND r.state IN ('waiting', 'accepted') RETURNING 1

@@ -207,13 +207,15 @@ COMMENT ON COLUMN bigbrotr.statistics_checks.number IS 'Days since 1970.';
 
 CREATE OR REPLACE VIEW bigbrotr.statistics_software AS
 SELECT coalesce(left(m.data ->> 'software', 200), '') AS software, coalesce(left(m.data ->> 'version', 200), '') AS version,
-       count(*) AS relays
+       count(*) AS relays, count(DISTINCT coalesce(o.operator_id, s.relay_id)) AS operators
 FROM bigbrotr.snapshots_latest s JOIN bigbrotr.metadata m ON m.id = s.metadata_id
+LEFT JOIN bigbrotr.operators o ON o.relay_id = s.relay_id
 WHERE s.type = 'nip11' GROUP BY 1, 2;
 COMMENT ON VIEW bigbrotr.statistics_software IS 'What relays say they run.';
 COMMENT ON COLUMN bigbrotr.statistics_software.software IS 'Software; empty: they do not say.';
 COMMENT ON COLUMN bigbrotr.statistics_software.version IS 'Version of it; empty: they do not say.';
 COMMENT ON COLUMN bigbrotr.statistics_software.relays IS 'Relays.';
+COMMENT ON COLUMN bigbrotr.statistics_software.operators IS 'Their operators, as far as they are known: each relay has one of its own, or shares one.';
 
 CREATE OR REPLACE VIEW bigbrotr.statistics_nips AS
 SELECT u.nip, count(*) FILTER (WHERE u.is_claimed) AS claimed, count(*) FILTER (WHERE u.is_seen IS NOT NULL) AS tested,
@@ -243,19 +245,24 @@ COMMENT ON COLUMN bigbrotr.statistics_nips.seen IS 'Relays at which it was seen.
 COMMENT ON COLUMN bigbrotr.statistics_nips.refuted IS 'Relays that claim it and do not have it.';
 
 CREATE OR REPLACE VIEW bigbrotr.statistics_countries AS
-SELECT coalesce(left(m.data ->> 'country', 10), '') AS country, count(*) AS relays
+SELECT coalesce(left(m.data ->> 'country', 10), '') AS country, count(*) AS relays,
+       count(DISTINCT coalesce(o.operator_id, s.relay_id)) AS operators
 FROM bigbrotr.snapshots_latest s JOIN bigbrotr.metadata m ON m.id = s.metadata_id
+LEFT JOIN bigbrotr.operators o ON o.relay_id = s.relay_id
 WHERE s.type = 'nip66_geo' GROUP BY 1;
 COMMENT ON VIEW bigbrotr.statistics_countries IS 'Where relays are, by their addresses.';
 COMMENT ON COLUMN bigbrotr.statistics_countries.country IS 'Two letters (ISO 3166); empty: it is not known.';
 COMMENT ON COLUMN bigbrotr.statistics_countries.relays IS 'Relays.';
+COMMENT ON COLUMN bigbrotr.statistics_countries.operators IS 'Their operators, as far as they are known.';
 
 CREATE OR REPLACE VIEW bigbrotr.statistics_access AS
 SELECT r.network, count(*) AS relays, count(*) FILTER (WHERE c.state = 'up') AS up, count(n.data) AS documents,
        count(*) FILTER (WHERE n.data @> '{"limitation": {"auth_required": true}}') AS auth,
        count(*) FILTER (WHERE n.data @> '{"limitation": {"payment_required": true}}') AS payment,
-       count(*) FILTER (WHERE n.data @> '{"limitation": {"restricted_writes": true}}') AS restricted
+       count(*) FILTER (WHERE n.data @> '{"limitation": {"restricted_writes": true}}') AS restricted,
+       count(DISTINCT coalesce(o.operator_id, r.id)) AS operators
 FROM bigbrotr.relays r
+LEFT JOIN bigbrotr.operators o ON o.relay_id = r.id
 LEFT JOIN bigbrotr.checks c ON c.relay_id = r.id
 LEFT JOIN (
     SELECT s.relay_id, m.data FROM bigbrotr.snapshots_latest s JOIN bigbrotr.metadata m ON m.id = s.metadata_id
@@ -270,11 +277,12 @@ COMMENT ON COLUMN bigbrotr.statistics_access.documents IS 'Relays that describe 
 COMMENT ON COLUMN bigbrotr.statistics_access.auth IS 'Relays that say that they require authentication.';
 COMMENT ON COLUMN bigbrotr.statistics_access.payment IS 'Relays that say that they require payment.';
 COMMENT ON COLUMN bigbrotr.statistics_access.restricted IS 'Relays that say that not everybody may write.';
+COMMENT ON COLUMN bigbrotr.statistics_access.operators IS 'Operators of these relays, as far as they are known.';
 
 CREATE OR REPLACE VIEW bigbrotr.statistics_completeness AS
 SELECT (lpad((1970 + s.month / 12)::text, 4, '0') || '-' || lpad((s.month % 12 + 1)::text, 2, '0')) COLLATE "C" AS month,
-       s.kind, s.via COLLATE "C" AS via, s.total AS "references", s.held,
-       round(s.held::numeric / s.total, 4)::double precision AS share
+       s.kind, s.via COLLATE "C" AS via, s.total AS "references", s.held AS archived,
+       round(s.held::numeric / s.total, 4)::double precision AS archived_share
 FROM bigbrotr.reference_sums s;
 COMMENT ON VIEW bigbrotr.statistics_completeness IS
     'What the events of a sample refer to, and how much of it is archived, by month, kind and way. See completeness_state.';
@@ -282,5 +290,5 @@ COMMENT ON COLUMN bigbrotr.statistics_completeness.month IS 'Month in which the 
 COMMENT ON COLUMN bigbrotr.statistics_completeness.kind IS 'Kind of the referring events.';
 COMMENT ON COLUMN bigbrotr.statistics_completeness.via IS 'How they refer to others, see sampled_references.';
 COMMENT ON COLUMN bigbrotr.statistics_completeness."references" IS 'References of the sample.';
-COMMENT ON COLUMN bigbrotr.statistics_completeness.held IS 'Those of them to what is archived.';
-COMMENT ON COLUMN bigbrotr.statistics_completeness.share IS 'The share of these.';
+COMMENT ON COLUMN bigbrotr.statistics_completeness.archived IS 'Those of them to what is archived.';
+COMMENT ON COLUMN bigbrotr.statistics_completeness.archived_share IS 'The share of these.';

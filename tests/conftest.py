@@ -8,12 +8,13 @@ distributed over them.
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -42,15 +43,37 @@ HERE = Path(__file__).parent
 SLOW = [HERE / name for name in ("cli", "serve", "services", "test_refusals.py")]
 SLOW.append(HERE / "core" / "test_upgrade.py")
 QUICK = {HERE / "cli" / "test_completion.py"}  # starts nothing
+# Single tests in these take longest: begun last, they would keep one process busy after the others.
+LONGEST = [
+    HERE / "test_demo.py",
+    *(
+        HERE / "services" / "sync" / f"test_{name}.py"
+        for name in ("end_to_end", "campaign", "live")
+    ),
+    *(HERE / "services" / f"test_{name}.py" for name in ("several_supervisors", "town")),
+    HERE / "serve" / "test_browser.py",
+]
+MEMORY = Path("/dev/shm")
+ROOM = 4 << 30  # bytes that a server of databases in memory finds there
 CLUSTER = os.environ.get("BIGBROTR_TEST_CITUS") or None
-FAST = "fsync = off\nsynchronous_commit = off\nfull_page_writes = off\nautovacuum = off\n"
+FAST = (
+    "fsync = off\nsynchronous_commit = off\nfull_page_writes = off\nautovacuum = off\n"
+    "max_wal_size = 256MB\nmin_wal_size = 64MB\n"
+)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks as slow, besides those that say so themselves, all tests of some folders and files."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks as slow, besides those that say so themselves, all tests of some folders and files.
+
+    Where several processes share the tests, what takes longest comes first.
+    """
     for item in items:
         if item.path not in QUICK and any(item.path.is_relative_to(place) for place in SLOW):
             item.add_marker(pytest.mark.slow)
+    if hasattr(config, "workerinput"):
+        items.sort(
+            key=lambda item: (item.path not in LONGEST, item.get_closest_marker("slow") is None)
+        )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -85,13 +108,17 @@ def fresh_politeness() -> None:
     politeness_of.cache_clear()
 
 
+Filling: TypeAlias = Callable[[Brotr], Awaitable[Any]]  # what many tests find in their databases
+
+
 class Databases:
     """Makes databases on one server, and drops them at the end of a test."""
 
     def __init__(self, url: str, server: EmbeddedPostgres | None = None) -> None:
         self.url = url
         self.server = server  # None: another one, named by the environment
-        self._templates: dict[Profile, str] = {}
+        self.filled: dict[tuple[Profile, Filling], Any] = {}  # what a filling has returned
+        self._templates: dict[Profile | tuple[Profile, Filling], str] = {}
         self._made = 0
 
     def dsn(self, database: str) -> str:
@@ -117,6 +144,22 @@ class Databases:
         await self.make(name, source)
         return name
 
+    async def create_filled(self, template: Profile, filling: Filling) -> str:
+        """The name of a new database of a profile, filled: that is done once, and copied."""
+        key = template, filling
+        if key not in self._templates:
+            name = await self.create(template)
+            await self._fill(name, key)
+            self._templates[key] = name
+        self._made += 1
+        name = f"bigbrotr_test_{os.getpid()}_{self._made}"
+        await self.make(name, self._templates[key])
+        return name
+
+    async def _fill(self, name: str, key: tuple[Profile, Filling]) -> None:
+        async with Brotr(Pool(dsn=self.dsn(name))) as brotr:
+            self.filled[key] = await key[1](brotr)
+
     async def prepare(self, name: str, profile: Profile) -> None:
         """Makes the schema in an empty database."""
         connection = await asyncpg.connect(self.dsn(name))
@@ -135,6 +178,17 @@ class Databases:
     async def drop_templates(self) -> None:
         for name in self._templates.values():
             await self.drop(name)
+
+
+def roomy_memory() -> Path | None:
+    """A folder in memory, if there is much of it: a database is hundreds of files, which are made
+    and removed for each test, there in a tenth of the time. None: wherever temporary files are."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+        if min(free, shutil.disk_usage(MEMORY).free) >= ROOM:
+            return MEMORY
+    return None
 
 
 class ClusterDatabases(Databases):
@@ -193,6 +247,12 @@ class ClusterDatabases(Databases):
         await self._on_nodes(
             f"ALTER DATABASE {name} SET search_path = pg_catalog", only_workers=True
         )
+
+    async def create_filled(self, template: Profile, filling: Filling) -> str:
+        """Fills each anew: Citus is at work in all of them, and nobody may be in what is copied."""
+        name = await self.create(template)
+        await self._fill(name, (template, filling))
+        return name
 
     async def create_blank(self, *, workers: bool = True) -> str:
         """The name of a new database without a schema that knows Citus, and the workers."""
@@ -253,7 +313,8 @@ async def databases() -> AsyncIterator[Databases]:
         if not url:
             # Not below pytest's own directory: another session of pytest would close that to the
             # user that PostgreSQL runs as.
-            place = stack.enter_context(TemporaryDirectory(prefix="bigbrotr-test-"))
+            directory = TemporaryDirectory(prefix="bigbrotr-test-", dir=roomy_memory())
+            place = stack.enter_context(directory)
             server = EmbeddedPostgres(Path(place) / "data")
             await stack.enter_async_context(server)
             (server.cluster / "postgresql.user.conf").write_text(FAST)
@@ -273,8 +334,11 @@ async def make_database(
     """Makes databases, of a profile or empty (None), and returns their addresses."""
     names: list[str] = []
 
-    async def make(template: Profile | None) -> str:
-        names.append(await databases.create(template))
+    async def make(template: Profile | None, filling: Filling | None = None) -> str:
+        if template is None or filling is None:
+            names.append(await databases.create(template))
+        else:
+            names.append(await databases.create_filled(template, filling))
         return databases.dsn(names[-1])
 
     yield make
@@ -289,9 +353,25 @@ def profile() -> Profile:
 
 
 @pytest.fixture
-async def dsn(make_database: Callable[[Profile | None], Awaitable[str]], profile: Profile) -> str:
-    """The address of this test's own, migrated and empty database."""
-    return await make_database(profile)
+def filling() -> Filling | None:
+    """What puts something into the database of this test, the same as for others: a module that has
+    it takes the place of this fixture."""
+    return None
+
+
+@pytest.fixture
+async def dsn(
+    make_database: Callable[..., Awaitable[str]], profile: Profile, filling: Filling | None
+) -> str:
+    """The address of this test's own, migrated database; empty, where it has no filling."""
+    return await make_database(profile, filling)
+
+
+@pytest.fixture
+def filled(dsn: str, databases: Databases, profile: Profile, filling: Filling) -> Any:
+    """What the filling has returned."""
+    assert dsn
+    return databases.filled[profile, filling]
 
 
 @pytest.fixture

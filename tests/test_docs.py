@@ -1,6 +1,5 @@
 """The documentation: what is generated is current, what can be run runs, links lead somewhere."""
 
-import asyncio
 import gzip
 import re
 import shlex
@@ -8,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,9 @@ from bigbrotr.services import validator
 from bigbrotr.transfer import parquet
 from bigbrotr.transfer.datasets import EVENTS
 from docs import generate, generate_schema
+from tests.kit import starter
 from tests.kit.events import make_event, wire
-from tests.kit.processes import Done, environment
+from tests.kit.processes import CARELESS, Done, Running, environment
 from tests.models.test_where import bech32
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +43,8 @@ PLACEHOLDERS = {
 }
 # Programs of the system, which change it: nothing of ours is in their lines but what is checked.
 SYSTEM = {"systemctl", "sudoedit", "git", "apt", "docker", "python3", "pip", "cd", "curl"}
-ENDLESS = {"run", "serve"}  # until they are stopped
+# Those that go on until they are stopped, and what they say first.
+READY = {"run": " supervisor: ready ", "serve": " serving the archive "}
 
 
 @dataclass(frozen=True)
@@ -149,34 +151,32 @@ async def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parquet.Writer(home / "events.parquet", EVENTS).close()
     done = await bigbrotr(home, "db migrate --profile full")
     assert done.code == 0, done.err
+    with (home / "bigbrotr" / "postgres" / "postgresql.user.conf").open("a") as settings:
+        settings.write(CARELESS)
     return home
 
 
 async def bigbrotr(home: Path, command: str) -> Done:
     """Runs it as its reader would; one that goes on is stopped as soon as it is ready."""
     words = shlex.split(command)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bigbrotr", *words),
-        cwd=home,
-        env=environment(
-            HOME=str(home), XDG_DATA_HOME=str(home), BIGBROTR_CONFIG=str(home / "bigbrotr.toml")
-        ),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    said = b""
-    if words[0] in ENDLESS and "--once" not in words:
-        while b" supervisor: ready " not in said and b" serving the archive " not in said:
-            line = await process.stderr.readline()
-            assert line, said.decode()
-            said += line
-        process.send_signal(signal.SIGTERM)
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return Done(process.returncode, out.decode(), (said + err).decode())
+    log = home / "err"
+    with tempfile.TemporaryFile() as out, log.open("wb") as err:
+        process = await starter.start(
+            words,
+            out=out.fileno(),
+            err=err.fileno(),
+            cwd=home,
+            env=environment(
+                HOME=str(home), XDG_DATA_HOME=str(home), BIGBROTR_CONFIG=str(home / "bigbrotr.toml")
+            ),
+        )
+        running = Running(process, log)
+        if words[0] in READY and "--once" not in words:
+            await running.says(READY[words[0]])
+            process.send_signal(signal.SIGTERM)
+        code = await running.wait()
+        out.seek(0)
+        return Done(code, out.read().decode(), running.err)
 
 
 # What may be said of an archive that holds nothing, or where nothing runs.
@@ -185,7 +185,6 @@ CODES = {"health": {1, 2}, "doctor": {0, 1}, "takedown": {0, 2}, "compliance": {
 CODES |= {"rescue": {0, 2}, "at-risk": {0, 2}}
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize("command", OURS)
 async def test_commands_run(command: str, home: Path) -> None:

@@ -77,7 +77,7 @@ async def make(
         host = urlsplit(dsn).hostname or query["host"][0]
         port = urlsplit(dsn).port or int(query.get("port", ["5432"])[0])
         more = f'[database]\nhost = "{host}"\nport = {port}\nuser = "{LOGIN}"\n'
-        return There(Place(tmp_path / "there", more=f'{more}database = "{name}"\n'), dsn)
+        return There(Place(tmp_path / "there", more=f'{more}database = "{name}"\n', workers=2), dsn)
 
     yield make
     for dsn in made:
@@ -202,7 +202,7 @@ async def test_variables_of_another_database(tmp_path: Path) -> None:
     for name in (".pgpass", ".pg_service.conf"):
         (home / name).write_text("nonsense\n")
     env = LIBPQ | {"HOME": str(home)}
-    place = Place(tmp_path / "place")
+    place = Place(tmp_path / "place", workers=2)
     file = tmp_path / "dump"
     async with place.start("--only", "seeder", **env) as running:
         await running.says("ready")
@@ -211,7 +211,7 @@ async def test_variables_of_another_database(tmp_path: Path) -> None:
         done = await place.call("db", "psql", "--", "-Atc", "SHOW statement_timeout", **env)
         assert (done.code, done.out, done.err) == (0, "0\n", "")
         assert await running.end() == 0
-    done = await Place(tmp_path / "other").call("db", "restore", str(file), **env)
+    done = await Place(tmp_path / "other", workers=2).call("db", "restore", str(file), **env)
     assert (done.code, done.out) == (0, "restored 0 events\n"), done.err
     assert "nowhere" not in done.err
 

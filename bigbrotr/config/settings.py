@@ -339,6 +339,9 @@ class SeederSettings(ServiceSection, frozen=True):
     ] = None
 
 
+EACH_ELEMENT = "$[*]"  # as the lists that profiles name have it
+
+
 class SourceSettings(Section, frozen=True):
     """One list of relays on the web."""
 
@@ -346,7 +349,7 @@ class SourceSettings(Section, frozen=True):
     path: Annotated[
         str,
         Meta(description="JSONPath of the URLs in the answer; `~` takes keys, as in $.relays.~"),
-    ] = "$[*]"
+    ] = EACH_ELEMENT
     enabled: Annotated[bool, Meta(description="this list is fetched")] = True
     interval_s: Annotated[
         float, Meta(ge=60, le=YEAR_S, description="from one fetch to the next")
@@ -368,6 +371,8 @@ class SourceSettings(Section, frozen=True):
             or "@" in parts.netloc
         ):
             raise ValueError("url is http://… or https://…, without a password")
+        if self.path == EACH_ELEMENT:
+            return
         from jsonpath import JSONPathError, compile  # noqa: A004 -- slow to import, rarely needed
 
         try:
@@ -552,6 +557,13 @@ class PublishSettings(Section, frozen=True):
             ge=60, le=YEAR_S, description="from one announcement of an unchanged relay to the next"
         ),
     ] = 3600.0
+    history: Annotated[
+        tuple[Literal[1066, 1166], ...],
+        Meta(
+            description="kinds of events in which each change of state is told as well, to stay: "
+            "1066 (deltas, as nostr-watch has them), 1166 (the whole); NIP-66 has neither"
+        ),
+    ] = ()
     geohash: Annotated[str | None, Meta(description="where the monitor is: 1 to 12 characters")] = (
         None
     )
@@ -965,6 +977,9 @@ class ServeLimits(Section, frozen=True):
     connections_per_address: Annotated[
         int, Meta(ge=1, le=100_000, description="most open connections of one address")
     ] = 100
+    change_streams: Annotated[
+        int, Meta(ge=1, le=100_000, description="most readers who follow the changes of state")
+    ] = 200
     statement_timeout_s: Annotated[
         float, Meta(ge=0.1, le=600, description="a question that takes longer is broken off")
     ] = 5.0
@@ -1195,6 +1210,50 @@ def listen_address(listen: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
+class WitnessesSettings(ServiceSection, frozen=True):
+    """Other monitors (NIP-66): what they say of relays is kept, and compared with ours."""
+
+    # As maintenance, it waits for those who hold the database up.
+    max_consecutive_failures: Annotated[
+        int, Meta(ge=0, description="failed cycles in a row that count as a crash; 0: never")
+    ] = 0
+    interval_s: Annotated[
+        float, Meta(ge=0.1, description="from one look for new words to the next")
+    ] = 30.0
+    most: Annotated[
+        int, Meta(ge=1, le=10_000, description="monitors whose words are kept at the same time")
+    ] = 200
+    pubkeys: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=1000,
+            description="monitors that always have room: 64 hex digits or npub",
+        ),
+    ] = ()
+    only_these: Annotated[bool, Meta(description="no other monitor than those of pubkeys")] = False
+    compare_every_s: Annotated[
+        float, Meta(ge=1, le=YEAR_S, description="from one comparison of all to the next")
+    ] = 900.0
+
+    def __post_init__(self) -> None:
+        keys = []
+        for pubkey in self.pubkeys:
+            try:
+                keys.append(public_key(pubkey))
+            except ValueError as error:
+                raise ValueError(f"pubkeys: {error}") from None
+        msgspec.structs.force_setattr(self, "pubkeys", tuple(dict.fromkeys(keys)))
+        if self.only_these and not keys:
+            raise ValueError("only_these: name the monitors in pubkeys")
+        if len(keys) > self.most:
+            raise ValueError(f"pubkeys: {len(keys)} are more than most = {self.most} has room for")
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """The public keys in bytes."""
+        return tuple(map(bytes.fromhex, self.pubkeys))
+
+
 class AlertTarget(Section, frozen=True):
     """Who is told what has changed at which relays."""
 
@@ -1415,6 +1474,7 @@ class Config(Section, frozen=True):
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
     completeness: CompletenessSettings = field(default_factory=CompletenessSettings)
+    witnesses: WitnessesSettings = field(default_factory=WitnessesSettings)
     alerts: AlertsSettings = field(default_factory=AlertsSettings)
     rescue: RescueSettings = field(default_factory=RescueSettings)
     maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)

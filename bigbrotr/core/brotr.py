@@ -12,6 +12,7 @@ from bigbrotr.core.calls.exchange import ExchangeCalls
 from bigbrotr.core.calls.imports import ImportCalls
 from bigbrotr.core.calls.maintenance import MaintenanceCalls
 from bigbrotr.core.calls.monitoring import MonitoringCalls
+from bigbrotr.core.calls.operators import OperatorCalls
 from bigbrotr.core.calls.policy import PolicyCalls
 from bigbrotr.core.calls.reconciliation import ReconciliationCalls
 from bigbrotr.core.calls.rescues import RescueCalls
@@ -19,6 +20,7 @@ from bigbrotr.core.calls.search import SearchCalls
 from bigbrotr.core.calls.service_data import ServiceDataCalls
 from bigbrotr.core.calls.statistics import StatisticsCalls
 from bigbrotr.core.calls.visits import VisitCalls
+from bigbrotr.core.calls.witnesses import WitnessCalls
 from bigbrotr.core.pool import Pool
 
 
@@ -34,6 +36,8 @@ class Brotr(
     StatisticsCalls,
     PolicyCalls,
     SearchCalls,
+    WitnessCalls,
+    OperatorCalls,
     AlertCalls,
     RescueCalls,
     CompletenessCalls,

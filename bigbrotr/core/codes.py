@@ -28,4 +28,5 @@ class LockTable(StrEnum):
     CANDIDATES = "candidates_lock"  # EXCLUSIVE: counts a host's addresses and adds some
     STATISTICS = "statistics_lock"  # EXCLUSIVE: counts a day
     POLICY = "policy_lock"  # EXCLUSIVE: judges events
+    WITNESSES = "witnesses_lock"  # EXCLUSIVE: lets monitors in as witnesses
     PRESENCE = "presence_lock"  # ROW EXCLUSIVE: stores; EXCLUSIVE: in any order, or deletes

@@ -65,6 +65,9 @@ METRICS: dict[str, Metric] = {
     "deliveries": Metric(
         "counter", "Events of our own offered to relays, by what became of them.", ("outcome",)
     ),
+    "witness_words": Metric(
+        "counter", "Announcements of other monitors, by what became of them.", ("outcome",)
+    ),
     "rescues": Metric(
         "counter",
         "Archived events that were to be at other relays, by what became of them.",
@@ -91,6 +94,7 @@ METRICS: dict[str, Metric] = {
     "serve_processes": Metric("gauge", "Processes that serve the archive and are alive."),
     "serve_restarts": Metric("counter", "Times that one of them was started again."),
     "serve_connections": Metric("gauge", "Connections that readers have open."),
+    "serve_change_streams": Metric("gauge", "Readers that follow the changes of state of relays."),
     "serve_answers": Metric("counter", "Answers to readers, by class of status.", ("status",)),
     "serve_relay_connections": Metric("gauge", "Clients of the relay that are connected."),
     "serve_relay_subscriptions": Metric("gauge", "Subscriptions that they have open."),

@@ -351,6 +351,9 @@ def archiving(directory: Path | None, *, summarizes: bool) -> dict[str, str]:
             "basic_archive.archive_directory": quoted,
             "archive_timeout": "10min",
             "restore_command": f"cp {shell}/%f %p",
+            # Otherwise readers are let in, and "ready" is said, before the archive was read to its
+            # end: a stop at that moment would leave the recovery half done.
+            "hot_standby": "off",
         }
     return found
 

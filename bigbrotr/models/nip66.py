@@ -17,6 +17,7 @@ MAX_TAG = 200  # characters of a value that a relay has chosen
 # Namespaces of labels (NIP-32), as monitors use them.
 COUNTRY, CITY, ZONE = "ISO-3166-1", "nip66.label.city", "IANA-tz"
 ASN, OPERATOR, LANGUAGE = "IANA-asn", "IANA-asnOrg", "ISO-639-1"
+IPV4, IPV6 = "dns.ipv4", "dns.ipv6"
 
 BASE32 = "0123456789bcdefghjkmnpqrstuvwxyz"
 PRECISION = 9  # characters of a geohash: five metres, more than any database knows
@@ -43,7 +44,11 @@ class Nip66:
     content: str = ""  # the NIP-11 document as JSON
 
     def tags(self) -> Tags:
-        """The tags of the event: one value each, repeated as needed, a negation in the value."""
+        """The tags of the event: one value each, each once, a negation in the value.
+
+        As other monitors do, a geohash is repeated in all lengths, since relays find whole values
+        alone, and a certificate is told among the requirements as well.
+        """
         tags = [["d", address(self.relay)]]
         if self.network in NETWORKS:
             tags.append(["n", str(self.network)])
@@ -55,17 +60,19 @@ class Nip66:
             for name in REQUIREMENTS
             if name in self.requirements
         ]
+        if self.is_tls_valid is not None:
+            tags.append(["R", signed("ssl", self.is_tls_valid)])
         tags += [["t", topic] for topic in self.topics]
         tags += [["k", signed(str(kind), self.kinds[kind])] for kind in self.kinds]
         if self.geohash is not None:
-            tags.append(["g", self.geohash])
+            tags += [["g", self.geohash[:size]] for size in range(len(self.geohash), 0, -1)]
         tags += [["L", space] for space in dict.fromkeys(space for space, _ in self.labels)]
         tags += [["l", value, space] for space, value in self.labels]
         if self.software is not None:
             tags.append(["s", self.software])
         if self.is_tls_valid is not None:
             tags.append(["ssl", signed("valid", self.is_tls_valid)])
-        return tags
+        return [list(tag) for tag in dict.fromkeys(map(tuple, tags))]
 
     @classmethod
     def parse(cls, tags: Iterable[Sequence[str]], content: str = "") -> Self:
@@ -93,10 +100,10 @@ class Nip66:
             },
             topics=tuple(_values(known, "t")),
             kinds={kind: yes for kind, yes in kinds if kind is not None},
-            geohash=next(iter(_values(known, "g")), None),
+            geohash=max(_values(known, "g"), key=len, default=None),
             labels=tuple((tag[1], tag[0]) for tag in known.get("l", ()) if len(tag) > 1),
             software=next(iter(_values(known, "s")), None),
-            is_tls_valid=secure.get("valid"),
+            is_tls_valid=secure.get("valid", requirements.get("ssl")),
             content=content,
         )
 

@@ -1,10 +1,12 @@
 """What monitors say of relays (NIP-66), read page by page: a pure machine over the paging one."""
 
+import time
 from typing import Any
 
 from bigbrotr.models.coverage import Span
 from bigbrotr.models.event import Event, WireEvent
 from bigbrotr.models.mentions import mentioned
+from bigbrotr.models.witnesses import Word, read_word
 from bigbrotr.nostr.paging import Paging
 from bigbrotr.nostr.questions import GapReason, PageAnswer, Progress
 from bigbrotr.nostr.session import Page
@@ -19,6 +21,7 @@ class MonitorReading:
         self.urls: dict[str, None] = {}  # of the relays that they have seen
         self.events = 0  # good ones
         self.rejected = 0  # forged, or not asked for
+        self.words: list[Word] = []  # what they say that is new
         self.trouble = ""  # why not everything could be read
         self._pubkeys = pubkeys
         self._paging = Paging(span)
@@ -42,6 +45,7 @@ class MonitorReading:
 
         What is forged or cannot be read took the place of another: the walk goes on below it.
         """
+        now = int(time.time())
         times: list[int] = []
         off_filter = 0
         here: set[bytes] = set()
@@ -59,6 +63,9 @@ class MonitorReading:
                     self._seen.add(event.id)
                     self.events += 1
                     self.urls |= dict.fromkeys(mentioned(event.kind, event.tags, ""))
+                    word = read_word(event.pubkey, event.created_at, event.id, event.tags, now)
+                    if isinstance(word, Word):
+                        self.words.append(word)
         self.rejected += page.unreadable
         if times:  # of what cannot be read nobody knows the time
             times += [min(times)] * page.unreadable

@@ -18,15 +18,18 @@ class CompletenessSummary(Struct, frozen=True):
     found: int  # that were missing, and are archived now
     gone: int  # that relays were asked for in vain
     relays: int  # of which anything is archived
-    begun_at: int  # when the sample was begun
-    as_of: int
+    begun_at: int | None  # when the sample was begun; None: that was never measured
+    as_of: int | None
 
 
-async def completeness_summary(pool: Pool) -> CompletenessSummary | None:
-    """How complete the archive is; None: that was never measured."""
+NOTHING = CompletenessSummary(0, 0, None, 0.0, False, 0, 0, 0, 0, None, None)
+
+
+async def completeness_summary(pool: Pool) -> CompletenessSummary:
+    """How complete the archive is."""
     row = await pool.fetchrow("SELECT * FROM bigbrotr.completeness_basis()")
     if row is None:
-        return None
+        return NOTHING
     total, held = row["total"], row["held"]
     return CompletenessSummary(
         references=total,

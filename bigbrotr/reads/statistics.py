@@ -134,8 +134,8 @@ class Completeness(Struct, frozen=True):
     kind: int  # of the referring events
     via: str  # e, q, a: by such a tag; repost (6, 16); zap (9735)
     references: int  # in the sample
-    held: int  # of these, to events that are archived
-    share: float
+    archived: int  # of these, to events that are archived
+    archived_share: float
 
 
 class Software(Struct, frozen=True):
@@ -144,6 +144,7 @@ class Software(Struct, frozen=True):
     software: str
     version: str
     relays: int
+    operators: int  # of these relays, as far as they are known
 
 
 class Nip(Struct, frozen=True):
@@ -161,6 +162,7 @@ class Country(Struct, frozen=True):
 
     country: str
     relays: int
+    operators: int  # of these relays, as far as they are known
 
 
 class Access(Struct, frozen=True):
@@ -173,6 +175,7 @@ class Access(Struct, frozen=True):
     auth: int  # that require authentication
     payment: int
     restricted: int  # not everybody may write
+    operators: int  # of these relays, as far as they are known
 
 
 class Statistic(Struct, frozen=True):

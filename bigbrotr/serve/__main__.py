@@ -72,6 +72,7 @@ async def _work(order: Order, reports: BinaryIO) -> None:
                     url=told,
                     answers=dict(service.counts),
                     connections=service.connections.open,
+                    change_streams=service.change_streams,
                     memory_bytes=memory_of([os.getpid()]),
                     relay=None if service.relay is None else service.relay.report(),
                 )

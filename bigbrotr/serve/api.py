@@ -22,15 +22,18 @@ from bigbrotr.reads import (
     at_risk,
     author_history,
     authors,
+    changes,
     completeness,
     coverage,
     measurements,
+    operators,
     relay_list,
     relays,
     rescues,
     samples,
     statistics,
     status,
+    witnesses,
 )
 from bigbrotr.reads.events import NotKeptError, NotSearchedError, StoredEvent
 from bigbrotr.reads.relays import Stage, Uptime
@@ -384,6 +387,70 @@ async def _rescue_targets(
     return keyed(behind[:limit], lambda row: row.relay)
 
 
+# Changes of state
+
+
+class ChangesQuery(ListQuery, frozen=True, kw_only=True):
+    """Which changes."""
+
+    after: Annotated[
+        Annotated[int, Meta(ge=0, le=2**53)] | None,
+        Meta(
+            description="behind the change of this number; default: the oldest first, or of "
+            "events those to come"
+        ),
+    ] = None
+    relay: Annotated[RelayUrl | None, Meta(description="of the relay at this URL")] = None
+
+
+async def _changes(
+    pool: Pool, query: ChangesQuery, after: int | None, limit: int
+) -> list[Keyed] | None:
+    start = query.after or 0 if after is None else after
+    rows = await changes.changes_after(pool, start, limit, relay=query.relay)
+    return keyed(rows, lambda row: row.id)
+
+
+def _follow_changes(query: ChangesQuery) -> tuple[int | None, Callable[[changes.Change], bool]]:
+    return query.after, lambda each: query.relay in (None, each.relay)
+
+
+# Operators
+
+
+class OperatorsQuery(ListQuery, frozen=True, kw_only=True):
+    """Which operators."""
+
+
+async def _operators(pool: Pool, _: OperatorsQuery, after: int | None, limit: int) -> list[Keyed]:
+    found: list[Keyed] = []
+    found += await operators.list_operators(pool, after, limit)
+    return found
+
+
+async def _relay_operator(pool: Pool, query: RelayQuery) -> operators.RelayOperator | None:
+    return await operators.relay_operator(pool, query.relay)
+
+
+# Witnesses
+
+
+class WitnessesQuery(ListQuery, frozen=True, kw_only=True):
+    """Which witnesses."""
+
+
+async def _witnesses(
+    pool: Pool, _: WitnessesQuery, after: witnesses.WitnessKey | None, limit: int
+) -> list[Keyed]:
+    found: list[Keyed] = []
+    found += await witnesses.list_witnesses(pool, after, limit)
+    return found
+
+
+async def _relay_witnesses(pool: Pool, query: RelayQuery) -> witnesses.RelayWitnesses | None:
+    return await witnesses.relay_witnesses(pool, query.relay)
+
+
 # Candidates
 
 
@@ -630,7 +697,7 @@ def _figures(of: statistics.Statistic) -> Many:
     )
 
 
-async def _completeness(pool: Pool, _: Query) -> completeness.CompletenessSummary | None:
+async def _completeness(pool: Pool, _: Query) -> completeness.CompletenessSummary:
     return await completeness.completeness_summary(pool)
 
 
@@ -887,6 +954,60 @@ RESOURCES: tuple[Resource, ...] = (
         read=_at_risk,
         key=tuple[BIGINT, BIGINT, str],
         max_age_s=60,
+    ),
+    One(
+        name="relay_witnesses",
+        path="relays/{relay}/witnesses",
+        words="What other monitors (NIP-66) say of a relay, each and together, beside what ours "
+        "has found. Nobody corrects ours.",
+        query=RelayQuery,
+        item=witnesses.RelayWitnesses,
+        read=_relay_witnesses,
+    ),
+    Many(
+        name="witnesses",
+        path="witnesses",
+        words="Other monitors (NIP-66), and how far each agrees with ours and with the others; the "
+        "most reliable first.",
+        query=WitnessesQuery,
+        item=witnesses.Witness,
+        read=_witnesses,
+        key=tuple[float, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]],
+    ),
+    Many(
+        name="operators",
+        path="operators",
+        words="Operators that are known to have several relays, and their relays. Every other "
+        "relay counts as one operator's of its own.",
+        query=OperatorsQuery,
+        item=operators.Operator,
+        read=_operators,
+        key=BIGINT,
+        max_age_s=60,
+    ),
+    One(
+        name="relay_operator",
+        path="relays/{relay}/operator",
+        words="Which relays are joined with a relay under one operator, and the evidence: that "
+        "which suffices, and that which does not.",
+        query=RelayQuery,
+        item=operators.RelayOperator,
+        read=_relay_operator,
+        max_age_s=60,
+    ),
+    Many(
+        name="changes",
+        path="changes",
+        words="Changes of state of relays, the oldest first: who went down, why, and who came "
+        "back. With `Accept: text/event-stream` they are sent as they come (Server-Sent Events); "
+        "who was cut goes on behind the last one by the header Last-Event-ID. An event `reset` "
+        "says that changes behind that are not kept any more.",
+        query=ChangesQuery,
+        item=changes.Change,
+        read=_changes,
+        key=BIGINT,
+        max_age_s=1,
+        follows=_follow_changes,
     ),
     One(
         name="at_risk_summary",

@@ -53,6 +53,8 @@ class Children:
         yield Sample("serve_processes", len(self._latest))
         yield Sample("serve_restarts", self.restarts)
         yield Sample("serve_connections", sum(each.connections for each in self._latest.values()))
+        streams = sum(each.change_streams for each in self._latest.values())
+        yield Sample("serve_change_streams", streams)
         for name in CLASSES:
             yield Sample("serve_answers", answers[name], (name,))
         relays = [each.relay for each in self._latest.values() if each.relay is not None]

@@ -11,7 +11,7 @@ from msgspec import Struct
 from bigbrotr import __version__
 from bigbrotr.serve.parameters import Parameter
 from bigbrotr.serve.problems import PROBLEMS, TYPE, Problem
-from bigbrotr.serve.resource import NDJSON, Many, Resource
+from bigbrotr.serve.resource import EVENTS, NDJSON, Many, Resource
 
 REFS = "#/components/schemas/{name}"
 ABOUT = """\
@@ -94,6 +94,9 @@ def _operation(
             "required": ["items", "next"],
         }
         content[NDJSON] = {"schema": {"type": "string", "description": "an item a line"}}
+        if resource.follows is not None:
+            words = "an event an item, with its id, as items come (Server-Sent Events)"
+            content[EVENTS] = {"schema": {"type": "string", "description": words}}
     kinds = [*ALWAYS]
     if any(each.is_in_path for each in resource.parameters.values()):
         kinds.append("not-found")

@@ -37,6 +37,7 @@ class Report(Struct, frozen=True, omit_defaults=True):
     error: str | None = None  # it gives up, for this reason
     answers: dict[str, int] = {}  # since its start, by class of status
     connections: int = 0  # open now
+    change_streams: int = 0  # open now
     memory_bytes: int = 0
     relay: RelayReport | None = None  # where there is one
 

@@ -59,6 +59,7 @@ async def serve(
             await is_listening(service, f"http://{at(LOOPBACK.get(host, host), port)}{below}")
         finally:
             listening.close()
+            await service.close()
             if relay is not None:
                 await relay.close()
             server.pre_shutdown()

@@ -17,6 +17,7 @@ from bigbrotr.serve.problems import RefusedError
 ROWS = 100  # of an answer, unless `limit` says otherwise
 MAX_ROWS = 1000
 NDJSON = "application/x-ndjson"
+EVENTS = "text/event-stream"
 BIGINT = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]  # what a cursor may hold of whole numbers
 
 
@@ -122,6 +123,9 @@ class Many(Resource, frozen=True, kw_only=True, dict=True):
     key: Any
     is_parted: bool = False
     at_once: int = MAX_ROWS  # rows of a stream that are in memory
+    # What comes later is sent as events (text/event-stream) to who wants it: `follows(query)` says
+    # behind which number, and which items are wanted.
+    follows: Callable[[Any], tuple[int | None, Callable[[Any], bool]]] | None = None
 
 
 def sign(query: ListQuery) -> int:

@@ -23,6 +23,7 @@ from bigbrotr.core.logger import Logger
 from bigbrotr.core.pool import Pool
 from bigbrotr.serve import openapi, reference
 from bigbrotr.serve.ask import IDENTITY
+from bigbrotr.serve.changes import ChangeStreams
 from bigbrotr.serve.guard import Guard
 from bigbrotr.serve.limits import NOBODY, Buckets, Connections, Proxies, group
 from bigbrotr.serve.management import Management
@@ -32,6 +33,7 @@ from bigbrotr.serve.parameters import MAX_SHOWN, decoded, read_parameters, shown
 from bigbrotr.serve.problems import TYPE, RefusedError
 from bigbrotr.serve.relay.relay import Relay
 from bigbrotr.serve.resource import (
+    EVENTS,
     LINES,
     MAX_ROWS,
     NDJSON,
@@ -65,7 +67,7 @@ METHODS = "GET, HEAD, OPTIONS"  # and POST, where the archive is managed over HT
 ENCODER = msgspec.json.Encoder()
 PREFLIGHT = {
     "Access-Control-Allow-Methods": METHODS,
-    "Access-Control-Allow-Headers": "Accept, If-None-Match",
+    "Access-Control-Allow-Headers": "Accept, If-None-Match, Last-Event-ID",
     "Access-Control-Max-Age": "86400",
 }
 # What each answer says, whatever it is.
@@ -184,10 +186,20 @@ class Service:
             f"{PREFIX}/": Answer.of(html, HTML, PAGE_S, policy=reference.POLICY),
             f"{PREFIX}/openapi.json": Answer.of(msgspec.json.encode(schema), JSON, PAGE_S),
         }
+        self._changes = ChangeStreams(pool, log, limits.change_streams)
         self._site = Site(pool, settings) if settings.pages else None
         if self._site is not None:
             for path, (body, kind) in self._site.files.items():
                 self._pages[path] = Answer.of(body, kind, FILE_S)
+
+    @property
+    def change_streams(self) -> int:
+        """How many follow the changes of state now."""
+        return self._changes.open
+
+    async def close(self) -> None:
+        """Ends what would last: streams of changes."""
+        await self._changes.close()
 
     # A request
 
@@ -265,8 +277,10 @@ class Service:
             return response
         if not path.startswith(f"{PREFIX}/"):
             return await self._page(request, path, query)
-        is_stream = NDJSON in request.headers.get(hdrs.ACCEPT, "")
-        if not is_stream and (kept := self._fresh.get(request.raw_path)):
+        accepted = request.headers.get(hdrs.ACCEPT, "")
+        is_stream = NDJSON in accepted
+        is_followed = EVENTS in accepted and not is_stream
+        if not is_stream and not is_followed and (kept := self._fresh.get(request.raw_path)):
             return self._send_answer(request, kept)
         segments = path[len(PREFIX) + 1 :].split("/")
         for resource in self._resources.get(len(segments), ()):
@@ -284,6 +298,9 @@ class Service:
             return await self._one(request, resource, asked)
         assert isinstance(resource, Many)
         assert isinstance(asked, ListQuery)
+        if is_followed and resource.follows is not None:
+            place, takes = resource.follows(asked)
+            return await self._changes.stream(request, place, takes, self._ask, self.finish)
         after = None
         if asked.cursor is not None:
             after = read_cursor(asked.cursor, asked, resource.key)

@@ -22,6 +22,7 @@ from bigbrotr.core.metrics import Sample
 from bigbrotr.models.coverage import Span
 from bigbrotr.models.mentions import mentioned
 from bigbrotr.models.relay import Network, Relay
+from bigbrotr.models.witnesses import Word
 from bigbrotr.net.connect import Failure, Unreached
 from bigbrotr.net.dial import dial
 from bigbrotr.net.http import Fault, Unfetched, fetch
@@ -222,6 +223,7 @@ class Finder(BaseService[FinderSettings]):
                     await anyio.to_thread.run_sync(reading.take, page)  # it verifies signatures
                     if not session.is_open or self._stop.is_set() or time.monotonic() > until:
                         reading.give_up()
+            await self._note_words(reading.words)
             memory.since = memory.since if reading.trouble else max(0, now - MONITOR_LATE_S)
             counts = {"events": reading.events}
             if reading.rejected:
@@ -233,6 +235,23 @@ class Finder(BaseService[FinderSettings]):
             "monitors", relay.url, "monitor", sorted(monitors.pubkeys), monitors.interval_s
         )
         await self._run_errand(errand, ask)
+
+    async def _note_words(self, words: Sequence[Word]) -> None:
+        """Keeps what monitors say of relays as the word of witnesses."""
+        settings = self.context.config.witnesses
+        if settings.enabled and words:
+            own = await self.brotr.own_monitors()
+            await self.brotr.note_words(
+                [
+                    word
+                    for word in words
+                    if word.pubkey not in own
+                    and (not settings.only_these or word.pubkey in settings.keys)
+                ],
+                [],
+                most=settings.most,
+                protected=settings.keys,
+            )
 
     async def _run_errand(self, errand: Errand, ask: Callable[[Memory], Awaitable[News]]) -> None:
         """Asks, if it is due, for what is new; where that fails, again after a growing while."""

@@ -8,6 +8,7 @@ from bigbrotr.config.settings import MaintenanceSettings
 from bigbrotr.core.base_service import BaseService
 
 MEMORY = ("maintenance", "done", "archive")  # where service data says when it was done
+DATED_S = 90 * 86_400  # for which proofs are dated to the hour; older ones to the month
 MIN_FAILURES_LOGGED = 3  # visits in a row
 
 
@@ -36,6 +37,8 @@ class Maintenance(BaseService[MaintenanceSettings]):
         made = await self.brotr.ensure_partitions()
         await self.brotr.analyze()
         await self.brotr.thin_dirty_days()
+        while not self._stop.is_set() and await self.brotr.merge_old_coverage(now - DATED_S):
+            pass
         packed = await self._pack_indexes()
         await self.brotr.upsert_service_data([(*MEMORY, {})])
         took_s = round(time.monotonic() - begun, 1)

@@ -1,17 +1,23 @@
 """The statistics service: counts anew each day of which something has changed."""
 
 import asyncio
+import random
 import time
 from collections.abc import Sequence
 
 from bigbrotr.config.settings import StatisticsSettings
 from bigbrotr.core.base_service import BaseService
+from bigbrotr.core.calls.operators import NamingDocument
 from bigbrotr.core.calls.statistics import DayAuthors, Window
+from bigbrotr.models.operators import LOOKS, WEEKS, Compared, join, named_relays
 from bigbrotr.models.sketch import Sketch
 from bigbrotr.reads.relays import BEGINNING
 
 STEP = 500  # public keys that are hashed before others have their turn: about a millisecond
 WINDOWS = 20  # that are read at once
+JOIN_S = 3600.0  # from one look at who operates which relays to the next
+DOCUMENTS = 500  # that are read at once
+TESTS = 10  # pairs of relays whose events are compared in one look
 CLASSES = 3  # of authors: all, with a profile, with a follow list
 
 
@@ -23,6 +29,8 @@ class Statistics(BaseService[StatisticsSettings]):
 
     SERVICE_NAME = "statistics"
     CONFIG_CLASS = StatisticsSettings
+
+    _chance = random.SystemRandom()  # nobody knows beforehand which weeks are compared
 
     async def run(self) -> None:
         """Counts what is due, the newest day first."""
@@ -45,12 +53,48 @@ class Statistics(BaseService[StatisticsSettings]):
         estimated = await self._estimate_windows()
         if not self._stop.is_set():
             await self.brotr.count_checks(int(time.time()))
-        made_before = now - int(self.settings.every_s)
-        while not self._stop.is_set() and await self.brotr.sum_relays(BEGINNING, made_before, now):
+        live_before = now - int(self.settings.every_s)
+        while not self._stop.is_set() and await self.brotr.sum_relays(BEGINNING, live_before, now):
             pass
+        await self._join_operators()
         if counted or estimated:
             took_s = round(time.monotonic() - begun, 1)
             self.log.info("counted", days=counted, windows=estimated, took_s=took_s)
+
+    # Operators
+
+    async def _join_operators(self) -> None:
+        """Joins the relays that are one operator's, when that is due."""
+        now = int(time.time())
+        joined_at = await self.brotr.operators_joined_at()
+        if self._stop.is_set() or (joined_at is not None and 0 <= now - joined_at < JOIN_S):
+            return
+        while documents := await self.brotr.operator_documents_due(DOCUMENTS):
+            named = await asyncio.to_thread(names_in, documents)
+            await self.brotr.note_operator_names(documents, named)
+            if self._stop.is_set():
+                return
+        await self.brotr.gather_evidence(now)
+        for a, b in await self.brotr.operator_tests_due(TESTS, now):
+            if self._stop.is_set():
+                return
+            await self.brotr.note_operator_test(a, b, await self._compare(a, b))
+        joined = join(await self.brotr.operator_pairs())
+        if changed := await self.brotr.keep_operators(joined, now):
+            groups = len(set(joined.values()))
+            self.log.info("joined relays", relays=len(joined), operators=groups, changed=changed)
+
+    async def _compare(self, a: int, b: int) -> Compared:
+        """The events of two relays in weeks by chance of which both are proven."""
+        weeks = await self.brotr.proven_weeks(a, b)
+        found = Compared(0, 0, 0)
+        for week in self._chance.sample(sorted(weeks), min(LOOKS, len(weeks))):
+            both, one = await self.brotr.compare_week(week, a, b)
+            if both + one:
+                found = Compared(found.weeks + 1, found.both + both, found.one + one)
+            if found.weeks == WEEKS:
+                break
+        return found
 
     async def _sketch(self, authors: DayAuthors) -> list[bytes]:
         sketches = [Sketch() for _ in range(CLASSES)]
@@ -87,3 +131,8 @@ def _merged(window: Window, days: int) -> Sequence[int]:
     return [
         Sketch.merged(sketches[place] for sketches in within).estimate() for place in range(CLASSES)
     ]
+
+
+def names_in(documents: Sequence[NamingDocument]) -> list[tuple[int, str]]:
+    """The relays that documents name, with the number of the relay that names each."""
+    return [(each.relay_id, url) for each in documents for url in named_relays(each.data, each.url)]

@@ -277,20 +277,26 @@ async def _start(on: Stage, address: str) -> None:
         print(f"  start {words}: {time.perf_counter() - started:.1f} s", flush=True)
 
 
+async def archive_of(on: Stage, events: int) -> str:
+    """The address of the large archive of the folder; makes it where there is none."""
+    address = on.address("large")
+    connection = await asyncpg.connect(on.server.url)
+    try:
+        is_there = await connection.fetchval(
+            "SELECT count(*) > 0 FROM pg_database WHERE datname = 'large'"
+        )
+        if not is_there:
+            await connection.execute("CREATE DATABASE large")
+    finally:
+        await connection.close()
+    if not is_there:
+        await build(address, events)
+    return address
+
+
 async def run(events: int, folder: Path | None) -> None:
     async with stage(folder) as on:
-        address = on.address("large")
-        connection = await asyncpg.connect(on.server.url)
-        try:
-            is_there = await connection.fetchval(
-                "SELECT count(*) > 0 FROM pg_database WHERE datname = 'large'"
-            )
-            if not is_there:
-                await connection.execute("CREATE DATABASE large")
-        finally:
-            await connection.close()
-        if not is_there:
-            await build(address, events)
+        address = await archive_of(on, events)
         await measure(on, address, events)
         async with Pool(dsn=address) as pool:
             await _audit(pool)

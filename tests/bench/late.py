@@ -62,6 +62,7 @@ class Watched:
     async def late(self) -> Late:
         """How late its timer was since this was asked before."""
         process = self.running.process
+        assert isinstance(process, asyncio.subprocess.Process)
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(b"\n")

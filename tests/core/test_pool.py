@@ -1,6 +1,7 @@
 """The pool, on real PostgreSQL: settings, retries, health, metrics, and secrets that stay so."""
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -169,6 +170,18 @@ async def test_connecting_again_and_after_closing(dsn: str) -> None:
         await pool.fetchval("SELECT 1")
     async with pool:
         assert await pool.fetchval("SELECT 1") == 1
+
+
+async def test_a_connection_that_breaks_while_it_is_closed_is_closed(dsn: str) -> None:
+    pool = Pool(settings=PoolSettings(limits=Limits(min_size=1, max_size=1)), dsn=dsn)
+    await pool.connect()
+    async with pool.acquire() as connection:
+        transport = connection._con._transport  # type: ignore[attr-defined]
+    # As when the server dies at this moment: what is written does not arrive any more.
+    with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as ours:
+        ours.shutdown(socket.SHUT_WR)
+    await pool.close()
+    assert not pool.is_connected
 
 
 @pytest.mark.parametrize("attempts", [1, 3])

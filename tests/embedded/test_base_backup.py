@@ -1,13 +1,16 @@
 """Incremental backups of the embedded server: restored, they are the archive that was backed up."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from bigbrotr.embedded.base_backup import list_backups
+from bigbrotr.embedded.base_backup import RECOVERY, list_backups
+from bigbrotr.embedded.server import EmbeddedPostgres
 from tests.kit.events import make_event
 from tests.kit.processes import Archive, Place
 from tests.kit.scripted import ScriptedRelay
+from tests.kit.servers import execute
 
 EVENTS = [make_event(1_600_000_000 + 1000 * n, content=f"note {n} " + "x" * 300) for n in range(90)]
 
@@ -83,6 +86,18 @@ async def test_the_archive_of_wal_brings_what_came_after_the_backup(tmp_path: Pa
     wanted = f"restored {len(before.events)} events, up to the last change in {archive}\n"
     assert (done.code, done.out) == (0, wanted), done.err
     assert await read(other) == before
+
+
+async def test_a_start_lasts_until_the_recovery_has_ended(data_dir: Path, tmp_path: Path) -> None:
+    cluster = data_dir / "postgres"
+    (cluster / RECOVERY).touch()
+    shutil.chown(cluster / RECOVERY, cluster.stat().st_uid, cluster.stat().st_gid)
+    # The end of a slow archive: the server knows long before that what it holds is consistent.
+    with (cluster / "postgresql.user.conf").open("a") as settings:
+        settings.write("restore_command = 'sleep 0.5; false'\n")
+    async with EmbeddedPostgres(data_dir, wal_archive=tmp_path / "wal") as postgres:
+        assert not (cluster / RECOVERY).exists()
+        assert await execute(postgres, "SELECT pg_is_in_recovery()") is False
 
 
 async def _store_more(place: Place) -> None:

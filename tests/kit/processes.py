@@ -20,11 +20,13 @@ from typing import Any, Self
 import asyncpg
 
 from bigbrotr.embedded.server import EmbeddedPostgres
+from tests.kit import starter
+from tests.kit.starter import Started
 
 DEADLINE_S = 60.0  # generous: the machine may be busy with something else
 POLL_S = 0.02
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
-HELPER = "multiprocessing.resource_tracker"
+HELPERS = ("multiprocessing.resource_tracker", starter.NAME)
 
 CONFIG = """
 [networks.clearnet]
@@ -107,7 +109,7 @@ def environment(**more: str) -> dict[str, str]:
 class Running:
     """A `bigbrotr` that was started: its process group, and what it has said so far."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+    def __init__(self, process: Started | asyncio.subprocess.Process, log: Path) -> None:
         self.process = process
         self._log = log
 
@@ -154,7 +156,7 @@ class Place:
         revisit_s: float = 60.0,
         settle_s: int = 0,
         live: bool = False,
-        workers: int = 2,
+        workers: int = 1,
         slice_s: float = 5.0,
         monitor: str = "enabled = false",
         more: str = "",
@@ -209,14 +211,11 @@ class Place:
         self._starts += 1
         log = self.folder / f"err.{self._starts}"
         with log.open("wb") as err:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "bigbrotr", "run", *words, *self.options),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=err,
+            process = await starter.start(
+                ["run", *words, *self.options],
+                err=err.fileno(),
                 cwd=self.folder,
                 env=environment(**env),
-                start_new_session=True,
             )
         try:
             yield Running(process, log)
@@ -263,6 +262,10 @@ class Place:
         return sorted(found)
 
 
+# What a test kills are processes, never the machine: what the kernel was given is there.
+CARELESS = "fsync = off\nfull_page_writes = off\n"
+
+
 @cache
 def empty_archive(profile: str) -> Path:
     """A data directory of a profile that holds nothing: made once in each test process."""
@@ -275,6 +278,8 @@ def empty_archive(profile: str) -> Path:
         env=environment(),
         capture_output=True,
     )
+    with (folder / "data" / "postgres" / "postgresql.user.conf").open("a") as settings:
+        settings.write(CARELESS)
     return folder / "data"
 
 
@@ -285,24 +290,23 @@ def copy_of_empty(profile: str, data_dir: Path) -> None:
 
 async def call(*words: str, cwd: Path | None = None, **env: str) -> Done:
     """Runs `bigbrotr` to its end."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bigbrotr", *words),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=cwd,
-        env=environment(**env),
-        start_new_session=True,
-    )
-    try:
-        async with asyncio.timeout(DEADLINE_S):
-            out, err = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode is not None
-    return Done(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = await starter.start(
+            words, out=out.fileno(), err=err.fileno(), cwd=cwd, env=environment(**env)
+        )
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        assert process.returncode is not None
+        said = []
+        for file in (out, err):
+            file.seek(0)
+            said.append(file.read().decode(errors="replace"))
+    return Done(process.returncode, *said)
 
 
 def pids() -> list[int]:
@@ -344,8 +348,12 @@ def left_behind() -> dict[int, str]:
     while more := {pid for pid, above in parents.items() if above in found} - found:
         found |= more
     lines = {pid: command(pid) for pid in found - {os.getpid()}}
-    # Processes that have ended have no command line; multiprocessing's helper ends with us.
-    return {pid: line for pid, line in lines.items() if line and HELPER not in line}
+    # Processes that have ended have no command line; helpers end with us.
+    return {
+        pid: line
+        for pid, line in lines.items()
+        if line and not any(helper in line for helper in HELPERS)
+    }
 
 
 def children(pid: int, words: str = "") -> list[int]:

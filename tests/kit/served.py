@@ -1,9 +1,7 @@
 """An archive that is served, in the test's own process: real sockets, a real database."""
 
-import asyncio
 import json
 import re
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,6 +25,7 @@ from bigbrotr.serve.orders import Order
 from bigbrotr.serve.process import serve
 from bigbrotr.serve.service import Service
 from bigbrotr.services.statistics import Statistics
+from tests.kit import starter
 from tests.kit.events import NOW, pubkey, verified
 from tests.kit.processes import Running, environment
 
@@ -257,13 +256,8 @@ async def serving(
     config = write_settings(folder, dsn, listen, serve, limits)
     log = folder / "serve.log"
     with log.open("wb") as err:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "bigbrotr", "serve", *words, "--config", str(config)),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=err,
-            env=environment(**env),
-            start_new_session=True,
+        process = await starter.start(
+            ["serve", *words, "--config", str(config)], err=err.fileno(), env=environment(**env)
         )
     running = Running(process, log)
     try:

@@ -54,11 +54,12 @@ def test_the_tags_of_a_relay() -> None:
         ["N", "42"],
         ["R", "auth"],
         ["R", "!payment"],
+        ["R", "ssl"],
         ["t", "cats"],
         ["t", "dogs"],
         ["k", "1"],
         ["k", "!4"],
-        ["g", "u33dc1r4t"],
+        *(["g", "u33dc1r4t"[:size]] for size in range(9, 0, -1)),
         ["L", "ISO-3166-1"],
         ["L", "nip66.label.city"],
         ["L", "IANA-asn"],
@@ -68,6 +69,26 @@ def test_the_tags_of_a_relay() -> None:
         ["s", "https://example.com/relay"],
         ["ssl", "valid"],
     ]
+
+
+def test_each_value_stands_once() -> None:
+    twice = Nip66(
+        Relay("wss://some.relay"),
+        topics=("cats", "cats"),
+        labels=((CITY, "Berlin"), (CITY, "Berlin"), (COUNTRY, "DE")),
+    )
+    tags = twice.tags()
+    assert len(tags) == len({tuple(tag) for tag in tags})
+    assert [tag for tag in tags if tag[0] == "l"] == [
+        ["l", "Berlin", CITY],
+        ["l", "DE", COUNTRY],
+    ]
+
+
+def test_a_certificate_in_the_form_of_others() -> None:
+    tags = [["d", "wss://some.relay"], ["R", "!ssl"], ["g", "u3"], ["g", "u33d"]]
+    found = Nip66.parse(tags)
+    assert (found.is_tls_valid, found.geohash, found.requirements) == (False, "u33d", {})
 
 
 def test_nothing_is_said_of_what_is_not_known() -> None:

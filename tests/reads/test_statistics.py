@@ -5,10 +5,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from bigbrotr.config.settings import CompletenessSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.relay import Relay
 from bigbrotr.reads.statistics import DAY_S, STATISTICS, descriptions, figures
+from bigbrotr.services.completeness.service import Completeness
 from bigbrotr.services.statistics import Statistics
+from tests.conftest import Filling
 from tests.kit.archive import A, B, C, claim_one, keys, pairs, relay_id
 from tests.kit.events import NOW, pubkey, verified
 from tests.kit.policy import judge
@@ -25,9 +28,8 @@ DOCUMENTS: list[tuple[Relay, str, dict[str, Any]]] = [
 ]
 
 
-@pytest.fixture
-async def archive(brotr: Brotr) -> Brotr:
-    """An archive with something of everything, counted."""
+async def fill(brotr: Brotr) -> None:
+    """Something of everything, counted."""
     visit = await claim_one(brotr, A)
     for place in range(40):
         at = (FIRST + place) * DAY_S + 7
@@ -54,6 +56,16 @@ async def archive(brotr: Brotr) -> Brotr:
         )
     async with Statistics(brotr) as statistics:
         await statistics.run()
+
+
+@pytest.fixture
+def filling(request: pytest.FixtureRequest) -> Filling | None:
+    return fill if "archive" in request.fixturenames else None
+
+
+@pytest.fixture
+def archive(brotr: Brotr) -> Brotr:
+    """An archive with something of everything, counted."""
     return brotr
 
 
@@ -63,6 +75,8 @@ async def test_figures_page_by_page(archive: Brotr, name: str) -> None:
     statistic = STATISTICS[name]
     if name == "compliance":
         await ask_for_deletion(archive)
+    elif name == "completeness":
+        await refer(archive)
     whole = await figures(archive.pool, statistic)
     assert len(whole) >= 2 or name in ("countries", "access")
     for size in (1, 7):
@@ -78,6 +92,21 @@ async def test_figures_page_by_page(archive: Brotr, name: str) -> None:
         day = numbers[len(numbers) // 2]
         some = await figures(archive.pool, statistic, since=day * DAY_S, until=(day + 1) * DAY_S)
         assert some == [row for row in whole if row[0][0] == day]
+
+
+async def refer(brotr: Brotr) -> None:
+    """Events refer to others, in several ways and months."""
+    events = [
+        verified(
+            kind=kind, created_at=NOW - 3_000_000 * n, tags=[["e", "ab" * 32], ["q", "cd" * 32]]
+        )
+        for kind in (1, 7)
+        for n in range(3)
+    ]
+    await brotr.insert_events(pairs(events, A))
+    settings = CompletenessSettings(share=1.0, fetch=False)
+    async with Completeness(brotr, settings) as service:
+        await service.run()
 
 
 async def ask_for_deletion(brotr: Brotr) -> None:

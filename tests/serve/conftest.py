@@ -45,7 +45,9 @@ async def archive(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tup
     async with ScriptedRelay([*EVENTS, bad | {"content": "by hand"}]) as relay:
         more = f'[web]\nlisten = "127.0.0.1:{port}"\n'
         dead = f"ws://127.0.0.1:{free_port()}"
-        place = Place(tmp_path_factory.mktemp("archive") / "place", [relay.url, dead], more=more)
+        place = Place(
+            tmp_path_factory.mktemp("archive") / "place", [relay.url, dead], more=more, workers=2
+        )
         async with place.start() as running:
             await running.says("ready")
             url = f"http://127.0.0.1:{port}"

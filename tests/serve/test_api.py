@@ -18,6 +18,7 @@ from bigbrotr.serve.api import RESOURCES
 from bigbrotr.serve.resource import Many
 from bigbrotr.serve.service import Answer, Fresh
 from bigbrotr.services.statistics import Statistics
+from tests.conftest import Filling
 from tests.kit.archive import BOTH
 from tests.kit.events import NOW, make_event, pubkey
 from tests.kit.served import RELAYS, Served, fill, served
@@ -28,8 +29,13 @@ SORTS = list(get_args(RelaySort))
 
 
 @pytest.fixture
-async def urls(brotr: Brotr) -> list[str]:
-    return await fill(brotr)
+def filling(request: pytest.FixtureRequest) -> Filling | None:
+    return fill if "urls" in request.fixturenames else None
+
+
+@pytest.fixture
+def urls(filled: list[str]) -> list[str]:
+    return filled
 
 
 @pytest.fixture

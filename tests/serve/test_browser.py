@@ -10,6 +10,7 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import Event
+from tests.conftest import Filling
 from tests.kit.archive import A, pairs
 from tests.kit.events import NOW, pubkey, verified
 from tests.kit.served import fill, fill_events, served
@@ -17,7 +18,7 @@ from tests.serve.test_pages import EVIL
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WIDTHS = (390, 1280, 1920)
-AUDITED = {(390, "light"), (1280, "dark")}  # by axe-core, which takes its time
+LOADED = [(390, "light"), (1280, "dark")]  # a page, and checked by axe-core, which takes its time
 AXE = files("axe_playwright_python").joinpath("axe.min.js")
 pytestmark = [
     pytest.mark.slow,
@@ -25,12 +26,21 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-async def events(brotr: Brotr) -> list[Event]:
+async def fill_all(brotr: Brotr) -> list[Event]:
     await fill(brotr)
     evil = verified(EVIL, [["t", EVIL]], created_at=NOW + 9)
     await brotr.insert_events(pairs([evil], A))
     return [evil, *await fill_events(brotr)]
+
+
+@pytest.fixture
+def filling() -> Filling:
+    return fill_all
+
+
+@pytest.fixture
+def events(filled: list[Event]) -> list[Event]:
+    return filled
 
 
 @pytest.fixture
@@ -41,7 +51,7 @@ async def root(dsn: str, events: list[Event]) -> AsyncIterator[str]:
         yield api.url.removesuffix("/api/v1")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         # As root, Chromium refuses to run within its sandbox.
@@ -102,8 +112,7 @@ async def open_page(
     return context, Watched(await context.new_page(), root)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("width", "scheme"), LOADED)
 async def test_pages_fit_and_nothing_goes_wrong(
     browser: Browser, root: str, events: list[Event], width: int, scheme: str
 ) -> None:
@@ -111,17 +120,20 @@ async def test_pages_fit_and_nothing_goes_wrong(
     context, watched = await open_page(browser, root, width, scheme, bypass_csp=True)
     for path in paths(events):
         await watched.goto(path)
-        beyond = await watched.value("document.documentElement.scrollWidth - innerWidth")
-        assert beyond <= 0, f"{path} is {beyond} pixels too wide"
-        if (width, scheme) in AUDITED:  # contrast, names, order of headings, labels
-            await watched.page.evaluate(AXE.read_text("utf-8"))
-            found = await watched.value(
-                "axe.run(document, {resultTypes: ['violations']})"
-                ".then(found => found.violations.filter("
-                "each => ['serious', 'critical'].includes(each.impact)).map("
-                "each => [each.id, each.nodes.slice(0, 3).map(node => node.html)]))"
-            )
-            assert found == [], path
+        # Contrast, names, order of headings, labels.
+        await watched.page.evaluate(AXE.read_text("utf-8"))
+        found = await watched.value(
+            "axe.run(document, {resultTypes: ['violations']})"
+            ".then(found => found.violations.filter("
+            "each => ['serious', 'critical'].includes(each.impact)).map("
+            "each => [each.id, each.nodes.slice(0, 3).map(node => node.html)]))"
+        )
+        assert found == [], path
+        for each in (*WIDTHS, width):  # the last as it was loaded
+            await watched.page.set_viewport_size({"width": each, "height": 900})
+            beyond = await watched.value("document.documentElement.scrollWidth - innerWidth")
+            assert beyond <= 0, f"{path} is {beyond} pixels too wide, of {each}"
+        assert not watched.wrong, (path, watched.wrong)
     await context.close()
 
 

@@ -44,7 +44,7 @@ def place(folder: Path, serve: str, *, web: int | None = None) -> Place:
     more = f"[serve]\n{serve}\n"
     if web is not None:
         more += f'[web]\nlisten = "127.0.0.1:{web}"\n'
-    return Place(folder, more=more)
+    return Place(folder, more=more, workers=2)
 
 
 async def address_of(running: Running, number: int = 1) -> str:
@@ -130,7 +130,7 @@ async def test_several_share_a_port(tmp_path: Path, dsn: str, make_database: Any
         assert (await ask(url))["profile"] == "full"
         elsewhere = await make_database(Profile.FULL)
         more = f'[database]\nurl = "{elsewhere}"\n[serve]\nlisten = "{where}"\n'
-        third = Place(tmp_path / "c", more=more)
+        third = Place(tmp_path / "c", more=more, workers=2)
         done = await third.call("serve")
         assert done.code == 5
         assert "[serve] listen" in done.sentence
@@ -160,7 +160,7 @@ async def test_who_has_the_port(tmp_path: Path) -> None:
 
 
 async def test_mistakes_are_said(tmp_path: Path) -> None:
-    there = Place(tmp_path / "place")
+    there = Place(tmp_path / "place", workers=2)
     done = await there.call("serve")
     assert (done.code, "--listen 127.0.0.1:7447" in done.sentence) == (2, True)
     done = await there.call("serve", "--listen", "nowhere")

@@ -16,13 +16,19 @@ from bigbrotr.config.settings import ServeLimits
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.serve import service
 from bigbrotr.serve.service import PREFIX
+from tests.conftest import Filling
 from tests.kit.processes import until
 from tests.kit.served import Served, fill, served
 
 
 @pytest.fixture
-async def urls(brotr: Brotr) -> list[str]:
-    return await fill(brotr)
+def filling(request: pytest.FixtureRequest) -> Filling | None:
+    return fill if "urls" in request.fixturenames else None
+
+
+@pytest.fixture
+def urls(filled: list[str]) -> list[str]:
+    return filled
 
 
 @pytest.fixture
@@ -244,15 +250,15 @@ async def test_a_reader_who_reads_slowly(
             assert api.service.connections.open == 1
 
 
-async def slow_reader(api: Served, accept: str) -> socket.socket:
-    """A connection that has asked for relays, and takes little at once."""
+async def slow_reader(api: Served, accept: str, path: str = "relays") -> socket.socket:
+    """A connection that has asked for relays, say, and takes little at once."""
     parts = urlsplit(api.url)
     lazy = socket.socket()
     lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     lazy.setblocking(False)
     loop = asyncio.get_running_loop()
     await loop.sock_connect(lazy, (parts.hostname, parts.port))
-    asked = f"GET {PREFIX}/relays HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {accept}\r\n\r\n"
+    asked = f"GET {PREFIX}/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {accept}\r\n\r\n"
     await loop.sock_sendall(lazy, asked.encode())
     return lazy
 

@@ -24,6 +24,7 @@ from bigbrotr.reads.statistics import STATISTICS
 from bigbrotr.serve.pages import charts, kinds, words
 from bigbrotr.serve.pages.page import POLICY, WITH_PICTURES
 from bigbrotr.services.search import Search
+from tests.conftest import Filling
 from tests.kit.archive import BOTH, A, pairs
 from tests.kit.events import NOW, pubkey, verified
 from tests.kit.policy import judge
@@ -96,10 +97,19 @@ class Browser:
         return reply, page
 
 
-@pytest.fixture
-async def events(brotr: Brotr) -> list[Event]:
+async def fill_all(brotr: Brotr) -> list[Event]:
     await fill(brotr)
     return await fill_events(brotr)
+
+
+@pytest.fixture
+def filling(request: pytest.FixtureRequest) -> Filling | None:
+    return fill_all if "events" in request.fixturenames else None
+
+
+@pytest.fixture
+def events(filled: list[Event]) -> list[Event]:
+    return filled
 
 
 @pytest.fixture

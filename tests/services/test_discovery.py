@@ -24,7 +24,7 @@ async def test_one_seed_leads_to_the_next_relay(profile: str, tmp_path: Path) ->
         ]
         # The same event at two relays is one name.
         async with ScriptedRelay(names) as one, ScriptedRelay(names[:1]) as two:
-            place = Place(tmp_path / "place", [one.url, two.url], profile=profile)
+            place = Place(tmp_path / "place", [one.url, two.url], profile=profile, workers=2)
             await place.run_once()
             said = await place.run_once("--only", "finder")
             assert "found in events new=1 names=2" in said
@@ -52,7 +52,9 @@ async def test_killed_at_random_moments_each_event_counts_once(tmp_path: Path) -
     slow = Vices(delay_s=0.02)
     async with ScriptedRelay(events[:150], slow) as one, ScriptedRelay(events[50:], slow) as two:
         more = "[finder]\ninterval_s = 0.1\n"
-        place = Place(tmp_path / "place", [one.url, two.url], page_limit=8, revisit_s=1, more=more)
+        place = Place(
+            tmp_path / "place", [one.url, two.url], page_limit=8, revisit_s=1, more=more, workers=2
+        )
         for victim in ("supervisor", "postmaster", "worker"):
             goal = sum(len(relay.seen.filters) for relay in (one, two)) + chance.randint(4, 14)
 

@@ -25,6 +25,7 @@ from bigbrotr.config.settings import (
 from bigbrotr.core.base_service import Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.candidates import WALK, Walk
+from bigbrotr.core.calls.monitoring import INTRODUCED
 from bigbrotr.core.logger import configure
 from bigbrotr.core.pool import Pool
 from bigbrotr.models.event import EventRelay
@@ -344,6 +345,21 @@ async def test_what_known_monitors_say(brotr: Brotr) -> None:
         other = MonitorsSettings(pubkeys=(pubkey(3),), relays=(relay.url,))
         await run(brotr, monitors=other)
         assert C in await found(brotr)
+
+
+async def test_what_monitors_say_is_the_word_of_a_witness(brotr: Brotr) -> None:
+    await brotr.insert_relays([Relay(A), Relay(B)])
+    await brotr.upsert_service_data([(*INTRODUCED, "0", {"said": [pubkey(2), "", [], []]})])
+    now = int(time.time())
+    words = [word(A, created_at=now), word(B, created_at=now - 10_000_000)]
+    words += [word("wss://unknown.example.com", created_at=now), word(A, created_at=now, key=2)]
+    async with ScriptedRelay(words) as relay:
+        await run(brotr, monitors=of(relay.url))
+    rows = await brotr.pool.fetch(
+        "SELECT w.pubkey, r.url FROM bigbrotr.witness_words w"
+        " JOIN bigbrotr.relays r ON r.id = w.relay_id"
+    )
+    assert [(row["pubkey"].hex(), row["url"]) for row in rows] == [(pubkey(1), A)]
 
 
 @pytest.mark.slow

@@ -40,7 +40,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 async def test_full_disk_loses_nothing(small_disk: Path) -> None:
     async with ScriptedRelay(EVENTS) as relay:
         more = f'[web]\nlisten = "127.0.0.1:{free_port()}"\n'
-        place = Place(small_disk / "place", [relay.url], page_limit=50, settle_s=60, more=more)
+        place = Place(
+            small_disk / "place", [relay.url], page_limit=50, settle_s=60, more=more, workers=2
+        )
         async with place.start() as running:
             await running.says("ready")
             await running.says("cannot start PostgreSQL")

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 
 import pytest
 
@@ -10,7 +11,8 @@ from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import configure
 from bigbrotr.models.event import EventRelay
 from bigbrotr.models.relay import Relay
-from bigbrotr.services.maintenance import Maintenance
+from bigbrotr.services.maintenance import DATED_S, Maintenance
+from tests.kit.archive import A, B
 from tests.kit.events import NOW, verified
 
 
@@ -101,3 +103,44 @@ async def test_what_keeps_failing_is_tried_again_and_never_given_up(brotr: Brotr
         assert "ensure_partitions" in maintenance.trouble
         maintenance.request_shutdown()
         await cycles
+
+
+async def test_old_proofs_are_dated_to_the_month(brotr: Brotr) -> None:
+    """What is proven stays the same; no second counts as proven later than it was, or twice."""
+    await brotr.insert_relays([A, B])
+    now = int(time.time())
+    month = 30 * 86_400
+    await brotr.pool.execute(
+        "INSERT INTO bigbrotr.coverage (relay_id, filter, how, proven, proven_at)"
+        " SELECT r.id, f.filter, f.how, int8multirange(int8range("
+        "  1000 * n + f.at, 1000 * n + f.at + 100)), $1 - 86400 * n - f.at"
+        " FROM bigbrotr.relays r, generate_series(1, 200) AS n, (VALUES"
+        "  ('', 'paging', 0), ('', 'finish', 100), ('{\"kinds\":[1]}', 'paging', 0)"
+        " ) AS f (filter, how, at)",
+        now,
+    )
+    seconds = (
+        "SELECT c.relay_id, c.filter, c.how, s.second, c.proven_at FROM bigbrotr.coverage c,"
+        " unnest(c.proven) AS u, generate_series(lower(u), upper(u) - 1, 50) AS s (second)"
+    )
+    before = {tuple(row)[:4]: row["proven_at"] for row in await brotr.pool.fetch(seconds)}
+    async with Maintenance(brotr) as maintenance:
+        await maintenance.run()
+    rows = await brotr.pool.fetch(seconds)
+    after = {tuple(row)[:4]: row["proven_at"] for row in rows}
+    assert after.keys() == before.keys()
+    assert len(rows) == len(after)
+    for second, at in after.items():
+        is_old = before[second] < now - DATED_S
+        assert before[second] - at < month if is_old else at == before[second]
+        assert at <= before[second]
+    number = await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.coverage")
+    assert 6 * 90 <= number <= 6 * (90 + 6)
+    async with brotr.pool.acquire() as busy, busy.transaction():
+        # A visit that stores what it has proven is waited for.
+        await busy.execute("SELECT FROM bigbrotr.visits FOR SHARE")
+        merging = asyncio.create_task(brotr.merge_old_coverage(now - DATED_S // 2))
+        done, _ = await asyncio.wait([merging], timeout=0.3)
+        assert not done
+    assert await merging == 2
+    assert await brotr.merge_old_coverage(now - DATED_S // 2) == 0

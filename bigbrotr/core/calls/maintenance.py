@@ -94,6 +94,14 @@ class MaintenanceCalls(Calls):
             DEAD_ROWS,
         )
 
+    async def merge_old_coverage(self, before: int, limit: int = 10) -> int:
+        """Merges proofs of before `before` (Unix seconds), of up to `limit` relays, into one for
+        each month; returns of how many relays."""
+        merged: int = await self._value(
+            "merge_old_coverage", p_before=before, p_limit=limit, timeout=MAINTENANCE_S
+        )
+        return merged
+
     async def pack_indexes(self, least_bytes: int = PACKED_BYTES) -> list[str]:
         """Makes those indexes of events anew that take 1.4 times what they could, one after
         the other, while others read and write; returns their names.

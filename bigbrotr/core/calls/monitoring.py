@@ -19,6 +19,8 @@ from bigbrotr.models.event import storable
 from bigbrotr.models.metadata import RelayMetadata
 from bigbrotr.models.relay import Network, Relay
 
+INTRODUCED = ("monitor", "introduced")  # where service data keeps what our monitor says of itself
+
 
 class DueCheck(NamedTuple):
     """A claimed relay that is to be checked, and what is known of it."""

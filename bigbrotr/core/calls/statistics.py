@@ -93,13 +93,14 @@ class StatisticsCalls(Calls):
         counted: int = await self._value("count_checks", p_now=now, timeout=MAINTENANCE_S)
         return counted
 
-    async def sum_relays(self, beginning: int, made_before: int, now: int, limit: int = 200) -> int:
-        """Sums up what is shown of relays in lists, where something has changed since; returns of
-        how many. `beginning`: from when on coverage counts (Unix seconds)."""
+    async def sum_relays(self, beginning: int, live_before: int, now: int, limit: int = 200) -> int:
+        """Sums up what is known of relays, where something has changed since, of those that are
+        followed before `live_before`; returns how many sums were made. `beginning`: from when on
+        coverage counts. Times in Unix seconds."""
         made: int = await self._value(
             "sum_relays",
             p_beginning=beginning,
-            p_made_before=made_before,
+            p_live_before=live_before,
             p_now=now,
             p_limit=limit,
             timeout=MAINTENANCE_S,

@@ -25,6 +25,7 @@ MOST_RTTS = 2000  # checks that are drawn
 POINTS = 120  # of the chart of round trips
 MOST_GAPS = 200  # that are drawn and listed
 OVERLAP = 12  # other relays
+KINDS_EXAMINED, OVERLAP_EXAMINED = 3_000, 1_000  # events: a page does not wait for more
 
 
 class Said(dict[str, Any]):
@@ -82,7 +83,7 @@ async def page(ask: Ask) -> Page | Redirect | None:
             },
             "claims": await measurements.claims(pool, url),
             "kinds": await _kinds(ask, url),
-            "overlap": await samples.relay_overlap(pool, url),
+            "overlap": await samples.relay_overlap(pool, url, examined=OVERLAP_EXAMINED),
             "overlap_shown": OVERLAP,
             "alone": report.alone,
             "compliance": await compliance_of(pool, url),
@@ -196,7 +197,7 @@ def _years(now: int) -> list[tuple[int, float]]:
 
 
 async def _kinds(ask: Ask, url: str) -> dict[str, Any] | None:
-    found = await samples.relay_kinds(ask.pool, url)
+    found = await samples.relay_kinds(ask.pool, url, examined=KINDS_EXAMINED)
     if found is None:
         return None
     ordered = sorted(found.kinds, key=lambda each: -each.held)

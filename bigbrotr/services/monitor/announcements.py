@@ -8,7 +8,7 @@ import msgspec
 
 from bigbrotr.config.settings import MonitorSettings, Networks
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.calls.monitoring import DueCheck, Post
+from bigbrotr.core.calls.monitoring import INTRODUCED, DueCheck, Post
 from bigbrotr.models.check import value_of
 from bigbrotr.models.keys import Keys
 from bigbrotr.models.nip11 import Nip11
@@ -18,6 +18,8 @@ from bigbrotr.models.nip66 import (
     CITY,
     COUNTRY,
     DISCOVERY,
+    IPV4,
+    IPV6,
     LANGUAGE,
     MAX_CONTENT,
     MAX_TAG,
@@ -28,17 +30,20 @@ from bigbrotr.models.nip66 import (
     Announcement,
     Nip66,
     Tags,
+    address,
     relay_list_tags,
 )
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.services.monitor.probe import Opening
-from bigbrotr.services.monitor.verdict import Findings, milliseconds
+from bigbrotr.services.monitor.verdict import Findings, Judgement, milliseconds
 
 PROFILE, RELAY_LIST = 0, 10002
 INTRODUCED_S = 86_400.0  # until the monitor introduces itself again
-MEMORY = ("monitor", "introduced")  # where service data says what it has said
 LANGUAGES_SHOWN = 20
 TOPICS_SHOWN = 20
+ADDRESSES_SHOWN = 8  # of each family
+DELTA = 1066  # of the state of a relay: an event that stays
+HISTORY = 1166  # what was announced at a change of state, to stay
 
 
 class Announcer:
@@ -68,16 +73,68 @@ class Announcer:
         if digest == due.published_digest and not is_stale:
             return None, []
         event = self._keys.sign_event(DISCOVERY, described.content, described.tags(), now)
-        targets = dict.fromkeys([*publish.relays, *([due.relay.url] * publish.to_monitored)])
-        if due.relay.network is Network.LOCAL:  # nobody elsewhere could reach it
+        return digest, [
+            Post(target, DISCOVERY, due.relay.url, event) for target in self._targets(due.relay)
+        ]
+
+    def history(self, due: DueCheck, judged: Judgement, found: Findings, now: int) -> list[Post]:
+        """The events that tell a change of state and stay, where they are switched on.
+
+        NIP-66 has none. Kind 1066 has the form in which nostr-watch publishes deltas (Kind1066.js
+        in its internal/publisher): `r` the relay, `a` its announcement, and for each delta `D` its
+        name and a tag of that name. Of kind 1166 we know no definition: it holds what 30166 would,
+        whether the relay is `online`, and `since` when.
+        """
+        before, state = due.state, str(judged.verdict)
+        if before not in ("up", "down") or state not in ("up", "down") or state == before:
+            return []
+        is_up = state == "up"
+        since = now if is_up or due.suspect_at is None else due.suspect_at
+        place = address(due.relay)
+        told: dict[int, Tags] = {}
+        for kind in self._settings.publish.history:
+            if kind == DELTA:
+                told[kind] = [
+                    ["r", place],
+                    ["a", f"{DISCOVERY}:{self._keys.public_key}:{place}"],
+                    ["D", "online"],
+                    ["online", str(is_up).lower()],
+                ]
+                if not is_up:
+                    told[kind] += [["D", "reason"], ["reason", str(judged.outcome)[:MAX_TAG]]]
+            else:
+                described = (
+                    describe(due.relay, found)
+                    if is_up
+                    else Nip66(due.relay, network=due.relay.network)
+                )
+                told[kind] = [
+                    *described.tags(),
+                    ["online", str(is_up).lower()],
+                    ["since", str(since)],
+                ]
+        return [
+            # Of its own `d` each: a later change does not replace it in the outbox.
+            Post(target, kind, f"{due.relay.url} {now}", event)
+            for kind, tags in told.items()
+            for event in [self._keys.sign_event(kind, "", tags, now)]
+            for target in self._targets(due.relay, is_up=is_up)
+        ]
+
+    def _targets(self, relay: Relay, *, is_up: bool = True) -> dict[str, None]:
+        """Where what is said of a relay goes."""
+        publish = self._settings.publish
+        own = [relay.url] * (publish.to_monitored and is_up)
+        targets = dict.fromkeys([*publish.relays, *own])
+        if relay.network is Network.LOCAL:  # nobody elsewhere could reach it
             targets = {url: None for url in targets if Relay(url).network is Network.LOCAL}
-        return digest, [Post(target, DISCOVERY, due.relay.url, event) for target in targets]
+        return targets
 
     async def introduce(self) -> None:
         """Posts who the monitor is, where it writes and what it does, when that has changed or was
         posted long ago."""
         now = int(time.time())
-        told = {row["key"]: row["value"] for row in await self._brotr.get_service_data(*MEMORY)}
+        told = {row["key"]: row["value"] for row in await self._brotr.get_service_data(*INTRODUCED)}
         for kind, content, tags in self.introductions():
             said = [self._keys.public_key, content, tags, list(self._settings.publish.relays)]
             before = told.get(str(kind), {})
@@ -87,7 +144,9 @@ class Announcer:
             await self._brotr.post_events(
                 [Post(target, kind, "", event) for target in self._settings.publish.relays]
             )
-            await self._brotr.upsert_service_data([(*MEMORY, str(kind), {"said": said, "at": now})])
+            await self._brotr.upsert_service_data(
+                [(*INTRODUCED, str(kind), {"said": said, "at": now})]
+            )
 
     def introductions(self) -> list[tuple[int, str, Tags]]:
         """Kind, content and tags of what the monitor says of itself."""
@@ -133,13 +192,15 @@ def describe(relay: Relay, found: Findings) -> Nip66:
     rtts = {"read": times["read_ms"], "write": times["write_ms"]}
     if isinstance(opened, Opening):
         rtts["open"] = 1000.0 * opened.open_s
-    tls = value_of(found.tls)
+    tls, zone = value_of(found.tls), value_of(found.dns)
     labels = [
         (COUNTRY, place.get("country")),
         (CITY, place.get("city")),
         (ZONE, place.get("time_zone")),
         (ASN, network.get("asn")),
         (OPERATOR, network.get("operator")),
+        *((IPV4, each) for each in (zone.a if zone else ())[:ADDRESSES_SHOWN]),
+        *((IPV6, each) for each in (zone.aaaa if zone else ())[:ADDRESSES_SHOWN]),
         *((LANGUAGE, each) for each in _languages(document)),
     ]
     content = document.metadata.canonical if document else b""
@@ -198,6 +259,11 @@ def _topics(document: Nip11 | None) -> tuple[str, ...]:
 
 
 def digest_of(described: Nip66) -> bytes:
-    """Changes when an announcement does, except for its round-trip times."""
-    tags = [tag for tag in described.tags() if not tag[0].startswith("rtt-")]
+    """Changes when an announcement does, except for its round-trip times and addresses."""
+    tags = [
+        tag
+        for tag in described.tags()
+        # A name server that hands out some of many addresses says nothing new each time.
+        if not tag[0].startswith("rtt-") and tag[-1] not in (IPV4, IPV6)
+    ]
     return hashlib.sha256(msgspec.json.encode([tags, described.content])).digest()

@@ -234,6 +234,8 @@ class Monitor(BaseService[MonitorSettings]):
         posts: Sequence[Post] = ()
         if judgement.verdict is Verdict.UP and self.announcer is not None:
             digest, posts = self.announcer.announcement(due, found, now)
+        if self.announcer is not None:
+            posts = [*posts, *self.announcer.history(due, judgement, found, now)]
         return CheckResult(
             due,
             *judgement,

@@ -107,3 +107,53 @@ async def test_publishing_needs_a_key(brotr: Brotr, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PRIVATE_KEY", "npub1x")
     with pytest.raises(ConfigError, match="public one"):
         monitor(brotr, publish=publish("ws://127.0.0.1:1"))
+
+
+@pytest.mark.usefixtures("private_key")
+async def test_changes_of_state_are_told_to_stay(brotr: Brotr) -> None:
+    async with ScriptedRelay([EVENT], nip11=DOCUMENT) as relay, local_relay() as target:
+        settings = publish(target, history=(1066, 1166))
+        await look(brotr, relay.url, publish=settings)
+        assert await held(target, kinds=[1066, 1166]) == []  # it was never in another state
+        url, place = relay.url, f"{relay.url}/"
+        await brotr.pool.execute("UPDATE bigbrotr.checks SET state = 'down', since = 5")
+        await look(brotr, url, publish=settings)
+        ups = {event["kind"]: event for event in await held(target, kinds=[1066, 1166])}
+        assert ups[1066]["tags"][2:] == [["D", "online"], ["online", "true"]]
+        assert ["online", "true"] in ups[1166]["tags"]
+        assert Nip66.parse(ups[1166]["tags"]).nips == (1, 11)
+    for _ in range(2):  # it has to fail twice
+        async with local_relay() as target_of_down:
+            await look(brotr, url, publish=publish(target_of_down, history=(1066, 1166)))
+            downs = await held(target_of_down, kinds=[1066, 1166])
+        if downs:
+            break
+    (delta,) = [event for event in downs if event["kind"] == 1066]
+    assert delta["tags"][:4] == [
+        ["r", place],
+        ["a", f"30166:{KEYS.public_key}:{place}"],
+        ["D", "online"],
+        ["online", "false"],
+    ]
+    assert delta["tags"][4] == ["D", "reason"]
+    (whole,) = [event for event in downs if event["kind"] == 1166]
+    assert whole["tags"][:2] == [["d", place], ["online", "false"]]
+    states = await brotr.pool.fetch("SELECT before, state FROM bigbrotr.changes ORDER BY id")
+    assert [tuple(row) for row in states] == [("unknown", "up"), ("down", "up"), ("up", "down")]
+
+
+@pytest.mark.usefixtures("private_key")
+async def test_changes_of_state_do_not_replace_each_other(brotr: Brotr) -> None:
+    """In the outbox, while nobody delivers them; and off by default nothing is told."""
+    async with ScriptedRelay([EVENT], nip11=DOCUMENT) as relay:
+        for history in ((), (1066,), (1066,)):
+            await brotr.insert_relays([Relay(relay.url)])
+            await brotr.pool.execute("UPDATE bigbrotr.checks SET state = 'down', due_at = 0")
+            await brotr.pool.execute("UPDATE bigbrotr.outbox SET d = d || ' earlier' WHERE d <> ''")
+            settings = publish(f"ws://127.0.0.1:{free_port()}", history=history)
+            async with monitor(brotr, publish=settings) as service:
+                await service.run()
+    rows = await brotr.pool.fetch("SELECT event FROM bigbrotr.outbox WHERE kind = 1066")
+    told = [json.loads(row["event"])["tags"] for row in rows]
+    assert len(told) == 2
+    assert all(["online", "true"] in tags for tags in told)

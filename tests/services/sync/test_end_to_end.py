@@ -92,7 +92,7 @@ async def test_archive_is_the_union_of_three_relays(profile: str, tmp_path: Path
             scripted.url,
         ]
         shares = dict(zip(urls, thirds, strict=True))
-        place = Place(tmp_path / "place", urls, profile=profile, page_limit=50)
+        place = Place(tmp_path / "place", urls, profile=profile, page_limit=50, workers=2)
         await place.run_once()
         async with place.database() as connection:
             first = await Archive.read(connection)
@@ -111,7 +111,7 @@ async def test_archive_is_the_union_of_three_relays(profile: str, tmp_path: Path
 @pytest.mark.slow
 async def test_new_events_of_two_relays_arrive_while_it_runs(tmp_path: Path) -> None:
     async with ScriptedRelay(EVENTS[:50]) as one, ScriptedRelay(EVENTS[40:80]) as two:
-        place = Place(tmp_path / "place", [one.url, two.url], revisit_s=1)
+        place = Place(tmp_path / "place", [one.url, two.url], revisit_s=1, workers=2)
         async with place.start() as running:
             await running.says("ready")
             async with place.look() as connection:
@@ -171,7 +171,7 @@ async def test_kill_at_random_moments_loses_nothing(seed: int, tmp_path: Path) -
     async with AsyncExitStack() as stack:
         relays = [await stack.enter_async_context(ScriptedRelay(t, slow)) for t in thirds]
         shares = {relay.url: share for relay, share in zip(relays, thirds, strict=True)}
-        place = Place(tmp_path / "place", shares, page_limit=12, revisit_s=1)
+        place = Place(tmp_path / "place", shares, page_limit=12, revisit_s=1, workers=2)
         victims = Victims(place)
 
         def asked() -> int:
@@ -246,7 +246,7 @@ async def test_stops_cleanly_in_mid_copy(
     number: signal.Signals, is_group: bool, tmp_path: Path
 ) -> None:
     async with slow_relay() as relay:
-        place = Place(tmp_path / "place", [relay.url], page_limit=10)
+        place = Place(tmp_path / "place", [relay.url], page_limit=10, workers=2)
         async with place.start() as running:
             await until(lambda: len(relay.seen.filters) > 8, "it copies")
             workers = children(running.pid, "spawn_main")
@@ -283,7 +283,7 @@ async def test_stops_cleanly_in_mid_copy(
 async def test_stops_cleanly_while_workers_start(library: str, tmp_path: Path) -> None:
     """Whom a signal to the group finds before it knows that signals are not for it."""
     async with slow_relay() as relay:
-        place = Place(tmp_path / "place", [relay.url], page_limit=10)
+        place = Place(tmp_path / "place", [relay.url], page_limit=10, workers=2)
         async with place.start() as running:
             await until(lambda: has_worker(running, library), "a worker starts")
             os.killpg(running.pid, signal.SIGTERM)
@@ -297,7 +297,7 @@ async def test_stops_cleanly_while_workers_start(library: str, tmp_path: Path) -
 @pytest.mark.slow
 async def test_second_signal_stops_at_once(tmp_path: Path) -> None:
     async with ScriptedRelay(EVENTS, Vices(silent=True)) as relay, ScriptedRelay() as good:
-        place = Place(tmp_path / "place", [good.url], timeout_s=60)
+        place = Place(tmp_path / "place", [good.url], timeout_s=60, workers=2)
         await place.run_once()
         async with place.database() as connection:
             await connection.execute(
@@ -319,7 +319,7 @@ async def test_second_signal_stops_at_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 async def test_kill_leaves_no_orphans(tmp_path: Path) -> None:
     async with slow_relay() as relay:
-        place = Place(tmp_path / "place", [relay.url], page_limit=10)
+        place = Place(tmp_path / "place", [relay.url], page_limit=10, workers=2)
         async with place.start() as running:
             await until(lambda: len(relay.seen.filters) > 5, "it copies")
             started = place.processes()
@@ -334,7 +334,7 @@ async def test_kill_leaves_no_orphans(tmp_path: Path) -> None:
 @pytest.mark.parametrize("library", ["", "uvloop"])
 async def test_kill_at_the_start_leaves_no_orphans(library: str, tmp_path: Path) -> None:
     async with slow_relay() as relay:
-        place = Place(tmp_path / "place", [relay.url], page_limit=10)
+        place = Place(tmp_path / "place", [relay.url], page_limit=10, workers=2)
         async with place.start() as running:
             await until(lambda: has_worker(running, library), "a worker starts")
             started = place.processes()
@@ -379,7 +379,7 @@ async def test_bad_relays_beside_a_good_one(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         relays = {name: await stack.enter_async_context(ScriptedRelay(EVENTS)) for name in vices}
         urls = {name: relay.url for name, relay in relays.items()}
-        place = Place(tmp_path / "place", timeout_s=1.5, page_limit=120)
+        place = Place(tmp_path / "place", timeout_s=4, page_limit=120, workers=2)
         place.seeds.write_text("".join(f"{url}\n" for url in urls.values()))
         await place.run_once("--only", "seeder,validator")
         for name, relay in relays.items():

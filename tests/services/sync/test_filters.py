@@ -400,7 +400,7 @@ async def test_filtered_archive_and_then_everything(tmp_path: Path) -> None:
         urls = [relay.url, shy.url]
         more = '[synchronizer.filter]\nkinds = [1, 7]\ntags = { t = ["tag1", "tag2"] }\n'
         more += f'until = {END - 20}\n[synchronizer.relays."{shy.url}/"]\nsince = {BEGIN + 100}\n'
-        place = Place(tmp_path / "place", urls, more=more)
+        place = Place(tmp_path / "place", urls, more=more, workers=2)
         await place.run_once()
         wanted = {"kinds": [1, 7], "#t": ["tag1", "tag2"], "until": END - 20}
         async with place.database() as connection:
@@ -438,7 +438,9 @@ async def test_what_comes_in_live_is_filtered(tmp_path: Path) -> None:
     async with ScriptedRelay(EVENTS, Vices(needs_auth=True)) as relay, ScriptedRelay() as still:
         more = "[synchronizer.filter]\nkinds = [1]\n"
         more += f'[synchronizer.relays."{still.url}"]\nlive = false\n'
-        place = Place(tmp_path / "place", [relay.url, still.url], live=True, revisit_s=1, more=more)
+        place = Place(
+            tmp_path / "place", [relay.url, still.url], live=True, revisit_s=1, more=more, workers=2
+        )
         async with place.start() as running:
             await running.says("ready")
 

@@ -43,7 +43,9 @@ async def is_live(place: Place, relays: int) -> None:
 @pytest.mark.slow
 async def test_new_and_late_events_arrive_within_seconds(tmp_path: Path) -> None:
     async with ScriptedRelay(OLD) as relay:
-        place = Place(tmp_path / "place", [relay.url], live=True, revisit_s=1, settle_s=60)
+        place = Place(
+            tmp_path / "place", [relay.url], live=True, revisit_s=1, settle_s=60, workers=2
+        )
         async with place.start() as running:
             await running.says("ready")
             await is_live(place, 1)
@@ -202,7 +204,9 @@ async def test_after_a_good_stay_one_comes_back_at_once(
 @pytest.mark.slow
 async def test_a_cut_connection_is_made_good(tmp_path: Path) -> None:
     async with ScriptedRelay(OLD) as relay:
-        place = Place(tmp_path / "place", [relay.url], live=True, revisit_s=1, settle_s=60)
+        place = Place(
+            tmp_path / "place", [relay.url], live=True, revisit_s=1, settle_s=60, workers=2
+        )
         async with place.start() as running:
             await running.says("ready")
             await is_live(place, 1)
@@ -226,7 +230,9 @@ async def test_three_relays_followed_through_two_kills_end_as_their_union(tmp_pa
         local = await enter(local_relay(OLD[:40]))
         package = await enter(nostr_relay(tmp_path / "package", OLD[20:50]))
         held = {scripted.url: OLD[30:], local: OLD[:40], package: OLD[20:50]}
-        place = Place(tmp_path / "place", list(held), live=True, revisit_s=1, settle_s=60)
+        place = Place(
+            tmp_path / "place", list(held), live=True, revisit_s=1, settle_s=60, workers=2
+        )
 
         async def publish(run: int, count: int) -> None:
             """New events come in, some at one relay, some at all."""
