@@ -77,6 +77,8 @@ async def test_figures_page_by_page(archive: Brotr, name: str) -> None:
         await ask_for_deletion(archive)
     elif name == "completeness":
         await refer(archive)
+    elif name in ("moves", "listed", "listed_states"):
+        await list_relays(archive)
     whole = await figures(archive.pool, statistic)
     assert len(whole) >= 2 or name in ("countries", "access")
     for size in (1, 7):
@@ -92,6 +94,27 @@ async def test_figures_page_by_page(archive: Brotr, name: str) -> None:
         day = numbers[len(numbers) // 2]
         some = await figures(archive.pool, statistic, since=day * DAY_S, until=(day + 1) * DAY_S)
         assert some == [row for row in whole if row[0][0] == day]
+
+
+async def list_relays(brotr: Brotr) -> None:
+    """Authors list relays in several months, of which one is known."""
+    events = [
+        verified(
+            kind=10002, created_at=NOW - 3_000_000 * n, key=n, tags=[["r", url] for url in urls]
+        )
+        for n in range(3)
+        for urls in [[A.url, f"wss://listed{n}.example.com"]]
+    ]
+    await brotr.insert_events(pairs(events, A))
+    await brotr.pool.execute(
+        "INSERT INTO bigbrotr.checks (relay_id, due_at, state, since, checked_at, failed)"
+        " SELECT r.id, 0, 'up', 7, 8, '{}' FROM bigbrotr.relays r WHERE r.url = $1"
+        " ON CONFLICT (relay_id) DO UPDATE SET state = 'up'",
+        A.url,
+    )
+    async with Statistics(brotr) as statistics:
+        await statistics.run()
+    await brotr.sum_lists(2**40, 2**40)
 
 
 async def refer(brotr: Brotr) -> None:
