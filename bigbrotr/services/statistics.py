@@ -14,6 +14,7 @@ from bigbrotr.models.sketch import Sketch
 from bigbrotr.reads.relays import BEGINNING
 
 STEP = 500  # public keys that are hashed before others have their turn: about a millisecond
+LISTS_S = 3600.0  # for which the sums of lists of relays are not made again
 WINDOWS = 20  # that are read at once
 JOIN_S = 3600.0  # from one look at who operates which relays to the next
 DOCUMENTS = 500  # that are read at once
@@ -50,6 +51,8 @@ class Statistics(BaseService[StatisticsSettings]):
                 if self._stop.is_set():
                     return
                 await self.brotr.count_compliance(day)
+        if not self._stop.is_set():
+            await self.brotr.sum_lists(now - int(max(self.settings.every_s, LISTS_S)), now)
         estimated = await self._estimate_windows()
         if not self._stop.is_set():
             await self.brotr.count_checks(int(time.time()))
