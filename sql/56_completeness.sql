@@ -229,13 +229,14 @@ BEGIN
         ON CONFLICT (month, kind, via) DO UPDATE SET
             total = r.total + EXCLUDED.total, held = r.held + EXCLUDED.held
         RETURNING 1
-    ), wanted AS (
-        SELECT n.target, count(*)::integer AS times,
-               (SELECT min(u.pubkey) FROM unnest(p_targets, p_pubkeys) AS u (target, pubkey) WHERE u.target = n.target) AS pubkey,
-               (SELECT min(u.d) FROM unnest(p_targets, p_ds) AS u (target, d) WHERE u.target = n.target) AS d,
-               ARRAY(SELECT DISTINCT u.hint FROM unnest(p_targets, p_hints) AS u (target, hint)
-                     WHERE u.target = n.target AND u.hint <> '' ORDER BY u.hint LIMIT 5) AS hints
-        FROM new_ones n WHERE NOT n.is_held GROUP BY n.target
+    ), said AS MATERIALIZED (
+        SELECT u.target, (array_agg(u.pubkey) FILTER (WHERE u.pubkey IS NOT NULL))[1] AS pubkey, min(u.d) AS d,
+               coalesce((array_agg(DISTINCT u.hint) FILTER (WHERE u.hint <> ''))[1:5], '{}') AS hints
+        FROM unnest(p_targets, p_pubkeys, p_ds, p_hints) AS u (target, pubkey, d, hint) GROUP BY u.target
+    ), wanted AS MATERIALIZED (
+        SELECT n.target, n.times, g.pubkey, g.d, g.hints
+        FROM (SELECT x.target, count(*)::integer AS times FROM new_ones x WHERE NOT x.is_held GROUP BY x.target) AS n
+        JOIN said g ON g.target = n.target
     ), room AS (
         SELECT greatest(0, p_most - (SELECT count(*) FROM bigbrotr.missing_events m WHERE m.state = 'waiting')) AS rows
     ), queued AS (
