@@ -131,21 +131,25 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
     WITH shown AS (
-        SELECT l.relay_id, bigbrotr.host_of(r.url) AS host, m.data ->> 'fingerprint' AS fingerprint
+        SELECT l.relay_id, bigbrotr.host_of(r.url) AS host, m.data ->> 'fingerprint' AS fingerprint,
+               row_number() OVER (
+                   PARTITION BY m.data ->> 'fingerprint' ORDER BY coalesce(t.pairs, 0) DESC, l.relay_id) AS place
         FROM bigbrotr.snapshots_latest l
         JOIN bigbrotr.relays r ON r.id = l.relay_id
         JOIN bigbrotr.metadata m ON m.id = l.metadata_id
+        LEFT JOIN bigbrotr.tallies t ON t.relay_id = l.relay_id
         WHERE l.type = 'nip66_ssl' AND l.snapshot_at >= p_since AND m.data -> 'valid' = 'true'::jsonb
           AND jsonb_typeof(m.data -> 'names') = 'array' AND jsonb_array_length(m.data -> 'names') BETWEEN 2 AND 20
           AND m.data -> 'names' ? bigbrotr.host_of(r.url)
           AND length(m.data ->> 'fingerprint') = 64
     )
     SELECT a.relay_id, b.relay_id, a.fingerprint
-    FROM shown a JOIN shown b ON b.fingerprint = a.fingerprint AND b.relay_id > a.relay_id AND b.host <> a.host;
+    FROM shown a JOIN shown b ON b.fingerprint = a.fingerprint AND b.relay_id > a.relay_id AND b.host <> a.host
+    WHERE a.place <= 10 AND b.place <= 10;
 END $$;
 COMMENT ON FUNCTION bigbrotr.shared_certificates IS
     'Pairs of relays on two hosts that have shown the same valid certificate since p_since (Unix seconds), which names both '
-    'hosts and at most 20 in all.';
+    'hosts and at most 20 in all; of each certificate, of the ten relays that hold most.';
 
 -- Of those that claim the same, the ten of each network that hold most: a crowd that copies a document hides nobody.
 CREATE OR REPLACE FUNCTION bigbrotr.shared_claims()
@@ -242,8 +246,32 @@ BEGIN
         GROUP BY c.chunk, u.place
     ) AS p;
 END $$;
-COMMENT ON FUNCTION bigbrotr.compare_week IS
-    'How many events of a week two relays both hold, and how many one of both alone.';
+COMMENT ON FUNCTION bigbrotr.compare_week IS 'The part of compare_weeks that reads one slice.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.compare_weeks(
+    p_weeks integer[], p_a integer, p_b integer, p_most integer, OUT weeks integer, OUT by_both bigint, OUT by_one bigint
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    week integer;
+    part record;
+BEGIN
+    weeks := 0;
+    by_both := 0;
+    by_one := 0;
+    FOREACH week IN ARRAY p_weeks LOOP
+        EXIT WHEN weeks = p_most;
+        SELECT c.by_both, c.by_one INTO part FROM bigbrotr.compare_week(p_slice => week, p_a => p_a, p_b => p_b) AS c;
+        IF part.by_both + part.by_one > 0 THEN
+            weeks := weeks + 1;
+            by_both := by_both + part.by_both;
+            by_one := by_one + part.by_one;
+        END IF;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION bigbrotr.compare_weeks IS
+    'How many events of the first p_most of these weeks in which there are any two relays both hold, and how many one of '
+    'both alone.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.note_operator_test(
     p_a bigint, p_b bigint, p_weeks integer, p_both bigint, p_one bigint, p_is_equal boolean, p_now bigint

@@ -494,6 +494,55 @@ COMMENT ON FUNCTION bigbrotr.author_holders IS
     'events these are.';
 
 -- A relay's newest week is where the look begins: it may have ended long ago.
+-- A day is in one week; a relay holds few events of most days.
+CREATE OR REPLACE FUNCTION bigbrotr.held_alone(p_url text, p_examine integer, p_limit integer)
+RETURNS TABLE (created_at bigint, id bytea)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    holder  integer := (SELECT r.id FROM bigbrotr.relays r WHERE r.url = p_url);
+    of_day  bigint;
+    times   bigint[];
+    ids     bytea[];
+    alone   boolean[];
+    to_read integer := p_examine;
+    wanted  integer := p_limit;
+BEGIN
+    FOR of_day IN
+        SELECT d.day FROM bigbrotr.day_relays d WHERE d.relay_id = holder AND d.alone > 0 ORDER BY d.day DESC
+    LOOP
+        SELECT array_agg(x.created_at), array_agg(x.id), array_agg(
+            x.seen_ats[(x.num & 255)::integer + 1] IS NOT NULL AND NOT EXISTS (
+                SELECT FROM bigbrotr.presence o
+                WHERE o.slice = bigbrotr.slice_of(86400 * of_day) AND o.chunk = x.num >> 8 AND o.relay_id <> holder
+                  AND o.seen_ats[(x.num & 255)::integer + 1] IS NOT NULL))
+        INTO times, ids, alone
+        FROM (
+            SELECT e.created_at, e.id, e.num, p.seen_ats
+            FROM (
+                SELECT s.created_at, s.id, s.num FROM bigbrotr.events_stored s
+                WHERE s.slice = bigbrotr.slice_of(86400 * of_day)
+                  AND s.created_at >= 86400 * of_day AND s.created_at < 86400 * (of_day + 1)
+                ORDER BY s.created_at DESC, s.id LIMIT to_read
+            ) AS e
+            LEFT JOIN bigbrotr.presence p
+                ON p.slice = bigbrotr.slice_of(86400 * of_day) AND p.chunk = e.num >> 8 AND p.relay_id = holder
+        ) AS x;
+        RETURN QUERY
+        SELECT u.created_at, u.id FROM unnest(times, ids, alone) WITH ORDINALITY AS u (created_at, id, is_alone, position)
+        WHERE u.is_alone ORDER BY u.position LIMIT wanted;
+        to_read := to_read - coalesce(cardinality(times), 0);
+        wanted := wanted - coalesce(cardinality(array_positions(alone, true)), 0);
+        EXIT WHEN to_read <= 0 OR wanted <= 0;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION bigbrotr.held_alone IS
+    'Up to p_limit of the newest events that the relay at p_url alone is known to hold, newest first, among the newest '
+    'p_examine archived events of the days of which it holds any alone, as they were counted.';
+
 CREATE OR REPLACE FUNCTION bigbrotr.relay_sample(
     p_relay_id integer, p_until bigint, p_examine integer,
     OUT created_ats bigint[], OUT slices integer[], OUT nums bigint[], OUT kinds integer[], OUT are_held boolean[]

@@ -3,7 +3,7 @@
 A piece is about two relays. What one side alone can say or copy joins nothing:
 
 - `word`: the document (NIP-11) of each names the URL of the other. Each was fetched from its own
-  address, so both say so: enough alone.
+  address, so both say so. Friends in the open network do as well.
 - `certificate`: both show one valid certificate that names both hosts, and few others. Whoever got
   it controlled both; a neighbour under a wildcard, or on the same host, has not.
 - `events`: both are proven complete for weeks by chance, and hold the same events there. A mirror
@@ -11,11 +11,12 @@ A piece is about two relays. What one side alone can say or copy joins nothing:
 - `self`: both documents give the same key as their own. Anybody can copy it.
 - `document`: both documents are equal, and name a key or a contact. Anybody can copy it.
 
-Together suffice: the certificate with any other piece; and the same events with the same key or
-document, where one of the addresses is of an overlay network, which has no certificates, or both
-are of one host; but not if that leads to several hosts of the open network, of which one may be a
-mirror. Who copies all events and the document of a relay to an overlay network cannot be told from
-its twin: he is counted as its operator, and nothing else follows from it.
+The word suffices where no certificate could be: one of the addresses is of an overlay network, or
+both are of one host. Together suffice: the word with any other piece; the certificate with any
+other; and, where no certificate could be, the same events with the same key or document. But the
+last not if it leads to several hosts of the open network, of which one may be a mirror. Who copies
+all events and the document of a relay to an overlay network cannot be told from its twin: he is
+counted as its operator, and nothing else follows from it.
 """
 
 import re
@@ -68,7 +69,7 @@ def is_joined(pair: Pair) -> bool:
     """Whether the evidence on two relays is enough."""
     kinds = pair.kinds
     if "word" in kinds:
-        return True
+        return pair.is_apart or len(kinds) > 1
     copied = bool(kinds & {"self", "document"})
     if "certificate" in kinds:
         return copied or "events" in kinds

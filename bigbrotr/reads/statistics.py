@@ -471,9 +471,10 @@ async def figures(
         days = (first, last)
     begun = (None,) * len(statistic.key) if after is None else tuple(after)
     rows = await pool.fetch(statistic.query, limit, *days, *begun)
+    columns = len(statistic.columns)
     found = []
     for row in rows:
-        item = statistic.item(*list(row)[: len(statistic.columns)])
+        item = statistic.item(*list(row)[:columns])
         key = tuple(
             row["number"] if name == "number" else getattr(item, name)
             for name in statistic.key_columns

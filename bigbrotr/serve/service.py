@@ -300,7 +300,13 @@ class Service:
         assert isinstance(asked, ListQuery)
         if is_followed and resource.follows is not None:
             place, takes = resource.follows(asked)
-            return await self._changes.stream(request, place, takes, self._ask, self.finish)
+            client = self.client(request)
+
+            async def ask(question: Any) -> Any:
+                await self.buckets.wait(client)  # who is far behind asks for many pages
+                return await self._ask(question)
+
+            return await self._changes.stream(request, place, takes, ask, self.finish)
         after = None
         if asked.cursor is not None:
             after = read_cursor(asked.cursor, asked, resource.key)

@@ -9,7 +9,7 @@ from bigbrotr.config.settings import StatisticsSettings
 from bigbrotr.core.base_service import BaseService
 from bigbrotr.core.calls.operators import NamingDocument
 from bigbrotr.core.calls.statistics import DayAuthors, Window
-from bigbrotr.models.operators import LOOKS, WEEKS, Compared, join, named_relays
+from bigbrotr.models.operators import LOOKS, Compared, join, named_relays
 from bigbrotr.models.sketch import Sketch
 from bigbrotr.reads.relays import BEGINNING
 
@@ -90,14 +90,8 @@ class Statistics(BaseService[StatisticsSettings]):
     async def _compare(self, a: int, b: int) -> Compared:
         """The events of two relays in weeks by chance of which both are proven."""
         weeks = await self.brotr.proven_weeks(a, b)
-        found = Compared(0, 0, 0)
-        for week in self._chance.sample(sorted(weeks), min(LOOKS, len(weeks))):
-            both, one = await self.brotr.compare_week(week, a, b)
-            if both + one:
-                found = Compared(found.weeks + 1, found.both + both, found.one + one)
-            if found.weeks == WEEKS:
-                break
-        return found
+        some = self._chance.sample(sorted(weeks), min(LOOKS, len(weeks)))
+        return await self.brotr.compare_weeks(some, a, b)
 
     async def _sketch(self, authors: DayAuthors) -> list[bytes]:
         sketches = [Sketch() for _ in range(CLASSES)]

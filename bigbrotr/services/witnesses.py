@@ -34,7 +34,7 @@ from bigbrotr.reads.events import PAGE, EventReads, StoredEvent
 
 ROWS = 100  # of the log of new events that are read at once
 PAGE_BYTES = 4 << 20  # of contents and tags that are read at once
-RELAYS = 200  # that are compared before others have their turn
+RELAYS = 50  # that are compared before others have their turn
 LATE_S = 60  # how far a comparison may be in the future before our clock was ahead
 
 _decode_tags = msgspec.json.Decoder(list[list[str]]).decode
@@ -74,8 +74,9 @@ class Witnesses(BaseService[WitnessesSettings]):
             while not self._stop.is_set() and await self._take(self._reads):
                 pass
         else:
-            # The finder brings what it fetches; what is compared has a place to be noted.
-            await self.brotr.begin_witnesses(0, 0)
+            # The finder brings what it fetches; in the log there is nothing for us.
+            end = (await Arrivals.from_now(self.brotr.pool)).position
+            await self.brotr.begin_witnesses(end.xid, end.id, is_again=True)
         await self._compare()
 
     # Taking

@@ -160,6 +160,23 @@ async def test_what_is_not_kept_any_more(dsn: str, filled: Brotr) -> None:
             assert await stream.ids(3) == [4, 5, 6]
 
 
+async def test_another_log_after_a_restore(dsn: str, filled: Brotr) -> None:
+    """Who follows the one that is gone is told so, and goes on with the other."""
+    async with served(dsn) as api, following(api.url, "?after=0") as stream:
+        await stream.ids(NUMBER)
+        await change(filled)
+        await stream.ids(1)
+        await filled.pool.execute("DELETE FROM bigbrotr.changes WHERE id > 3")
+        await filled.pool.execute("UPDATE bigbrotr.changes_log SET last = 3")
+        async with following(api.url) as new:
+            assert await stream.next() == {}  # the end
+            async with following(api.url, Last_Event_ID=stream.last) as again:
+                assert (await again.next())["event"] == "reset"
+                assert await again.ids(3) == [1, 2, 3]
+                await change(filled)
+                assert await again.ids(1) == await new.ids(1) == [4]
+
+
 async def test_more_than_is_in_memory(
     dsn: str, filled: Brotr, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,20 +15,23 @@ import nostr_sdk
 import pytest
 from PIL import Image
 
-from bigbrotr.config.settings import Config, Profile, SearchSettings
+from bigbrotr.config.settings import Config, Profile, SearchSettings, StatisticsSettings
 from bigbrotr.core.base_service import Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import Event
 from bigbrotr.models.relay import Relay
+from bigbrotr.reads import samples
 from bigbrotr.reads.statistics import STATISTICS
 from bigbrotr.serve.pages import charts, kinds, words
 from bigbrotr.serve.pages.page import POLICY, WITH_PICTURES
 from bigbrotr.services.search import Search
+from bigbrotr.services.statistics import Statistics
 from tests.conftest import Filling
-from tests.kit.archive import BOTH, A, pairs
+from tests.kit.archive import BOTH, A, ordered, pairs
 from tests.kit.events import NOW, pubkey, verified
 from tests.kit.policy import judge
 from tests.kit.served import Reply, Served, fill, fill_events, served
+from tests.services import test_operators, test_witnesses
 
 VOID = {"meta", "link", "input", "br", "img"}
 EVIL = (
@@ -631,3 +634,36 @@ async def test_new_relays_are_a_feed(site: Browser, brotr: Brotr) -> None:
     for path in ("/", "/relays"):
         _, page = await site.get(path)
         assert "/relays.atom" in page.loads
+
+
+async def test_what_others_say_of_a_relay_and_what_it_holds_alone(brotr: Brotr, dsn: str) -> None:
+    await test_witnesses.judge(brotr, test_witnesses.RELAYS[:5], test_witnesses.RELAYS[5:])
+    url = test_witnesses.URLS[0]
+    words_of_one = [test_witnesses.introduced(1), test_witnesses.said(url, 1, ["rtt-open", "77"])]
+    await test_witnesses.keep(brotr, *words_of_one)  # at A
+    await test_witnesses.cycle(brotr)
+    mine = [verified(f"only here {n}", created_at=NOW - 90_000 * n) for n in range(12)]
+    both = [verified(f"here and there {n}", created_at=NOW - 90_000 * n - 1) for n in range(12)]
+    gone = verified(kind=5, created_at=NOW + 1, tags=[["e", mine[1].id.hex()]])
+    relay = Relay(url)
+    await brotr.insert_events(pairs(ordered([*mine, *both, gone]), relay))
+    await brotr.insert_events(pairs(ordered([*both, gone]), A))
+    await judge(brotr)
+    async with Statistics(brotr, StatisticsSettings(every_s=0)) as statistics:
+        await statistics.run()
+    await test_operators.certificate(brotr, relay, A, names=[relay.host, A.host])
+    await test_operators.look(brotr)
+    assert await samples.held_alone(brotr.pool, url, 5) == [each.id for each in mine[:5]]
+    assert await samples.held_alone(brotr.pool, url, 99) == [each.id for each in mine]
+    assert await samples.held_alone(brotr.pool, url, 99, examined=6) == [e.id for e in mine[:3]]
+    assert await samples.held_alone(brotr.pool, A.url, 99) == [e.id for e in words_of_one[::-1]]
+    async with served(dsn) as api:
+        reply, page = await Browser(api).get(f"/relays/{url.removeprefix('wss://')}")
+    text = reply.body.decode()
+    assert f"/authors/{words.npub(pubkey(1))}" in page.links
+    assert "Together, by how reliable each is: online" in text
+    assert f"/relays/{A.url.removeprefix('wss://')}" in page.links
+    shown = [each for each in mine if f"/events/{each.id.hex()}" in page.links]
+    assert shown == [mine[0], *mine[2:8]]  # of the newest eight, what may be shown
+    assert "12 events that it alone" in text
+    assert "here and there" not in text.partition('id="alone"')[2].partition("</section>")[0]

@@ -359,6 +359,12 @@ async def test_an_archive_without_tags(brotr: Brotr) -> None:
     await cycle(brotr)
     witness = (await all_of(brotr))[pubkey(1)]
     assert (witness.compared, witness.agreed, witness.share) == (1, 1, 0.5)
+    await keep(brotr, said(URLS[0], 2))
+    await cycle(brotr)
+    rows = await brotr.metrics()
+    assert [
+        value for name, value, labels in rows if (name, labels) == ("backlog", ("witnesses",))
+    ] == [0]
 
 
 async def test_thousands_of_relays_and_many_witnesses(

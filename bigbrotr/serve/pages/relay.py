@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bigbrotr.core.pool import Pool
-from bigbrotr.reads import coverage, measurements, relays, samples
+from bigbrotr.models.query import Query as EventFilter
+from bigbrotr.reads import coverage, measurements, operators, relays, samples, witnesses
 from bigbrotr.reads.compliance import compliance_of
 from bigbrotr.reads.relays import BEGINNING, Incident
 from bigbrotr.reads.statistics import DAY_S
 from bigbrotr.serve.api import RelayQuery
 from bigbrotr.serve.pages import charts, kinds, words
 from bigbrotr.serve.pages.page import Ask, Page, Redirect
+from bigbrotr.serve.readers import events_of
 from bigbrotr.view.words import day as date_of
 from bigbrotr.view.words import moment as time_of
 
@@ -24,7 +26,9 @@ DAYS = 90
 MOST_RTTS = 2000  # checks that are drawn
 POINTS = 120  # of the chart of round trips
 MOST_GAPS = 200  # that are drawn and listed
+WITNESSES = 12  # that are listed, the most reliable ones
 OVERLAP = 12  # other relays
+ONLY_HERE = 8  # events that are listed
 KINDS_EXAMINED, OVERLAP_EXAMINED = 3_000, 1_000  # events: a page does not wait for more
 
 
@@ -85,8 +89,12 @@ async def page(ask: Ask) -> Page | Redirect | None:
             "kinds": await _kinds(ask, url),
             "overlap": await samples.relay_overlap(pool, url, examined=OVERLAP_EXAMINED),
             "overlap_shown": OVERLAP,
+            "shown_witnesses": WITNESSES,
             "alone": report.alone,
             "compliance": await compliance_of(pool, url),
+            "only_here": await _only_here(ask, url) if report.alone else [],
+            "witnesses": await witnesses.relay_witnesses(pool, url, now),
+            "operator": await operators.relay_operator(pool, url),
         },
     )
 
@@ -194,6 +202,15 @@ def _years(now: int) -> list[tuple[int, float]]:
         for year in range(2021, time.gmtime(now).tm_year + 1)
         if (start := calendar.timegm((year, 1, 1, 0, 0, 0)))
     ]
+
+
+async def _only_here(ask: Ask, url: str) -> list[kinds.Shown]:
+    """The newest events that it alone is known to hold, as far as they may be shown."""
+    ids = await samples.held_alone(ask.pool, url, ONLY_HERE)
+    if not ids:
+        return []
+    found = await events_of(ask.pool).page(EventFilter(ids=frozenset(ids)), ONLY_HERE)
+    return [kinds.shown(event) for event in found.events]
 
 
 async def _kinds(ask: Ask, url: str) -> dict[str, Any] | None:
