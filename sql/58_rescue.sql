@@ -60,6 +60,7 @@ COMMENT ON COLUMN bigbrotr.rescues.event_id IS 'Id of the event: 32 bytes.';
 COMMENT ON COLUMN bigbrotr.rescues.pubkey IS 'Its author: 32 bytes.';
 CREATE INDEX IF NOT EXISTS rescues_due_idx ON bigbrotr.rescues (target_id, due_at) WHERE state IN ('waiting', 'accepted');
 CREATE INDEX IF NOT EXISTS rescues_queued_idx ON bigbrotr.rescues (queued_at, event_id, target_id);
+CREATE INDEX IF NOT EXISTS rescues_target_idx ON bigbrotr.rescues (target_id, queued_at, event_id);
 CREATE INDEX IF NOT EXISTS rescues_pubkey_idx ON bigbrotr.rescues (pubkey);
 
 CREATE OR REPLACE FUNCTION bigbrotr.queue_rescues(
