@@ -220,6 +220,14 @@ class Link(Section, frozen=True):
         ),
     ] = None
 
+    compression: Annotated[
+        bool,
+        Meta(
+            description="relays are asked to compress what they send (permessage-deflate): worth "
+            "it where the line is the limit, for more of our CPU and theirs"
+        ),
+    ] = False
+
     def __post_init__(self) -> None:
         if self.proxy is not None:
             parts = _split(self.proxy)
