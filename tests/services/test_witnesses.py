@@ -127,6 +127,8 @@ async def test_hostile_announcements(archive: Brotr) -> None:
         verified("", [["d", URLS[0]]], kind=30166, created_at=2**40, key=1),
         verified("", [["frequency", "9" * 400]], kind=10166, created_at=now(), key=1),
         verified("", [["d", URLS[2]], *[["R", "x"]] * 2100], kind=30166, created_at=now(), key=1),
+        said("wss://lone.example.com", 1, ["x", "lone \ud800"], ["\ud800", "\0"]),
+        said("wss://x\udfff.example.com", 1),
     ]
     await keep(archive, *hostile)
     await cycle(archive)
