@@ -229,13 +229,14 @@ BEGIN
         ON CONFLICT (month, kind, via) DO UPDATE SET
             total = r.total + EXCLUDED.total, held = r.held + EXCLUDED.held
         RETURNING 1
-    ), wanted AS (
-        SELECT n.target, count(*)::integer AS times,
-               (SELECT min(u.pubkey) FROM unnest(p_targets, p_pubkeys) AS u (target, pubkey) WHERE u.target = n.target) AS pubkey,
-               (SELECT min(u.d) FROM unnest(p_targets, p_ds) AS u (target, d) WHERE u.target = n.target) AS d,
-               ARRAY(SELECT DISTINCT u.hint FROM unnest(p_targets, p_hints) AS u (target, hint)
-                     WHERE u.target = n.target AND u.hint <> '' ORDER BY u.hint LIMIT 5) AS hints
-        FROM new_ones n WHERE NOT n.is_held GROUP BY n.target
+    ), said AS MATERIALIZED (
+        SELECT u.target, (array_agg(u.pubkey) FILTER (WHERE u.pubkey IS NOT NULL))[1] AS pubkey, min(u.d) AS d,
+               coalesce((array_agg(DISTINCT u.hint) FILTER (WHERE u.hint <> ''))[1:5], '{}') AS hints
+        FROM unnest(p_targets, p_pubkeys, p_ds, p_hints) AS u (target, pubkey, d, hint) GROUP BY u.target
+    ), wanted AS MATERIALIZED (
+        SELECT n.target, n.times, g.pubkey, g.d, g.hints
+        FROM (SELECT x.target, count(*)::integer AS times FROM new_ones x WHERE NOT x.is_held GROUP BY x.target) AS n
+        JOIN said g ON g.target = n.target
     ), room AS (
         SELECT greatest(0, p_most - (SELECT count(*) FROM bigbrotr.missing_events m WHERE m.state = 'waiting')) AS rows
     ), queued AS (
@@ -252,7 +253,10 @@ BEGIN
             times = m.times + EXCLUDED.times, pubkey = coalesce(m.pubkey, EXCLUDED.pubkey),
             hints = CASE WHEN cardinality(m.hints) < 5
                     THEN ARRAY(SELECT DISTINCT h.hint FROM unnest(m.hints || EXCLUDED.hints) AS h (hint) ORDER BY h.hint LIMIT 5)
-                    ELSE m.hints END
+                    ELSE m.hints END,
+            -- Somebody names another relay: there is a place to ask again.
+            state = CASE WHEN m.state = 'gone' AND cardinality(m.hints) < 5 AND NOT EXCLUDED.hints <@ m.hints
+                    THEN 'waiting' ELSE m.state END
         RETURNING 1
     )
     SELECT count(*) INTO added FROM new_ones;
@@ -338,7 +342,8 @@ COMMENT ON FUNCTION bigbrotr.claim_missing IS
     'seconds.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.settle_missing(
-    p_targets bytea[], p_asked_of integer[], p_asked bigint[], p_owner text, p_max_attempts integer, p_now bigint
+    p_targets bytea[], p_are_exhausted boolean[], p_asked_of integer[], p_asked bigint[], p_owner text,
+    p_max_attempts integer, p_now bigint
 ) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -347,13 +352,12 @@ BEGIN
     WITH settled AS (
         UPDATE bigbrotr.missing_events m SET
             asked = m.asked || u.asked, attempts = m.attempts + 1, owner = NULL,
-            state = CASE WHEN m.attempts + 1 >= p_max_attempts OR cardinality(u.asked) = 0 AND m.attempts > 0
-                    THEN 'gone' ELSE m.state END,
+            state = CASE WHEN m.attempts + 1 >= p_max_attempts OR u.is_exhausted THEN 'gone' ELSE m.state END,
             due_at = p_now + 60 * bigbrotr.backoff_s(m.attempts + 1)
         FROM (
-            SELECT t.target, ARRAY(SELECT a.relay_id FROM unnest(p_asked_of, p_asked) AS a (place, relay_id)
+            SELECT t.target, t.is_exhausted, ARRAY(SELECT a.relay_id FROM unnest(p_asked_of, p_asked) AS a (place, relay_id)
                                    WHERE a.place = t.position ORDER BY a.relay_id) AS asked
-            FROM unnest(p_targets) WITH ORDINALITY AS t (target, position)
+            FROM unnest(p_targets, p_are_exhausted) WITH ORDINALITY AS t (target, is_exhausted, position)
         ) AS u
         WHERE m.target = u.target AND m.state = 'waiting' AND m.owner = p_owner
         RETURNING m.state
@@ -363,8 +367,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION bigbrotr.settle_missing IS
     'Records that claimed events were asked for in vain: p_asked are the relays, p_asked_of the positions, from 1, of what each '
-    'was asked for. They come back after a growing delay, from an hour on, p_max_attempts times at most, as long as there are '
-    'others to be asked. Returns how many are given up.';
+    'was asked for. They come back after a growing delay, from an hour on, p_max_attempts times at most; p_are_exhausted: '
+    'there is no other relay to ask. Returns how many are given up.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.release_missing(p_owner text, p_now bigint) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -102,7 +102,7 @@ class RelayFigures(Struct, frozen=True):
 
 class Compliance(Struct, frozen=True):
     """What a relay has done about requests for deletion (NIP-09) and to vanish (NIP-62) that it
-    holds itself, as far as this archive holds what they are about."""
+    holds, or accepted from this archive, as far as this archive holds what they are about."""
 
     relay: str
     network: str

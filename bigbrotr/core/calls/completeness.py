@@ -176,10 +176,15 @@ class CompletenessCalls(Calls):
         return found
 
     async def settle_missing(
-        self, asked: Mapping[bytes, Collection[int]], *, owner: str, max_attempts: int
+        self,
+        asked: Mapping[bytes, Collection[int]],
+        exhausted: Collection[bytes],
+        *,
+        owner: str,
+        max_attempts: int,
     ) -> int:
-        """Records the relays that were asked in vain, by what they were asked for; returns how many
-        are given up."""
+        """Records the relays that were asked in vain, by what they were asked for; `exhausted`:
+        there is no other to ask. Returns how many are given up."""
         targets = list(asked)
         pairs = [
             (place, number) for place, key in enumerate(targets, 1) for number in sorted(asked[key])
@@ -187,6 +192,7 @@ class CompletenessCalls(Calls):
         gone: int = await self._value(
             "settle_missing",
             p_targets=targets,
+            p_are_exhausted=[target in exhausted for target in targets],
             p_asked_of=[place for place, _ in pairs],
             p_asked=[number for _, number in pairs],
             p_owner=owner,

@@ -87,8 +87,9 @@ class Fetching:
             for number, wanted in by_relay.items():
                 group.start_soon(ask, number, wanted)
         in_vain = {target: relays for target, relays in asked.items() if target not in found}
+        exhausted = {target for target, relays in plan.items() if not relays}
         gone = await self._brotr.settle_missing(
-            in_vain, owner=self._owner, max_attempts=self._settings.max_attempts
+            in_vain, exhausted, owner=self._owner, max_attempts=self._settings.max_attempts
         )
         self.counts.update({"found": len(found), "asked": len(missing), "gone": gone})
         self._log.info("missing events were asked for", asked=len(missing), found=len(found))

@@ -36,7 +36,7 @@ HOLDER = Relay("wss://holder.example.com")
 def context(filter_: Filter | None = None, **more: Any) -> Context:
     return Context(
         Config(
-            networks=Networks(local=Link(enabled=True, timeout_s=5)),
+            networks=Networks(clearnet=Link(enabled=False), local=Link(enabled=True, timeout_s=5)),
             synchronizer=SynchronizerSettings(filter=filter_ or Filter()),
             completeness=CompletenessSettings(**{"share": 1.0, "fetch": False, **more}),
         )
@@ -226,10 +226,17 @@ async def test_what_nobody_has_is_given_up_and_found_when_it_comes(brotr: Brotr)
         assert states == ["waiting", "gone", "gone"]
         asked = [each for each in empty.seen.filters if "ids" in each[0]]
         assert len(asked) == 1  # no relay is asked twice
+        # Until somebody names another one.
+        async with ScriptedRelay() as other:
+            await brotr.insert_relays([Relay(other.url)])
+            await store(brotr, [make_event(NOW + 1, 1, [["e", lost["id"], other.url]])])
+            await judge(brotr)
+            await cycle(brotr, fetch=True)
+            assert any("ids" in each[0] for each in other.seen.filters)
     await store(brotr, [lost])
     await cycle(brotr)
     assert (await missing(brotr))[bytes.fromhex(lost["id"])][0] == "found"
-    assert set((await sums(brotr)).values()) == {(1, 1)}
+    assert set((await sums(brotr)).values()) == {(2, 2)}
 
 
 @pytest.mark.parametrize(
@@ -260,10 +267,16 @@ async def test_a_relay_that_does_not_answer_was_not_asked(brotr: Brotr, vices: V
     async with ScriptedRelay([lost], vices=vices) as relay:
         await store(brotr, [make_event(NOW, 1, [["e", lost["id"], relay.url]])], Relay(relay.url))
         await judge(brotr)
+        for _ in range(3):  # it comes back, as often as something is tried
+            await cycle(brotr, fetch=True)
+            row = await brotr.pool.fetchrow("SELECT * FROM bigbrotr.missing_events")
+            assert row is not None
+            assert (row["state"], row["asked"]) == ("waiting", [])
+            await brotr.pool.execute("UPDATE bigbrotr.missing_events SET due_at = 0")
+        relay.vices = Vices()
         await cycle(brotr, fetch=True)
-        row = await brotr.pool.fetchrow("SELECT * FROM bigbrotr.missing_events")
-        assert row is not None
-        assert (row["state"], row["asked"]) == ("waiting", [])
+        assert set(await missing(brotr)) == {bytes.fromhex(lost["id"])}
+        assert await brotr.pool.fetchval("SELECT state FROM bigbrotr.missing_events") == "found"
 
 
 async def test_what_this_archive_does_not_want_is_not_fetched(brotr: Brotr) -> None:
