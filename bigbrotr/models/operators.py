@@ -8,6 +8,8 @@ A piece is about two relays. What one side alone can say or copy joins nothing:
   it controlled both; a neighbour under a wildcard, or on the same host, has not.
 - `events`: both are proven complete for weeks by chance, and hold the same events there. A mirror
   does as well.
+- `alike`: asked at the same moments by chance, both hand out the same events, which are verified
+  (`nostr/likeness.py`). A mirror does as well.
 - `self`: both documents give the same key as their own. Anybody can copy it.
 - `document`: both documents are equal, and name a key or a contact. Anybody can copy it.
 
@@ -25,8 +27,8 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from bigbrotr.models.relay import Network, Relay
 
-Kind: TypeAlias = Literal["word", "certificate", "events", "self", "document"]
-KINDS: Final[tuple[Kind, ...]] = ("word", "certificate", "events", "self", "document")
+Kind: TypeAlias = Literal["word", "certificate", "events", "alike", "self", "document"]
+KINDS: Final[tuple[Kind, ...]] = ("word", "certificate", "events", "alike", "self", "document")
 OVERLAYS = frozenset({Network.TOR, Network.I2P, Network.LOKI})
 MAX_NAMED = 20  # relays that one document may name
 MAX_TEXTS = 200  # of a document that are looked at
@@ -70,10 +72,11 @@ def is_joined(pair: Pair) -> bool:
     kinds = pair.kinds
     if "word" in kinds:
         return pair.is_apart or len(kinds) > 1
-    copied = bool(kinds & {"self", "document"})
+    has_claim = bool(kinds & {"self", "document"})
+    is_same = bool(kinds & {"events", "alike"})
     if "certificate" in kinds:
-        return copied or "events" in kinds
-    return "events" in kinds and copied and pair.is_apart
+        return has_claim or is_same
+    return is_same and has_claim and pair.is_apart
 
 
 def join(pairs: Iterable[Pair]) -> dict[int, int]:

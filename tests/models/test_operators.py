@@ -44,6 +44,10 @@ def pair(*kinds: str, is_apart: bool = False, a: int = 1, b: int = 2) -> Pair:
         (("certificate", "document"), True, True),
         (("certificate", "events"), True, True),
         (("events", "self"), False, True),
+        (("alike", "self"), False, True),
+        (("alike",), False, False),
+        (("alike", "events"), False, False),
+        (("certificate", "alike"), True, True),
         (("events", "document"), False, True),
     ],
 )
@@ -53,7 +57,7 @@ def test_which_evidence_suffices(kinds: tuple[str, ...], together: bool, apart: 
 
 
 def test_more_evidence_never_parts() -> None:
-    every = [set(some) for size in range(6) for some in combinations(KINDS, size)]
+    every = [set(some) for size in range(7) for some in combinations(KINDS, size)]
     for is_apart in (False, True):
         for some in every:
             for more in every:

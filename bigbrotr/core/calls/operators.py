@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bigbrotr.core.calls.base import MAINTENANCE_S, Calls
+from bigbrotr.core.calls.base import MAINTENANCE_S, Calls, valid_relays
 from bigbrotr.models.operators import MIN_EVENTS, OVERLAYS, WEEKS, Compared, Pair
+from bigbrotr.models.relay import Network, Relay
 
 TESTED_S = 7 * 86_400  # then the events of a pair are compared again
+ASKED_S = 30 * 86_400  # then both are asked again
 CERTIFIED_S = 30 * 86_400  # for so long a certificate that was shown counts
 
 
@@ -98,6 +100,36 @@ class OperatorCalls(Calls):
             p_both=found.both,
             p_one=found.one,
             p_is_equal=found.is_equal,
+            p_now=int(time.time()),
+        )
+
+    async def claim_twins(
+        self, networks: Sequence[Network], limit: int
+    ) -> list[tuple[int, int, Relay, Relay]]:
+        """Pairs of relays to be asked for the same: their numbers, and the relays; nobody else's
+        for an hour."""
+        rows = await self._rows(
+            "claim_twins",
+            p_networks=list(networks),
+            p_every_s=ASKED_S,
+            p_lease_s=3600,
+            p_limit=limit,
+            p_now=int(time.time()),
+        )
+        return [
+            (row["relay_a"], row["relay_b"], *relays)
+            for row in rows
+            if len(relays := valid_relays((row["url_a"], row["url_b"]))) == 2
+        ]
+
+    async def note_twins(self, a: int, b: int, *, are_alike: bool) -> None:
+        """Notes whether two relays have answered alike."""
+        await self._value(
+            "note_twins",
+            p_a=a,
+            p_b=b,
+            p_are_alike=are_alike,
+            p_every_s=ASKED_S,
             p_now=int(time.time()),
         )
 
