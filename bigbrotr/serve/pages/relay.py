@@ -11,6 +11,7 @@ from bigbrotr.core.pool import Pool
 from bigbrotr.models.query import Query as EventFilter
 from bigbrotr.reads import coverage, measurements, operators, relays, samples, witnesses
 from bigbrotr.reads.compliance import compliance_of
+from bigbrotr.reads.policy import UnsettledError
 from bigbrotr.reads.relays import BEGINNING, Incident
 from bigbrotr.reads.statistics import DAY_S
 from bigbrotr.serve.api import RelayQuery
@@ -209,7 +210,10 @@ async def _only_here(ask: Ask, url: str) -> list[kinds.Shown]:
     ids = await samples.held_alone(ask.pool, url, ONLY_HERE)
     if not ids:
         return []
-    found = await events_of(ask.pool).page(EventFilter(ids=frozenset(ids)), ONLY_HERE)
+    try:
+        found = await events_of(ask.pool).page(EventFilter(ids=frozenset(ids)), ONLY_HERE)
+    except UnsettledError:
+        return []
     return [kinds.shown(event) for event in found.events]
 
 
