@@ -28,6 +28,7 @@ from bigbrotr.serve.children import Children
 from bigbrotr.serve.orders import Order
 from bigbrotr.services import alerts, publisher
 from bigbrotr.services.alerts import Alerts
+from bigbrotr.services.completeness.service import Completeness
 from bigbrotr.services.finder import Finder
 from bigbrotr.services.maintenance import Maintenance
 from bigbrotr.services.monitor.service import Monitor, keys_of
@@ -56,6 +57,7 @@ SERVICES: dict[str, type[BaseService[Any]]] = {
     Policy.SERVICE_NAME: Policy,
     Statistics.SERVICE_NAME: Statistics,
     Search.SERVICE_NAME: Search,
+    Completeness.SERVICE_NAME: Completeness,
     Witnesses.SERVICE_NAME: Witnesses,
     Ranks.SERVICE_NAME: Ranks,
     Alerts.SERVICE_NAME: Alerts,

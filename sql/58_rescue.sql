@@ -60,7 +60,9 @@ COMMENT ON COLUMN bigbrotr.rescues.event_id IS 'Id of the event: 32 bytes.';
 COMMENT ON COLUMN bigbrotr.rescues.pubkey IS 'Its author: 32 bytes.';
 CREATE INDEX IF NOT EXISTS rescues_due_idx ON bigbrotr.rescues (target_id, due_at) WHERE state IN ('waiting', 'accepted');
 CREATE INDEX IF NOT EXISTS rescues_queued_idx ON bigbrotr.rescues (queued_at, event_id, target_id);
+CREATE INDEX IF NOT EXISTS rescues_target_idx ON bigbrotr.rescues (target_id, queued_at, event_id);
 CREATE INDEX IF NOT EXISTS rescues_pubkey_idx ON bigbrotr.rescues (pubkey);
+CREATE INDEX IF NOT EXISTS rescues_event_id_idx ON bigbrotr.rescues (event_id);
 
 CREATE OR REPLACE FUNCTION bigbrotr.queue_rescues(
     p_urls text[], p_created_ats bigint[], p_ids bytea[], p_pubkeys bytea[], p_dropped_ats bigint[], p_is_again boolean,
@@ -151,6 +153,7 @@ BEGIN
         FROM unnest(p_ids, p_states, p_reasons, p_details, p_waits, p_answered) AS s (id, state, reason, detail, wait, answered)
     ) AS u
     WHERE r.target_id = p_target_id AND r.event_id = u.id AND r.state IN ('waiting', 'accepted');
+    PERFORM bigbrotr.note_sent(p_ids => p_ids);
 
     SELECT t.attempts INTO before FROM bigbrotr.rescue_targets t
     WHERE t.id = p_target_id AND t.owner = p_owner FOR UPDATE;

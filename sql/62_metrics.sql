@@ -71,6 +71,16 @@ BEGIN
         FROM bigbrotr.rescues r WHERE r.state IN ('waiting', 'accepted') AND r.due_at <= p_now
     ) AS q, LATERAL (VALUES ('backlog', q.due), ('backlog_age_seconds', q.age)) AS f (name, value)
     UNION ALL
+    SELECT f.name, ARRAY['missing'], f.value FROM (
+        SELECT count(*)::double precision AS due, coalesce(p_now - min(m.due_at), 0)::double precision AS age
+        FROM bigbrotr.missing_events m WHERE m.state = 'waiting' AND m.due_at <= p_now
+    ) AS q, LATERAL (VALUES ('backlog', q.due), ('backlog_age_seconds', q.age)) AS f (name, value)
+    UNION ALL
+    SELECT 'backlog', ARRAY['completeness'], count(*)::double precision
+    FROM bigbrotr.completeness_state s JOIN bigbrotr.arrivals a ON (a.xid, a.id) > (s.xid::text::xid8, s.id)
+    UNION ALL
+    SELECT 'completeness_filling', '{}', count(*)::double precision FROM bigbrotr.completeness_state s WHERE s.after_at IS NOT NULL
+    UNION ALL
     SELECT 'backlog', ARRAY['mentions'], count(*)::double precision FROM bigbrotr.mentions
     UNION ALL
     SELECT 'backlog', ARRAY['statistics'], count(*)::double precision

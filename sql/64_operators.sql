@@ -21,26 +21,29 @@ COMMENT ON COLUMN bigbrotr.operator_documents.metadata_id IS 'Id of the document
 CREATE TABLE IF NOT EXISTS bigbrotr.operator_tests (
     relay_a   bigint  NOT NULL REFERENCES bigbrotr.relays (id) ON DELETE CASCADE,
     relay_b   bigint  NOT NULL REFERENCES bigbrotr.relays (id) ON DELETE CASCADE,
-    tested_at bigint  NOT NULL,
-    weeks     integer NOT NULL,
-    by_both   bigint  NOT NULL,
-    by_one    bigint  NOT NULL,
+    tested_at bigint  NOT NULL DEFAULT 0,
+    weeks     integer NOT NULL DEFAULT 0,
+    by_both   bigint  NOT NULL DEFAULT 0,
+    by_one    bigint  NOT NULL DEFAULT 0,
+    asked_at  bigint  NOT NULL DEFAULT 0,
     PRIMARY KEY (relay_a, relay_b),
     CHECK (relay_a < relay_b)
 );
-COMMENT ON TABLE bigbrotr.operator_tests IS 'Pairs of relays whose events were compared, in weeks by chance of which both are proven.';
+COMMENT ON TABLE bigbrotr.operator_tests IS
+    'Pairs of relays whose events were compared: in weeks by chance of which both are proven, and by asking both.';
 COMMENT ON COLUMN bigbrotr.operator_tests.relay_a IS 'Number of the one.';
 COMMENT ON COLUMN bigbrotr.operator_tests.relay_b IS 'Number of the other, the larger one.';
-COMMENT ON COLUMN bigbrotr.operator_tests.tested_at IS 'When, in Unix seconds.';
+COMMENT ON COLUMN bigbrotr.operator_tests.tested_at IS 'When, in Unix seconds; 0: not yet, or by a clock that was ahead.';
 COMMENT ON COLUMN bigbrotr.operator_tests.weeks IS 'Weeks in which one of both holds any.';
 COMMENT ON COLUMN bigbrotr.operator_tests.by_both IS 'Events of these weeks that both hold.';
 COMMENT ON COLUMN bigbrotr.operator_tests.by_one IS 'Events that one of both alone holds.';
+COMMENT ON COLUMN bigbrotr.operator_tests.asked_at IS 'When both were last asked for the same, in Unix seconds; 0: not yet.';
 CREATE INDEX IF NOT EXISTS operator_tests_relay_b_idx ON bigbrotr.operator_tests (relay_b);
 
 CREATE TABLE IF NOT EXISTS bigbrotr.operator_evidence (
     relay_a  bigint NOT NULL REFERENCES bigbrotr.relays (id) ON DELETE CASCADE,
     relay_b  bigint NOT NULL REFERENCES bigbrotr.relays (id) ON DELETE CASCADE,
-    kind     text   NOT NULL CHECK (kind IN ('word', 'certificate', 'events', 'self', 'document')),
+    kind     text   NOT NULL CHECK (kind IN ('word', 'certificate', 'events', 'alike', 'self', 'document')),
     detail   text   NOT NULL,
     first_at bigint NOT NULL,
     seen_at  bigint NOT NULL,
@@ -51,8 +54,8 @@ COMMENT ON TABLE bigbrotr.operator_evidence IS 'What says of two relays that the
 COMMENT ON COLUMN bigbrotr.operator_evidence.relay_a IS 'Number of the one.';
 COMMENT ON COLUMN bigbrotr.operator_evidence.relay_b IS 'Number of the other, the larger one.';
 COMMENT ON COLUMN bigbrotr.operator_evidence.kind IS
-    'word (each document names the other), certificate, events (the same in weeks by chance), self (the same key), or '
-    'document (the same, with a key or a contact).';
+    'word (each document names the other), certificate, events (the same in proven weeks by chance), alike (asked at the '
+    'same moments by chance, both hand out the same), self (the same key), or document (the same, with a key or a contact).';
 COMMENT ON COLUMN bigbrotr.operator_evidence.detail IS 'What was seen.';
 COMMENT ON COLUMN bigbrotr.operator_evidence.first_at IS 'When it was first seen, in Unix seconds.';
 COMMENT ON COLUMN bigbrotr.operator_evidence.seen_at IS 'When it was last seen, in Unix seconds.';
@@ -131,21 +134,25 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
     WITH shown AS (
-        SELECT l.relay_id, bigbrotr.host_of(r.url) AS host, m.data ->> 'fingerprint' AS fingerprint
+        SELECT l.relay_id, bigbrotr.host_of(r.url) AS host, m.data ->> 'fingerprint' AS fingerprint,
+               row_number() OVER (
+                   PARTITION BY m.data ->> 'fingerprint' ORDER BY coalesce(t.pairs, 0) DESC, l.relay_id) AS place
         FROM bigbrotr.snapshots_latest l
         JOIN bigbrotr.relays r ON r.id = l.relay_id
         JOIN bigbrotr.metadata m ON m.id = l.metadata_id
+        LEFT JOIN bigbrotr.tallies t ON t.relay_id = l.relay_id
         WHERE l.type = 'nip66_ssl' AND l.snapshot_at >= p_since AND m.data -> 'valid' = 'true'::jsonb
           AND jsonb_typeof(m.data -> 'names') = 'array' AND jsonb_array_length(m.data -> 'names') BETWEEN 2 AND 20
           AND m.data -> 'names' ? bigbrotr.host_of(r.url)
           AND length(m.data ->> 'fingerprint') = 64
     )
     SELECT a.relay_id, b.relay_id, a.fingerprint
-    FROM shown a JOIN shown b ON b.fingerprint = a.fingerprint AND b.relay_id > a.relay_id AND b.host <> a.host;
+    FROM shown a JOIN shown b ON b.fingerprint = a.fingerprint AND b.relay_id > a.relay_id AND b.host <> a.host
+    WHERE a.place <= 10 AND b.place <= 10;
 END $$;
 COMMENT ON FUNCTION bigbrotr.shared_certificates IS
     'Pairs of relays on two hosts that have shown the same valid certificate since p_since (Unix seconds), which names both '
-    'hosts and at most 20 in all.';
+    'hosts and at most 20 in all; of each certificate, of the ten relays that hold most.';
 
 -- Of those that claim the same, the ten of each network that hold most: a crowd that copies a document hides nobody.
 CREATE OR REPLACE FUNCTION bigbrotr.shared_claims()
@@ -221,14 +228,15 @@ BEGIN
          * coalesce(range_agg(c.proven) FILTER (WHERE c.relay_id = p_b), '{}')
     INTO proven
     FROM bigbrotr.coverage c
-    WHERE c.relay_id IN (p_a, p_b) AND c.filter = '' AND c.how <> 'import' AND c.proven_at <= p_now + 60;
+    WHERE c.relay_id IN (p_a, p_b) AND c.filter = '' AND c.how IN ('paging', 'finish') AND c.proven_at <= p_now + 60;
     RETURN QUERY
     SELECT DISTINCT s.slice FROM bigbrotr.slices s
     WHERE bigbrotr.slice_end(s.slice) < p_now - 604800
       AND int8range(bigbrotr.slice_start(s.slice), bigbrotr.slice_end(s.slice), '[]') <@ proven;
 END $$;
 COMMENT ON FUNCTION bigbrotr.proven_weeks IS
-    'Weeks in which there are events and of which both relays are proven complete, without what other archives say.';
+    'Weeks in which there are events and of which both relays are proven complete by events that they have sent: ids alone, '
+    'and what other archives say, prove nothing of who holds them.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.compare_week(p_slice integer, p_a integer, p_b integer, OUT by_both bigint, OUT by_one bigint)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
@@ -242,8 +250,32 @@ BEGIN
         GROUP BY c.chunk, u.place
     ) AS p;
 END $$;
-COMMENT ON FUNCTION bigbrotr.compare_week IS
-    'How many events of a week two relays both hold, and how many one of both alone.';
+COMMENT ON FUNCTION bigbrotr.compare_week IS 'The part of compare_weeks that reads one slice.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.compare_weeks(
+    p_weeks integer[], p_a integer, p_b integer, p_most integer, OUT weeks integer, OUT by_both bigint, OUT by_one bigint
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    week integer;
+    part record;
+BEGIN
+    weeks := 0;
+    by_both := 0;
+    by_one := 0;
+    FOREACH week IN ARRAY p_weeks LOOP
+        EXIT WHEN weeks = p_most;
+        SELECT c.by_both, c.by_one INTO part FROM bigbrotr.compare_week(p_slice => week, p_a => p_a, p_b => p_b) AS c;
+        IF part.by_both + part.by_one > 0 THEN
+            weeks := weeks + 1;
+            by_both := by_both + part.by_both;
+            by_one := by_one + part.by_one;
+        END IF;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION bigbrotr.compare_weeks IS
+    'How many events of the first p_most of these weeks in which there are any two relays both hold, and how many one of '
+    'both alone.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.note_operator_test(
     p_a bigint, p_b bigint, p_weeks integer, p_both bigint, p_one bigint, p_is_equal boolean, p_now bigint
@@ -264,6 +296,63 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION bigbrotr.note_operator_test IS
     'Notes what came of comparing the events of two relays, and whether that is evidence. Idempotent.';
+
+-- A claim puts a pair off for p_lease_s; what comes of it for good.
+CREATE OR REPLACE FUNCTION bigbrotr.claim_twins(
+    p_networks text[], p_every_s bigint, p_lease_s bigint, p_limit integer, p_now bigint
+) RETURNS TABLE (relay_a bigint, relay_b bigint, url_a text, url_b text)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+    WITH due AS (
+        SELECT p.relay_a, p.relay_b, a.url AS url_a, b.url AS url_b
+        FROM (
+            SELECT e.relay_a, e.relay_b, bool_or(e.kind = 'certificate') AS is_certified
+            FROM bigbrotr.operator_evidence e GROUP BY e.relay_a, e.relay_b
+        ) AS p
+        JOIN bigbrotr.relays a ON a.id = p.relay_a AND a.network = ANY (p_networks)
+        JOIN bigbrotr.relays b ON b.id = p.relay_b AND b.network = ANY (p_networks)
+        JOIN bigbrotr.checks c ON c.relay_id = a.id AND c.state = 'up'
+        JOIN bigbrotr.checks d ON d.relay_id = b.id AND d.state = 'up'
+        LEFT JOIN bigbrotr.operator_tests t ON t.relay_a = p.relay_a AND t.relay_b = p.relay_b
+        WHERE coalesce(t.asked_at, 0) < p_now - p_every_s
+          AND (p.is_certified OR a.network IN ('tor', 'i2p', 'loki') OR b.network IN ('tor', 'i2p', 'loki')
+               OR bigbrotr.host_of(a.url) = bigbrotr.host_of(b.url))
+        ORDER BY coalesce(t.asked_at, 0), p.relay_a, p.relay_b LIMIT p_limit
+    ), claimed AS (
+        INSERT INTO bigbrotr.operator_tests AS t (relay_a, relay_b, asked_at)
+        SELECT d.relay_a, d.relay_b, p_now - p_every_s + p_lease_s FROM due d ORDER BY d.relay_a, d.relay_b
+        ON CONFLICT ON CONSTRAINT operator_tests_pkey DO UPDATE SET asked_at = EXCLUDED.asked_at
+        WHERE t.asked_at < p_now - p_every_s
+        RETURNING t.relay_a, t.relay_b
+    )
+    SELECT d.relay_a, d.relay_b, d.url_a, d.url_b
+    FROM due d JOIN claimed c ON c.relay_a = d.relay_a AND c.relay_b = d.relay_b;
+END $$;
+COMMENT ON FUNCTION bigbrotr.claim_twins IS
+    'Claims pairs of relays that are up, of which something says that they are one operator''s, and that were not asked for '
+    'the same for p_every_s seconds. Nobody else gets them for p_lease_s seconds.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.note_twins(
+    p_a bigint, p_b bigint, p_are_alike boolean, p_every_s bigint, p_now bigint
+) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE bigbrotr.operator_tests t SET asked_at = CASE WHEN p_are_alike THEN p_now ELSE p_now - p_every_s + 86400 END
+    WHERE t.relay_a = p_a AND t.relay_b = p_b;
+    IF p_are_alike THEN
+        INSERT INTO bigbrotr.operator_evidence AS e (relay_a, relay_b, kind, detail, first_at, seen_at)
+        SELECT p_a, p_b, 'alike', 'asked at the same moments by chance, both handed out the same', p_now, p_now
+        WHERE EXISTS (SELECT FROM bigbrotr.relays r WHERE r.id = p_a) AND EXISTS (SELECT FROM bigbrotr.relays r WHERE r.id = p_b)
+        ON CONFLICT (relay_a, relay_b, kind) DO UPDATE SET seen_at = EXCLUDED.seen_at;
+    ELSE
+        DELETE FROM bigbrotr.operator_evidence e
+        WHERE e.relay_a = p_a AND e.relay_b = p_b AND e.kind = 'alike' AND e.seen_at < p_now - p_every_s - 604800;
+    END IF;
+END $$;
+COMMENT ON FUNCTION bigbrotr.note_twins IS
+    'Notes whether two relays that were asked for the same have answered alike. Those that have not are asked again after '
+    'a day, and a week of that ends the evidence: a conversation may have been cut. Idempotent.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.evidence_now(p_certified_since bigint)
 RETURNS TABLE (relay_a bigint, relay_b bigint, kind text, detail text)
@@ -301,16 +390,17 @@ BEGIN
     )
     SELECT count(*) INTO pieces FROM written;
     -- What is not so any more; events are compared anew in their own time, as long as something else calls for it.
-    DELETE FROM bigbrotr.operator_evidence e WHERE e.kind <> 'events' AND NOT EXISTS (
+    DELETE FROM bigbrotr.operator_evidence e WHERE e.kind NOT IN ('events', 'alike') AND NOT EXISTS (
         SELECT FROM bigbrotr.evidence_now(p_certified_since => p_certified_since) AS n
         WHERE n.relay_a = e.relay_a AND n.relay_b = e.relay_b AND n.kind = e.kind);
-    DELETE FROM bigbrotr.operator_evidence e WHERE e.kind = 'events' AND NOT EXISTS (
+    DELETE FROM bigbrotr.operator_evidence e WHERE e.kind IN ('events', 'alike') AND NOT EXISTS (
         SELECT FROM bigbrotr.operator_evidence o
-        WHERE o.relay_a = e.relay_a AND o.relay_b = e.relay_b AND o.kind <> 'events');
+        WHERE o.relay_a = e.relay_a AND o.relay_b = e.relay_b AND o.kind NOT IN ('events', 'alike'));
     DELETE FROM bigbrotr.operator_tests t WHERE NOT EXISTS (
         SELECT FROM bigbrotr.operator_evidence o WHERE o.relay_a = t.relay_a AND o.relay_b = t.relay_b);
     -- Of a clock that was ahead: it would keep them from being compared again.
     UPDATE bigbrotr.operator_tests t SET tested_at = 0 WHERE t.tested_at > p_now + 60;
+    UPDATE bigbrotr.operator_tests t SET asked_at = 0 WHERE t.asked_at > p_now + 60;
     RETURN pieces;
 END $$;
 COMMENT ON FUNCTION bigbrotr.gather_evidence IS

@@ -44,12 +44,16 @@ BEGIN
     ), rescue_targets_due AS (
         UPDATE bigbrotr.rescue_targets t SET due_at = p_now, tried_at = CASE WHEN t.tried_at > ahead THEN p_now END
         WHERE t.tried_at > ahead AND t.owner IS NULL RETURNING 1
+    ), missing_due AS (
+        UPDATE bigbrotr.missing_events m SET due_at = p_now, noted_at = p_now
+        WHERE m.noted_at > ahead AND m.owner IS NULL AND m.state = 'waiting' RETURNING 1
     )
     SELECT (SELECT count(*) FROM visits_due) + (SELECT count(*) FROM gaps_due)
          + (SELECT count(*) FROM candidates_due) + (SELECT count(*) FROM checks_due)
          + (SELECT count(*) FROM tries_due) + (SELECT count(*) FROM outbox_due)
          + (SELECT count(*) FROM alerts_due)
-         + (SELECT count(*) FROM rescues_due) + (SELECT count(*) FROM rescue_targets_due) INTO rows_due;
+         + (SELECT count(*) FROM rescues_due) + (SELECT count(*) FROM rescue_targets_due)
+         + (SELECT count(*) FROM missing_due) INTO rows_due;
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION bigbrotr.forget_the_future IS

@@ -514,19 +514,22 @@ BEGIN
     FOR of_day IN
         SELECT d.day FROM bigbrotr.day_relays d WHERE d.relay_id = holder AND d.alone > 0 ORDER BY d.day DESC
     LOOP
-        SELECT array_agg(x.created_at), array_agg(x.id), array_agg(NOT EXISTS (
-            SELECT FROM bigbrotr.presence o
-            WHERE o.slice = bigbrotr.slice_of(86400 * of_day) AND o.chunk = x.num >> 8 AND o.relay_id <> holder
-              AND o.seen_ats[(x.num & 255)::integer + 1] IS NOT NULL))
+        SELECT array_agg(x.created_at), array_agg(x.id), array_agg(
+            x.seen_ats[(x.num & 255)::integer + 1] IS NOT NULL AND NOT EXISTS (
+                SELECT FROM bigbrotr.presence o
+                WHERE o.slice = bigbrotr.slice_of(86400 * of_day) AND o.chunk = x.num >> 8 AND o.relay_id <> holder
+                  AND o.seen_ats[(x.num & 255)::integer + 1] IS NOT NULL))
         INTO times, ids, alone
         FROM (
-            SELECT e.created_at, e.id, e.num FROM bigbrotr.events_stored e
-            JOIN bigbrotr.presence p
+            SELECT e.created_at, e.id, e.num, p.seen_ats
+            FROM (
+                SELECT s.created_at, s.id, s.num FROM bigbrotr.events_stored s
+                WHERE s.slice = bigbrotr.slice_of(86400 * of_day)
+                  AND s.created_at >= 86400 * of_day AND s.created_at < 86400 * (of_day + 1)
+                ORDER BY s.created_at DESC, s.id LIMIT to_read
+            ) AS e
+            LEFT JOIN bigbrotr.presence p
                 ON p.slice = bigbrotr.slice_of(86400 * of_day) AND p.chunk = e.num >> 8 AND p.relay_id = holder
-            WHERE e.slice = bigbrotr.slice_of(86400 * of_day)
-              AND e.created_at >= 86400 * of_day AND e.created_at < 86400 * (of_day + 1)
-              AND p.seen_ats[(e.num & 255)::integer + 1] IS NOT NULL
-            ORDER BY e.created_at DESC, e.id LIMIT to_read
         ) AS x;
         RETURN QUERY
         SELECT u.created_at, u.id FROM unnest(times, ids, alone) WITH ORDINALITY AS u (created_at, id, is_alone, position)
@@ -538,7 +541,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION bigbrotr.held_alone IS
     'Up to p_limit of the newest events that the relay at p_url alone is known to hold, newest first, among the newest '
-    'p_examine that it holds of days that have any, as they were counted.';
+    'p_examine archived events of the days of which it holds any alone, as they were counted.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.relay_sample(
     p_relay_id integer, p_until bigint, p_examine integer,

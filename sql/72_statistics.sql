@@ -136,6 +136,75 @@ COMMENT ON COLUMN bigbrotr.day_networks.network IS 'Network of the relays.';
 COMMENT ON COLUMN bigbrotr.day_networks.events IS 'Events that a relay of the network holds.';
 COMMENT ON COLUMN bigbrotr.day_networks.pairs IS 'Pairs of event and relay.';
 
+-- Lists of relays (kind 10002), each version: by them, who has moved, and which relays are listed still.
+CREATE TABLE IF NOT EXISTS bigbrotr.author_lists (
+    day        bigint NOT NULL,
+    created_at bigint NOT NULL,
+    pubkey     bytea  NOT NULL,
+    id         bytea  NOT NULL,
+    urls       text[] NOT NULL,
+    PRIMARY KEY (pubkey, created_at, id)
+);
+CREATE INDEX IF NOT EXISTS author_lists_day_idx ON bigbrotr.author_lists (day);
+COMMENT ON TABLE bigbrotr.author_lists IS 'Lists of relays (kind 10002) that authors have published: every archived version, as of the days that are counted.';
+COMMENT ON COLUMN bigbrotr.author_lists.day IS 'Day of created_at: days since 1970, of UTC.';
+COMMENT ON COLUMN bigbrotr.author_lists.created_at IS 'When it was created, in Unix seconds.';
+COMMENT ON COLUMN bigbrotr.author_lists.pubkey IS 'Public key of its author: 32 bytes.';
+COMMENT ON COLUMN bigbrotr.author_lists.id IS 'Id of the event: 32 bytes.';
+COMMENT ON COLUMN bigbrotr.author_lists.urls IS 'Relays that it names, each once, at most 100; see listed_url.';
+
+CREATE TABLE IF NOT EXISTS bigbrotr.month_moves (
+    month   integer NOT NULL PRIMARY KEY,
+    made_at bigint  NOT NULL,
+    authors bigint  NOT NULL,
+    moved   bigint  NOT NULL,
+    added   bigint  NOT NULL,
+    removed bigint  NOT NULL
+);
+COMMENT ON TABLE bigbrotr.month_moves IS 'Who has changed their list of relays in each month.';
+COMMENT ON COLUMN bigbrotr.month_moves.month IS 'Month of the new list: months since 1970, of UTC.';
+COMMENT ON COLUMN bigbrotr.month_moves.made_at IS 'When this was counted, in Unix seconds.';
+COMMENT ON COLUMN bigbrotr.month_moves.authors IS 'Authors who have published a list.';
+COMMENT ON COLUMN bigbrotr.month_moves.moved IS 'Those of them who have added or removed a relay, against their list before.';
+COMMENT ON COLUMN bigbrotr.month_moves.added IS 'Relays that were added; first lists do not count.';
+COMMENT ON COLUMN bigbrotr.month_moves.removed IS 'Relays that were removed.';
+
+CREATE TABLE IF NOT EXISTS bigbrotr.listed_relays (
+    made_at bigint NOT NULL,
+    authors bigint NOT NULL,
+    url     text   NOT NULL PRIMARY KEY
+);
+COMMENT ON TABLE bigbrotr.listed_relays IS 'Relays that authors list today (kind 10002).';
+COMMENT ON COLUMN bigbrotr.listed_relays.url IS 'URL of the relay, see listed_url.';
+COMMENT ON COLUMN bigbrotr.listed_relays.authors IS 'How many authors list it in their newest list.';
+COMMENT ON COLUMN bigbrotr.listed_relays.made_at IS 'When this was counted, in Unix seconds.';
+
+-- As others are compared with the URLs of relays here, for all but odd ones.
+CREATE OR REPLACE FUNCTION bigbrotr.listed_url(p_text text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN length(p_text) <= 300 AND p_text ~* '^\s*wss?://[^/\s]+[^\s]*\s*$' THEN
+    lower(substring(btrim(p_text) FROM '^[^/]*//[^/]*')) || rtrim(substring(btrim(p_text) FROM '^[^/]*//[^/]*(.*)$'), '/') END;
+COMMENT ON FUNCTION bigbrotr.listed_url IS
+    'The URL of a relay in a list as it is compared here: host in lower case, no slash at the end; NULL: it is none.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.lists_of_day(p_slice integer, p_since bigint, p_last bigint)
+RETURNS TABLE (created_at bigint, pubkey bytea, id bytea, urls text[])
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+    SELECT e.created_at, e.pubkey, e.id, ARRAY(
+               SELECT u.url FROM (
+                   SELECT bigbrotr.listed_url(t.tag ->> 1) AS url, t.place
+                   FROM jsonb_array_elements(e.tags::jsonb) WITH ORDINALITY AS t (tag, place)
+                   WHERE t.tag ->> 0 = 'r' AND t.place <= 1000
+               ) AS u WHERE u.url IS NOT NULL GROUP BY u.url ORDER BY min(u.place) LIMIT 100)
+    FROM bigbrotr.events_stored e
+    WHERE e.slice = p_slice AND e.created_at >= p_since AND e.created_at <= p_last AND e.kind = 10002 AND e.tags IS NOT NULL;
+END $$;
+COMMENT ON FUNCTION bigbrotr.lists_of_day IS
+    'The lists of relays (kind 10002) of one slice that were created from p_since to p_last, both included (Unix seconds), and '
+    'the relays that they name.';
+
 -- What few relays hold: who they are, by kind. By it, whoever asks sees what is lost with which relays, however these are
 -- today. What more relays hold than three counts as safe.
 CREATE TABLE IF NOT EXISTS bigbrotr.day_scarce (
@@ -453,6 +522,13 @@ BEGIN
     SELECT p_day, u.network, u.events, u.pairs
     FROM unnest(done.networks, done.network_events, done.network_pairs) AS u (network, events, pairs);
 
+    DELETE FROM bigbrotr.author_lists l WHERE l.day = p_day;
+    INSERT INTO bigbrotr.author_lists (day, created_at, pubkey, id, urls)
+    SELECT p_day, l.created_at, l.pubkey, l.id, l.urls
+    FROM bigbrotr.lists_of_day(
+        p_slice => bigbrotr.slice_of(since_at), p_since => since_at,
+        p_last => least(since_at::numeric + 86399, 9223372036854775807)::bigint) AS l;
+
     -- What a day no longer says is taken from the sums, and what it says now is added.
     WITH gone AS (
         DELETE FROM bigbrotr.day_scarce s WHERE s.day = p_day RETURNING s.kind, s.holders, s.events
@@ -602,3 +678,54 @@ END $$;
 COMMENT ON FUNCTION bigbrotr.days_without IS
     'The days, as [since, until) in Unix seconds, of which it is known that no event of these kinds bears a tag with one of '
     'these hashes. All of them must be common on such a day, and nothing may have changed since it was counted.';
+
+-- A pass over all lists that were ever met: some hundred thousand in an archive of ten million events, and a second or two.
+CREATE OR REPLACE FUNCTION bigbrotr.sum_lists(p_made_before bigint, p_now bigint) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET work_mem = '64MB' SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    LOCK TABLE bigbrotr.statistics_lock IN EXCLUSIVE MODE;
+    IF EXISTS (SELECT FROM bigbrotr.month_moves m WHERE m.made_at > p_made_before AND m.made_at <= p_now) THEN
+        RETURN false;
+    END IF;
+    DELETE FROM bigbrotr.month_moves;
+    INSERT INTO bigbrotr.month_moves (month, made_at, authors, moved, added, removed)
+    SELECT x.month, p_now, count(DISTINCT x.pubkey), count(DISTINCT x.pubkey) FILTER (WHERE x.added + x.removed > 0),
+           sum(x.added), sum(x.removed)
+    FROM (
+        SELECT v.pubkey, bigbrotr.month_of(v.created_at) AS month,
+               CASE WHEN v.before IS NULL THEN 0
+                    ELSE (SELECT count(*) FROM unnest(v.urls) AS u (url) WHERE u.url <> ALL (v.before)) END AS added,
+               CASE WHEN v.before IS NULL THEN 0
+                    ELSE (SELECT count(*) FROM unnest(v.before) AS u (url) WHERE u.url <> ALL (v.urls)) END AS removed
+        FROM (
+            -- Of two lists of one second, that with the lowest id counts: it comes last.
+            SELECT l.pubkey, l.created_at, l.urls,
+                   lag(l.urls) OVER (PARTITION BY l.pubkey ORDER BY l.created_at, l.id DESC) AS before
+            FROM bigbrotr.author_lists l
+        ) AS v
+    ) AS x
+    GROUP BY x.month;
+    DELETE FROM bigbrotr.listed_relays;
+    INSERT INTO bigbrotr.listed_relays (made_at, authors, url)
+    SELECT p_now, count(*), u.url
+    FROM (
+        SELECT DISTINCT ON (l.pubkey) l.urls FROM bigbrotr.author_lists l ORDER BY l.pubkey, l.created_at DESC, l.id
+    ) AS n CROSS JOIN unnest(n.urls) AS u (url)
+    GROUP BY u.url;
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION bigbrotr.sum_lists IS
+    'Counts who has moved, and which relays are listed, unless that was done after p_made_before (Unix seconds). Returns '
+    'whether it has counted. Idempotent.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.month_of(p_time bigint) RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN p_time > 253402300799 THEN 96359 ELSE
+    (extract(year FROM to_timestamp(p_time) AT TIME ZONE 'UTC')::integer - 1970) * 12
+    + extract(month FROM to_timestamp(p_time) AT TIME ZONE 'UTC')::integer - 1 END;
+COMMENT ON FUNCTION bigbrotr.month_of IS 'Months since 1970 (of UTC) of a time (Unix seconds); what is later than 9999 counts as of its end.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.month_name(p_month integer) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN lpad((1970 + p_month / 12)::text, 4, '0') || '-' || lpad((p_month % 12 + 1)::text, 2, '0');
+COMMENT ON FUNCTION bigbrotr.month_name IS 'A month, in months since 1970, as people write it, e.g. 2024-05.';

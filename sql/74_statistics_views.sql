@@ -278,3 +278,59 @@ COMMENT ON COLUMN bigbrotr.statistics_access.auth IS 'Relays that say that they 
 COMMENT ON COLUMN bigbrotr.statistics_access.payment IS 'Relays that say that they require payment.';
 COMMENT ON COLUMN bigbrotr.statistics_access.restricted IS 'Relays that say that not everybody may write.';
 COMMENT ON COLUMN bigbrotr.statistics_access.operators IS 'Operators of these relays, as far as they are known.';
+
+CREATE OR REPLACE VIEW bigbrotr.statistics_completeness AS
+SELECT bigbrotr.month_name(s.month) COLLATE "C" AS month,
+       s.kind, s.via COLLATE "C" AS via, s.total AS "references", s.held AS archived,
+       round(s.held::numeric / s.total, 4)::double precision AS archived_share
+FROM bigbrotr.reference_sums s;
+COMMENT ON VIEW bigbrotr.statistics_completeness IS
+    'What the events of a sample refer to, and how much of it is archived, by month, kind and way. See completeness_state.';
+COMMENT ON COLUMN bigbrotr.statistics_completeness.month IS 'Month in which the referring events were created, of UTC.';
+COMMENT ON COLUMN bigbrotr.statistics_completeness.kind IS 'Kind of the referring events.';
+COMMENT ON COLUMN bigbrotr.statistics_completeness.via IS 'How they refer to others, see sampled_references.';
+COMMENT ON COLUMN bigbrotr.statistics_completeness."references" IS 'References of the sample.';
+COMMENT ON COLUMN bigbrotr.statistics_completeness.archived IS 'Those of them to what is archived.';
+COMMENT ON COLUMN bigbrotr.statistics_completeness.archived_share IS 'The share of these.';
+
+CREATE OR REPLACE VIEW bigbrotr.statistics_moves AS
+SELECT bigbrotr.month_name(m.month) COLLATE "C" AS month, m.authors, m.moved, m.added, m.removed, m.made_at
+FROM bigbrotr.month_moves m;
+COMMENT ON VIEW bigbrotr.statistics_moves IS 'Who has changed their list of relays (kind 10002), by month.';
+COMMENT ON COLUMN bigbrotr.statistics_moves.month IS 'Month of the new lists, of UTC.';
+COMMENT ON COLUMN bigbrotr.statistics_moves.authors IS 'Authors who have published a list.';
+COMMENT ON COLUMN bigbrotr.statistics_moves.moved IS 'Those of them who have added or removed a relay.';
+COMMENT ON COLUMN bigbrotr.statistics_moves.added IS 'Relays that were added; first lists do not count.';
+COMMENT ON COLUMN bigbrotr.statistics_moves.removed IS 'Relays that were removed.';
+COMMENT ON COLUMN bigbrotr.statistics_moves.made_at IS 'When this was counted, in Unix seconds.';
+
+CREATE OR REPLACE VIEW bigbrotr.statistics_listed AS
+SELECT l.url COLLATE "C" AS relay_url, l.authors,
+       CASE WHEN r.id = ANY (i.ill) THEN 'failing'
+            WHEN c.state = 'up' OR v.visited_at IS NOT NULL THEN 'up'
+            WHEN r.id IS NULL AND k.attempts > 2 AND k.alias_of IS NULL THEN 'never'
+            WHEN r.id IS NULL AND k.alias_of IS NOT NULL
+                THEN CASE WHEN k.alias_of = ANY (i.ill) THEN 'failing' ELSE 'up' END
+            ELSE 'unknown' END AS state, l.made_at
+FROM bigbrotr.listed_relays l
+CROSS JOIN (SELECT bigbrotr.unwell_relays() AS ill) AS i
+LEFT JOIN bigbrotr.relays r ON r.url = l.url
+LEFT JOIN bigbrotr.visits v ON v.relay_id = r.id
+LEFT JOIN bigbrotr.checks c ON c.relay_id = r.id
+LEFT JOIN bigbrotr.candidates k ON k.url = l.url;
+COMMENT ON VIEW bigbrotr.statistics_listed IS 'Relays that authors list today (kind 10002), and how they are.';
+COMMENT ON COLUMN bigbrotr.statistics_listed.relay_url IS 'URL of the relay.';
+COMMENT ON COLUMN bigbrotr.statistics_listed.authors IS 'Authors whose newest list names it.';
+COMMENT ON COLUMN bigbrotr.statistics_listed.state IS 'up, failing, never (reached) or unknown, see listed_states.';
+COMMENT ON COLUMN bigbrotr.statistics_listed.made_at IS 'When the lists were counted, in Unix seconds.';
+
+CREATE OR REPLACE VIEW bigbrotr.statistics_listed_states AS
+SELECT s.state COLLATE "C" AS state, count(*) AS relays, sum(s.authors)::bigint AS entries,
+       round(sum(s.authors) / sum(sum(s.authors)) OVER (), 4)::double precision AS entries_share, max(s.made_at) AS made_at
+FROM bigbrotr.statistics_listed s GROUP BY s.state;
+COMMENT ON VIEW bigbrotr.statistics_listed_states IS 'How the relays are that authors list today: which share of the entries is dead.';
+COMMENT ON COLUMN bigbrotr.statistics_listed_states.state IS 'up, failing, never (reached) or unknown, see listed_states.';
+COMMENT ON COLUMN bigbrotr.statistics_listed_states.relays IS 'Relays in this state.';
+COMMENT ON COLUMN bigbrotr.statistics_listed_states.entries IS 'Entries of the newest lists of all authors that name them.';
+COMMENT ON COLUMN bigbrotr.statistics_listed_states.entries_share IS 'Their share of all entries.';
+COMMENT ON COLUMN bigbrotr.statistics_listed_states.made_at IS 'When the lists were counted, in Unix seconds.';

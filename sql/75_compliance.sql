@@ -84,6 +84,25 @@ END $$;
 COMMENT ON FUNCTION bigbrotr.note_compliance IS
     'Has compliance counted anew for a day that has changed, and for the days of what its p_requests may be about.';
 
+-- What a relay has accepted it was asked for, whether it keeps the request or not.
+CREATE OR REPLACE FUNCTION bigbrotr.note_sent(p_ids bytea[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    requests bytea[] := ARRAY(
+        SELECT u.id FROM unnest(p_ids) AS u (id)
+        WHERE EXISTS (SELECT FROM bigbrotr.deletions d WHERE d.request = u.id)
+           OR EXISTS (SELECT FROM bigbrotr.vanished v WHERE v.request = u.id)
+           OR EXISTS (SELECT FROM bigbrotr.vanished_from v WHERE v.request = u.id));
+    request  bytea;
+BEGIN
+    FOREACH request IN ARRAY requests LOOP
+        PERFORM bigbrotr.note_compliance(p_day => r.created_at / 86400, p_requests => ARRAY[request])
+        FROM bigbrotr.rescues r WHERE r.event_id = request LIMIT 1;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION bigbrotr.note_sent IS
+    'Has compliance counted anew for what those of the events p_ids ask for that are requests.';
+
 CREATE OR REPLACE FUNCTION bigbrotr.compliance_due(p_limit integer) RETURNS SETOF bigint
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -213,6 +232,12 @@ BEGIN
         SELECT r.ids[h.position] AS request, h.relay_id, h.seen_at
         FROM requests r CROSS JOIN LATERAL bigbrotr.histories_of(p_created_ats => r.created_ats, p_ids => r.ids) AS h
         WHERE r.ids IS NOT NULL
+        UNION ALL
+        SELECT s.event_id, l.id, s.answered_at
+        FROM requests r
+        JOIN bigbrotr.rescues s ON s.event_id = ANY (r.ids) AND s.sends > 0
+        JOIN bigbrotr.rescue_targets t ON t.id = s.target_id
+        JOIN bigbrotr.relays l ON l.url = t.url
     ), held AS MATERIALIZED (
         SELECT h.position, h.relay_id, h.seen_at, h.dropped_at
         FROM requests r CROSS JOIN LATERAL bigbrotr.histories_of(p_created_ats => p_created_ats, p_ids => p_ids) AS h
@@ -226,9 +251,9 @@ BEGIN
     ORDER BY h.position, h.relay_id, t.seen_at, t.request;
 END $$;
 COMMENT ON FUNCTION bigbrotr.asked_of_relays IS
-    'Which relays were asked to delete which of these events: those that hold, or once held, both the event and a request '
-    'for it. p_askers, p_targets: who might ask, and for what; p_asks_of: for each, the position of the event, from 1. '
-    'asked_at: when the relay was first seen to hold the request; seen_at: the event; dropped_at: NULL while it is not '
+    'Which relays were asked to delete which of these events: those that hold, or once held, the event, and hold, once '
+    'held or accepted from us a request for it. p_askers, p_targets: who might ask, and for what; p_asks_of: for each, the position of the event, from 1. '
+    'asked_at: when the relay was first seen to hold the request, or accepted it; seen_at: the event; dropped_at: NULL while it is not '
     'known to have deleted it. Times in Unix seconds; arrays of events of one length, sorted by time.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.count_compliance(
@@ -282,7 +307,7 @@ JOIN bigbrotr.relays r ON r.id = d.relay_id
 CROSS JOIN LATERAL (SELECT CASE WHEN d.kept > 0 THEN bigbrotr.proven_at_of(d.relay_id, d.day) END) AS p (at)
 GROUP BY r.url, r.network;
 COMMENT ON VIEW bigbrotr.statistics_compliance IS
-    'What relays do about requests for deletion (NIP-09) and to vanish (NIP-62) that they hold themselves.';
+    'What relays do about requests for deletion (NIP-09) and to vanish (NIP-62) that they hold or were sent.';
 COMMENT ON COLUMN bigbrotr.statistics_compliance.relay_url IS 'URL of the relay.';
 COMMENT ON COLUMN bigbrotr.statistics_compliance.network IS 'Its network.';
 COMMENT ON COLUMN bigbrotr.statistics_compliance.deleted IS 'Events that it held, was asked to delete, and holds no more.';

@@ -73,6 +73,10 @@ BEGIN
         ('alerts',           'ordinary',    NULL,    NULL),
         ('rescue_targets',   'ordinary',    NULL,    NULL),
         ('rescues',          'ordinary',    NULL,    NULL),
+        ('completeness_state', 'ordinary',  NULL,    NULL),
+        ('sampled_references', 'ordinary',  NULL,    NULL),
+        ('reference_sums',   'ordinary',    NULL,    NULL),
+        ('missing_events',   'ordinary',    NULL,    NULL),
         ('statistics_lock',  'ordinary',    NULL,    NULL),
         ('arrivals',         'ordinary',    NULL,    NULL),
         ('arrivals_pruned',  'ordinary',    NULL,    NULL),
@@ -86,6 +90,9 @@ BEGIN
         ('day_networks',     'ordinary',    NULL,    NULL),
         ('day_scarce',       'ordinary',    NULL,    NULL),
         ('scarce',           'ordinary',    NULL,    NULL),
+        ('author_lists',     'ordinary',    NULL,    NULL),
+        ('month_moves',      'ordinary',    NULL,    NULL),
+        ('listed_relays',    'ordinary',    NULL,    NULL),
         ('day_checks',       'ordinary',    NULL,    NULL),
         ('authors',          'ordinary',    NULL,    NULL),
         ('compliance_days',  'ordinary',    NULL,    NULL),
@@ -115,7 +122,7 @@ BEGIN
         SELECT p.oid::regprocedure AS name FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'bigbrotr'::regnamespace AND p.proname IN (
             'slice_of', 'slice_start', 'slice_end', 'pack_seen', 'unpack_seen', 'tag_values', 'tag_hash', 'has_hashes',
-            'telling_tags')
+            'telling_tags', 'listed_url')
     LOOP
         PERFORM create_distributed_function(routine.name);
     END LOOP;

@@ -183,7 +183,13 @@ async def _work(
 ) -> int:
     progress = Progress()
     plan = Plan()
-    selecting = Selecting(brotr, there.config, selection, heeds_documents=options.dry_run)
+    selecting = Selecting(
+        brotr,
+        there.config,
+        selection,
+        heeds_documents=options.dry_run,
+        on_judged=lambda n: progress.say(lambda: f"{n:,} events judged"),
+    )
     async for found in selecting.pages():
         plan.looked += found.looked
         plan.left.update(found.left)

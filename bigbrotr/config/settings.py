@@ -220,6 +220,14 @@ class Link(Section, frozen=True):
         ),
     ] = None
 
+    compression: Annotated[
+        bool,
+        Meta(
+            description="relays are asked to compress what they send (permessage-deflate): worth "
+            "it where the line is the limit, for more of our CPU and theirs"
+        ),
+    ] = False
+
     def __post_init__(self) -> None:
         if self.proxy is not None:
             parts = _split(self.proxy)
@@ -1440,6 +1448,41 @@ class RescueSettings(ServiceSection, frozen=True):
         msgspec.structs.force_setattr(self, "authors", keys)
 
 
+class CompletenessSettings(ServiceSection, frozen=True):
+    """Which share of what archived events refer to is archived itself, measured on a sample; and
+    the search for what is missing of it."""
+
+    interval_s: Annotated[
+        float, Meta(ge=0.1, description="from one look for new events to the next")
+    ] = 5.0
+    # As maintenance, it waits for those who hold the database up.
+    max_consecutive_failures: Annotated[
+        int, Meta(ge=0, description="failed cycles in a row that count as a crash; 0: never")
+    ] = 0
+    share: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1,
+            description="share of the archived events whose references are followed; "
+            "which ones their ids say, so that other archives have the same",
+        ),
+    ] = 0.05
+    fetch: Annotated[bool, Meta(description="relays are asked for what is missing")] = True
+    most_missing: Annotated[
+        int, Meta(ge=0, le=10_000_000, description="missing events that wait at most")
+    ] = 100_000
+    fetch_every_s: Annotated[
+        float, Meta(ge=0.1, le=YEAR_S, description="from one search for missing events to the next")
+    ] = 60.0
+    fetch_at_once: Annotated[
+        int, Meta(ge=1, le=5000, description="missing events that relays are asked for then")
+    ] = 200
+    max_attempts: Annotated[
+        int, Meta(ge=1, le=100, description="tries to find an event, each at other relays")
+    ] = 4
+
+
 class Config(Section, frozen=True):
     """All settings: the tables of a configuration file."""
 
@@ -1456,6 +1499,7 @@ class Config(Section, frozen=True):
     policy: PolicySettings = field(default_factory=PolicySettings)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
+    completeness: CompletenessSettings = field(default_factory=CompletenessSettings)
     witnesses: WitnessesSettings = field(default_factory=WitnessesSettings)
     ranks: RanksSettings = field(default_factory=RanksSettings)
     alerts: AlertsSettings = field(default_factory=AlertsSettings)

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from bigbrotr.core.calls.alerts import AlertCalls
 from bigbrotr.core.calls.candidates import CandidateCalls
+from bigbrotr.core.calls.completeness import CompletenessCalls
 from bigbrotr.core.calls.events import EventCalls
 from bigbrotr.core.calls.exchange import ExchangeCalls
 from bigbrotr.core.calls.imports import ImportCalls
@@ -41,6 +42,7 @@ class Brotr(
     OperatorCalls,
     AlertCalls,
     RescueCalls,
+    CompletenessCalls,
     MaintenanceCalls,
 ):
     """The database in the words of the domain, over a pool.

@@ -73,6 +73,9 @@ METRICS: dict[str, Metric] = {
         "Archived events that were to be at other relays, by what became of them.",
         ("state",),
     ),
+    "missing_events": Metric(
+        "counter", "Missing events that relays were asked for, by what came of it.", ("outcome",)
+    ),
     "finder_requests": Metric(
         "counter",
         "Times that a list on the web, or a relay about monitors, was asked for relays.",
@@ -124,6 +127,9 @@ METRICS: dict[str, Metric] = {
     "backlog": Metric("gauge", "What is due and waits.", ("queue",)),
     "search_filling": Metric(
         "gauge", "1 while the index of words has not all that was archived before it."
+    ),
+    "completeness_filling": Metric(
+        "gauge", "1 while not all that was archived before was looked at for references."
     ),
     "backlog_age_seconds": Metric("gauge", "For how long the oldest of it waits.", ("queue",)),
 }

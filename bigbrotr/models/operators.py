@@ -3,19 +3,22 @@
 A piece is about two relays. What one side alone can say or copy joins nothing:
 
 - `word`: the document (NIP-11) of each names the URL of the other. Each was fetched from its own
-  address, so both say so: enough alone.
+  address, so both say so. Friends in the open network do as well.
 - `certificate`: both show one valid certificate that names both hosts, and few others. Whoever got
   it controlled both; a neighbour under a wildcard, or on the same host, has not.
 - `events`: both are proven complete for weeks by chance, and hold the same events there. A mirror
   does as well.
+- `alike`: asked at the same moments by chance, both hand out the same events, which are verified
+  (`nostr/likeness.py`). A mirror does as well.
 - `self`: both documents give the same key as their own. Anybody can copy it.
 - `document`: both documents are equal, and name a key or a contact. Anybody can copy it.
 
-Together suffice: the certificate with any other piece; and the same events with the same key or
-document, where one of the addresses is of an overlay network, which has no certificates, or both
-are of one host; but not if that leads to several hosts of the open network, of which one may be a
-mirror. Who copies all events and the document of a relay to an overlay network cannot be told from
-its twin: he is counted as its operator, and nothing else follows from it.
+The word suffices where no certificate could be: one of the addresses is of an overlay network, or
+both are of one host. Together suffice: the word with any other piece; the certificate with any
+other; and, where no certificate could be, the same events with the same key or document. But the
+last not if it leads to several hosts of the open network, of which one may be a mirror. Who copies
+all events and the document of a relay to an overlay network cannot be told from its twin: he is
+counted as its operator, and nothing else follows from it.
 """
 
 import re
@@ -24,8 +27,8 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from bigbrotr.models.relay import Network, Relay
 
-Kind: TypeAlias = Literal["word", "certificate", "events", "self", "document"]
-KINDS: Final[tuple[Kind, ...]] = ("word", "certificate", "events", "self", "document")
+Kind: TypeAlias = Literal["word", "certificate", "events", "alike", "self", "document"]
+KINDS: Final[tuple[Kind, ...]] = ("word", "certificate", "events", "alike", "self", "document")
 OVERLAYS = frozenset({Network.TOR, Network.I2P, Network.LOKI})
 MAX_NAMED = 20  # relays that one document may name
 MAX_TEXTS = 200  # of a document that are looked at
@@ -68,11 +71,12 @@ def is_joined(pair: Pair) -> bool:
     """Whether the evidence on two relays is enough."""
     kinds = pair.kinds
     if "word" in kinds:
-        return True
-    copied = bool(kinds & {"self", "document"})
+        return pair.is_apart or len(kinds) > 1
+    has_claim = bool(kinds & {"self", "document"})
+    is_same = bool(kinds & {"events", "alike"})
     if "certificate" in kinds:
-        return copied or "events" in kinds
-    return "events" in kinds and copied and pair.is_apart
+        return has_claim or is_same
+    return is_same and has_claim and pair.is_apart
 
 
 def join(pairs: Iterable[Pair]) -> dict[int, int]:

@@ -48,7 +48,9 @@ async def dial(
         return error.value
     try:
         async with asyncio.timeout(opened.left_s):
-            return await _open(relay, opened, max_frame_bytes, politeness.user_agent)
+            return await _open(
+                relay, opened, max_frame_bytes, politeness.user_agent, is_packed=link.compression
+            )
     except TimeoutError:
         return Unreached(Failure.SLOW, f"connected, but no answer within {link.timeout_s:g} s")
     except NotWebSocketError as error:
@@ -59,7 +61,9 @@ async def dial(
         return failure_of(error)
 
 
-async def _open(relay: Relay, opened: Opened, max_frame_bytes: int, user_agent: str) -> Stream:
+async def _open(
+    relay: Relay, opened: Opened, max_frame_bytes: int, user_agent: str, *, is_packed: bool
+) -> Stream:
     stream = Stream(max_frame_bytes, opened.slot)
     try:
         await asyncio.get_running_loop().create_connection(
@@ -68,7 +72,7 @@ async def _open(relay: Relay, opened: Opened, max_frame_bytes: int, user_agent: 
             ssl=tls_context() if relay.scheme == "wss" else None,
             server_hostname=relay.host if relay.scheme == "wss" else None,
         )
-        await stream.upgrade(relay.url, user_agent)
+        await stream.upgrade(relay.url, user_agent, is_packed=is_packed)
     except BaseException:
         stream.abort()
         opened.sock.close()

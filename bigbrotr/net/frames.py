@@ -1,13 +1,15 @@
 """WebSocket frames (RFC 6455) as a client sees them: a pure machine, bytes in, messages out.
 
 The one loop that every byte of the network passes through: a general library takes 5 us for a
-message, this 0.5. It knows no extensions (none is offered in the handshake), so nothing that comes
-in is larger than it was on the wire.
+message, this 0.5. Of extensions it knows compressed messages, where they were agreed on: see
+`inflate`. Else nothing that comes in is larger than it was on the wire.
 """
 
 import os
 from enum import IntEnum
 from typing import NamedTuple
+
+from bigbrotr.net.inflate import BadlyPackedError, Inflater
 
 
 class CloseCode(IntEnum):
@@ -16,6 +18,7 @@ class CloseCode(IntEnum):
     NORMAL = 1000
     PROTOCOL_ERROR = 1002
     NO_STATUS = 1005  # the peer gave none
+    INVALID_PAYLOAD = 1007
     POLICY_VIOLATION = 1008
     TOO_BIG = 1009
 
@@ -33,6 +36,7 @@ FRAME_COST = 64  # bytes that a message counts for besides its own: an empty one
 
 _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 _FINAL_TEXT = 0x80 | _TEXT
+_PACKED = 0x40  # the first frame of a compressed message
 _MASKED = 0x80
 
 
@@ -77,6 +81,7 @@ class FrameReader:
     """
 
     def __init__(self, max_size: int) -> None:
+        self.inflater: Inflater | None = None  # where compression was agreed on
         self.goodbye: Goodbye | None = None
         self.replies: list[bytes] = []
         self.idle = 0
@@ -86,6 +91,7 @@ class FrameReader:
         self._needed = 2  # bytes until there is something to read
         # Of the message under way; empty, if that is skipped.
         self._fragments: bytearray | None = None
+        self._is_packed = False
         self._skipped: _Skipped | None = None
         self._to_skip = 0  # bytes of its frame that have not come yet ...
         self._is_last = False  # ... and whether it ends with that
@@ -96,6 +102,8 @@ class FrameReader:
             return []
         messages: list[bytes] = []
         position = 0
+        if self.inflater is not None:
+            self.inflater.came(len(data))
         if self._to_skip:
             position = self._skip(data, 0, messages)
         elif self._held:
@@ -165,15 +173,35 @@ class FrameReader:
             elif opcode == _CLOSE:
                 self._take_close(payload)
         elif first & 0x80 and opcode:
-            messages.append(payload)
+            self._is_packed = bool(first & _PACKED)
+            self._end_message(payload, messages)
             self.idle = 0 if payload else self.idle + FRAME_COST
         else:
             self._take_fragment(first, payload, messages)
 
+    def _end_message(self, payload: bytes | bytearray, messages: list[bytes]) -> None:
+        """Takes a whole message as it came."""
+        if not self._is_packed or self.inflater is None:
+            messages.append(bytes(payload))
+            return
+        try:
+            parts = self.inflater.parts(payload)
+        except BadlyPackedError as error:
+            self._fail(CloseCode.INVALID_PAYLOAD, f"a compressed message: {error}")
+            return
+        if len(parts) == 1 and len(parts[0]) <= self._max_size:
+            messages.append(parts[0])
+            return
+        skipped = _Skipped()
+        for part in parts:
+            skipped.take(part)
+        messages.append(skipped.sample())
+
     def _is_in_place(self, first: int) -> bool:
         """Whether a frame may begin like this, here."""
         opcode, is_under_way = first & 0x0F, self._fragments is not None
-        if first & 0x70:
+        is_packed = first & 0x70 == _PACKED and opcode in (_TEXT, _BINARY)
+        if first & 0x70 and not (is_packed and self.inflater is not None):
             self._fail(CloseCode.PROTOCOL_ERROR, "an extension that was not agreed on")
         elif opcode in (_CLOSE, _PING, _PONG):
             if not first & 0x80:
@@ -193,9 +221,10 @@ class FrameReader:
             return
         if self._fragments is None:
             self._fragments = bytearray()
+            self._is_packed = bool(first & _PACKED)
         self._fragments += payload
         if first & 0x80:
-            messages.append(bytes(self._fragments))
+            self._end_message(self._fragments, messages)
             self._fragments = None
             self.idle = 0
         elif not payload:
@@ -207,6 +236,10 @@ class FrameReader:
             return False
         if first & 0x0F >= _CLOSE:
             self._fail(CloseCode.PROTOCOL_ERROR, "a long control frame")
+            return False
+        if first & _PACKED or (self._is_packed and self._fragments is not None):
+            # What is left out of it would be missing from those that come later.
+            self._fail(CloseCode.TOO_BIG, "a compressed message that is larger than any may be")
             return False
         skipped = self._skipped or _Skipped()
         skipped.take(self._fragments or b"")

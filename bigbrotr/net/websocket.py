@@ -6,9 +6,14 @@ from typing import cast
 
 import websockets
 from websockets.client import ClientProtocol
+from websockets.extensions.permessage_deflate import (
+    ClientPerMessageDeflateFactory,
+    PerMessageDeflate,
+)
 from websockets.uri import parse_uri
 
 from bigbrotr.net.frames import FRAME_COST, CloseCode, FrameReader, Goodbye, encode, ping
+from bigbrotr.net.inflate import Agreed, Inflater
 from bigbrotr.net.politeness import Slot
 
 MAX_HEAD = 16_384  # bytes of the answer to the handshake
@@ -42,6 +47,7 @@ class Stream(asyncio.Protocol):
 
     def __init__(self, max_message_bytes: int, slot: Slot | None = None) -> None:
         self._slot = slot  # taken as long as the connection lasts
+        self._max_message_bytes = max_message_bytes
         self._reader = FrameReader(max_message_bytes)
         self._head: bytearray | None = bytearray()  # of the handshake's answer, until it is whole
         self._messages: list[bytes] = []
@@ -58,14 +64,15 @@ class Stream(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._socket: socket.socket | None = None
 
-    async def upgrade(self, url: str, user_agent: str) -> None:
-        """Makes the handshake.
+    async def upgrade(self, url: str, user_agent: str, *, is_packed: bool = False) -> None:
+        """Makes the handshake. `is_packed`: offers that the relay compresses what it sends.
 
         Raises:
             NotWebSocketError: the answer is not an upgrade.
             DisconnectedError: the connection ended before.
         """
-        handshake = ClientProtocol(parse_uri(url))
+        offers = [ClientPerMessageDeflateFactory()] if is_packed else None
+        handshake = ClientProtocol(parse_uri(url), extensions=offers)
         request = handshake.connect()
         request.headers["User-Agent"] = user_agent
         handshake.send_request(request)
@@ -80,6 +87,10 @@ class Stream(asyncio.Protocol):
                 raise NotWebSocketError(f"over {MAX_HEAD} bytes of headers")
             await self._wait()
         check_answer(handshake, head + end)
+        for each in handshake.extensions:
+            if isinstance(each, PerMessageDeflate):
+                agreed = Agreed(each.remote_max_window_bits, not each.remote_no_context_takeover)
+                self._reader.inflater = Inflater(agreed, self._max_message_bytes)
         self._head = None
         if rest:
             self.data_received(rest)

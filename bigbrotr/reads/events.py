@@ -27,6 +27,7 @@ from bigbrotr.reads.plan import (
     partitions_of,
     without,
 )
+from bigbrotr.reads.policy import Settled
 
 PAGE = 500  # events that are read at once
 EXAMINED = 20_000  # events that a walk looks at before it is judged again
@@ -134,10 +135,18 @@ COLUMNS = len(StoredEvent._fields)
 
 class EventReads:
     """Finds events in whatever way is quickest, as far as the statistics tell: those that a view
-    shows, and no others."""
+    shows, and no others. With `settled`, any question may raise UnsettledError."""
 
-    def __init__(self, pool: Pool, view: View, *, examined: int = EXAMINED) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        view: View,
+        *,
+        examined: int = EXAMINED,
+        settled: Settled | None = None,
+    ) -> None:
         self._pool = pool
+        self._settled = settled
         self.view = view
         self._examined = examined
         self._partitions: list[Partition] = []
@@ -237,6 +246,8 @@ class EventReads:
 
     async def _checked(self, query: Query) -> Query:
         """The query, with the kinds that can be searched for where it asks for words."""
+        if self._settled is not None:
+            await self._settled.check()
         if query.tags and not await self._has_tags():
             raise NotKeptError("this archive keeps no tags (its profile is lite)")
         if query.search is None:

@@ -21,7 +21,7 @@ class Evidence(Struct, frozen=True):
 
     relay: str
     other: str
-    kind: str  # word, certificate, events, self, document
+    kind: str  # word, certificate, events, alike, self, document
     detail: str  # what was seen
     first_at: int
     seen_at: int

@@ -12,6 +12,9 @@ from msgspec import Struct
 from bigbrotr.core.pool import Pool
 from bigbrotr.models.policy import Reason, View
 
+SETTLED_S = 2.0  # for which it counts that what is to be hidden is known
+LOOK_S = 0.5  # and that it is not
+
 
 class Hidden(Struct, frozen=True):
     """A reason for which views may hide an event."""
@@ -57,6 +60,32 @@ async def hidden_of(
         [event_id for _, event_id in keys],
     )
     return {position - 1 for position in positions}
+
+
+class UnsettledError(Exception):
+    """It is not known yet what is not to be shown."""
+
+
+class Settled:
+    """Lets those wait who show events to strangers, until it is known what is not to be shown."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._was = False
+        self._looked_at = float("-inf")  # monotonic
+
+    async def check(self) -> None:
+        """Looks whether it is known; not at each call.
+
+        Raises:
+            UnsettledError: it is being looked for.
+        """
+        now = time.monotonic()
+        if now - self._looked_at > (SETTLED_S if self._was else LOOK_S):
+            self._was = await is_settled(self._pool)
+            self._looked_at = now
+        if not self._was:
+            raise UnsettledError
 
 
 async def is_settled(pool: Pool) -> bool:

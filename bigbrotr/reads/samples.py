@@ -103,10 +103,10 @@ async def relay_overlap(
 
 
 async def held_alone(
-    pool: Pool, url: str, limit: int, *, examined: int = OVERLAP_EXAMINED
+    pool: Pool, url: str, limit: int, *, examined: int = KINDS_EXAMINED
 ) -> list[bytes]:
     """The ids of up to `limit` of the newest events that the relay alone is known to hold, newest
-    first, among the newest `examined` that it holds of days that have any."""
+    first, among the newest `examined` archived events of the days of which it holds any alone."""
     rows = await pool.fetch(
         "SELECT id FROM bigbrotr.held_alone(p_url => $1, p_examine => $2, p_limit => $3)",
         url,

@@ -102,7 +102,7 @@ class RelayFigures(Struct, frozen=True):
 
 class Compliance(Struct, frozen=True):
     """What a relay has done about requests for deletion (NIP-09) and to vanish (NIP-62) that it
-    holds itself, as far as this archive holds what they are about."""
+    holds, or accepted from this archive, as far as this archive holds what they are about."""
 
     relay: str
     network: str
@@ -125,6 +125,47 @@ class CheckDay(Struct, frozen=True):
     open_ms_90: float | None  # of nine in ten, at most
     read_ms: float | None
     read_ms_90: float | None
+
+
+class Completeness(Struct, frozen=True):
+    """What the events of a sample refer to, and how much of it is archived."""
+
+    month: str  # in which the referring events were created
+    kind: int  # of the referring events
+    via: str  # e, q, a: by such a tag; repost (6, 16); zap (9735)
+    references: int  # in the sample
+    archived: int  # of these, to events that are archived
+    archived_share: float
+
+
+class Moves(Struct, frozen=True):
+    """Who has changed their list of relays (kind 10002) in a month."""
+
+    month: str
+    authors: int  # who have published a list
+    moved: int  # who have added or removed a relay
+    added: int  # relays; first lists do not count
+    removed: int
+    made_at: int  # when this was counted, in Unix seconds
+
+
+class Listed(Struct, frozen=True):
+    """A relay that authors list today (kind 10002)."""
+
+    relay: str
+    authors: int  # whose newest list names it
+    state: str  # up, failing (or retired), never (reached), unknown
+    made_at: int
+
+
+class ListedState(Struct, frozen=True):
+    """Relays that authors list today, by how they are."""
+
+    state: str  # up, failing (or retired), never (reached), unknown
+    relays: int
+    entries: int  # of the newest lists of all authors
+    entries_share: float
+    made_at: int
 
 
 class Software(Struct, frozen=True):
@@ -314,6 +355,46 @@ STATISTICS: dict[str, Statistic] = {
             " ORDER BY s.relay_url LIMIT $1",
         ),
         Statistic(
+            "completeness",
+            "Which share of what archived events refer to is archived, on a sample of the archive.",
+            Completeness,
+            (str, int, str),
+            ("month", "kind", "via"),
+            "SELECT * FROM bigbrotr.statistics_completeness AS s"
+            " WHERE ($2::pg_catalog.text IS NULL OR s.month < $2 OR (s.month = $2"
+            "  AND (s.kind, s.via) > ($3::pg_catalog.int8, $4::pg_catalog.text)))"
+            " ORDER BY s.month DESC, s.kind, s.via LIMIT $1",
+        ),
+        Statistic(
+            "moves",
+            "Who has changed their list of relays (kind 10002), by month.",
+            Moves,
+            (str,),
+            ("month",),
+            "SELECT * FROM bigbrotr.statistics_moves AS s"
+            " WHERE ($2::pg_catalog.text IS NULL OR s.month < $2)"
+            " ORDER BY s.month DESC LIMIT $1",
+        ),
+        Statistic(
+            "listed",
+            "Relays that authors list today (kind 10002), and how they are.",
+            Listed,
+            (str,),
+            ("relay",),
+            "SELECT * FROM bigbrotr.statistics_listed AS s"
+            " WHERE ($2::pg_catalog.text IS NULL OR s.relay_url > $2)"
+            " ORDER BY s.relay_url LIMIT $1",
+        ),
+        Statistic(
+            "listed_states",
+            "How the relays are that authors list today: which share of the entries is dead.",
+            ListedState,
+            (str,),
+            ("state",),
+            "SELECT * FROM bigbrotr.statistics_listed_states AS s"
+            " WHERE ($2::pg_catalog.text IS NULL OR s.state > $2) ORDER BY s.state LIMIT $1",
+        ),
+        Statistic(
             "checks",
             "Uptime and round trips of all relays together, by day.",
             CheckDay,
@@ -390,9 +471,10 @@ async def figures(
         days = (first, last)
     begun = (None,) * len(statistic.key) if after is None else tuple(after)
     rows = await pool.fetch(statistic.query, limit, *days, *begun)
+    columns = len(statistic.columns)
     found = []
     for row in rows:
-        item = statistic.item(*list(row)[: len(statistic.columns)])
+        item = statistic.item(*list(row)[:columns])
         key = tuple(
             row["number"] if name == "number" else getattr(item, name)
             for name in statistic.key_columns

@@ -23,6 +23,7 @@ from bigbrotr.reads import (
     author_history,
     authors,
     changes,
+    completeness,
     coverage,
     measurements,
     operators,
@@ -714,6 +715,10 @@ def _figures(of: statistics.Statistic) -> Many:
     )
 
 
+async def _completeness(pool: Pool, _: Query) -> completeness.CompletenessSummary:
+    return await completeness.completeness_summary(pool)
+
+
 # Authors
 
 
@@ -1158,6 +1163,16 @@ RESOURCES: tuple[Resource, ...] = (
         key=str,
     ),
     *map(_figures, statistics.STATISTICS.values()),
+    One(
+        name="completeness",
+        path="completeness",
+        words="Which share of what a sample of the archived events refers to is archived, and what "
+        "is missing of it. By month, kind and way: the statistics of this name.",
+        query=Query,
+        item=completeness.CompletenessSummary,
+        read=_completeness,
+        max_age_s=60,
+    ),
     One(
         name="counts",
         path="counts",

@@ -49,6 +49,7 @@ class ChangeStreams:
         self._news = asyncio.Event()  # that of the next look which finds something
         self._beginning = asyncio.Lock()
         self._look: asyncio.Task[None] | None = None
+        self._log_number = 0  # of the log that is followed: a restore may bring another
         self._is_closed = False
 
     async def close(self) -> None:
@@ -115,7 +116,8 @@ class ChangeStreams:
     async def _go_on(
         self, response: web.StreamResponse, after: int, takes: Takes, ask: Ask
     ) -> None:
-        while not self._is_closed:
+        number = self._log_number
+        while not self._is_closed and number == self._log_number:
             news = self._news  # before it is looked whether there is some
             found = await self._behind(after, ask)
             if found:
@@ -145,12 +147,23 @@ class ChangeStreams:
         """Sees to it that somebody looks; how far the log reaches."""
         async with self._beginning:
             there: Ends = await ask(lambda: ends(self._pool))
-            if self._newest is None or there.last < self._newest:  # or another log
-                self._recent.clear()
-                self._floor = self._newest = there.last
+            if self._newest is None:
+                self._start(there)
+            elif there.last < self._newest:
+                self._begin_another(there)
             if self._look is None or self._look.done():
                 self._look = asyncio.create_task(self._follow())
         return there
+
+    def _start(self, there: Ends) -> None:
+        self._recent.clear()
+        self._floor = self._newest = there.last
+
+    def _begin_another(self, there: Ends) -> None:
+        """Ends the streams of a log that is gone: their clients ask again, and are told so."""
+        self._log_number += 1
+        self._start(there)
+        self._tell()
 
     async def _follow(self) -> None:
         """Looks while somebody listens."""
@@ -158,6 +171,8 @@ class ChangeStreams:
         while self.open:
             delay_s = LOOK_S
             try:
+                if is_away and (there := await ends(self._pool)).last < (self._newest or 0):
+                    self._begin_another(there)
                 while await self._read():
                     pass
                 is_away = False
@@ -167,7 +182,7 @@ class ChangeStreams:
                     self._defects.note(error)
                 elif not is_away:
                     self._log.warning("changes are told later", reason=str(known or "busy"))
-                    is_away = True
+                is_away = True
             await asyncio.sleep(delay_s)
         self._newest = None  # who comes next begins anew
 

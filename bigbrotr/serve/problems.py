@@ -28,6 +28,7 @@ PROBLEMS: dict[str, Kind] = {
     "defect": Kind(500, "A defect of bigbrotr"),
     "busy": Kind(503, "Too many questions at once"),
     "too-slow": Kind(503, "The answer took too long"),
+    "not-settled": Kind(503, "It is not known yet which events may be shown"),
     "database-away": Kind(503, "The database does not answer now"),
 }
 

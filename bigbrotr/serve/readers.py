@@ -6,6 +6,7 @@ from bigbrotr.core.pool import Pool
 from bigbrotr.models.policy import View
 from bigbrotr.reads.at_risk import AtRiskReads
 from bigbrotr.reads.event_lines import EventLines
+from bigbrotr.reads.policy import Settled
 from bigbrotr.reads.relay_list import RelayList
 
 _events: WeakKeyDictionary[Pool, dict[View, EventLines]] = WeakKeyDictionary()
@@ -14,10 +15,10 @@ _at_risk: WeakKeyDictionary[Pool, AtRiskReads] = WeakKeyDictionary()
 
 
 def events_of(pool: Pool, view: View = View.CURRENT) -> EventLines:
-    """Reads events; what the planner knows of a database is found once."""
+    """Reads events for strangers; what the planner knows of a database is found once."""
     views = _events.setdefault(pool, {})
     if (found := views.get(view)) is None:
-        found = views[view] = EventLines(pool, view)
+        found = views[view] = EventLines(pool, view, settled=Settled(pool))
     return found
 
 

@@ -21,6 +21,7 @@ from bigbrotr.config.settings import ServeSettings
 from bigbrotr.core.defects import Defects, refusal
 from bigbrotr.core.logger import Logger
 from bigbrotr.core.pool import Pool
+from bigbrotr.reads.policy import UnsettledError
 from bigbrotr.serve import openapi, reference
 from bigbrotr.serve.ask import IDENTITY
 from bigbrotr.serve.changes import ChangeStreams
@@ -300,7 +301,13 @@ class Service:
         assert isinstance(asked, ListQuery)
         if is_followed and resource.follows is not None:
             place, takes = resource.follows(asked)
-            return await self._changes.stream(request, place, takes, self._ask, self.finish)
+            client = self.client(request)
+
+            async def ask(question: Any) -> Any:
+                await self.buckets.wait(client)  # who is far behind asks for many pages
+                return await self._ask(question)
+
+            return await self._changes.stream(request, place, takes, ask, self.finish)
         after = None
         if asked.cursor is not None:
             after = read_cursor(asked.cursor, asked, resource.key)
@@ -557,6 +564,13 @@ class Service:
             )
         if isinstance(error, TimeoutError):
             return _busy()
+        if isinstance(error, UnsettledError):
+            return RefusedError(
+                "not-settled",
+                "it is being looked for what is not to be shown here: what is no event can be "
+                "asked for meanwhile",
+                retry_after_s=30,
+            )
         if isinstance(error, asyncpg.DataError | asyncpg.exceptions.DataError | OverflowError):
             return RefusedError("bad-parameter", "a value is larger than the archive can hold")
         if refusal(error) is not None:

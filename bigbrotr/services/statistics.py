@@ -9,11 +9,12 @@ from bigbrotr.config.settings import StatisticsSettings
 from bigbrotr.core.base_service import BaseService
 from bigbrotr.core.calls.operators import NamingDocument
 from bigbrotr.core.calls.statistics import DayAuthors, Window
-from bigbrotr.models.operators import LOOKS, WEEKS, Compared, join, named_relays
+from bigbrotr.models.operators import LOOKS, Compared, join, named_relays
 from bigbrotr.models.sketch import Sketch
 from bigbrotr.reads.relays import BEGINNING
 
 STEP = 500  # public keys that are hashed before others have their turn: about a millisecond
+LISTS_S = 3600.0  # for which the sums of lists of relays are not made again
 WINDOWS = 20  # that are read at once
 JOIN_S = 3600.0  # from one look at who operates which relays to the next
 DOCUMENTS = 500  # that are read at once
@@ -50,6 +51,8 @@ class Statistics(BaseService[StatisticsSettings]):
                 if self._stop.is_set():
                     return
                 await self.brotr.count_compliance(day)
+        if not self._stop.is_set():
+            await self.brotr.sum_lists(now - int(max(self.settings.every_s, LISTS_S)), now)
         estimated = await self._estimate_windows()
         if not self._stop.is_set():
             await self.brotr.count_checks(int(time.time()))
@@ -87,14 +90,8 @@ class Statistics(BaseService[StatisticsSettings]):
     async def _compare(self, a: int, b: int) -> Compared:
         """The events of two relays in weeks by chance of which both are proven."""
         weeks = await self.brotr.proven_weeks(a, b)
-        found = Compared(0, 0, 0)
-        for week in self._chance.sample(sorted(weeks), min(LOOKS, len(weeks))):
-            both, one = await self.brotr.compare_week(week, a, b)
-            if both + one:
-                found = Compared(found.weeks + 1, found.both + both, found.one + one)
-            if found.weeks == WEEKS:
-                break
-        return found
+        some = self._chance.sample(sorted(weeks), min(LOOKS, len(weeks)))
+        return await self.brotr.compare_weeks(some, a, b)
 
     async def _sketch(self, authors: DayAuthors) -> list[bytes]:
         sketches = [Sketch() for _ in range(CLASSES)]

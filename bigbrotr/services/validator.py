@@ -14,7 +14,7 @@ from bigbrotr.config.settings import Link, Networks, ValidatorSettings
 from bigbrotr.core.base_service import OFFLINE, BaseService, Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.candidates import Resolution
-from bigbrotr.core.defects import Defects, one_by_one
+from bigbrotr.core.defects import Defects, is_outside, one_by_one
 from bigbrotr.core.metrics import Sample
 from bigbrotr.core.reasons import Reasons, Trouble
 from bigbrotr.models.relay import Network, Relay
@@ -43,6 +43,8 @@ LEASE_ROUNDS = 12  # time-outs that a claim outlasts
 DAY_S = 86_400.0
 REST_S = 600.0  # for a host that asked us to slow down
 RECHECK_S = 30 * DAY_S  # until an alias is looked at again
+TWINS_S = 300.0  # from one look at pairs that may be one operator's to the next
+TWINS = 2  # such pairs
 MAX_SIBLINGS = 8  # relays of one host that a new one is compared with
 
 SPEAKS: Final = "speaks-nostr"
@@ -87,6 +89,7 @@ class Validator(BaseService[ValidatorSettings]):
         self.defects = Defects(self.log)
         self.reasons = Reasons()
         self._began = time.monotonic()
+        self._twins_at = float("-inf")
 
     def metrics(self) -> Iterator[Sample]:
         """How conversations with candidates ended."""
@@ -115,6 +118,7 @@ class Validator(BaseService[ValidatorSettings]):
         async with anyio.create_task_group() as group:
             for network, link in self.networks.enabled():
                 group.start_soon(self._work_off, network, link)
+        await self._compare_twins()
 
     async def _work_off(self, network: Network, link: Link) -> None:
         while not self._stop.is_set():
@@ -303,6 +307,41 @@ class Validator(BaseService[ValidatorSettings]):
             ours = await self._open(relay, link, stack)
             theirs = await self._open(other, link, stack)
             return ours is not None and theirs is not None and await is_alike(ours, theirs)
+
+    # Twins: relays that something says are one operator's
+
+    async def _compare_twins(self) -> None:
+        """Asks pairs for the same from time to time: evidence that they are one operator's."""
+        if time.monotonic() - self._twins_at < TWINS_S:
+            return
+        self._twins_at = time.monotonic()
+        networks = [network for network, _ in self.networks.enabled()]
+        for a, b, one, other in await self.brotr.claim_twins(networks, TWINS):
+            if self._stop.is_set():
+                return  # the claim passes
+            try:
+                are_alike = await self._are_twins(one, other)
+            except Exception as error:  # these two's, and nobody else's
+                if is_outside(error):
+                    raise
+                self.defects.note(error, relay=one.url)
+                are_alike = None
+            if are_alike is not None:
+                await self.brotr.note_twins(a, b, are_alike=are_alike)
+                self.log.debug(
+                    "asked for the same", relay=one.url, other=other.url, alike=are_alike
+                )
+
+    async def _are_twins(self, one: Relay, other: Relay) -> bool | None:
+        """Whether two relays answer alike; None: one of both cannot be reached."""
+        async with AsyncExitStack() as stack:
+            asks = [
+                await self._open(relay, self.networks.link(relay.network), stack)
+                for relay in (one, other)
+            ]
+            if asks[0] is None or asks[1] is None:
+                return None
+            return await is_alike(asks[0], asks[1])
 
     async def _open(self, relay: Relay, link: Link, stack: AsyncExitStack) -> Ask | None:
         """A conversation as long as the stack; None when there is none."""

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -32,9 +32,9 @@ from bigbrotr.reads.arrivals import Arrivals
 from bigbrotr.reads.arrivals import Position as Place
 from bigbrotr.reads.events import PAGE, EventReads, StoredEvent
 
-ROWS = 100  # of the log of new events that are read at once
+ROWS = 20  # of the log of new events that are read at once
 PAGE_BYTES = 4 << 20  # of contents and tags that are read at once
-RELAYS = 200  # that are compared before others have their turn
+RELAYS = 50  # that are compared before others have their turn
 LATE_S = 60  # how far a comparison may be in the future before our clock was ahead
 
 _decode_tags = msgspec.json.Decoder(list[list[str]]).decode
@@ -74,8 +74,9 @@ class Witnesses(BaseService[WitnessesSettings]):
             while not self._stop.is_set() and await self._take(self._reads):
                 pass
         else:
-            # The finder brings what it fetches; what is compared has a place to be noted.
-            await self.brotr.begin_witnesses(0, 0)
+            # The finder brings what it fetches; in the log there is nothing for us.
+            end = (await Arrivals.from_now(self.brotr.pool)).position
+            await self.brotr.begin_witnesses(end.xid, end.id, is_again=True)
         await self._compare()
 
     # Taking
@@ -101,62 +102,60 @@ class Witnesses(BaseService[WitnessesSettings]):
             for event_id, at in zip(arrival.ids, arrival.created_ats, strict=True)
             if at >= since
         ]
-        events: list[StoredEvent] = []
+        taken = Taken()
         for start in range(0, len(ids), PAGE):
             part = ids[start : start + PAGE]
             times = [at for _, at in part]
-            events += await self._all(
-                reads,
-                Query(
-                    ids=frozenset(event_id for event_id, _ in part),
-                    kinds=frozenset((DISCOVERY, ANNOUNCEMENT)),
-                    since=min(times),
-                    until=max(times),
-                ),
+            query = Query(
+                ids=frozenset(event_id for event_id, _ in part),
+                kinds=frozenset((DISCOVERY, ANNOUNCEMENT)),
+                since=min(times),
+                until=max(times),
             )
+            async for events in self._pages(reads, query):
+                taken.add(events, self._wanted, int(time.time()))
         after = arrivals.position.xid, arrivals.position.id
-        await self._note(reads, events, moved=(before, after))
+        await self._note(reads, taken, moved=(before, after))
         return True
 
     async def _begin(self, reads: EventReads) -> None:
         """Takes what is newest in the archive; what comes meanwhile is in the log."""
         start = (await Arrivals.from_now(self.brotr.pool)).position
         query = Query(kinds=frozenset((DISCOVERY,)), since=int(time.time()) - FRESH_S)
-        after: Position | None = None
-        while not self._stop.is_set():
-            page = await reads.page(query, PAGE, after, most_bytes=PAGE_BYTES)
-            await self._note(reads, page.events)
-            if (after := page.next) is None:
-                await self.brotr.begin_witnesses(start.xid, start.id, is_again=True)
-                self.log.info("follows what other monitors say")
+        async for events in self._pages(reads, query):
+            if self._stop.is_set():
                 return
+            taken = Taken()
+            taken.add(events, self._wanted, int(time.time()))
+            await self._note(reads, taken)
+        await self.brotr.begin_witnesses(start.xid, start.id, is_again=True)
+        self.log.info("follows what other monitors say")
 
-    async def _all(self, reads: EventReads, query: Query) -> list[StoredEvent]:
-        events: list[StoredEvent] = []
+    async def _pages(self, reads: EventReads, query: Query) -> AsyncIterator[list[StoredEvent]]:
+        """The events of a query, a page in memory."""
         after: Position | None = None
         while True:
             page = await reads.page(query, PAGE, after, most_bytes=PAGE_BYTES)
-            events += page.events
+            yield page.events
             if (after := page.next) is None:
-                return events
+                return
 
     async def _note(
         self,
         reads: EventReads,
-        events: Sequence[StoredEvent],
+        taken: "Taken",
         moved: tuple[tuple[int, int], tuple[int, int]] | None = None,
     ) -> None:
-        words, introductions, refused = taken_from(events, self._wanted, int(time.time()))
         done = await self.brotr.note_words(
-            words,
-            introductions,
+            taken.words,
+            taken.introductions,
             most=self.settings.most,
             protected=self.settings.keys,
             moved=moved,
         )
         if done is None:  # another was quicker
             return
-        self.words.update(refused)
+        self.words.update(taken.refused)
         self.words.update(outcomes(done))
         if done.admitted:
             await self._introduce(reads, done.admitted)
@@ -166,10 +165,11 @@ class Witnesses(BaseService[WitnessesSettings]):
     async def _introduce(self, reads: EventReads, pubkeys: Sequence[bytes]) -> None:
         """Looks for what new witnesses say of themselves: that was announced long ago, perhaps."""
         query = Query(kinds=frozenset((ANNOUNCEMENT,)), authors=frozenset(pubkeys))
-        page = await reads.page(query, PAGE, most_bytes=PAGE_BYTES)
-        _, introductions, _ = taken_from(page.events, self._wanted, int(time.time()))
-        if introductions:
-            await self.brotr.note_words([], introductions, most=self.settings.most)
+        taken = Taken()
+        async for events in self._pages(reads, query):
+            taken.add(events, self._wanted, int(time.time()))
+        if taken.introductions:
+            await self.brotr.note_words([], taken.introductions, most=self.settings.most)
 
     def _wanted(self, pubkey: bytes) -> bool:
         return pubkey not in self._own and (
@@ -251,30 +251,33 @@ def compare_relays(
     return judged, witnessed
 
 
-def taken_from(
-    events: Iterable[StoredEvent], wants: Callable[[bytes], bool], now: int
-) -> tuple[list[Word], list[Introduction], Counter[str]]:
-    """The words and introductions in events, and why others are none."""
-    words: list[Word] = []
-    introductions: list[Introduction] = []
-    refused: Counter[str] = Counter()
-    for event in events:
-        if not wants(event.pubkey):
-            continue
-        tags = _decode_tags(event.tags or "[]")
-        if event.kind == DISCOVERY:
-            word = read_word(event.pubkey, event.created_at, event.id, tags, now)
-            if isinstance(word, Word):
-                words.append(word)
-            else:
-                refused[word] += 1
-        elif event.kind == ANNOUNCEMENT:
-            said = read_introduction(event.pubkey, event.created_at, event.id, tags, now)
-            if isinstance(said, Introduction):
-                introductions.append(said)
-            else:
-                refused[said] += 1
-    return words, introductions, refused
+class Taken:
+    """What is taken from events: what is large of them is not kept."""
+
+    def __init__(self) -> None:
+        self.words: list[Word] = []
+        self.introductions: list[Introduction] = []
+        self.refused: Counter[str] = Counter()  # events that say nothing, by the reason
+
+    def add(self, events: Iterable[StoredEvent], wants: Callable[[bytes], bool], now: int) -> None:
+        """Takes the words and introductions of those who are wanted."""
+        for event in events:
+            if not wants(event.pubkey):
+                continue
+            tags = _decode_tags(event.tags or "[]")
+            about = event.pubkey, event.created_at, event.id
+            if event.kind == DISCOVERY:
+                word = read_word(*about, tags, now)
+                if isinstance(word, Word):
+                    self.words.append(word)
+                else:
+                    self.refused[word] += 1
+            elif event.kind == ANNOUNCEMENT:
+                said = read_introduction(*about, tags, now)
+                if isinstance(said, Introduction):
+                    self.introductions.append(said)
+                else:
+                    self.refused[said] += 1
 
 
 def outcomes(done: Noted) -> dict[str, int]:

@@ -108,21 +108,8 @@ async def know(address: str) -> None:
     connection = await asyncpg.connect(address)
     try:
         found = await connection.fetchval("SELECT count(*) FROM bigbrotr.relays")
-        if found >= RELAYS:
-            return
-        print(f"  {RELAYS:,} relays, and what is known of them …", flush=True)
-        numbers = range(large.RELAYS, RELAYS)
-        async with connection.transaction():
-            await connection.execute(
-                "SELECT bigbrotr.insert_relays($1, $2, $3)",
-                [f"wss://relay{number}.example.com" for number in numbers],
-                ["tor" if number % 10 == 0 else "clearnet" for number in numbers],
-                [now - 60 * number for number in numbers],
-            )
-            for statement in _KNOWN:
-                given = [now] if "$1" in statement else []
-                await connection.execute(statement, *given, timeout=3600)
-        await connection.execute("VACUUM ANALYZE", timeout=3600)
+        if found < RELAYS:
+            await _add(connection, now)
     finally:
         await connection.close()
     async with Brotr(Pool(dsn=address)) as brotr:
@@ -130,6 +117,22 @@ async def know(address: str) -> None:
         while await brotr.sum_relays(BEGINNING, now, now):
             pass
         print(f"  summed up in {time.perf_counter() - started:.1f} s", flush=True)
+
+
+async def _add(connection: asyncpg.Connection, now: int) -> None:
+    print(f"  {RELAYS:,} relays, and what is known of them …", flush=True)
+    numbers = range(large.RELAYS, RELAYS)
+    async with connection.transaction():
+        await connection.execute(
+            "SELECT bigbrotr.insert_relays($1, $2, $3)",
+            [f"wss://relay{number}.example.com" for number in numbers],
+            ["tor" if number % 10 == 0 else "clearnet" for number in numbers],
+            [now - 60 * number for number in numbers],
+        )
+        for statement in _KNOWN:
+            given = [now] if "$1" in statement else []
+            await connection.execute(statement, *given, timeout=3600)
+    await connection.execute("VACUUM ANALYZE", timeout=3600)
 
 
 def paths(events: int, chance: random.Random) -> dict[str, Callable[[int], str]]:
@@ -161,7 +164,6 @@ def paths(events: int, chance: random.Random) -> dict[str, Callable[[int], str]]
         "statistics": lambda n: f"/statistics?{marks * n}",
         "statistics: kinds": lambda n: f"/statistics/kinds?{marks * n}",
         "statistics: access": lambda n: f"/statistics/access?{marks * n}",
-        "statistics: overlap": lambda n: f"/statistics/overlap?{marks * n}",
         "at risk": lambda n: f"/at-risk?{marks * n}",
         "about": lambda n: f"/about?{marks * n}",
     }

@@ -7,26 +7,21 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import asyncpg
 import msgspec
 
-from bigbrotr.config.settings import Profile
-from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.metrics import memory_of
-from bigbrotr.core.pool import Pool
-from bigbrotr.core.schema import Schema
-from bigbrotr.models.event import Event, EventRelay
+from bigbrotr.models.event import Event
 from tests.bench import corpus
-from tests.bench.relay_serve import HOLDER, LIMITS, Wire
-from tests.bench.stage import Stage
+from tests.bench.relay_serve import LIMITS, Wire
+from tests.bench.stage import Archive, Stage
 from tests.kit.processes import until
 from tests.kit.served import serving
 
 IDLE = 2000  # wait for an author who does not write
 BUSY = 200  # ask again as soon as they are answered
 WATCHERS = 20  # wait for all that comes, and count it
-BATCH = 50  # events that are stored at once, as the synchronizer stores a page
-PAUSE_S = 0.1  # between them
+RELAYS = 20  # that are copied one after the other
+PAUSE_S = 0.5  # between them
 GROWTH = 1.2  # of the memory, from the middle to the end: more is a leak
 PATIENCE_S = 60.0  # for the last event, once all is stored
 
@@ -34,39 +29,31 @@ PATIENCE_S = 60.0  # for the last event, once all is stored
 class Load:
     """What has happened so far."""
 
-    def __init__(self, until_at: int) -> None:
+    def __init__(self, until_at: int, pid: int) -> None:
         self.answers = 0
         self.is_over = False
         self.memory: list[int] = []
         self.until_at = until_at
+        self.pid = pid  # of who serves
 
 
 async def measure(on: Stage, events: int) -> None:
     """Prints what became of it; raises SystemExit if an event was lost or memory grew."""
-    address = await on.new_database()
-    connection = await asyncpg.connect(address)
-    await Schema().migrate(connection, Profile.FULL, int(time.time()))
-    await connection.close()
-    found = [Event.from_json(body) for _, body in corpus.build(events)]
-    random.Random(1).shuffle(found)
-    before, after = found[: events // 2], found[events // 2 :]
-    async with Brotr(Pool(dsn=address)) as brotr:
-        await brotr.insert_relays([HOLDER])
-        for start in range(0, len(before), 500):
-            await brotr.insert_events(
-                [EventRelay(event, HOLDER, 1) for event in before[start : start + 500]]
-            )
-        await brotr.pool.execute("ANALYZE")
+    data = corpus.build(events)
+    random.Random(1).shuffle(data)
+    before, after = data[: events // 2], data[events // 2 :]
+    async with on.archive() as archive, on.relays(after, RELAYS, shared=0.0) as urls:
+        await on.store(archive, before)
         with TemporaryDirectory() as folder:
-            async with serving(Path(folder) / "place", address, limits=LIMITS) as (running, api):
-                url = api.removesuffix("/api/v1")
-                await _load(
-                    url, running.process.pid, brotr, after, max(e.created_at for e in found)
-                )
+            dsn = archive.brotr.pool.address
+            async with serving(Path(folder) / "place", dsn, limits=LIMITS) as (running, api):
+                wanted = {Event.from_json(body).id.hex() for _, body in after}
+                newest = max(at for at, _ in data)
+                load = Load(newest, running.pid)
+                await _load(api.removesuffix("/api/v1"), load, archive, urls, wanted)
 
 
-async def _load(url: str, pid: int, brotr: Brotr, after: list[Event], newest: int) -> None:
-    load = Load(newest)
+async def _load(url: str, load: Load, archive: Archive, urls: list[str], wanted: set[str]) -> None:
     idle = [await _subscribed(url, {"authors": [f"{n:064x}"]}) for n in range(IDLE)]
     watchers = [await _subscribed(url, {"since": 1}) for _ in range(WATCHERS)]
     told: list[dict[str, int]] = [{} for _ in watchers]
@@ -76,14 +63,11 @@ async def _load(url: str, pid: int, brotr: Brotr, after: list[Event], newest: in
     ]
     busy = [asyncio.create_task(_ask(url, load, number)) for number in range(BUSY)]
     began = time.perf_counter()
-    for start in range(0, len(after), BATCH):
-        await brotr.insert_events(
-            [EventRelay(event, HOLDER, 1) for event in after[start : start + BATCH]]
-        )
-        load.memory.append(memory_of([pid]))
+    for relay in urls:  # the synchronizer copies one after the other
+        await archive.copy([relay])
+        load.memory.append(memory_of([load.pid]))
         await asyncio.sleep(PAUSE_S)
     took_s = time.perf_counter() - began
-    wanted = {event.id.hex() for event in after}
     await until(lambda: all(seen.keys() >= wanted for seen in told), "the last event", PATIENCE_S)
     load.is_over = True
     await asyncio.gather(*busy)
@@ -93,7 +77,8 @@ async def _load(url: str, pid: int, brotr: Brotr, after: list[Event], newest: in
     more = sum(len(seen.keys() - wanted) for seen in told)
     middle, end = load.memory[len(load.memory) // 2], load.memory[-1]
     print(
-        f"  {len(after):,} events in {took_s:.0f} s to {WATCHERS} who want all, beside {IDLE:,} who"
+        f"  {len(wanted):,} events, copied by the synchronizer in {took_s:.0f} s, to {WATCHERS} who"
+        f" want all, beside {IDLE:,} who"
         f" wait and {BUSY} who ask: none lost, {twice} came twice;"
         f" {load.answers / took_s:.0f} answers a second;"
         f" memory {middle / 1e6:.0f} MB in the middle, {end / 1e6:.0f} at the end",

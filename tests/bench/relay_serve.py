@@ -1,5 +1,6 @@
 """The archive as a relay: whole events a second, many subscribers, and reconciliation."""
 
+import argparse
 import asyncio
 import base64
 import itertools
@@ -14,6 +15,7 @@ from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 import asyncpg
+import uvloop
 
 from bigbrotr.config.settings import Profile
 from bigbrotr.core.brotr import Brotr
@@ -24,7 +26,7 @@ from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.relay import Relay
 from bigbrotr.nostr.negentropy import Client, Items
 from tests.bench import corpus, large
-from tests.bench.stage import Stage
+from tests.bench.stage import Stage, stage
 from tests.kit.events import make_event, wire
 from tests.kit.processes import until
 from tests.kit.real import free_port
@@ -290,3 +292,32 @@ async def reconciliation(folder: Path, address: str, keys: list[tuple[int, bytes
             client.close()
         grown = (memory_of([pid]) - before) / len(keys)
         print(f"  memory for the ids: {grown:.0f} bytes each", flush=True)
+
+
+async def _reconcile_large(events: int, folder: Path | None) -> None:
+    """Compares the ids of a large archive that is kept."""
+    async with stage(folder) as on:
+        address = await large.archive_of(on, events)
+        connection = await asyncpg.connect(address)
+        keys: list[tuple[int, bytes]] = []
+        async with connection.transaction(readonly=True):
+            query = "SELECT created_at, id FROM bigbrotr.events_stored ORDER BY created_at, id"
+            cursor = await connection.cursor(query)
+            while rows := await cursor.fetch(50_000):
+                keys += [(row[0], row[1]) for row in rows]
+        await connection.close()
+        with TemporaryDirectory() as place:
+            await reconciliation(Path(place) / "serve", address, keys)
+
+
+def main() -> None:
+    """`python -m tests.bench.relay_serve`: NIP-77 with a large archive, see tests.bench.large."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.relay_serve")
+    parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path, help="where the archive is kept")
+    options = parser.parse_args()
+    uvloop.run(_reconcile_large(options.events, options.folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -60,6 +60,7 @@ QUIET = {
     "[serve]": 'listen = ""',
     "[finder.sources.nostr-watch]": "enabled = false",
     "[finder.monitors]": "pubkeys = []\nrelays = []",
+    "[completeness]": "fetch = false",
 }
 
 

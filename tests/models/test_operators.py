@@ -30,7 +30,9 @@ def pair(*kinds: str, is_apart: bool = False, a: int = 1, b: int = 2) -> Pair:
     ("kinds", "together", "apart"),
     [
         ((), False, False),
-        (("word",), True, True),
+        (("word",), False, True),  # friends name each other as well
+        (("word", "self"), True, True),
+        (("word", "events"), True, True),
         # What anybody can copy, or a mirror has, or a host gives its tenants: never alone.
         (("self",), False, False),
         (("document",), False, False),
@@ -42,6 +44,10 @@ def pair(*kinds: str, is_apart: bool = False, a: int = 1, b: int = 2) -> Pair:
         (("certificate", "document"), True, True),
         (("certificate", "events"), True, True),
         (("events", "self"), False, True),
+        (("alike", "self"), False, True),
+        (("alike",), False, False),
+        (("alike", "events"), False, False),
+        (("certificate", "alike"), True, True),
         (("events", "document"), False, True),
     ],
 )
@@ -51,7 +57,7 @@ def test_which_evidence_suffices(kinds: tuple[str, ...], together: bool, apart: 
 
 
 def test_more_evidence_never_parts() -> None:
-    every = [set(some) for size in range(6) for some in combinations(KINDS, size)]
+    every = [set(some) for size in range(7) for some in combinations(KINDS, size)]
     for is_apart in (False, True):
         for some in every:
             for more in every:
@@ -77,15 +83,15 @@ def test_what_no_certificate_can_confirm_leads_to_one_host() -> None:
     assert join([twin, weak(1, 5, ("a", "a"))]) == {1: 1, 2: 1, 5: 1}  # a path of the host
     assert join([twin, mirror]) == {}
     # Of the mirror it is known that it is the same operator's, or of the twin.
-    assert join([twin, mirror, pair("word", a=1, b=3)]) == {1: 1, 2: 1, 3: 1}
-    assert join([twin, mirror, pair("word", a=1, b=2)]) == {1: 1, 2: 1}
+    assert join([twin, mirror, pair("word", "self", a=1, b=3)]) == {1: 1, 2: 1, 3: 1}
+    assert join([twin, mirror, pair("word", "self", a=1, b=2)]) == {1: 1, 2: 1}
 
 
 def test_groups_beside_a_dumb_search() -> None:
     chance = random.Random(3)
     for _ in range(200):
         pairs = [
-            pair(chance.choice(["word", "self"]), a=a, b=b)
+            pair(chance.choice(["word", "self"]), a=a, b=b, is_apart=True)
             for a, b in combinations(range(1, 9), 2)
             if chance.random() < 0.3
         ]

@@ -5,9 +5,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from bigbrotr.config.settings import CompletenessSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.relay import Relay
 from bigbrotr.reads.statistics import DAY_S, STATISTICS, descriptions, figures
+from bigbrotr.services.completeness.service import Completeness
 from bigbrotr.services.statistics import Statistics
 from tests.conftest import Filling
 from tests.kit.archive import A, B, C, claim_one, keys, pairs, relay_id
@@ -73,6 +75,10 @@ async def test_figures_page_by_page(archive: Brotr, name: str) -> None:
     statistic = STATISTICS[name]
     if name == "compliance":
         await ask_for_deletion(archive)
+    elif name == "completeness":
+        await refer(archive)
+    elif name in ("moves", "listed", "listed_states"):
+        await list_relays(archive)
     whole = await figures(archive.pool, statistic)
     assert len(whole) >= 2 or name in ("countries", "access")
     for size in (1, 7):
@@ -88,6 +94,42 @@ async def test_figures_page_by_page(archive: Brotr, name: str) -> None:
         day = numbers[len(numbers) // 2]
         some = await figures(archive.pool, statistic, since=day * DAY_S, until=(day + 1) * DAY_S)
         assert some == [row for row in whole if row[0][0] == day]
+
+
+async def list_relays(brotr: Brotr) -> None:
+    """Authors list relays in several months, of which one is known."""
+    events = [
+        verified(
+            kind=10002, created_at=NOW - 3_000_000 * n, key=n, tags=[["r", url] for url in urls]
+        )
+        for n in range(3)
+        for urls in [[A.url, f"wss://listed{n}.example.com"]]
+    ]
+    await brotr.insert_events(pairs(events, A))
+    await brotr.pool.execute(
+        "INSERT INTO bigbrotr.checks (relay_id, due_at, state, since, checked_at, failed)"
+        " SELECT r.id, 0, 'up', 7, 8, '{}' FROM bigbrotr.relays r WHERE r.url = $1"
+        " ON CONFLICT (relay_id) DO UPDATE SET state = 'up'",
+        A.url,
+    )
+    async with Statistics(brotr) as statistics:
+        await statistics.run()
+    await brotr.sum_lists(2**40, 2**40)
+
+
+async def refer(brotr: Brotr) -> None:
+    """Events refer to others, in several ways and months."""
+    events = [
+        verified(
+            kind=kind, created_at=NOW - 3_000_000 * n, tags=[["e", "ab" * 32], ["q", "cd" * 32]]
+        )
+        for kind in (1, 7)
+        for n in range(3)
+    ]
+    await brotr.insert_events(pairs(events, A))
+    settings = CompletenessSettings(share=1.0, fetch=False)
+    async with Completeness(brotr, settings) as service:
+        await service.run()
 
 
 async def ask_for_deletion(brotr: Brotr) -> None:

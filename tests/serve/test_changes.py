@@ -160,6 +160,23 @@ async def test_what_is_not_kept_any_more(dsn: str, filled: Brotr) -> None:
             assert await stream.ids(3) == [4, 5, 6]
 
 
+async def test_another_log_after_a_restore(dsn: str, filled: Brotr) -> None:
+    """Who follows the one that is gone is told so, and goes on with the other."""
+    async with served(dsn) as api, following(api.url, "?after=0") as stream:
+        await stream.ids(NUMBER)
+        await change(filled)
+        await stream.ids(1)
+        await filled.pool.execute("DELETE FROM bigbrotr.changes WHERE id > 3")
+        await filled.pool.execute("UPDATE bigbrotr.changes_log SET last = 3")
+        async with following(api.url) as new:
+            assert await stream.next() == {}  # the end
+            async with following(api.url, Last_Event_ID=stream.last) as again:
+                assert (await again.next())["event"] == "reset"
+                assert await again.ids(3) == [1, 2, 3]
+                await change(filled)
+                assert await again.ids(1) == await new.ids(1) == [4]
+
+
 async def test_more_than_is_in_memory(
     dsn: str, filled: Brotr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,7 +210,7 @@ async def test_who_does_not_read_is_cut(
     monkeypatch.setattr(service, "STALL_S", 0.3)
     await change(filled, 200, reason="x" * 100_000)
     async with served(dsn) as api:
-        with await slow_reader(api, "text/event-stream", "changes?after=0"):
+        with await slow_reader(api.url, "text/event-stream", "changes?after=0"):
             await until(lambda: api.service.change_streams == 1, "the stream")
             async with following(api.url) as other:  # nobody else notices
                 await change(filled)
@@ -221,6 +238,8 @@ async def test_a_server_that_stops_and_one_that_is_killed(
     for number, kills in enumerate((False, True, True)):
         async with serving(tmp_path / str(number), dsn, listen=listen) as (running, url):
             async with following(url, Last_Event_ID=last) as stream:
+                # Nobody notices one who does not read.
+                lazy = await slow_reader(url, "text/event-stream", "changes?after=0")
                 seen += await stream.ids(NUMBER if not number else 3)
                 await change(filled)
                 seen += await stream.ids(1)
@@ -232,6 +251,7 @@ async def test_a_server_that_stops_and_one_that_is_killed(
                     running.process.send_signal(signal.SIGTERM)
                     assert await stream.next() == {}  # it ends well
                 last = stream.last
+                lazy.close()
             await running.process.wait()
         await change(filled, 3)
     async with (

@@ -211,7 +211,7 @@ async def test_a_reader_who_does_not_read(
             return [((0.0, "a"), "x" * 2_000_000)] * 5
 
         monkeypatch.setattr(api.service, "_rows", rows)
-        with await slow_reader(api, accept):
+        with await slow_reader(api.url, accept):
             await until(lambda: api.service.connections.open >= 1, "the connection")
             assert api.service._asking == 0
             await until(lambda: api.service.connections.open == 0, "the cut")
@@ -238,7 +238,7 @@ async def test_a_reader_who_reads_slowly(
 
         monkeypatch.setattr(api.service, "_rows", rows)
         loop = asyncio.get_running_loop()
-        with await slow_reader(api, "application/json") as slow:
+        with await slow_reader(api.url, "application/json") as slow:
             got = 0
             for wanted in (1, 2, 3, 4):
                 while got < wanted * size // 4:
@@ -250,9 +250,9 @@ async def test_a_reader_who_reads_slowly(
             assert api.service.connections.open == 1
 
 
-async def slow_reader(api: Served, accept: str, path: str = "relays") -> socket.socket:
+async def slow_reader(url: str, accept: str, path: str = "relays") -> socket.socket:
     """A connection that has asked for relays, say, and takes little at once."""
-    parts = urlsplit(api.url)
+    parts = urlsplit(url)
     lazy = socket.socket()
     lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     lazy.setblocking(False)

@@ -30,6 +30,7 @@ from tests.conftest import Filling
 from tests.kit.archive import BOTH, A, ordered, pairs
 from tests.kit.events import NOW, pubkey, verified
 from tests.kit.policy import judge
+from tests.kit.processes import until
 from tests.kit.served import Reply, Served, fill, fill_events, served
 from tests.services import test_operators, test_witnesses
 
@@ -667,3 +668,33 @@ async def test_what_others_say_of_a_relay_and_what_it_holds_alone(brotr: Brotr, 
     assert shown == [mine[0], *mine[2:8]]  # of the newest eight, what may be shown
     assert "12 events that it alone" in text
     assert "here and there" not in text.partition('id="alone"')[2].partition("</section>")[0]
+
+
+async def test_no_event_is_shown_before_it_is_known_which_may_be(brotr: Brotr, dsn: str) -> None:
+    """What is no event is; as soon as the walk through all of the archive is over, all are."""
+    event = verified("perhaps a secret")
+    await brotr.insert_events(pairs([event], A))
+    await brotr.begin_policy([], 0, 255, 254)  # as at the first start: all is to be judged
+    paths = (f"/events/{event.id.hex()}", f"/authors/{pubkey(0)}")
+    async with served(dsn) as api:
+        site = Browser(api)
+        for path in paths:
+            reply, _ = await site.get(path, 503)
+            assert reply.headers["Retry-After"] == "30"
+            assert b"perhaps a secret" not in reply.body
+        reply, _ = await site.get("/")
+        assert b"It is being looked for" in reply.body
+        assert b"perhaps a secret" not in reply.body
+        await site.get(f"/relays/{A.url.removeprefix('wss://')}")
+        for path in ("events", f"events/{event.id.hex()}", f"authors/{pubkey(0)}/relays"):
+            problem = (await api.get(path, status=503)).json
+            assert problem["type"].endswith("#problem-not-settled")
+        await api.get("relays")
+        while not (await brotr.judge_review([])).is_done:
+            pass
+
+        async def is_shown() -> bool:
+            async with api.client.get(site.root + paths[0]) as response:
+                return response.status == 200
+
+        await until(is_shown, "the end of the walk")

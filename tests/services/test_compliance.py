@@ -1,12 +1,14 @@
 """Deletion compliance: what is counted of each relay equals a dumb recount, whatever comes when."""
 
 import random
+import time
 from typing import NamedTuple
 
 import pytest
 
 from bigbrotr.config.settings import StatisticsSettings
 from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.rescues import RescueOutcome, TargetOutcome, ToRescue
 from bigbrotr.models.coverage import Span
 from bigbrotr.models.event import Event
 from bigbrotr.models.relay import Relay
@@ -260,3 +262,31 @@ async def test_a_day_that_is_not_proven_as_a_whole(brotr: Brotr) -> None:
             at,
         )
     assert await brotr.pool.fetchval(proven_at, number, NOW // DAY) == 5
+
+
+async def test_what_a_relay_was_sent_counts_as_asked(brotr: Brotr) -> None:
+    """Also where it did not keep the request; not before it has accepted it."""
+    event = verified("to be deleted")
+    request = verified(kind=5, created_at=NOW + 1, tags=[["e", event.id.hex()]])
+    await brotr.insert_events(pairs([event], A, B))
+    await brotr.insert_events(pairs([request], B))
+    await count(brotr)
+    assert set(await counted(brotr)) == {B.url}
+    await brotr.queue_rescues([ToRescue(A.url, request.created_at, request.id, request.pubkey)])
+    await count(brotr)
+    assert set(await counted(brotr)) == {B.url}
+    owner = "sender"
+    ((rescue,),) = await brotr.claim_rescues(None, limit=10, owner=owner, lease_s=60)
+    accepted = RescueOutcome(request.id, "accepted", is_answer=True)
+    done = TargetOutcome("ok", has_taken=True)
+    await brotr.settle_rescues(rescue.target_id, [accepted], done, owner=owner, max_attempts=3)
+    assert await brotr.compliance_due()
+    await count(brotr)
+    found = await counted(brotr)
+    assert set(found) == {A.url, B.url}
+    assert (found[A.url].deleted, found[A.url].kept + found[A.url].unknown) == (0, 1)
+    visit = await claim_one(brotr, A)
+    await brotr.note_drops(visit, keys([event]), before=NOW + 100, now=int(time.time()) + 5)
+    await count(brotr)
+    found = await counted(brotr)
+    assert (found[A.url].deleted, found[A.url].kept + found[A.url].unknown) == (1, 0)

@@ -12,6 +12,7 @@ import pytest
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.event import EventRelay
 from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
+from bigbrotr.models.operators import Compared
 from bigbrotr.models.relay import Relay
 from bigbrotr.reads.operators import RelayOperator, list_operators, relay_operator
 from bigbrotr.reads.statistics import STATISTICS, figures
@@ -245,8 +246,9 @@ async def test_comparison_of_weeks_beside_a_dumb_count(brotr: Brotr) -> None:
             {event.id for event in events if event.created_at // WEEK == week}
             for events in held.values()
         )
-        found = await brotr.compare_week(week, numbers[CLEAR.url], numbers[ONION.url])
-        assert found == (len(one & other), len(one ^ other))
+        ids = numbers[CLEAR.url], numbers[ONION.url]
+        found = await brotr.compare_weeks([1, week], *ids)
+        assert found == Compared(1, len(one & other), len(one ^ other))
 
 
 async def test_a_crowd_that_copies_hides_nobody(brotr: Brotr) -> None:

@@ -18,6 +18,8 @@ from bigbrotr.config.settings import Config, Link, Networks, PolitenessSettings,
 from bigbrotr.core.base_service import Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.logger import configure
+from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
+from bigbrotr.models.operators import join
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.net import lookup
 from bigbrotr.nostr.session import Page
@@ -612,3 +614,80 @@ async def test_a_comparison_that_fails_makes_no_alias(
         await brotr.insert_candidates([Relay(url) for url in urls], "test")
         await run(brotr)
         assert await relays(brotr) == sorted(urls)
+
+
+# Twins: what something says is one operator's is asked for the same
+
+
+async def claim(brotr: Brotr, *urls: str) -> None:
+    """These relays are up, and give the same key as their own: a claim of one side."""
+    await brotr.insert_relays([Relay(url) for url in urls])
+    await brotr.pool.execute(
+        "INSERT INTO bigbrotr.checks (relay_id, due_at, state)"
+        " SELECT id, 0, 'up' FROM bigbrotr.relays ON CONFLICT DO NOTHING"
+    )
+    own = Metadata({"self": "ab" * 32})
+    await brotr.insert_relay_metadata(
+        [RelayMetadata(Relay(url), own, MetadataType.NIP11, int(time.time())) for url in urls]
+    )
+    await brotr.gather_evidence(int(time.time()))
+
+
+async def kinds_of(brotr: Brotr) -> list[tuple[str, str, str]]:
+    rows = await brotr.pool.fetch(
+        "SELECT a.url, b.url AS other, e.kind FROM bigbrotr.operator_evidence e"
+        " JOIN bigbrotr.relays a ON a.id = e.relay_a JOIN bigbrotr.relays b ON b.id = e.relay_b"
+        " WHERE e.kind NOT IN ('self', 'document') ORDER BY a.url, b.url"
+    )
+    return [(row["url"], row["other"], row["kind"]) for row in rows]
+
+
+async def test_twins_answer_alike(brotr: Brotr) -> None:
+    async with ScriptedRelay(many(60)) as one, ScriptedRelay(many(60)) as other:
+        await claim(brotr, one.url, other.url)
+        await run(brotr)
+        assert await kinds_of(brotr) == [(*sorted((one.url, other.url)), "alike")]
+        asked = len(one.seen.filters)
+        assert asked > 5  # at several moments
+        await run(brotr)  # not again for a month
+        assert len(one.seen.filters) == asked
+        assert await relays(brotr) == sorted([one.url, other.url])  # nothing else follows
+        joined = join(await brotr.operator_pairs())
+        assert len(joined) == 2
+        assert len(set(joined.values())) == 1
+
+
+async def test_who_copies_a_document_is_no_twin(brotr: Brotr) -> None:
+    """Its events are others, or forged: named alone, they prove nothing."""
+    forged = [{**event, "sig": "ab" * 64} for event in many(60)]
+    async with (
+        ScriptedRelay(many(60)) as one,
+        ScriptedRelay(many(60, first=30)) as other,
+        ScriptedRelay(forged, Vices(forged=frozenset({"signature"}))) as third,
+    ):
+        await claim(brotr, one.url, other.url, third.url)
+        for _ in range(3):
+            await run(brotr)
+        assert await kinds_of(brotr) == []
+        assert join(await brotr.operator_pairs()) == {}
+
+
+async def test_a_twin_that_cannot_be_reached(brotr: Brotr) -> None:
+    """Says nothing against it; one that answers otherwise for a week does."""
+    async with ScriptedRelay(many(60)) as one:
+        async with ScriptedRelay(many(60)) as other:
+            await claim(brotr, one.url, other.url)
+            await run(brotr)
+        await brotr.pool.execute("UPDATE bigbrotr.operator_tests SET asked_at = 1")
+        await run(brotr)
+        assert len(await kinds_of(brotr)) == 1
+        for ago_s, left in ((0, 1), (40 * 86_400, 0)):
+            await brotr.pool.execute(
+                "UPDATE bigbrotr.operator_evidence SET seen_at = seen_at - $1::bigint", ago_s
+            )
+            rows = await brotr.pool.fetch("SELECT relay_a, relay_b FROM bigbrotr.operator_tests")
+            for row in rows:
+                await brotr.note_twins(row["relay_a"], row["relay_b"], are_alike=False)
+            assert len(await kinds_of(brotr)) == left
+        asked_at = await brotr.pool.fetchval("SELECT asked_at FROM bigbrotr.operator_tests")
+        assert asked_at < time.time() - 20 * 86_400  # so that it is asked tomorrow

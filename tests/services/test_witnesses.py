@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from bigbrotr.config.settings import Config, Profile, WitnessesSettings
@@ -25,7 +26,7 @@ from bigbrotr.services import witnesses as service
 from bigbrotr.services.witnesses import Witnesses
 from tests.kit.archive import A, pairs
 from tests.kit.events import pubkey, verified
-from tests.kit.processes import call
+from tests.kit.processes import call, until
 from tests.kit.served import served
 
 RELAYS = [Relay(f"wss://w{n}.example.com") for n in range(6)]
@@ -126,6 +127,8 @@ async def test_hostile_announcements(archive: Brotr) -> None:
         verified("", [["d", URLS[0]]], kind=30166, created_at=2**40, key=1),
         verified("", [["frequency", "9" * 400]], kind=10166, created_at=now(), key=1),
         verified("", [["d", URLS[2]], *[["R", "x"]] * 2100], kind=30166, created_at=now(), key=1),
+        said("wss://lone.example.com", 1, ["x", "lone \ud800"], ["\ud800", "\0"]),
+        said("wss://x\udfff.example.com", 1),
     ]
     await keep(archive, *hostile)
     await cycle(archive)
@@ -359,6 +362,12 @@ async def test_an_archive_without_tags(brotr: Brotr) -> None:
     await cycle(brotr)
     witness = (await all_of(brotr))[pubkey(1)]
     assert (witness.compared, witness.agreed, witness.share) == (1, 1, 0.5)
+    await keep(brotr, said(URLS[0], 2))
+    await cycle(brotr)
+    rows = await brotr.metrics()
+    assert [
+        value for name, value, labels in rows if (name, labels) == ("backlog", ("witnesses",))
+    ] == [0]
 
 
 async def test_thousands_of_relays_and_many_witnesses(
@@ -433,3 +442,35 @@ def test_settings() -> None:
     ):
         with pytest.raises(ConfigError, match=words_):
             decode({"witnesses": wrong}, Config, source="a test")
+
+
+async def test_a_process_that_dies_while_it_writes(archive: Brotr, dsn: str) -> None:
+    """What it had read and not noted is read again; nothing is noted twice or passed over."""
+    await cycle(archive)
+    await keep(archive, introduced(1), *(said(url, 1) for url in URLS))
+    position = await archive.witness_position()
+    connection = await asyncpg.connect(dsn)
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE bigbrotr.witness_words IN EXCLUSIVE MODE")
+            dying = asyncio.create_task(cycle(archive))
+
+            async def is_waiting() -> bool:
+                return bool(
+                    await archive.pool.fetchval(
+                        "SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks l"
+                        " WHERE NOT l.granted AND l.relation = 'bigbrotr.witness_words'::regclass"
+                    )
+                )
+
+            await until(is_waiting, "the words to be written")
+            dying.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await dying
+    finally:
+        await connection.close()
+    assert await archive.witness_position() == position
+    assert await words(archive) == 0
+    await cycle(archive)
+    assert await words(archive) == len(URLS)
+    assert (await all_of(archive))[pubkey(1)].frequency_s == HOUR

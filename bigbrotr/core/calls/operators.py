@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bigbrotr.core.calls.base import Calls
-from bigbrotr.models.operators import MIN_EVENTS, OVERLAYS, Compared, Pair
+from bigbrotr.core.calls.base import MAINTENANCE_S, Calls, valid_relays
+from bigbrotr.models.operators import MIN_EVENTS, OVERLAYS, WEEKS, Compared, Pair
+from bigbrotr.models.relay import Network, Relay
 
 TESTED_S = 7 * 86_400  # then the events of a pair are compared again
+ASKED_S = 30 * 86_400  # then both are asked again
 CERTIFIED_S = 30 * 86_400  # for so long a certificate that was shown counts
 
 
@@ -59,7 +61,10 @@ class OperatorCalls(Calls):
     async def gather_evidence(self, now: int) -> int:
         """Notes what documents and certificates say now; returns how many pieces."""
         pieces: int = await self._value(
-            "gather_evidence", p_certified_since=now - CERTIFIED_S, p_now=now
+            "gather_evidence",
+            p_certified_since=now - CERTIFIED_S,
+            p_now=now,
+            timeout=MAINTENANCE_S,
         )
         return pieces
 
@@ -79,11 +84,11 @@ class OperatorCalls(Calls):
         rows = await self._rows("proven_weeks", p_a=a, p_b=b, p_now=int(time.time()))
         return [row[0] for row in rows]
 
-    async def compare_week(self, week: int, a: int, b: int) -> tuple[int, int]:
-        """How many events of a week both hold, and how many one alone."""
-        row = await self._row("compare_week", p_slice=week, p_a=a, p_b=b)
+    async def compare_weeks(self, weeks: Sequence[int], a: int, b: int) -> Compared:
+        """The events of two relays, of the first of these weeks in which there are any."""
+        row = await self._row("compare_weeks", p_weeks=weeks, p_a=a, p_b=b, p_most=WEEKS)
         assert row is not None
-        return row["by_both"], row["by_one"]
+        return Compared(*row)
 
     async def note_operator_test(self, a: int, b: int, found: Compared) -> None:
         """Notes what came of comparing the events of two relays."""
@@ -98,13 +103,43 @@ class OperatorCalls(Calls):
             p_now=int(time.time()),
         )
 
+    async def claim_twins(
+        self, networks: Sequence[Network], limit: int
+    ) -> list[tuple[int, int, Relay, Relay]]:
+        """Pairs of relays to be asked for the same: their numbers, and the relays; nobody else's
+        for an hour."""
+        rows = await self._rows(
+            "claim_twins",
+            p_networks=list(networks),
+            p_every_s=ASKED_S,
+            p_lease_s=3600,
+            p_limit=limit,
+            p_now=int(time.time()),
+        )
+        return [
+            (row["relay_a"], row["relay_b"], *relays)
+            for row in rows
+            if len(relays := valid_relays((row["url_a"], row["url_b"]))) == 2
+        ]
+
+    async def note_twins(self, a: int, b: int, *, are_alike: bool) -> None:
+        """Notes whether two relays have answered alike."""
+        await self._value(
+            "note_twins",
+            p_a=a,
+            p_b=b,
+            p_are_alike=are_alike,
+            p_every_s=ASKED_S,
+            p_now=int(time.time()),
+        )
+
     async def operator_pairs(self) -> list[Pair]:
         """All pairs of relays of which there is evidence."""
         rows = await self.pool.fetch(
             "SELECT e.relay_a, e.relay_b, pg_catalog.array_agg(e.kind) AS kinds,"
             " bigbrotr.are_apart(p_a => e.relay_a, p_b => e.relay_b) AS is_apart,"
-            " pg_catalog.array_agg(a.network || ' ' || bigbrotr.host_of(a.url)) AS of_a,"
-            " pg_catalog.array_agg(b.network || ' ' || bigbrotr.host_of(b.url)) AS of_b"
+            " pg_catalog.array_agg(a.network || ' ' || bigbrotr.host_of(p_url => a.url)) AS of_a,"
+            " pg_catalog.array_agg(b.network || ' ' || bigbrotr.host_of(p_url => b.url)) AS of_b"
             " FROM bigbrotr.operator_evidence AS e"
             " JOIN bigbrotr.relays AS a ON a.id = e.relay_a"
             " JOIN bigbrotr.relays AS b ON b.id = e.relay_b"

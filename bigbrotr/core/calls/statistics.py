@@ -107,6 +107,15 @@ class StatisticsCalls(Calls):
         )
         return made
 
+    async def sum_lists(self, made_before: int, now: int) -> bool:
+        """Counts who has moved and which relays are listed, unless that was done after
+        `made_before`; whether it has."""
+        return bool(
+            await self._value(
+                "sum_lists", p_made_before=made_before, p_now=now, timeout=MAINTENANCE_S
+            )
+        )
+
     async def note_deleted_relays(self) -> int:
         """Has the days counted anew that speak of relays which are gone; returns how many."""
         noted: int = await self._value("note_deleted_relays")

@@ -6,6 +6,7 @@ from typing import Any
 
 from bigbrotr.models.query import Query
 from bigbrotr.reads import relay_list, relays, statistics, status
+from bigbrotr.reads.policy import UnsettledError
 from bigbrotr.reads.statistics import DAY_S, STATISTICS
 from bigbrotr.serve.pages import charts, kinds
 from bigbrotr.serve.pages.page import Ask, Page
@@ -22,7 +23,10 @@ async def page(ask: Ask) -> Page:
     """The page."""
     pool, now = ask.pool, int(time.time())
     found = await status.overview(pool)
-    events = await events_of(pool).page(Query(), NEWEST, budget_s=0.5)
+    try:
+        events = (await events_of(pool).page(Query(), NEWEST, budget_s=0.5)).events
+    except UnsettledError:
+        events = None
     newest = await relays_of(pool).page(relay_list.RelayFilter(), "discovered_at", None, NEWEST)
     return Page(
         "overview.html",
@@ -34,7 +38,7 @@ async def page(ask: Ask) -> Page:
             "growth": await _growth(ask, now),
             "networks": [row for _, row in await statistics.figures(pool, STATISTICS["access"])],
             "replication": await _replication(ask, now),
-            "events": [kinds.shown(event) for event in events.events],
+            "events": None if events is None else [kinds.shown(event) for event in events],
             "relays": [row for _, row in newest],
             "alone": await relays.alone(pool),
         },

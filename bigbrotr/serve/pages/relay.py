@@ -11,6 +11,7 @@ from bigbrotr.core.pool import Pool
 from bigbrotr.models.query import Query as EventFilter
 from bigbrotr.reads import coverage, measurements, operators, relays, samples, witnesses
 from bigbrotr.reads.compliance import compliance_of
+from bigbrotr.reads.policy import UnsettledError
 from bigbrotr.reads.relays import BEGINNING, Incident
 from bigbrotr.reads.statistics import DAY_S
 from bigbrotr.serve.api import RelayQuery
@@ -206,10 +207,13 @@ def _years(now: int) -> list[tuple[int, float]]:
 
 async def _only_here(ask: Ask, url: str) -> list[kinds.Shown]:
     """The newest events that it alone is known to hold, as far as they may be shown."""
-    ids = await samples.held_alone(ask.pool, url, ONLY_HERE, examined=OVERLAP_EXAMINED)
+    ids = await samples.held_alone(ask.pool, url, ONLY_HERE)
     if not ids:
         return []
-    found = await events_of(ask.pool).page(EventFilter(ids=frozenset(ids)), ONLY_HERE)
+    try:
+        found = await events_of(ask.pool).page(EventFilter(ids=frozenset(ids)), ONLY_HERE)
+    except UnsettledError:
+        return []
     return [kinds.shown(event) for event in found.events]
 
 

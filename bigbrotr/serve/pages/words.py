@@ -45,6 +45,8 @@ def short(value: float | None) -> str:
     for unit in ("", "k", "M", "G", "T"):
         if abs(value) < 999.5 or unit == "T":
             digits = 1 if abs(value) < (99.95 if unit else 19.95) else 0
+            if not unit and 0 < abs(value) < 0.95:
+                digits = 2
             text = f"{value:.{digits}f}".removesuffix(".0")
             return f"{text}{THIN}{unit}" if unit else text
         value /= 1000

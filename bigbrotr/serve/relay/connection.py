@@ -13,6 +13,7 @@ from bigbrotr.core.defects import refusal
 from bigbrotr.models.query import Query
 from bigbrotr.nostr.negentropy import NegentropyError
 from bigbrotr.reads.events import NotKeptError, NotSearchedError
+from bigbrotr.reads.policy import UnsettledError
 from bigbrotr.serve.relay import messages
 from bigbrotr.serve.relay.authentication import Authentication
 from bigbrotr.serve.relay.counting import Counted, count_one, count_union
@@ -46,10 +47,6 @@ AT_ONCE = 2  # answers of one connection that are worked on
 MOST_GARBAGE = 20  # messages that are none; then the connection ends
 IDLE_S = 600.0  # a connection without a subscription on which nothing is said ends
 SESSION_S = 120.0  # and a reconciliation
-
-
-class UnsettledError(Exception):
-    """It is not known yet what is not to be shown."""
 
 
 class Connection:

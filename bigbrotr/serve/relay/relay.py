@@ -1,7 +1,6 @@
 """The relay of a process: lets clients in, and holds what they share."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -12,12 +11,12 @@ from bigbrotr.config.settings import ServeRelaySettings, ServeSettings
 from bigbrotr.core.defects import Defects, refusal
 from bigbrotr.core.logger import Logger
 from bigbrotr.core.pool import Pool
-from bigbrotr.reads.policy import is_settled
+from bigbrotr.reads.policy import Settled
 from bigbrotr.serve.limits import Buckets, Connections
 from bigbrotr.serve.orders import RelayReport
 from bigbrotr.serve.problems import RefusedError
 from bigbrotr.serve.relay.authentication import netloc
-from bigbrotr.serve.relay.connection import Connection, UnsettledError
+from bigbrotr.serve.relay.connection import Connection
 from bigbrotr.serve.relay.document import KIND, document
 from bigbrotr.serve.relay.follower import Follower
 from bigbrotr.serve.relay.reconciliation import Holdings
@@ -26,8 +25,6 @@ from bigbrotr.serve.relay.upkeep import Upkeep
 from bigbrotr.serve.relay.views import ARCHIVE, View, views_of
 from bigbrotr.serve.relay.work import Desk, Work
 
-SETTLED_S = 2.0  # for which it counts that what is to be hidden is known
-LOOK_S = 0.5  # and that it is not
 HEARTBEAT_S = 30.0  # from ping to ping; whoever does not answer within half of it is cut
 CLOSE_S = 1.0  # for clients to say good-bye
 DOCUMENT_S = 600  # how long the document may be kept
@@ -43,8 +40,7 @@ class Relay:
         limits = settings.limits
         self.settings = settings
         self._pool = pool
-        self._is_settled = False
-        self._settled_at = float("-inf")  # monotonic
+        self._settled = Settled(pool)
         self.keeps_events = keeps_events
         self.views = views_of(pool, with_archive=settings.archive)
         self.defects = Defects(log)
@@ -101,12 +97,7 @@ class Relay:
         Raises:
             UnsettledError: it is being looked for.
         """
-        now = time.monotonic()
-        if now - self._settled_at > (SETTLED_S if self._is_settled else LOOK_S):
-            self._is_settled = await is_settled(self._pool)
-            self._settled_at = now
-        if not self._is_settled:
-            raise UnsettledError
+        await self._settled.check()
 
     def report(self) -> RelayReport:
         """How it is now, and what it has done."""

@@ -1,7 +1,7 @@
 """Says of archived events whether they may be sent to relays: after what the policy has noted, and
 after what they say themselves."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from bigbrotr.config.settings import Config
@@ -16,18 +16,26 @@ Judgement: TypeAlias = Sendable | Left
 EVERYTHING = Span(0, MAX_CREATED_AT)
 
 
-async def settle_policy(brotr: Brotr, config: Config) -> None:
+def nothing(_: int) -> None:
+    """Says nothing of how far it is."""
+
+
+async def settle_policy(
+    brotr: Brotr, config: Config, on_judged: Callable[[int], None] = nothing
+) -> None:
     """Judges what waits to be judged, as the service policy does: what was deleted, say, by an
-    event that has just come is sent no more. With others that judge, one waits for the other."""
+    event that has just come is sent no more. With others that judge, one waits for the other.
+    `on_judged` is told how many events were judged."""
     urls = sorted(urls_of(config.serve.public_url))
     policy = config.policy
     await brotr.begin_policy(
         urls, policy.erases, policy.hides(View.CURRENT), policy.hides(View.ARCHIVE)
     )
-    while not (await brotr.judge_arrivals(urls)).is_done:
-        pass
-    while not (await brotr.judge_review(urls)).is_done:
-        pass
+    judged = 0
+    for step in (brotr.judge_arrivals, brotr.judge_review):
+        while not (done := await step(urls)).is_done:
+            judged += done.events
+            on_judged(judged)
 
 
 async def judge(brotr: Brotr, events: Sequence[StoredEvent], now: int) -> dict[bytes, Judgement]:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -20,7 +20,7 @@ from bigbrotr.models.relay import Relay
 from bigbrotr.models.rescue import Left, Sendable, closed_by, refusal_in_advance
 from bigbrotr.reads.authors import ListedRelay, relays_in
 from bigbrotr.reads.events import EventReads, StoredEvent
-from bigbrotr.services.rescue.judging import judge, settle_policy
+from bigbrotr.services.rescue.judging import judge, nothing, settle_policy
 
 PAGE = 500  # events that are looked at once
 PAGE_BYTES = 8 << 20  # of their tags and contents
@@ -59,10 +59,17 @@ class Selecting:
     """Walks through what was selected, in pages, after what is to be hidden was judged."""
 
     def __init__(
-        self, brotr: Brotr, config: Config, selection: Selection, *, heeds_documents: bool = False
+        self,
+        brotr: Brotr,
+        config: Config,
+        selection: Selection,
+        *,
+        heeds_documents: bool = False,
+        on_judged: Callable[[int], None] = nothing,
     ) -> None:
         self._brotr = brotr
         self._config = config
+        self._on_judged = on_judged
         self._networks = config.networks
         self._heeds_documents = heeds_documents  # those that are archived
         self._limits: dict[str, Mapping[str, int | bool]] = {}
@@ -72,10 +79,11 @@ class Selecting:
         self._written: dict[bytes, tuple[str, ...]] = {}  # by author
         self._numbers: dict[str, int] = {}
         self._failing: frozenset[int] = frozenset()
+        self._passed = 0  # events that were looked at and are on no page
 
     async def pages(self) -> AsyncIterator[Found]:
         """What is to be sent, page by page."""
-        await settle_policy(self._brotr, self._config)
+        await settle_policy(self._brotr, self._config, self._on_judged)
         self._numbers = await self._brotr.known_relays()
         self._failing = await self._brotr.unwell_relays()
         left = self._selection.limit
@@ -91,6 +99,9 @@ class Selecting:
         query = self._selection.query
         if self._selection.held_by is not None:
             async for keys in self._held(self._selection.held_by):
+                if not keys:  # that much was looked at, and is safe
+                    yield []
+                    continue
                 wanted = replace(
                     query,
                     ids=frozenset(key for _, key in keys),
@@ -134,7 +145,8 @@ class Selecting:
             ]
             holders = await self._brotr.holders_of_each(keys)
             kept = [key for key, held in zip(keys, holders, strict=True) if self._is_scarce(held)]
-            for start in range(0, len(kept), PAGE):
+            self._passed += len(keys) - len(kept)
+            for start in range(0, max(1, len(kept)), PAGE):
                 yield kept[start : start + PAGE]
             if len(keys) < HELD_IDS:
                 return
@@ -153,6 +165,7 @@ class Selecting:
     async def _judge(self, events: Sequence[StoredEvent], most: int | None) -> Found:
         """What is to be sent of a page, and what is not."""
         now = int(time.time())
+        passed, self._passed = self._passed, 0
         events = sorted(events, key=lambda event: (event.created_at, event.id))
         keys = [(event.created_at, event.id) for event in events]
         holders = await self._brotr.holders_of_each(keys)
@@ -195,7 +208,7 @@ class Selecting:
                     chosen.append(ToRescue(url, event.created_at, event.id, event.pubkey))
             taken += len(chosen) > before
         last = max((event.created_at for event in events), default=None)
-        return Found(len(events), await self._with_drops(chosen), left, last)
+        return Found(len(events) + passed, await self._with_drops(chosen), left, last)
 
     async def _refused(self, url: str, event: Sendable, now: int) -> Left | None:
         """Why a relay would not take an event, as its last document says that is archived."""

@@ -23,7 +23,7 @@ from bigbrotr.models.policy import View
 from bigbrotr.models.query import Query
 from bigbrotr.models.relay import Relay
 from bigbrotr.models.rescue import Left, Sendable, closed_by, refusal_in_advance
-from bigbrotr.net.connect import Unreached
+from bigbrotr.net.connect import OURS, Failure, Unreached
 from bigbrotr.net.dial import dial
 from bigbrotr.net.politeness import politeness_of
 from bigbrotr.nostr.auth import Signer, Throwaway
@@ -40,6 +40,8 @@ ID_BYTES, ENVELOPE_BYTES = 67, 200  # of a question for ids
 SPARE_COPIES = 10  # more events than ids are asked for: some relays send forged copies first
 SENT_AGAIN = 2  # times that a relay may accept an event and not keep it
 RESEND_S = 600  # until an event is sent again that was accepted and not kept
+FOR_GOOD = frozenset({Failure.OPTED_OUT, Failure.UNJUDGED})  # that does not pass by itself
+SPARED_S = 60  # until a relay is tried again that we could not reach by our own fault
 DOCUMENT_S = 3600.0  # for which a relay's document is believed
 MOST_DOCUMENTS = 1000
 CONVERSATION_S = 300.0  # the longest, beside the time for its answers
@@ -193,7 +195,11 @@ class Sender:
             politeness=self._politeness,
         )
         if isinstance(stream, Unreached):
-            return TargetOutcome(stream.failure.value, stream.detail, is_failed=True)
+            # What is our own fault is no reason to give the relay up.
+            is_theirs = stream.failure not in OURS or stream.failure in FOR_GOOD
+            return TargetOutcome(
+                stream.failure.value, stream.detail, is_failed=is_theirs, pause_s=SPARED_S
+            )
         async with Session(stream, relay.url, self._signer) as session:
             return await self._converse(session, link, limits, work)
 

@@ -7,12 +7,15 @@ import time
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from bigbrotr.config.settings import Profile
+from bigbrotr.config.settings import PolitenessSettings, Profile
 from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.logger import Logger
 from bigbrotr.models.relay import Relay
 from bigbrotr.models.rescue import Left
-from bigbrotr.services.rescue.sending import has_ended, owner_of_this_process
+from bigbrotr.reads.rescues import list_rescues, list_targets
+from bigbrotr.services.rescue.sending import Sender, has_ended, owner_of_this_process
 from tests.kit.events import NOW, make_event, pubkey
 from tests.kit.model import Vices
 from tests.kit.policy import judge
@@ -21,6 +24,7 @@ from tests.kit.scripted import ScriptedRelay
 from tests.services.rescue.town import (
     DEAD,
     archive,
+    config,
     cycle,
     holders,
     make_due,
@@ -359,7 +363,11 @@ async def test_one_that_died_in_between_sends_nothing_twice(brotr: Brotr) -> Non
         task = asyncio.create_task(ours.send())
         died = asyncio.Event()
 
+        again: list[str] = []  # that it was sent although it held them
+
         def die() -> None:
+            newest = target.seen.events[-1]["id"]
+            again.extend(each["id"] for each in target.events if each["id"] == newest)
             if len(target.seen.events) == 15:
                 task.cancel()
                 died.set()
@@ -373,10 +381,53 @@ async def test_one_that_died_in_between_sends_nothing_twice(brotr: Brotr) -> Non
         await brotr.release_rescues(["me"])
         await sender(brotr).send()
         assert set((await states(brotr)).values()) <= {("held", ""), ("held", "there")}
-        sent = [each["id"] for each in target.seen.events]
-        assert len(sent) == len(set(sent)) == 20
+        assert again == []
+        assert {each["id"] for each in target.events} == {event.id.hex() for event in events}
         for event in events:
             assert target.url in await holders(brotr, event.id)
+
+
+async def test_of_two_at_once_each_event_is_sent_by_one(brotr: Brotr) -> None:
+    async with ScriptedRelay() as first, ScriptedRelay() as second:
+        events = await archive(
+            brotr, [make_event(NOW - n, content=f"{n}") for n in range(30)], DEAD
+        )
+        for relay in (first, second):
+            await queue(brotr, relay.url, events)
+        others = [
+            Sender(brotr, config(), owner=f"worker {n}", log=Logger("rescue")) for n in range(4)
+        ]
+        await asyncio.gather(*(each.send() for each in others))
+        for relay in (first, second):
+            sent = [each["id"] for each in relay.seen.events]
+            assert len(sent) == len(set(sent)) == 30
+
+
+async def test_what_became_of_each_can_be_read(brotr: Brotr) -> None:
+    async with ScriptedRelay() as good, ScriptedRelay(vices=Vices(says_no="blocked: no")) as bad:
+        events = await archive(
+            brotr, [make_event(NOW - n, content=f"{n}", key=n % 2) for n in range(7)], DEAD
+        )
+        for relay in (good, bad):
+            await queue(brotr, relay.url, events)
+        await sender(brotr).send()
+        whole = await list_rescues(brotr.pool, None, 100)
+        assert len(whole) == 14
+        paged, after = [], None
+        while page := await list_rescues(brotr.pool, after, 3):
+            paged += page
+            after = page[-1][0]
+        assert paged == whole
+        refused = await list_rescues(brotr.pool, None, 100, states=["refused"])
+        assert {(row.relay, row.reason, row.detail) for _, row in refused} == {
+            (bad.url, "blocked", "blocked: no")
+        }
+        mine = await list_rescues(brotr.pool, None, 100, author=pubkey(1), relay=good.url)
+        assert {row.state for _, row in mine} == {"held"}
+        assert len(mine) == 3
+        targets = {each.relay: each for each in await list_targets(brotr.pool)}
+        assert (targets[good.url].held, targets[bad.url].refused) == (7, 7)
+        assert targets[good.url].next_at is None
 
 
 async def test_relays_that_lie_silent_or_litter_cost_nobody_else(brotr: Brotr) -> None:
@@ -416,6 +467,20 @@ async def test_a_relay_by_others(brotr: Brotr, tmp_path: Any) -> None:
         await sender(brotr).send()
         assert set((await states(brotr)).values()) == {("held", "")}
         assert await holders(brotr, events[7].id) == {DEAD.url, Relay(url).url}
+
+
+async def test_who_wants_none_of_us_is_left_alone(brotr: Brotr) -> None:
+    async with ScriptedRelay() as target:
+        (event,) = await archive(brotr, [make_event()], DEAD)
+        await queue(brotr, target.url, [event])
+        spared = PolitenessSettings(opt_out=("127.0.0.1",))
+        settings = structs.replace(config(), politeness=spared)
+        await Sender(brotr, settings, owner="me", log=Logger("rescue")).send()
+        assert target.seen.connections == 0
+        assert target.seen.headers == []
+        row = await brotr.pool.fetchrow("SELECT * FROM bigbrotr.rescue_targets")
+        assert row is not None
+        assert (row["outcome"], row["attempts"]) == ("opted-out", 1)
 
 
 async def test_networks_that_are_off_are_left_out(brotr: Brotr) -> None:
