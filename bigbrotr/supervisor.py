@@ -26,7 +26,7 @@ from bigbrotr.reads import relays
 from bigbrotr.runner import Runner, State
 from bigbrotr.serve.children import Children
 from bigbrotr.serve.orders import Order
-from bigbrotr.services import alerts, publisher
+from bigbrotr.services import alerts, assertions, publisher
 from bigbrotr.services.alerts import Alerts
 from bigbrotr.services.completeness.service import Completeness
 from bigbrotr.services.finder import Finder
@@ -270,6 +270,7 @@ class Supervisor:
 def is_unheard(config: Config, chosen: Sequence[str]) -> bool:
     """Whether something posts events of our own here that nobody here delivers."""
     posts = Monitor.SERVICE_NAME in chosen and config.monitor.publish.enabled
+    posts |= Ranks.SERVICE_NAME in chosen and config.ranks.publish.enabled
     posts |= Alerts.SERVICE_NAME in chosen and any(
         to.form == "nostr" for to in config.alerts.to.values()
     )
@@ -299,6 +300,7 @@ def choose(config: Config, only: Sequence[str] | None) -> list[str]:
         publisher.signer_of(config.monitor)
     if Ranks.SERVICE_NAME in chosen:
         page_rank.require()
+        assertions.keys_of(config.ranks)
     if Alerts.SERVICE_NAME in chosen:
         alerts.destinations(config.alerts)
     if Rescue.SERVICE_NAME in chosen:

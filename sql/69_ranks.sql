@@ -340,3 +340,67 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION bigbrotr.end_ranking IS
     'Ends a run: what it has not found goes. Returns false if a later one has ended already. Idempotent.';
+
+-- Publishing
+
+CREATE TABLE IF NOT EXISTS bigbrotr.rank_published (
+    published_at bigint  NOT NULL,
+    kind         integer NOT NULL,
+    target       text    NOT NULL,
+    signer       bytea   NOT NULL,
+    d            text    NOT NULL,
+    said         jsonb   NOT NULL,
+    PRIMARY KEY (target, signer, kind, d)
+);
+COMMENT ON TABLE bigbrotr.rank_published IS 'What was last said to whom of ranks (NIP-85), so that only what has changed is said again.';
+COMMENT ON COLUMN bigbrotr.rank_published.published_at IS 'When it was put into the outbox, in Unix seconds.';
+COMMENT ON COLUMN bigbrotr.rank_published.kind IS 'Kind of the event: 30382, or 0 for the profile of the signer.';
+COMMENT ON COLUMN bigbrotr.rank_published.target IS 'URL of the relay.';
+COMMENT ON COLUMN bigbrotr.rank_published.signer IS 'Public key of the algorithm: 32 bytes.';
+COMMENT ON COLUMN bigbrotr.rank_published.d IS 'Value of the d tag: a public key in hex.';
+COMMENT ON COLUMN bigbrotr.rank_published.said IS 'What it says: values by name.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.read_assertions(p_most integer, p_signer bytea)
+RETURNS TABLE (
+    pubkey bytea, rank smallint, followers integer, first_at bigint, posts integer, replies integer, reactions integer,
+    zaps_received integer, msat_received bigint, zaps_sent integer, msat_sent bigint, reports_received integer,
+    reports_sent integer
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+    SELECT k.pubkey, r.rank, r.followers, a.first_at, a.posts, a.replies, a.reactions, a.zaps_received, a.msat_received,
+           a.zaps_sent, a.msat_sent, a.reports_received, a.reports_sent
+    FROM (
+        (SELECT t.pubkey FROM bigbrotr.ranks t ORDER BY t.score DESC, t.pubkey LIMIT p_most)
+        UNION
+        SELECT decode(p.d, 'hex') FROM bigbrotr.rank_published p WHERE p.signer = p_signer AND p.kind = 30382
+    ) AS k
+    LEFT JOIN bigbrotr.ranks r ON r.pubkey = k.pubkey
+    LEFT JOIN bigbrotr.rank_authors a ON a.pubkey = k.pubkey
+    ORDER BY r.score DESC NULLS LAST, k.pubkey;
+END $$;
+COMMENT ON FUNCTION bigbrotr.read_assertions IS
+    'What is known of the p_most public keys of the highest score, and of those of which p_signer has said something. '
+    'NULL: nothing is.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.note_published(
+    p_targets text[], p_signer bytea, p_kinds integer[], p_ds text[], p_saids jsonb[], p_now bigint
+) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    noted integer;
+BEGIN
+    WITH written AS (
+        INSERT INTO bigbrotr.rank_published (target, signer, kind, d, said, published_at)
+        SELECT u.target, p_signer, u.kind, u.d, u.said, p_now
+        FROM unnest(p_targets, p_kinds, p_ds, p_saids) AS u (target, kind, d, said)
+        ORDER BY u.target, u.kind, u.d
+        ON CONFLICT (target, signer, kind, d) DO UPDATE SET said = EXCLUDED.said, published_at = EXCLUDED.published_at
+        RETURNING 1
+    )
+    SELECT count(*) INTO noted FROM written;
+    RETURN noted;
+END $$;
+COMMENT ON FUNCTION bigbrotr.note_published IS
+    'Notes what was said to whom. Arrays of one length. Returns how much. Idempotent.';

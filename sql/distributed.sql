@@ -63,6 +63,7 @@ BEGIN
         ('rank_subjects',    'ordinary',    NULL,    NULL),
         ('ranks',            'ordinary',    NULL,    NULL),
         ('rank_state',       'ordinary',    NULL,    NULL),
+        ('rank_published',   'ordinary',    NULL,    NULL),
         ('operator_names',   'ordinary',    NULL,    NULL),
         ('operator_documents', 'ordinary',  NULL,    NULL),
         ('operator_tests',   'ordinary',    NULL,    NULL),

@@ -278,6 +278,7 @@ ENVIRONMENT = {
     "BIGBROTR_PROFILE": "The profile of a new archive, where --profile names none.",
     "DB_PASSWORD, DB_PASSWORD_FILE": "The password of a database of your own, or a file with it.",
     "PRIVATE_KEY, PRIVATE_KEY_FILE": "The key that signs what is published, or a file with it.",
+    "RANKS_PRIVATE_KEY, RANKS_PRIVATE_KEY_FILE": "The key that signs ranks, or a file with it.",
     "XDG_DATA_HOME, STATE_DIRECTORY": "Below or in it the embedded database lies.",
 }
 FILES = {

@@ -1262,6 +1262,56 @@ class WitnessesSettings(ServiceSection, frozen=True):
         return tuple(map(bytes.fromhex, self.pubkeys))
 
 
+class RankProfileSettings(Section, frozen=True):
+    """How the key of the ranks introduces itself (kind 0)."""
+
+    name: Annotated[str, Meta(description="of the algorithm")] = "bigbrotr PageRank"
+    about: Annotated[str, Meta(description="what it does")] = (
+        "PageRank (damping 0.85) over the lists of follows that an archive of relays has, on a "
+        "logarithmic scale from 0 to 100; posts, replies, reactions, zaps and reports that it has"
+    )
+    picture: Annotated[str | None, Meta(description="URL of an image")] = None
+    website: Annotated[str | None, Meta(description="URL, where the algorithm is described")] = None
+
+
+class RankPublishSettings(Section, frozen=True):
+    """Assertions of ranks (NIP-85, kind 30382), signed with RANKS_PRIVATE_KEY."""
+
+    enabled: Annotated[bool, Meta(description="ranks are published")] = False
+    relays: Annotated[tuple[str, ...], Meta(description="URLs of relays that get all of them")] = ()
+    to_listed: Annotated[
+        bool,
+        Meta(
+            description="so do relays of this archive at which users' lists (kind 10040) look for "
+            "what our key says"
+        ),
+    ] = True
+    pubkeys: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="public keys of the highest ranks that are told")
+    ] = 1000
+    tolerance: Annotated[
+        float, Meta(ge=0, le=1, description="share by which a value may move before it is told")
+    ] = 0.02
+    every_s: Annotated[
+        float, Meta(ge=1, le=YEAR_S, description="from one look for changes to the next")
+    ] = 3600.0
+    most: Annotated[
+        int, Meta(ge=1, le=100_000, description="events that one look puts into the outbox at most")
+    ] = 1000
+    profile: RankProfileSettings = RankProfileSettings()
+
+    def __post_init__(self) -> None:
+        urls = []
+        for raw in self.relays:
+            try:
+                urls.append(Relay(raw).url)
+            except ValueError as error:
+                raise ValueError(f"relays: {raw!r}: {error}") from None
+        msgspec.structs.force_setattr(self, "relays", tuple(dict.fromkeys(urls)))
+        if self.enabled and not urls and not self.to_listed:
+            raise ValueError("enabled with nowhere to publish: relays, or to_listed")
+
+
 class RanksSettings(ServiceSection, frozen=True):
     """What is counted of public keys, events and addresses, and ranks by who follows whom (NIP-85);
     needs the extra rank."""
@@ -1278,6 +1328,7 @@ class RanksSettings(ServiceSection, frozen=True):
         float,
         Meta(ge=1, le=YEAR_S, description="from one run over the whole follow graph to the next"),
     ] = 21_600.0
+    publish: RankPublishSettings = RankPublishSettings()
 
 
 class AlertTarget(Section, frozen=True):

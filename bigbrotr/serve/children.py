@@ -23,7 +23,12 @@ from bigbrotr.serve.orders import LENGTH, STOP_S, Order, RelayReport, Report
 MAX_LINE = 1 << 16  # bytes of a report
 CLASSES = ("2xx", "3xx", "4xx", "5xx")  # of answers, as they are counted
 REQUESTS = ("REQ", "COUNT", "NEG-OPEN")  # of clients of the relay
-SECRETS = ("PRIVATE_KEY", "PRIVATE_KEY_FILE")  # that those who serve do not need
+SECRETS = (
+    "PRIVATE_KEY",
+    "PRIVATE_KEY_FILE",
+    "RANKS_PRIVATE_KEY",
+    "RANKS_PRIVATE_KEY_FILE",
+)  # that those who serve do not need
 
 
 class Children:

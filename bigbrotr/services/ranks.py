@@ -18,6 +18,7 @@ from bigbrotr.models.ranks import COUNTED, FOLLOWS, facts_of, followed_in
 from bigbrotr.reads.arrivals import Arrivals
 from bigbrotr.reads.arrivals import Position as Place
 from bigbrotr.reads.events import PAGE, EventReads, StoredEvent
+from bigbrotr.services.assertions import Assertions, keys_of
 
 ROWS = 20  # of a log that are read at once
 EXPIRING = 2000  # events whose time is over that are looked at together
@@ -49,6 +50,9 @@ class Ranks(BaseService[RanksSettings]):
         context: Context | None = None,
     ) -> None:
         super().__init__(brotr, settings, context)
+        keys = keys_of(self.settings)
+        self._assertions = None if keys is None else Assertions(brotr, self.settings, keys)
+        self._publish_at = float("-inf")  # monotonic
         self._reads: EventReads | None = None  # which keeps statistics in mind
         self._judged: RankPosition | None = None  # behind all that was judged again, if it was read
 
@@ -65,6 +69,19 @@ class Ranks(BaseService[RanksSettings]):
             pass
         if not self._stop.is_set():
             await self._rank(reads)
+        if not self._stop.is_set():
+            await self._publish(reads)
+
+    async def _publish(self, reads: EventReads) -> None:
+        """Says what has changed, if that is due, and all was counted and ranked once."""
+        if self._assertions is None or time.monotonic() < self._publish_at:
+            return
+        position, last = await self.brotr.rank_position(), await self.brotr.rank_run()
+        if position is None or position.after_at is not None or last.ranked_at is None:
+            return
+        self._publish_at = time.monotonic() + self.settings.publish.every_s
+        if posted := await self._assertions.publish(reads):
+            self.log.info("ranks wait in the outbox", events=posted)
 
     # Counting
 

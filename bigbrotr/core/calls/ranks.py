@@ -2,7 +2,10 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import asyncpg
+import msgspec
 
 from bigbrotr.core.calls.base import Calls, rows_of, value_of
 from bigbrotr.core.pool import Connection
@@ -38,6 +41,16 @@ class Counted(NamedTuple):
     id: bytes
     created_at: int
     facts: Sequence[Fact]
+
+
+class Assertion(NamedTuple):
+    """What is said to a relay, and the event that says it."""
+
+    target: str
+    kind: int
+    d: str
+    said: dict[str, Any]
+    event: str
 
 
 class RankCalls(Calls):
@@ -148,3 +161,48 @@ class RankCalls(Calls):
             p_at=at,
         )
         return ended
+
+    async def rank_published(self, signer: bytes) -> dict[tuple[str, int, str], Any]:
+        """What a key has last said to whom: by target, kind and d tag."""
+        rows = await self.pool.fetch(
+            "SELECT p.target, p.kind, p.d, p.said FROM bigbrotr.rank_published AS p"
+            " WHERE p.signer = $1",
+            signer,
+        )
+        return {
+            (row["target"], row["kind"], row["d"]): msgspec.json.decode(row["said"]) for row in rows
+        }
+
+    async def read_assertions(self, most: int, signer: bytes) -> list[asyncpg.Record]:
+        """What is known of the public keys of the highest score, and of those of which `signer`
+        has said something."""
+        return await self._rows("read_assertions", p_most=most, p_signer=signer)
+
+    async def post_assertions(self, signer: str, posts: Sequence[Assertion]) -> None:
+        """Puts events into the outbox, and notes what they say, in one transaction a batch."""
+        for batch in self._batches(posts):
+
+            async def work(connection: Connection, batch: Sequence[Assertion] = batch) -> None:
+                now = int(time.time())
+                await value_of(
+                    connection,
+                    "post_events",
+                    p_targets=[post.target for post in batch],
+                    p_kinds=[post.kind for post in batch],
+                    # Of its own `d` each: what other keys of ours say of the same is not replaced.
+                    p_ds=[f"{signer} {post.d}" for post in batch],
+                    p_events=[post.event for post in batch],
+                    p_now=now,
+                )
+                await value_of(
+                    connection,
+                    "note_published",
+                    p_targets=[post.target for post in batch],
+                    p_signer=bytes.fromhex(signer),
+                    p_kinds=[post.kind for post in batch],
+                    p_ds=[post.d for post in batch],
+                    p_saids=[msgspec.json.encode(post.said).decode() for post in batch],
+                    p_now=now,
+                )
+
+            await self._transact(work)
