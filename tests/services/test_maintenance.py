@@ -155,15 +155,16 @@ async def test_proofs_are_taken_back_after_they_were_merged(brotr: Brotr) -> Non
         " FROM bigbrotr.relays r, generate_series(1, 2) AS n"
     )
     async with brotr.pool.acquire() as merging, merging.transaction():
-        relay_id, epoch = await merging.fetchrow(
+        visit = await merging.fetchrow(
             "SELECT v.relay_id, v.epoch FROM bigbrotr.visits v FOR UPDATE"
         )
+        assert visit is not None
         taking = asyncio.create_task(
             brotr.pool.execute(
                 "SELECT bigbrotr.take_back(p_relay_id => $1, p_epoch => $2, p_hows => '{paging}',"
                 " p_spans => NULL)",
-                relay_id,
-                epoch,
+                visit["relay_id"],
+                visit["epoch"],
             )
         )
         async with asyncio.timeout(20):
