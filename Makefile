@@ -104,7 +104,9 @@ lock: $(VENV)/bin/python ## renew requirements/ from pyproject.toml (needs uv), 
 	uv pip compile --quiet --no-config --universal --generate-hashes --no-header --no-emit-index-url \
 		--python-version 3.11 pyproject.toml --group build --extra parquet -o requirements/parquet.txt
 	uv pip compile --quiet --no-config --universal --generate-hashes --no-header --no-emit-index-url \
-		--python-version 3.11 pyproject.toml --group build --group dev --extra parquet -o requirements/dev.txt
+		--python-version 3.11 pyproject.toml --group build --extra rank -o requirements/rank.txt
+	uv pip compile --quiet --no-config --universal --generate-hashes --no-header --no-emit-index-url \
+		--python-version 3.11 pyproject.toml --group build --group dev --extra parquet --extra rank -o requirements/dev.txt
 	@$(BIN)/python tests/image/wheels.py
 
 clean: ## remove what the targets have made (never any data)

@@ -21,6 +21,7 @@ from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
 from bigbrotr.embedded.server import EmbeddedPostgres
 from bigbrotr.errors import ConfigError, DatabaseError, ServiceFailedError
+from bigbrotr.models import page_rank
 from bigbrotr.reads import relays
 from bigbrotr.runner import Runner, State
 from bigbrotr.serve.children import Children
@@ -33,6 +34,7 @@ from bigbrotr.services.maintenance import Maintenance
 from bigbrotr.services.monitor.service import Monitor, keys_of
 from bigbrotr.services.policy import Policy
 from bigbrotr.services.publisher import Publisher
+from bigbrotr.services.ranks import Ranks
 from bigbrotr.services.rescue import sending
 from bigbrotr.services.rescue.service import Rescue
 from bigbrotr.services.search import Search
@@ -57,6 +59,7 @@ SERVICES: dict[str, type[BaseService[Any]]] = {
     Search.SERVICE_NAME: Search,
     Completeness.SERVICE_NAME: Completeness,
     Witnesses.SERVICE_NAME: Witnesses,
+    Ranks.SERVICE_NAME: Ranks,
     Alerts.SERVICE_NAME: Alerts,
     Rescue.SERVICE_NAME: Rescue,
     Maintenance.SERVICE_NAME: Maintenance,
@@ -294,6 +297,8 @@ def choose(config: Config, only: Sequence[str] | None) -> list[str]:
         keys_of(config.monitor)
     if Publisher.SERVICE_NAME in chosen:
         publisher.signer_of(config.monitor)
+    if Ranks.SERVICE_NAME in chosen:
+        page_rank.require()
     if Alerts.SERVICE_NAME in chosen:
         alerts.destinations(config.alerts)
     if Rescue.SERVICE_NAME in chosen:

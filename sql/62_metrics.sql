@@ -102,6 +102,9 @@ BEGIN
     SELECT 'backlog', ARRAY['witnesses'], count(*)::double precision
     FROM bigbrotr.witness_state s JOIN bigbrotr.arrivals a ON (a.xid, a.id) > (s.xid::text::xid8, s.id)
     UNION ALL
+    SELECT 'backlog', ARRAY['ranks'], count(*)::double precision
+    FROM bigbrotr.rank_state s JOIN bigbrotr.arrivals a ON (a.xid, a.id) > (s.xid::text::xid8, s.id)
+    UNION ALL
     SELECT 'backlog', ARRAY['operators'], count(*)::double precision
     FROM bigbrotr.snapshots_latest l LEFT JOIN bigbrotr.operator_documents d ON d.relay_id = l.relay_id
     WHERE l.type = 'nip11' AND d.metadata_id IS DISTINCT FROM l.metadata_id

@@ -93,7 +93,7 @@ def test_choice_of_services(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.undo()
     assert list(supervisors.SERVICES) == service_names()
     # All but those that have to be asked for.
-    asked_for = ("search", "alerts", "rescue")
+    asked_for = ("search", "ranks", "alerts", "rescue")
     assert choose(Config(), None) == [each for each in service_names() if each not in asked_for]
     assert choose(Config(), ["synchronizer", "seeder"]) == ["seeder", "synchronizer"]
     less = Config(synchronizer=SynchronizerSettings(enabled=False))

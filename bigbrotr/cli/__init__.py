@@ -43,6 +43,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "changes": ("changes",),
     "witnesses": ("witnesses",),
     "operators": ("operators",),
+    "rank": ("rank",),
     "seed": ("seed",),
     "health": ("health", "doctor"),
     "verify": ("verify",),

@@ -1262,6 +1262,24 @@ class WitnessesSettings(ServiceSection, frozen=True):
         return tuple(map(bytes.fromhex, self.pubkeys))
 
 
+class RanksSettings(ServiceSection, frozen=True):
+    """What is counted of public keys, events and addresses, and ranks by who follows whom (NIP-85);
+    needs the extra rank."""
+
+    enabled: Annotated[bool, Meta(description="events are counted, and public keys ranked")] = False
+    # As maintenance, it waits for those who hold the database up.
+    max_consecutive_failures: Annotated[
+        int, Meta(ge=0, description="failed cycles in a row that count as a crash; 0: never")
+    ] = 0
+    interval_s: Annotated[
+        float, Meta(ge=0.1, description="from one look for new events to the next")
+    ] = 30.0
+    rank_every_s: Annotated[
+        float,
+        Meta(ge=1, le=YEAR_S, description="from one run over the whole follow graph to the next"),
+    ] = 21_600.0
+
+
 class AlertTarget(Section, frozen=True):
     """Who is told what has changed at which relays."""
 
@@ -1483,6 +1501,7 @@ class Config(Section, frozen=True):
     search: SearchSettings = field(default_factory=SearchSettings)
     completeness: CompletenessSettings = field(default_factory=CompletenessSettings)
     witnesses: WitnessesSettings = field(default_factory=WitnessesSettings)
+    ranks: RanksSettings = field(default_factory=RanksSettings)
     alerts: AlertsSettings = field(default_factory=AlertsSettings)
     rescue: RescueSettings = field(default_factory=RescueSettings)
     maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)

@@ -14,6 +14,7 @@ from bigbrotr.core.calls.maintenance import MaintenanceCalls
 from bigbrotr.core.calls.monitoring import MonitoringCalls
 from bigbrotr.core.calls.operators import OperatorCalls
 from bigbrotr.core.calls.policy import PolicyCalls
+from bigbrotr.core.calls.ranks import RankCalls
 from bigbrotr.core.calls.reconciliation import ReconciliationCalls
 from bigbrotr.core.calls.rescues import RescueCalls
 from bigbrotr.core.calls.search import SearchCalls
@@ -37,6 +38,7 @@ class Brotr(
     PolicyCalls,
     SearchCalls,
     WitnessCalls,
+    RankCalls,
     OperatorCalls,
     AlertCalls,
     RescueCalls,

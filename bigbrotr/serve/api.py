@@ -27,6 +27,7 @@ from bigbrotr.reads import (
     coverage,
     measurements,
     operators,
+    ranks,
     relay_list,
     relays,
     rescues,
@@ -451,6 +452,23 @@ async def _relay_witnesses(pool: Pool, query: RelayQuery) -> witnesses.RelayWitn
     return await witnesses.relay_witnesses(pool, query.relay)
 
 
+# Ranks
+
+
+class RanksQuery(ListQuery, frozen=True, kw_only=True):
+    """Which ranks."""
+
+
+async def _ranks(pool: Pool, _: RanksQuery, after: ranks.TopKey | None, limit: int) -> list[Keyed]:
+    found: list[Keyed] = []
+    found += await ranks.list_ranks(pool, after, limit)
+    return found
+
+
+async def _rank_basis(pool: Pool, _: Query) -> ranks.RankBasis:
+    return await ranks.rank_basis(pool)
+
+
 # Candidates
 
 
@@ -708,6 +726,14 @@ class AuthorQuery(Query, frozen=True, kw_only=True):
     """Which author."""
 
     author: Annotated[Author, Meta(description="64 hex digits, or npub")]
+
+
+async def _author_rank(pool: Pool, query: AuthorQuery) -> ranks.AuthorRank:
+    return await ranks.author_rank(pool, bytes.fromhex(query.author))
+
+
+async def _event_rank(pool: Pool, query: OneEventQuery) -> ranks.SubjectRank:
+    return await ranks.subject_rank(pool, bytes.fromhex(query.event))
 
 
 class AuthorThenQuery(AuthorQuery, frozen=True, kw_only=True):
@@ -973,6 +999,45 @@ RESOURCES: tuple[Resource, ...] = (
         item=witnesses.Witness,
         read=_witnesses,
         key=tuple[float, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]],
+    ),
+    Many(
+        name="ranks",
+        path="ranks",
+        words="Public keys by PageRank over the follow graph, the highest first: who follows whom, "
+        "by the lists that are archived and shown now. `rank-basis` says which share of the "
+        "network that is. Anybody can make keys that follow each other.",
+        query=RanksQuery,
+        item=ranks.TopRank,
+        read=_ranks,
+        key=tuple[float, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]],
+        max_age_s=60,
+    ),
+    One(
+        name="author_rank",
+        path="ranks/{author}",
+        words="Followers, posts, replies, zaps and the rank of a public key, and of what they are "
+        "known. A zap counts if its receipt, its request and its invoice agree; that it was paid "
+        "is the word of who has signed the receipt.",
+        query=AuthorQuery,
+        item=ranks.AuthorRank,
+        read=_author_rank,
+    ),
+    One(
+        name="rank_basis",
+        path="rank-basis",
+        words="Which share of the network ranks and counts are of, and as of when.",
+        query=Query,
+        item=ranks.RankBasis,
+        read=_rank_basis,
+    ),
+    One(
+        name="event_rank",
+        path="events/{event}/rank",
+        words="How many answer, quote, repost, react to and zap an event, and of what that is "
+        "known.",
+        query=OneEventQuery,
+        item=ranks.SubjectRank,
+        read=_event_rank,
     ),
     Many(
         name="operators",

@@ -1,5 +1,5 @@
-"""Runs the benchmarks: `python -m tests.bench [NAME …] [--events N]`, or `make bench`; and `fuzz`
-and `forgeries`, which are run only when they are named."""
+"""Runs the benchmarks: `python -m tests.bench [NAME …] [--events N]`, or `make bench`; and `fuzz`,
+`forgeries` and `rank`, which are run only when they are named."""
 
 import argparse
 import asyncio
@@ -31,6 +31,7 @@ from tests.bench import (
     floors,
     forgeries,
     fuzz,
+    ranks,
     relay_load,
     relay_serve,
     schnorr,
@@ -410,6 +411,7 @@ BENCHMARKS: dict[str, Callable[[Stage, int], Awaitable[None]]] = {
 # Need no database, and are measured against nothing: they must find nothing.
 FUZZ = "fuzz"
 FORGERIES = "forgeries"
+RANK = "rank"
 
 
 async def run(names: list[str], events: int) -> None:
@@ -424,12 +426,13 @@ async def run(names: list[str], events: int) -> None:
 
 
 def main() -> None:
-    known = [*BENCHMARKS, FUZZ, FORGERIES]
+    known = [*BENCHMARKS, FUZZ, FORGERIES, RANK]
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
     parser.add_argument("--events", type=int, default=20_000, help="in the corpus")
     parser.add_argument("--frames", type=int, default=fuzz.FRAMES, help="of the fuzz")
     parser.add_argument("--claims", type=int, default=forgeries.CLAIMS, help="of the forgeries")
+    parser.add_argument("--follows", type=int, default=ranks.FOLLOWS, help="of rank")
     parser.add_argument("--seed", type=int, default=1, help="of the fuzz, and of the forgeries")
     options = parser.parse_args()
     for name in options.names:
@@ -443,6 +446,8 @@ def main() -> None:
         code |= fuzz.measure(options.frames, options.seed)
     if FORGERIES in options.names:
         code |= forgeries.measure(options.claims, options.seed)
+    if RANK in options.names:
+        code |= ranks.measure(options.follows)
     sys.exit(code)
 
 

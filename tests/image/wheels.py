@@ -13,20 +13,20 @@ import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-ROOT = Path(__file__).parents[2]
-LOCK = ROOT / "requirements" / "parquet.txt"  # what bigbrotr runs with, and its extra
+REQUIREMENTS = Path(__file__).parents[2] / "requirements"
+LOCKS = ("parquet.txt", "rank.txt")  # what bigbrotr runs with, and its extras
 PYTHONS = ("3.11", "3.12", "3.13")
 MACHINES = {"x86_64": 62, "aarch64": 183}  # what an ELF file calls them (e_machine)
 GLIBCS = ("manylinux2014", "manylinux_2_17", "manylinux_2_28")  # Debian 12 has 2.36
 PROGRAMS = ("initdb", "postgres", "psql", "pg_dump", "pg_restore")
 
 
-def fetch(python: str, machine: str, folder: Path) -> None:
-    """Every wheel of the lock file into the folder; pip says what is missing."""
+def fetch(lock: str, python: str, machine: str, folder: Path) -> None:
+    """Every wheel of a lock file into the folder; pip says what is missing."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--dest", str(folder)]
     platforms = [f"--platform={glibc}_{machine}" for glibc in GLIBCS]
-    wanted = [f"--python-version={python}", "--requirement", str(LOCK)]
+    wanted = [f"--python-version={python}", "--requirement", str(REQUIREMENTS / lock)]
     subprocess.run([*pip, *options, *platforms, *wanted], check=True)
 
 
@@ -45,7 +45,8 @@ def main() -> None:
     for machine in MACHINES:
         for python in PYTHONS:
             with TemporaryDirectory() as place:
-                fetch(python, machine, Path(place))
+                for lock in LOCKS:
+                    fetch(lock, python, machine, Path(place))
                 check_postgres(Path(place), machine)
                 count = len(list(Path(place).glob("*.whl")))
             print(f"Python {python} on {machine}: {count} wheels, and its PostgreSQL")
