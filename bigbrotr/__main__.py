@@ -8,10 +8,24 @@ from pathlib import Path
 
 def main() -> int:
     """Runs the command line; returns the exit code."""
+    open_standard()
     speak_utf8()
     from bigbrotr.cli import main  # afterwards: it takes a while
 
     return main()
+
+
+def open_standard() -> None:
+    """Opens those of standard input, output and error that are closed (`>&-`): the next file or
+    socket of ours would take the place, and the event loop breaks off where it is one of its own.
+    """
+    for place, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(place)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
+            mode = "w" if place else "r"
+            setattr(sys, name, open(place, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def speak_utf8() -> None:

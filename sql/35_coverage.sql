@@ -118,10 +118,10 @@ CREATE OR REPLACE FUNCTION bigbrotr.take_back(p_relay_id bigint, p_epoch bigint,
 RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM bigbrotr.hold_lease(p_relay_id, p_epoch);  -- before its proofs: as all do who write these
     UPDATE bigbrotr.coverage c SET proven = c.proven - coalesce(p_spans, c.proven)
     WHERE c.relay_id = p_relay_id AND c.how = ANY (p_hows);
     DELETE FROM bigbrotr.coverage c WHERE c.relay_id = p_relay_id AND isempty(c.proven);
-    PERFORM bigbrotr.hold_lease(p_relay_id, p_epoch);
 END $$;
 COMMENT ON FUNCTION bigbrotr.take_back IS
     'Takes back what was proven of a relay in the ways p_hows, for any filter: all of it, or only within p_spans. '

@@ -106,9 +106,11 @@ async def test_no_secret_is_written_anywhere(
                 f'database = "{name}"\n[web]\nlisten = "127.0.0.1:{port}"\n'
                 f'[serve]\nlisten = "127.0.0.1:{serve_port}"\n'
             )
-            place = Place(tmp_path / "place", [first.url, second.url], more=more)
+            place = Place(tmp_path / "place", [first.url, second.url], more=more, workers=2)
             text = place.config.read_text()
-            place.config.write_text(text.replace("workers = 2", 'workers = 2\nauth = "configured"'))
+            before, found, after = text.partition("workers = 2")
+            assert found
+            place.config.write_text(f'{before}{found}\nauth = "configured"{after}')
             async with place.start("--log-level", "debug", **env) as running:
                 await running.says("ready")
                 connection = await asyncpg.connect(dsn)

@@ -9,7 +9,7 @@ import msgspec
 from bigbrotr.cli import parse
 from bigbrotr.cli.output import say
 from bigbrotr.cli.place import Place, database, find, loop
-from bigbrotr.cli.status import relay_of
+from bigbrotr.cli.status import no_relay, relay_of
 from bigbrotr.core.logger import printable
 from bigbrotr.errors import ConfigError
 from bigbrotr.reads.changes import (
@@ -61,6 +61,10 @@ def _changes(options: argparse.Namespace) -> int:
 
 async def _print(there: Place, relay: str | None, options: argparse.Namespace) -> int:
     async with database(there) as brotr:
+        if relay is not None and not await brotr.pool.fetchval(
+            "SELECT EXISTS (SELECT FROM bigbrotr.relays r WHERE r.url = $1)", relay
+        ):
+            raise ConfigError(no_relay(relay))
         reach = await ends(brotr.pool)
         after, limit = options.after, options.limit
         if after is None:
@@ -68,11 +72,14 @@ async def _print(there: Place, relay: str | None, options: argparse.Namespace) -
             _show(shown[::-1], is_json=options.json)
             after = reach.last if not shown else max(reach.last, shown[0].id)
             if not shown and not options.follow:
-                say("the monitor has found no change yet")
+                say(f"the monitor has found no change{' of it' if relay else ''} yet")
             if not options.follow:
                 return 0
         elif (place := place_to_go_on(after, reach)) is not None:
-            say(f"changes behind {after} are not kept any more: going on behind {place}")
+            why = f"changes behind {after} are not kept any more"
+            if after > reach.last:
+                why = f"there is no change {after} here, the last is {reach.last}"
+            say(f"{why}: going on behind {place}")
             after = place
         while limit is None or limit > 0 or options.follow:
             size = PAGE if limit is None or options.follow else min(PAGE, limit)

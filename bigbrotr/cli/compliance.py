@@ -8,7 +8,7 @@ import msgspec
 from bigbrotr.cli import parse
 from bigbrotr.cli.output import say
 from bigbrotr.cli.place import Place, database, find, loop
-from bigbrotr.cli.status import relay_of
+from bigbrotr.cli.status import no_relay, relay_of
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.relay import Relay
 from bigbrotr.reads.compliance import Kept, kept_by
@@ -34,7 +34,7 @@ async def _print(there: Place, relay: Relay, *, is_json: bool) -> int:
             "SELECT true FROM bigbrotr.relays r WHERE r.url = $1", relay.url
         )
         if not known:
-            raise ConfigError(f"{relay.url} is not in the archive: `bigbrotr status --relay` knows")
+            raise ConfigError(no_relay(relay.url))
         async for kept in kept_by(brotr.pool, relay.url):
             number += 1
             proven += kept.held_as_of is not None

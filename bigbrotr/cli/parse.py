@@ -12,6 +12,7 @@ from bigbrotr.config.settings import Profile
 
 Command: TypeAlias = Callable[[argparse.Namespace], int]
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+MOST = 10**9  # of anything that is asked for: the database counts a little further
 PLACE_OPTIONS = ("--profile", "--config", "--data-dir")
 
 
@@ -110,10 +111,10 @@ def names(text: str) -> list[str]:
 
 
 def natural(text: str) -> int:
-    """A number from 1 on."""
-    if not (text.isascii() and text.isdigit() and int(text)):
+    """A number from 1 on. What is larger than there can be of anything says as much as that."""
+    if not (text.isascii() and text.isdigit() and len(text) < 1000 and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
+    return min(int(text), MOST)
 
 
 def pass_on(arguments: Sequence[str]) -> list[str]:

@@ -56,6 +56,11 @@ def relay_of(text: str) -> Relay:
         raise ConfigError(f"{text} is not a relay URL: {error}") from None
 
 
+def no_relay(url: str) -> str:
+    """Says that there is no relay at a URL, and who says whether it was ever heard of."""
+    return f"{url} is no relay of this archive: `bigbrotr status --relay {url}` says what is known"
+
+
 async def _print_status(there: Place, options: argparse.Namespace) -> int:
     monitor = there.config.monitor
     async with database(there) as brotr:

@@ -7,7 +7,7 @@ import msgspec
 from bigbrotr.cli import parse
 from bigbrotr.cli.output import say
 from bigbrotr.cli.place import Place, database, find, loop
-from bigbrotr.cli.status import relay_of
+from bigbrotr.cli.status import no_relay, relay_of
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.relay import Relay
 from bigbrotr.reads.witnesses import (
@@ -81,7 +81,7 @@ async def _print_relay(there: Place, relay: Relay, *, is_json: bool) -> int:
     async with database(there) as brotr:
         found = await relay_witnesses(brotr.pool, relay.url)
     if found is None:
-        raise ConfigError(f"{relay.url} is not in the archive: `bigbrotr status --relay` knows")
+        raise ConfigError(no_relay(relay.url))
     if is_json:
         print(msgspec.json.format(msgspec.json.encode(found)).decode())  # noqa: T201
         return 0

@@ -237,7 +237,9 @@ class FrameReader:
         if first & 0x0F >= _CLOSE:
             self._fail(CloseCode.PROTOCOL_ERROR, "a long control frame")
             return False
-        if first & _PACKED or (self._is_packed and self._fragments is not None):
+        if self._fragments is None:  # it begins here
+            self._is_packed = bool(first & _PACKED)
+        if self._is_packed:
             # What is left out of it would be missing from those that come later.
             self._fail(CloseCode.TOO_BIG, "a compressed message that is larger than any may be")
             return False

@@ -251,6 +251,7 @@ _FIGURES = {
     "authors_30_days": "About how many authors the 30 days up to this one have.",
     "kind": "Kind of the events.",
     "relays": "Relays.",
+    "operators": "Operators of these relays: those that are known to be of one count once.",
     "share": "Their share of the day's events, 0 to 1.",
     "network": "Network of the relays: clearnet, tor, i2p, loki or local.",
     "relay": "URL of the relay.",

@@ -41,11 +41,32 @@ async def test_what_has_changed(brotr: Brotr, config: list[str]) -> None:
         done = await call("changes", "--json", *words, *config)
         assert [json.loads(line)["id"] for line in done.out.splitlines()] == ids, words
     done = await call("changes", "--after", "99", *config)
-    assert "not kept any more" in done.sentence
+    assert "no change 99 here, the last is 2" in done.sentence
     assert len(done.out.splitlines()) == 2
+    await brotr.pool.execute("SELECT bigbrotr.prune_changes(p_before => 9223372036854775807)")
+    done = await call("changes", "--after", "1", *config)
+    assert "not kept any more" in done.sentence
+    done = await call("changes", "--limit", "9" * 30, *config)  # as good as none
+    assert (done.code, done.out) == (0, "")
+    done = await call("changes", "--relay", RELAYS[1].url, *config)
+    assert done.code == 2
+    assert f"{RELAYS[1].url} is no relay of this archive" in done.sentence
     done = await call("changes", "--after", "1", "--limit", "1", "--follow", *config)
     assert done.code == 2
     assert "leave --limit out" in done.sentence
+
+
+async def test_nobody_reads_it(config: list[str]) -> None:
+    """Standard output is closed, and not only a pipe that nobody reads."""
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", 'exec "$@" >&- <&-', "sh", sys.executable, "-m", "bigbrotr"),
+        *("changes", *config),
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(),
+    )
+    _, err = await process.communicate()
+    assert process.returncode == 0
+    assert err == b"bigbrotr: the monitor has found no change yet\n"
 
 
 async def test_what_will_change(brotr: Brotr, config: list[str], tmp_path: Path) -> None:

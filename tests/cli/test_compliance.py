@@ -44,7 +44,7 @@ async def test_what_a_relay_has_kept(brotr: Brotr, config: list[str]) -> None:
 @pytest.mark.parametrize(
     ("relay", "sentence"),
     [
-        ("wss://unknown.example.com", "is not in the archive"),
+        ("wss://unknown.example.com", "is no relay of this archive"),
         ("http://x", "is not a relay URL"),
     ],
 )

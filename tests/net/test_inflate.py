@@ -88,6 +88,17 @@ def test_what_is_too_large_is_skipped_and_the_window_goes_on() -> None:
     assert read.goodbye.code == CloseCode.TOO_BIG
 
 
+def test_what_is_too_large_and_not_packed_is_skipped_after_a_packed_one() -> None:
+    pack, read = Packer(Agreed()), reader()
+    messages = read.feed(frame(0x1, pack(b"first"), rsv=PACKED))
+    messages += read.feed(frame(0x1, b"x" * 2 * MAX, final=False) + frame(0x0, b"y" * 10))
+    messages += read.feed(frame(0x1, pack(b"last"), rsv=PACKED))
+    assert read.goodbye is None
+    assert messages[::2] == [b"first", b"last"]
+    assert isinstance(messages[1], Oversized)
+    assert messages[1].size == 2 * MAX + 10
+
+
 def test_a_bomb_ends_the_connection_before_it_takes_room() -> None:
     pack = Packer(Agreed())
     size = 1 << 20

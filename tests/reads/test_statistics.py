@@ -150,14 +150,18 @@ async def read(brotr: Brotr, name: str) -> list[tuple[Any, ...]]:
 
 
 async def test_what_relays_say(archive: Brotr) -> None:
-    assert await read(archive, "software") == [("", "", 1), ("strfry", "", 1), ("strfry", "1", 1)]
+    assert await read(archive, "software") == [
+        ("", "", 1, 1),
+        ("strfry", "", 1, 1),
+        ("strfry", "1", 1, 1),
+    ]
     assert await read(archive, "nips") == [
         ("1", 2, 0, 0, 0),
         ("45", 1, 1, 0, 1),
         ("77", 0, 1, 1, 0),
     ]
-    assert await read(archive, "countries") == [("DE", 2)]
-    assert await read(archive, "access") == [("clearnet", 3, 0, 3, 1, 1, 0)]
+    assert await read(archive, "countries") == [("DE", 2, 2)]
+    assert await read(archive, "access") == [("clearnet", 3, 0, 3, 1, 1, 0, 3)]
 
 
 async def test_figures_of_events(archive: Brotr) -> None:

@@ -41,7 +41,13 @@ async def test_full_disk_loses_nothing(small_disk: Path) -> None:
     async with ScriptedRelay(EVENTS) as relay:
         more = f'[web]\nlisten = "127.0.0.1:{free_port()}"\n'
         place = Place(
-            small_disk / "place", [relay.url], page_limit=50, settle_s=60, more=more, workers=2
+            small_disk / "place",
+            [relay.url],
+            page_limit=50,
+            settle_s=60,
+            more=more,
+            workers=2,
+            is_prepared=False,  # with all that a server writes by default
         )
         async with place.start() as running:
             await running.says("ready")

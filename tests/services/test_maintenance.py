@@ -144,3 +144,36 @@ async def test_old_proofs_are_dated_to_the_month(brotr: Brotr) -> None:
         assert not done
     assert await merging == 2
     assert await brotr.merge_old_coverage(now - DATED_S // 2) == 0
+
+
+async def test_proofs_are_taken_back_after_they_were_merged(brotr: Brotr) -> None:
+    """Whoever changes the proofs of a relay locks its visit first: nobody meets a deadlock."""
+    await brotr.insert_relays([A])
+    await brotr.pool.execute(
+        "INSERT INTO bigbrotr.coverage (relay_id, how, proven, proven_at)"
+        " SELECT r.id, 'paging', int8multirange(int8range(100 * n, 100 * n + 100)), n"
+        " FROM bigbrotr.relays r, generate_series(1, 2) AS n"
+    )
+    async with brotr.pool.acquire() as merging, merging.transaction():
+        visit = await merging.fetchrow(
+            "SELECT v.relay_id, v.epoch FROM bigbrotr.visits v FOR UPDATE"
+        )
+        assert visit is not None
+        taking = asyncio.create_task(
+            brotr.pool.execute(
+                "SELECT bigbrotr.take_back(p_relay_id => $1, p_epoch => $2, p_hows => '{paging}',"
+                " p_spans => NULL)",
+                visit["relay_id"],
+                visit["epoch"],
+            )
+        )
+        async with asyncio.timeout(20):
+            while not await merging.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND wait_event_type = 'Lock'"
+            ):
+                assert not taking.done()
+                await asyncio.sleep(0.01)
+        await merging.execute("SELECT FROM bigbrotr.coverage FOR UPDATE NOWAIT")
+    await taking
+    assert not await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.coverage")
