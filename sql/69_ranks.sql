@@ -354,10 +354,10 @@ CREATE TABLE IF NOT EXISTS bigbrotr.rank_published (
 );
 COMMENT ON TABLE bigbrotr.rank_published IS 'What was last said to whom of ranks (NIP-85), so that only what has changed is said again.';
 COMMENT ON COLUMN bigbrotr.rank_published.published_at IS 'When it was put into the outbox, in Unix seconds.';
-COMMENT ON COLUMN bigbrotr.rank_published.kind IS 'Kind of the event: 30382, or 0 for the profile of the signer.';
+COMMENT ON COLUMN bigbrotr.rank_published.kind IS 'Kind of the event: 30382 to 30384, or 0 for the profile of the signer.';
 COMMENT ON COLUMN bigbrotr.rank_published.target IS 'URL of the relay.';
 COMMENT ON COLUMN bigbrotr.rank_published.signer IS 'Public key of the algorithm: 32 bytes.';
-COMMENT ON COLUMN bigbrotr.rank_published.d IS 'Value of the d tag: a public key in hex.';
+COMMENT ON COLUMN bigbrotr.rank_published.d IS 'Value of the d tag: a public key or an id in hex, or an address.';
 COMMENT ON COLUMN bigbrotr.rank_published.said IS 'What it says: values by name.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.read_assertions(p_most integer, p_signer bytea)
@@ -383,6 +383,28 @@ END $$;
 COMMENT ON FUNCTION bigbrotr.read_assertions IS
     'What is known of the p_most public keys of the highest score, and of those of which p_signer has said something. '
     'NULL: nothing is.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.read_subject_assertions(p_most integer, p_signer bytea)
+RETURNS TABLE (
+    subject bytea, msat bigint, comments integer, quotes integer, reposts integer, reactions integer, zaps integer
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+    SELECT k.subject, s.msat, s.comments, s.quotes, s.reposts, s.reactions, s.zaps
+    FROM (
+        (SELECT t.subject FROM bigbrotr.rank_subjects t
+         ORDER BY t.comments + t.quotes + t.reposts + t.reactions + t.zaps DESC, t.subject LIMIT p_most)
+        UNION
+        SELECT CASE p.kind WHEN 30383 THEN decode(p.d, 'hex') ELSE convert_to(p.d, 'UTF8') END
+        FROM bigbrotr.rank_published p WHERE p.signer = p_signer AND p.kind IN (30383, 30384)
+    ) AS k
+    LEFT JOIN bigbrotr.rank_subjects s ON s.subject = k.subject
+    ORDER BY s.comments + s.quotes + s.reposts + s.reactions + s.zaps DESC NULLS LAST, k.subject;
+END $$;
+COMMENT ON FUNCTION bigbrotr.read_subject_assertions IS
+    'What is counted of the p_most events and addresses of which most is, and of those of which p_signer has said '
+    'something. NULL: nothing is.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.note_published(
     p_targets text[], p_signer bytea, p_kinds integer[], p_ds text[], p_saids jsonb[], p_now bigint

@@ -1275,7 +1275,7 @@ class RankProfileSettings(Section, frozen=True):
 
 
 class RankPublishSettings(Section, frozen=True):
-    """Assertions of ranks (NIP-85, kind 30382), signed with RANKS_PRIVATE_KEY."""
+    """Assertions of ranks (NIP-85), signed with RANKS_PRIVATE_KEY."""
 
     enabled: Annotated[bool, Meta(description="ranks are published")] = False
     relays: Annotated[tuple[str, ...], Meta(description="URLs of relays that get all of them")] = ()
@@ -1288,6 +1288,15 @@ class RankPublishSettings(Section, frozen=True):
     ] = True
     pubkeys: Annotated[
         int, Meta(ge=1, le=1_000_000, description="public keys of the highest ranks that are told")
+    ] = 1000
+    subjects: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="events and addresses that are told, those with most answers, quotes, "
+            "reposts, reactions and zaps",
+        ),
     ] = 1000
     tolerance: Annotated[
         float, Meta(ge=0, le=1, description="share by which a value may move before it is told")

@@ -1,11 +1,14 @@
-"""Words what is published of public keys (NIP-85), and reads whom users trust for it."""
+"""Words what is published of ranks and counts (NIP-85), and reads whom users trust for it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from bigbrotr.models.relay import Relay
 
-OF_PUBKEY = 30382  # kinds
+OF_PUBKEY, OF_EVENT, OF_ADDRESS = 30382, 30383, 30384  # kinds
+KINDS = (OF_PUBKEY, OF_EVENT, OF_ADDRESS)
 TRUSTED = 10040
+LETTERS = {OF_PUBKEY: "p", OF_EVENT: "e", OF_ADDRESS: "a"}  # of the tag that names the subject
 
 Said = dict[str, int]  # values by the name of their tag
 
@@ -30,32 +33,45 @@ def said_of(found: Mapping[str, int | None]) -> Said:
     return said
 
 
+def said_of_subject(found: Mapping[str, int | None]) -> Said:
+    """What is said of an event or address, from what is counted of it."""
+    return {
+        "comment_cnt": found["comments"] or 0,
+        "quote_cnt": found["quotes"] or 0,
+        "repost_cnt": found["reposts"] or 0,
+        "reaction_cnt": found["reactions"] or 0,
+        "zap_cnt": found["zaps"] or 0,
+        "zap_amount": (found["msat"] or 0) // 1000,
+    }
+
+
 def has_changed(before: Said | None, now: Said, tolerance: float) -> bool:
     """Whether it is worth saying again: another rank, or a value that has moved by more than its
     `tolerance`, a share of it."""
-    if before is None or before.keys() != now.keys() or before["rank"] != now["rank"]:
+    if before is None or before.keys() != now.keys():
         return True
     return any(
         value != before[name]
-        if name == "first_created_at"
+        if name in ("rank", "first_created_at")
         else abs(value - before[name]) > tolerance * before[name]
         for name, value in now.items()
     )
 
 
-def tags_of(pubkey: str, said: Said) -> list[list[str]]:
+def tags_of(kind: int, d: str, said: Said) -> list[list[str]]:
     """The tags of an assertion."""
-    return [["d", pubkey], ["p", pubkey], *([name, str(value)] for name, value in said.items())]
+    return [["d", d], [LETTERS[kind], d], *([name, str(value)] for name, value in said.items())]
 
 
-def relays_in(tags: Sequence[Sequence[str]], signer: str) -> list[str]:
-    """Where the author of a list of trusted providers (kind 10040) looks for what a key says of
-    public keys; what is encrypted in it nobody else can read."""
-    urls: dict[str, None] = {}
+def places_in(tags: Sequence[Sequence[str]], signer: str) -> list[tuple[int, str]]:
+    """Where the author of a list of trusted providers (kind 10040) looks for what a key says, each
+    with the kind that is looked for; what is encrypted in it nobody else can read."""
+    places: dict[tuple[int, str], None] = {}
     for tag in tags:
-        if len(tag) > 2 and tag[0].startswith(f"{OF_PUBKEY}:") and tag[1] == signer:
-            try:
-                urls[Relay(tag[2]).url] = None
-            except ValueError:
-                continue
-    return list(urls)
+        if len(tag) < 3 or tag[1] != signer:
+            continue
+        for kind in KINDS:
+            if tag[0].startswith(f"{kind}:"):
+                with suppress(ValueError):
+                    places[kind, Relay(tag[2]).url] = None
+    return list(places)

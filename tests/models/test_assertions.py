@@ -4,7 +4,13 @@ from typing import Any
 
 import pytest
 
-from bigbrotr.models.assertions import has_changed, relays_in, said_of, tags_of
+from bigbrotr.models.assertions import (
+    has_changed,
+    places_in,
+    said_of,
+    said_of_subject,
+    tags_of,
+)
 
 KEY, OTHER = "a" * 64, "b" * 64
 KNOWN: dict[str, Any] = {
@@ -24,7 +30,7 @@ KNOWN: dict[str, Any] = {
 
 
 def test_tags() -> None:
-    assert tags_of(KEY, said_of(KNOWN)) == [
+    assert tags_of(30382, KEY, said_of(KNOWN)) == [
         ["d", KEY],
         ["p", KEY],
         ["rank", "42"],
@@ -43,6 +49,23 @@ def test_tags() -> None:
     nothing = said_of(dict.fromkeys(KNOWN))
     assert set(nothing.values()) == {0}
     assert "first_created_at" not in nothing
+
+
+def test_tags_of_events_and_addresses() -> None:
+    names = ("comments", "quotes", "reposts", "reactions", "zaps")
+    said = said_of_subject({**dict.fromkeys(names, 2), "msat": 1999})
+    assert tags_of(30383, KEY, said) == [
+        ["d", KEY],
+        ["e", KEY],
+        ["comment_cnt", "2"],
+        ["quote_cnt", "2"],
+        ["repost_cnt", "2"],
+        ["reaction_cnt", "2"],
+        ["zap_cnt", "2"],
+        ["zap_amount", "1"],
+    ]
+    address = f"30023:{KEY}:d"
+    assert tags_of(30384, address, said)[:2] == [["d", address], ["a", address]]
 
 
 @pytest.mark.parametrize(
@@ -75,4 +98,8 @@ def test_relays_of_a_list() -> None:
         ["30382:rank", KEY],
         ["30382:zap_amt_sent", KEY, "wss://two.example.com"],
     ]
-    assert relays_in(tags, KEY) == ["wss://one.example.com", "wss://two.example.com"]
+    assert places_in(tags, KEY) == [
+        (30382, "wss://one.example.com"),
+        (30383, "wss://events.example.com"),
+        (30382, "wss://two.example.com"),
+    ]

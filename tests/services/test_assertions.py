@@ -24,6 +24,7 @@ from bigbrotr.services.publisher import Publisher
 from bigbrotr.services.ranks import Ranks
 from bigbrotr.supervisor import choose, is_unheard
 from tests.kit.events import NOW, pubkey, verified
+from tests.kit.invoices import zap
 from tests.kit.policy import judge
 from tests.kit.scripted import ScriptedRelay
 from tests.serve.relay.client import store
@@ -71,7 +72,11 @@ async def deliver(brotr: Brotr) -> None:
 
 
 async def test_it_is_read_again_from_a_relay(brotr: Brotr) -> None:
-    await store(brotr, [follows(1, [2]), follows(3, [2]), verified("hi", created_at=NOW, key=2)])
+    note = verified("hi", created_at=NOW, key=2)
+    article = f"30023:{pubkey(2)}:d"
+    liked = verified("+", [["e", note.id.hex()], ["a", article]], kind=7, created_at=NOW, key=4)
+    await store(brotr, [follows(1, [2]), follows(3, [2]), note])
+    await store(brotr, [liked, zap(1, 2, 21, ["e", note.id.hex()], created_at=NOW + 1)])
     await judge(brotr)
     async with ScriptedRelay() as relay:
         await cycle(brotr, settings(relay.url))
@@ -91,7 +96,12 @@ async def test_it_is_read_again_from_a_relay(brotr: Brotr) -> None:
         if event.kind().as_u16() == 0:
             metadata = nostr_sdk.Metadata.from_json(event.content())
             assert metadata.as_record().name == "bigbrotr PageRank"
-    assert found.keys() == {(0, ""), *((30382, pubkey(key)) for key in (1, 2, 3))}
+    keys = {(30382, pubkey(key)) for key in (1, 2, 3)}
+    assert found.keys() == {(0, ""), *keys, (30383, note.id.hex()), (30384, article)}
+    of_note = found[30383, note.id.hex()]
+    assert (of_note["reaction_cnt"], of_note["zap_cnt"], of_note["zap_amount"]) == ("1", "1", "21")
+    assert of_note["e"] == note.id.hex()
+    assert found[30384, article]["reaction_cnt"] == "1"
     said = found[30382, pubkey(2)]
     assert (said["rank"], said["followers"], said["post_cnt"]) == ("100", "2", "1")
     assert said["first_created_at"] == str(NOW)
@@ -136,20 +146,28 @@ async def test_so_many_at_once(brotr: Brotr) -> None:
 async def test_relays_that_lists_name(brotr: Brotr) -> None:
     one, two, unknown = (f"wss://{name}.example.com" for name in ("one", "two", "unknown"))
     listed = [["30382:rank", SIGNER, two], ["30382:rank", SIGNER, unknown]]
+    of_events = [["30383:zap_cnt", SIGNER, four := "wss://four.example.com"]]
+    note = verified("hi", created_at=NOW, key=2)
     others = [["30382:rank", pubkey(7), "wss://three.example.com"]]
-    await brotr.insert_relays([Relay(two), Relay("wss://three.example.com")])
+    await brotr.insert_relays([Relay(two), Relay(four), Relay("wss://three.example.com")])
     await store(
         brotr,
         [
             follows(1, [2]),
             verified("", listed, kind=10040, key=5),
             verified("", others, kind=10040, key=6),
+            verified("", of_events, kind=10040, key=8),
+            note,
+            verified("+", [["e", note.id.hex()]], kind=7, created_at=NOW, key=2),
             verified("nonsense", [["30382:rank", SIGNER]], kind=10040, key=7),
         ],
     )
     await judge(brotr)
     await cycle(brotr, settings(one))
-    assert {target for target, _, _ in await outbox(brotr)} == {one, two}
+    found = await outbox(brotr)
+    kinds = {(target, kind) for target, kind, _ in found if kind}
+    assert kinds == {(one, 30382), (one, 30383), (two, 30382), (four, 30383)}
+    assert {target for target, kind, _ in found if not kind} == {one, two, four}
     # Who is listed later gets all; who has got it already, nothing.
     await brotr.insert_relays([Relay(unknown)])
     await cycle(brotr, settings(one))

@@ -178,6 +178,11 @@ class RankCalls(Calls):
         has said something."""
         return await self._rows("read_assertions", p_most=most, p_signer=signer)
 
+    async def read_subject_assertions(self, most: int, signer: bytes) -> list[asyncpg.Record]:
+        """What is counted of the events and addresses of which most is, and of those of which
+        `signer` has said something."""
+        return await self._rows("read_subject_assertions", p_most=most, p_signer=signer)
+
     async def post_assertions(self, signer: str, posts: Sequence[Assertion]) -> None:
         """Puts events into the outbox, and notes what they say, in one transaction a batch."""
         for batch in self._batches(posts):
