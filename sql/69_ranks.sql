@@ -224,7 +224,7 @@ COMMENT ON FUNCTION bigbrotr.sum_facts IS
     'Adds facts to the sums, with p_sign -1 takes them away. Arrays of one length. A part of count_facts and uncount_facts.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.count_facts(
-    p_ids bytea[], p_ns smallint[], p_whats smallint[], p_subjects bytea[], p_created_ats bigint[], p_msats bigint[]
+    p_ids bytea[], p_ns integer[], p_whats integer[], p_subjects bytea[], p_created_ats bigint[], p_msats bigint[]
 ) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -292,7 +292,7 @@ COMMENT ON FUNCTION bigbrotr.next_rejudged IS
 -- Ranking
 
 CREATE OR REPLACE FUNCTION bigbrotr.keep_ranks(
-    p_run bigint, p_pubkeys bytea[], p_scores double precision[], p_ranks smallint[], p_followers integer[],
+    p_run bigint, p_pubkeys bytea[], p_scores double precision[], p_ranks integer[], p_followers integer[],
     p_follows integer[]
 ) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
