@@ -26,7 +26,7 @@ from bigbrotr.reads import relays
 from bigbrotr.runner import Runner, State
 from bigbrotr.serve.children import Children
 from bigbrotr.serve.orders import Order
-from bigbrotr.services import alerts, assertions, publisher
+from bigbrotr.services import alerts, publisher
 from bigbrotr.services.alerts import Alerts
 from bigbrotr.services.completeness.service import Completeness
 from bigbrotr.services.finder import Finder
@@ -34,7 +34,8 @@ from bigbrotr.services.maintenance import Maintenance
 from bigbrotr.services.monitor.service import Monitor, keys_of
 from bigbrotr.services.policy import Policy
 from bigbrotr.services.publisher import Publisher
-from bigbrotr.services.ranks import Ranks
+from bigbrotr.services.ranks import assertions
+from bigbrotr.services.ranks.service import Ranks
 from bigbrotr.services.rescue import sending
 from bigbrotr.services.rescue.service import Rescue
 from bigbrotr.services.search import Search

@@ -20,8 +20,8 @@ from bigbrotr.models.policy import View
 from bigbrotr.models.query import Query
 from bigbrotr.models.ranks import COUNTED, What, facts_of
 from bigbrotr.reads.events import EventReads
-from bigbrotr.services import ranks as service
-from bigbrotr.services.ranks import Ranks
+from bigbrotr.services.ranks import service
+from bigbrotr.services.ranks.service import Ranks
 from tests.kit.events import NOW, pubkey, verified
 from tests.kit.invoices import zap
 from tests.kit.policy import judge

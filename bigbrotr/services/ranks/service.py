@@ -18,7 +18,7 @@ from bigbrotr.models.ranks import COUNTED, FOLLOWS, facts_of, followed_in
 from bigbrotr.reads.arrivals import Arrivals
 from bigbrotr.reads.arrivals import Position as Place
 from bigbrotr.reads.events import PAGE, EventReads, StoredEvent
-from bigbrotr.services.assertions import Assertions, keys_of
+from bigbrotr.services.ranks.assertions import Assertions, keys_of
 
 ROWS = 20  # of a log that are read at once
 EXPIRING = 2000  # events whose time is over that are looked at together

@@ -21,14 +21,14 @@ from bigbrotr.errors import ConfigError
 from bigbrotr.models.keys import Keys
 from bigbrotr.models.relay import Relay
 from bigbrotr.services.publisher import Publisher
-from bigbrotr.services.ranks import Ranks
+from bigbrotr.services.ranks.service import Ranks
 from bigbrotr.supervisor import choose, is_unheard
 from tests.kit.events import NOW, pubkey, verified
 from tests.kit.invoices import zap
 from tests.kit.policy import judge
 from tests.kit.scripted import ScriptedRelay
 from tests.serve.relay.client import store
-from tests.services.test_ranks import follows
+from tests.services.ranks.test_service import follows
 
 SECRET = "22" * 32
 SIGNER = Keys(SECRET).public_key
