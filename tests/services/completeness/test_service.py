@@ -239,6 +239,25 @@ async def test_what_nobody_has_is_given_up_and_found_when_it_comes(brotr: Brotr)
     assert set((await sums(brotr)).values()) == {(2, 2)}
 
 
+async def test_a_clock_that_was_ahead_puts_nothing_off(brotr: Brotr) -> None:
+    """What was asked for in vain then is due when it is right again; what waits as it should,
+    waits on."""
+    lost = make_event(NOW - 50, content="lost", key=7)
+    async with ScriptedRelay() as empty:
+        await brotr.insert_relays([Relay(empty.url)])
+        await store(brotr, [make_event(NOW, 1, [["e", lost["id"]]])])
+        await judge(brotr)
+        await cycle(brotr, fetch=True)
+        due = "SELECT due_at FROM bigbrotr.missing_events WHERE state = 'waiting' AND attempts = 1"
+        before = await brotr.pool.fetchval(due)
+        assert before > NOW
+        assert await brotr.forget_the_future() == (0, 0)
+        assert await brotr.pool.fetchval(due) == before
+        await brotr.pool.execute("UPDATE bigbrotr.missing_events SET due_at = due_at + 864000")
+        assert await brotr.forget_the_future() == (0, 1)
+        assert await brotr.pool.fetchval(due) < before
+
+
 @pytest.mark.parametrize(
     "vices",
     [
