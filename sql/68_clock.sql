@@ -39,14 +39,23 @@ BEGIN
     ), sums_gone AS (
         DELETE FROM bigbrotr.relay_sums s WHERE s.made_at > ahead RETURNING 1
     ), rescues_due AS (
-        UPDATE bigbrotr.rescues r SET due_at = p_now, queued_at = p_now
-        WHERE r.queued_at > ahead AND r.state IN ('waiting', 'accepted') RETURNING 1
+        -- One that was settled then has no other time than that of its target.
+        UPDATE bigbrotr.rescues r SET due_at = p_now, queued_at = least(r.queued_at, p_now)
+        WHERE r.state IN ('waiting', 'accepted') AND r.due_at > p_now
+          AND (r.queued_at > ahead
+               OR r.target_id IN (SELECT t.id FROM bigbrotr.rescue_targets t WHERE coalesce(t.tried_at, t.due_at) > ahead))
+        RETURNING 1
     ), rescue_targets_due AS (
+        -- Nor has a target that was named then and not called yet any but due_at.
         UPDATE bigbrotr.rescue_targets t SET due_at = p_now, tried_at = CASE WHEN t.tried_at > ahead THEN p_now END
-        WHERE t.tried_at > ahead AND t.owner IS NULL RETURNING 1
+        WHERE coalesce(t.tried_at, t.due_at) > ahead AND t.owner IS NULL RETURNING 1
     ), missing_due AS (
-        UPDATE bigbrotr.missing_events m SET due_at = p_now, noted_at = p_now
-        WHERE m.noted_at > ahead AND m.owner IS NULL AND m.state = 'waiting' RETURNING 1
+        -- What was asked for in vain waits for so long at most.
+        UPDATE bigbrotr.missing_events m SET due_at = p_now, noted_at = least(m.noted_at, p_now)
+        WHERE m.owner IS NULL AND m.state = 'waiting'
+          AND (m.noted_at > ahead
+               OR m.due_at > ahead + 75 * least(604800, 60 * 2 ^ (least(greatest(m.attempts, 1), 20) - 1)))
+        RETURNING 1
     )
     SELECT (SELECT count(*) FROM visits_due) + (SELECT count(*) FROM gaps_due)
          + (SELECT count(*) FROM candidates_due) + (SELECT count(*) FROM checks_due)

@@ -207,6 +207,9 @@ BEGIN
         DELETE FROM bigbrotr.coverage c WHERE isempty(c.proven) OR c.proven_at > p_now + 3600 RETURNING 1
     )
     SELECT count(*) INTO emptied FROM done;
+    IF mended + emptied > 0 THEN
+        DELETE FROM bigbrotr.relay_sums;  -- no visit has begun that would have them made anew
+    END IF;
     RETURN mended + emptied;
 END $$;
 COMMENT ON FUNCTION bigbrotr.mend_coverage IS

@@ -75,6 +75,7 @@ def lines_of(found: RelayOperator) -> list[str]:
         )
     if found.as_of is not None and found.share is not None:
         lines.append(
-            f"as of {moment(found.as_of)}, of the {found.share:.0%} of relays that say anything"
+            f"as of {moment(found.as_of)}; of {found.share:.0%} of the relays a document or a "
+            "certificate is known"
         )
     return lines

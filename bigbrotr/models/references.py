@@ -15,7 +15,6 @@ MAX_D = 1000
 ZAP = 9735
 # A request for deletion (5) or to vanish (62), and a gift wrap: nobody is to fetch what they name.
 SILENT = frozenset({5, 62, 1059})
-ADDRESS_BYTES = 52
 KINDS = re.compile("[0-9]{1,5}")
 HEX = re.compile("[0-9a-fA-F]{64}")
 MONTHS = 12 * 8030 - 1  # December 9999: what is later counts as of then

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from bigbrotr.models.nip66 import BASE32, Announcement, Nip66, unsigned
+from bigbrotr.models.nip66 import BASE32, Announcement, unsigned
 from bigbrotr.models.relay import Relay
 
 AHEAD_S = 900  # clocks differ; what is later yet is from the future
@@ -194,17 +194,6 @@ def _is_check(text: str) -> bool:
     return (
         0 < len(text) <= MAX_CHECK and text.isascii() and text.replace("-", "").isalnum()
     ) and text == text.lower()
-
-
-def ours_of(described: Nip66) -> Statement:
-    """What an announcement of our own says, as a statement."""
-    return Statement(
-        True,
-        described.requirements.get("auth"),
-        described.requirements.get("payment"),
-        described.is_tls_valid,
-        described.rtts.get("open"),
-    )
 
 
 # Comparing

@@ -8,12 +8,13 @@ import time
 from collections.abc import AsyncIterator
 from html import unescape
 from html.parser import HTMLParser
+from typing import Any
 from urllib.parse import quote, urlsplit
 from xml.etree import ElementTree
 
 import nostr_sdk
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from bigbrotr.config.settings import Config, Profile, SearchSettings, StatisticsSettings
 from bigbrotr.core.base_service import Context
@@ -22,7 +23,7 @@ from bigbrotr.models.event import Event
 from bigbrotr.models.relay import Relay
 from bigbrotr.reads import samples
 from bigbrotr.reads.statistics import STATISTICS
-from bigbrotr.serve.pages import charts, kinds, words
+from bigbrotr.serve.pages import charts, kinds, picture, words
 from bigbrotr.serve.pages.page import POLICY, WITH_PICTURES
 from bigbrotr.services.search import Search
 from bigbrotr.services.statistics import Statistics
@@ -403,6 +404,33 @@ async def test_pictures_of_pages(brotr: Brotr, dsn: str, events: list[Event]) ->
     async with served(dsn) as api:
         reply = await api.get("../..", Accept="text/html")
         assert b"og:image" not in reply.body
+
+
+@pytest.mark.parametrize("text", [200 * "W", 100 * "W ", "WWW " + 200 * "W", "ab" + 90 * " cde"])
+def test_a_long_text_is_cut_in_a_few_looks(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To measure a text costs as much as to draw it: nobody makes us do so for each letter."""
+    measured: list[str] = []
+    written: list[str] = []
+    pen = ImageDraw.ImageDraw
+    measure, write = pen.textlength, pen.text
+
+    def textlength(self: ImageDraw.ImageDraw, said: str, *rest: Any) -> float:
+        measured.append(said)
+        return measure(self, said, *rest)
+
+    def text_at(self: ImageDraw.ImageDraw, at: Any, said: str, *rest: Any, **more: Any) -> None:
+        written.append(said)
+        write(self, at, said, *rest, **more)
+
+    monkeypatch.setattr(pen, "textlength", textlength)
+    monkeypatch.setattr(pen, "text", text_at)
+    picture.draw(picture.Picture("over", text, "under", []))
+    assert len(measured) < 40
+    first, rest = written[2:4]
+    cut = rest.removesuffix("...")
+    assert text.replace(" ", "").startswith((first + cut).replace(" ", ""))
+    assert text.startswith(first)
+    assert text[len(first)] == " " or " " not in text  # between words, where there are some
 
 
 async def test_programs_get_problems_and_people_get_pages(site: Browser) -> None:

@@ -359,6 +359,7 @@ async def test_api_and_terminal(brotr: Brotr, dsn: str, tmp_path: Path) -> None:
     assert (done.code, done.err) == (0, "")
     assert f"({PATH.url})" in done.out
     done = await call("operators", ONION.url, *config)
+    assert " of the relays a document or a certificate is known" in done.out
     assert done.code == 0
     assert "joins" in done.out
     assert "75%" in done.out

@@ -253,8 +253,11 @@ async def test_coverage_that_contradicts_itself(
     await brotr.pool.execute(change.replace("{now}", str(NOW)))
     checking = verification(brotr, Profile.FULL)
     assert words(await checking.coverage()) == [f"{A.url}: {each}" for each in damages]
+    assert await brotr.sum_relays(0, NOW, NOW + 9) == 1
     assert (await verification(brotr, Profile.FULL, mends=True).coverage()).is_well
     assert (await checking.coverage()).findings == []
+    # What was summed up of it is not so any more, and no visit says so.
+    assert not await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.relay_sums")
 
 
 async def test_two_gaps_of_one_second(brotr: Brotr) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import time
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -193,11 +194,10 @@ def _title(pen: ImageDraw.ImageDraw, text: str, top: int) -> int:
         if pen.textlength(text, _font(size)) <= RIGHT - LEFT:
             _write(pen, (LEFT, top), text, size, INK, RIGHT - LEFT, is_bold=True)
             return top + round(size * 1.35)
-    first, rest = text, ""
-    while pen.textlength(first, _font(50)) > RIGHT - LEFT:
-        cut = first.rfind(" ")
-        cut = cut if cut > 0 else len(first) - 1
-        first, rest = first[:cut], text[cut:].strip()
+    fits = _fitting(pen, text, _font(50), RIGHT - LEFT)
+    cut = text.rfind(" ", 0, fits + 1)
+    cut = cut if cut > 0 and fits < len(text) else fits
+    first, rest = text[:cut], text[cut:].strip()
     _write(pen, (LEFT, top), first, 50, INK, RIGHT - LEFT, is_bold=True)
     _write(pen, (LEFT, top + 62), rest, 50, INK, RIGHT - LEFT, is_bold=True)
     return top + 138
@@ -234,10 +234,18 @@ def _write(
     font = _font(size)
     text = _plain(text)
     if pen.textlength(text, font) > wide:
-        while text and pen.textlength(f"{text}...", font) > wide:
-            text = text[:-1]
+        text = text[: _fitting(pen, text, font, wide - pen.textlength("...", font))]
         text = f"{text.rstrip()}..."
     pen.text(at, text, colour, font, stroke_width=size / 60 if is_bold else 0)
+
+
+def _fitting(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, wide: float) -> int:
+    """How many letters of a text fit, found in a few looks: each takes as long as a letter does to
+    be drawn, for each of them."""
+    return max(
+        0,
+        bisect_right(range(len(text) + 1), wide, key=lambda n: pen.textlength(text[:n], font)) - 1,
+    )
 
 
 @lru_cache(maxsize=16)

@@ -56,6 +56,7 @@ class Fetching:
         self._owner, self._log = owner, log
         self._defects = Defects(log)
         self._lists = EventReads(brotr.pool, View.CURRENT)
+        self._reached = 0  # relays, in the last cycle
 
     async def fetch(self) -> int:
         """Asks for what is due; returns how many events were found."""
@@ -69,50 +70,62 @@ class Fetching:
         plan = await self._plan(missing, numbers, urls)
         by_relay: dict[int, list[Missing]] = {}
         for each in missing:
-            for number in plan[each.target]:
+            for number in plan.get(each.target, ()):
                 by_relay.setdefault(number, []).append(each)
-        asked: dict[bytes, set[int]] = {each.target: set() for each in missing}
+        asked: dict[bytes, set[int]] = {target: set() for target in plan}
         found: set[bytes] = set()
         limiter = anyio.CapacityLimiter(AT_ONCE)
+        self._reached = 0
 
         async def ask(number: int, wanted: Sequence[Missing]) -> None:
             async with limiter:
-                got = await self._ask_safely(Relay(urls[number]), wanted[:PER_RELAY])
+                got = await self._ask_safely(Relay(urls[number]), wanted)
             if got is not None:
                 found.update(got)
-                for each in wanted[:PER_RELAY]:
+                for each in wanted:
                     asked[each.target].add(number)
 
         async with anyio.create_task_group() as group:
             for number, wanted in by_relay.items():
                 group.start_soon(ask, number, wanted)
-        in_vain = {target: relays for target, relays in asked.items() if target not in found}
-        exhausted = {target for target, relays in plan.items() if not relays}
-        gone = await self._brotr.settle_missing(
-            in_vain, exhausted, owner=self._owner, max_attempts=self._settings.max_attempts
-        )
-        self.counts.update({"found": len(found), "asked": len(missing), "gone": gone})
-        self._log.info("missing events were asked for", asked=len(missing), found=len(found))
+        gone = 0
+        if self._reached or not by_relay:  # else it is us who cannot be heard
+            in_vain = {target: relays for target, relays in asked.items() if target not in found}
+            exhausted = {target for target, relays in plan.items() if not relays}
+            gone = await self._brotr.settle_missing(
+                in_vain, exhausted, owner=self._owner, max_attempts=self._settings.max_attempts
+            )
+        # For what there was no room, or nobody to hear us, the next time is as good.
+        await self._brotr.release_missing(self._owner)
+        self.counts.update({"found": len(found), "asked": len(plan), "gone": gone})
+        self._log.info("missing events were asked for", asked=len(plan), found=len(found))
         return len(found)
 
     async def _plan(
         self, missing: Sequence[Missing], numbers: Mapping[str, int], urls: Mapping[int, str]
     ) -> dict[bytes, list[int]]:
-        """Which relays to ask for each: those that were named first, and none twice."""
+        """Which relays to ask for each: those that were named first, and none twice; nobody, where
+        there is no other to ask. What those that are left have no room for now is left out."""
         unwell = await self._brotr.unwell_relays()
         largest = await self._brotr.largest_relays(LARGEST, unwell)
         written = await self._written({each.pubkey for each in missing if each.pubkey})
         plan = {}
+        load: Counter[int] = Counter()
         for each in missing:
             named = [*each.hints, *written.get(each.pubkey or b"", ())]
-            places = [*(numbers[url] for url in named if url in numbers), *largest]
-            plan[each.target] = [
+            places = [
                 number
-                for number in dict.fromkeys(places)
+                for number in dict.fromkeys(
+                    [*(numbers[url] for url in named if url in numbers), *largest]
+                )
                 if number not in each.asked
                 and number not in unwell
                 and self._networks.link(Relay(urls[number]).network).enabled
-            ][:RELAYS_EACH]
+            ]
+            chosen = [number for number in places if load[number] < PER_RELAY][:RELAYS_EACH]
+            if chosen or not places:
+                plan[each.target] = chosen
+                load.update(chosen)
         return plan
 
     async def _written(self, authors: Collection[bytes]) -> dict[bytes, list[str]]:
@@ -148,6 +161,7 @@ class Fetching:
         )
         if isinstance(stream, Unreached):
             return None
+        self._reached += 1
         bounds = Bounds(link.timeout_s, 4 * link.timeout_s, PAGE_BYTES)
         events: dict[bytes, Event] = {}  # by what was missing
         ids = [each.target for each in wanted if len(each.target) == 32]

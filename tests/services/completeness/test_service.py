@@ -24,10 +24,12 @@ from bigbrotr.models.filter import Filter
 from bigbrotr.models.policy import facts_of
 from bigbrotr.models.references import bound_of, is_sampled, month_of, references
 from bigbrotr.models.relay import Relay
+from bigbrotr.services.completeness.fetching import PER_RELAY
 from bigbrotr.services.completeness.service import Completeness
 from tests.kit.events import NOW, make_event, pubkey
 from tests.kit.model import Vices
 from tests.kit.policy import judge
+from tests.kit.real import free_port
 from tests.kit.scripted import ScriptedRelay
 
 HOLDER = Relay("wss://holder.example.com")
@@ -237,6 +239,48 @@ async def test_what_nobody_has_is_given_up_and_found_when_it_comes(brotr: Brotr)
     await cycle(brotr)
     assert (await missing(brotr))[bytes.fromhex(lost["id"])][0] == "found"
     assert set((await sums(brotr)).values()) == {(2, 2)}
+
+
+async def test_what_nobody_was_asked_for_is_not_given_up(brotr: Brotr) -> None:
+    """There was no room for it, or nobody could be reached: it waits for the next time."""
+    lost = [make_event(NOW - n, content=f"lost {n}", key=7) for n in range(PER_RELAY + 10)]
+    ids = [each["id"] for each in lost]
+    tags = [[["e", each] for each in ids[start : start + 30]] for start in (0, 30)]
+    await store(brotr, [make_event(NOW + n, 1, each) for n, each in enumerate(tags)])
+    await judge(brotr)
+    tried = "SELECT count(*) FROM bigbrotr.missing_events WHERE attempts > 0 OR state <> 'waiting'"
+    dead = Relay(f"ws://127.0.0.1:{free_port()}")
+    await brotr.insert_relays([dead])
+    await cycle(brotr, fetch=True)
+    assert await brotr.pool.fetchval(tried) == 0
+    async with ScriptedRelay() as empty:
+        await brotr.insert_relays([Relay(empty.url)])
+        await brotr.pool.execute("DELETE FROM bigbrotr.relays WHERE url = $1", dead.url)
+        await cycle(brotr, fetch=True)
+        assert await brotr.pool.fetchval(tried) == PER_RELAY
+        await cycle(brotr, fetch=True)
+        assert await brotr.pool.fetchval(tried) == len(ids)
+        asked = [key for each in empty.seen.filters for key in each[0].get("ids", ())]
+        assert sorted(asked) == sorted(ids)
+
+
+async def test_a_clock_that_was_ahead_puts_nothing_off(brotr: Brotr) -> None:
+    """What was asked for in vain then is due when it is right again; what waits as it should,
+    waits on."""
+    lost = make_event(NOW - 50, content="lost", key=7)
+    async with ScriptedRelay() as empty:
+        await brotr.insert_relays([Relay(empty.url)])
+        await store(brotr, [make_event(NOW, 1, [["e", lost["id"]]])])
+        await judge(brotr)
+        await cycle(brotr, fetch=True)
+        due = "SELECT due_at FROM bigbrotr.missing_events WHERE state = 'waiting' AND attempts = 1"
+        before = await brotr.pool.fetchval(due)
+        assert before > NOW
+        assert await brotr.forget_the_future() == (0, 0)
+        assert await brotr.pool.fetchval(due) == before
+        await brotr.pool.execute("UPDATE bigbrotr.missing_events SET due_at = due_at + 864000")
+        assert await brotr.forget_the_future() == (0, 1)
+        assert await brotr.pool.fetchval(due) < before
 
 
 @pytest.mark.parametrize(

@@ -508,3 +508,43 @@ def test_a_process_is_told_from_one_that_has_ended() -> None:
     assert has_ended(ours.rpartition(":")[0] + ":1")  # another of the same number
     for other in ("", "bigbrotr/rescue", "rescue@elsewhere:1:2", "rescue@x", "rescue@a:b:c"):
         assert not has_ended(other)
+
+
+async def test_a_clock_that_was_ahead_puts_nothing_off(brotr: Brotr) -> None:
+    """What was queued, or put off, while a clock was ahead is due when it is right again."""
+    async with ScriptedRelay() as target:
+        known, new = await archive(
+            brotr, [make_event(NOW - n, content=f"{n}") for n in range(2)], DEAD
+        )
+        await queue(brotr, target.url, [known])
+        ahead = int(time.time()) + 10 * 86_400
+        (entry,) = await brotr.pool.fetch(
+            "SELECT * FROM bigbrotr.claim_rescues(p_urls => NULL, p_targets => 1, p_limit => 1,"
+            " p_owner => 'me', p_lease_s => 60, p_now => $1)",
+            ahead,
+        )
+        await brotr.pool.execute(
+            "SELECT bigbrotr.settle_rescues(p_target_id => $1, p_owner => 'me', p_ids => $2,"
+            " p_states => '{waiting}', p_reasons => '{error}', p_details => '{\"\"}',"
+            " p_waits => '{NULL}', p_answered => '{true}', p_is_failed => false,"
+            " p_has_taken => false, p_pause_s => 0, p_outcome => 'done', p_detail => '',"
+            " p_max_attempts => 9, p_now => $3)",
+            entry["target_id"],
+            [known.id],
+            ahead,
+        )
+        async with ScriptedRelay() as other:
+            await brotr.pool.execute(
+                "SELECT bigbrotr.queue_rescues(p_urls => $1, p_created_ats => $2, p_ids => $3,"
+                " p_pubkeys => $4, p_dropped_ats => '{NULL}', p_is_again => false, p_now => $5)",
+                [other.url],
+                [new.created_at],
+                [new.id],
+                [new.pubkey],
+                ahead,
+            )
+            assert await sender(brotr).send() == 0
+            await brotr.forget_the_future()
+            assert await sender(brotr).send() == 2
+            assert await states(brotr) == {known.id: ("held", ""), new.id: ("held", "")}
+        assert await brotr.forget_the_future() == (0, 0)
