@@ -15,6 +15,7 @@ from bigbrotr.models.metadata import MetadataType
 from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position
 from bigbrotr.models.query import Query as EventQuery
+from bigbrotr.models.ranks import address_in
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.models.search import MOST_CHARACTERS, Search
 from bigbrotr.models.where import parse_event_id
@@ -732,6 +733,31 @@ async def _author_rank(pool: Pool, query: AuthorQuery) -> ranks.AuthorRank:
     return await ranks.author_rank(pool, bytes.fromhex(query.author))
 
 
+def _address(text: str) -> str:
+    address = address_in(text)
+    if address is None:
+        raise ValueError("an address is kind:pubkey:d, of a kind that is replaced")
+    return address.decode()
+
+
+class AddressQuery(Query, frozen=True, kw_only=True):
+    """Which address."""
+
+    address: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=2000,
+            description="kind:pubkey:d, percent-encoded: all versions of an event",
+            extra={PARSE: _address},
+        ),
+    ]
+
+
+async def _address_rank(pool: Pool, query: AddressQuery) -> ranks.SubjectRank:
+    return await ranks.subject_rank(pool, query.address.encode())
+
+
 async def _event_rank(pool: Pool, query: OneEventQuery) -> ranks.SubjectRank:
     return await ranks.subject_rank(pool, bytes.fromhex(query.event))
 
@@ -1038,6 +1064,14 @@ RESOURCES: tuple[Resource, ...] = (
         query=OneEventQuery,
         item=ranks.SubjectRank,
         read=_event_rank,
+    ),
+    One(
+        name="address_rank",
+        path="addresses/{address}/rank",
+        words="The same of all versions of an addressable or replaceable event together.",
+        query=AddressQuery,
+        item=ranks.SubjectRank,
+        read=_address_rank,
     ),
     Many(
         name="operators",

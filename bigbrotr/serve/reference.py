@@ -55,6 +55,7 @@ POLICY = (
 EXAMPLES = {
     "relay": "relay.example.com",
     "event": 64 * "0",
+    "address": f"30023:{64 * 'a'}:title",
     "author": "npub1sg6plzptd64u62a878hep2kev88swjh3tw00gjsfl8f237lmu63q0uf63m",
 }
 

@@ -25,7 +25,7 @@ from tests.kit.events import pubkey
 from tests.kit.served import fill, fill_events, serving
 
 # Texts of a form that a schema cannot say; and words, of which there is no index here.
-OPAQUE = {"cursor", "relay", "event", "id", "author", "search"}
+OPAQUE = {"cursor", "relay", "event", "id", "author", "address", "search"}
 EXAMPLES = 6  # of each resource
 PAGES = 3  # of a list that is read on
 SCHEMA = openapi.describe(RESOURCES, PREFIX)
@@ -55,6 +55,7 @@ async def archive(
         "event": ids,
         "id": ids,
         "author": [pubkey(key) for key in range(3)],
+        "address": [f"30023%3A{pubkey(1)}%3A", f"10002%3A{pubkey(0)}%3A"],
         "tag": ["t:nostr", "t:1", "e:" + 64 * "0", "d:"],
         "kind": ["0", "1", "10002"],
         "text": ["relay", "Relay 2"],

@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from bigbrotr.models.query import Query as EventFilter
 from bigbrotr.models.where import parse_event_id
+from bigbrotr.reads import ranks
 from bigbrotr.reads.where import where
 from bigbrotr.serve.api import HALF
 from bigbrotr.serve.pages import kinds, pictures, words
@@ -60,6 +61,7 @@ async def page(ask: Ask) -> Page | None:
             "is_whole": event is not None and event.sig is not None,
             "places": places,
             "answers": answers,
+            "rank": await ranks.subject_rank(ask.pool, bytes.fromhex(event_id)),
             "most": words.MOST_SHOWN,
             "pictures": [] if event is None else pictures.named_in(event),
             "with_pictures": ask.query.pictures is not None,

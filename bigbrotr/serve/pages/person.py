@@ -8,7 +8,7 @@ from msgspec import Meta
 from bigbrotr.models.filter import public_key
 from bigbrotr.models.policy import View
 from bigbrotr.models.query import Query as EventFilter
-from bigbrotr.reads import author_history, authors
+from bigbrotr.reads import author_history, authors, ranks
 from bigbrotr.reads.events import NotKeptError
 from bigbrotr.serve.api import RESOURCES, EventsQuery
 from bigbrotr.serve.pages import kinds, pictures, words
@@ -72,6 +72,7 @@ async def page(ask: Ask) -> Page | Redirect:
             "pubkey": pubkey,
             "npub": words.npub(pubkey),
             "profile": profile,
+            "rank": await ranks.author_rank(ask.pool, bytes.fromhex(pubkey)),
             "pictures": []
             if profile is None
             else pictures.distinct([profile.picture, profile.banner]),

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import nostr_sdk
 import pytest
@@ -337,7 +338,18 @@ async def test_answers(brotr: Brotr, dsn: str, tmp_path: Path) -> None:
         assert (nobody["rank"], nobody["posts"]) == (None, 0)
         event = (await api.get(f"events/{note.id.hex()}/rank")).json
         assert (event["zaps"], event["sats"], event["comments"]) == (1, 21, 0)
+        found = (await api.get(f"addresses/{quote(article, safe='')}/rank")).json
+        assert (found["subject"], found["reactions"], found["zaps"]) == (article, 1, 0)
         await api.get("ranks/nonsense", status=400)
+        await api.get("addresses/nonsense/rank", status=400)
+        root = api.url.removesuffix("/api/v1")
+        for page, words in {
+            f"/authors/{pubkey(3)}": ("<dd>100 of 100</dd>", "<dd>2</dd>", "21 sats"),
+            f"/events/{note.id.hex()}": ("1 zap (21 sats)",),
+        }.items():
+            async with api.client.get(root + page) as response:
+                text = await response.text()
+            assert [each for each in words if each not in text] == []
     npub = nostr_sdk.PublicKey.parse(pubkey(3)).to_bech32()
     done = await call("rank", npub, *config)
     assert (done.code, done.err) == (0, "")
