@@ -1,6 +1,7 @@
 """The command line: what a person or a unit file types, and what it answers."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from bigbrotr.cli import parse
 from bigbrotr.cli.output import NAME, remember, say
 from bigbrotr.core.defects import refusal
 from bigbrotr.core.logger import open_up
-from bigbrotr.errors import leaves
+from bigbrotr.errors import ConfigError, leaves
 
 EXIT_CODES = """\
 exit codes:
@@ -51,6 +52,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "db": ("db",),
 }
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
@@ -61,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     remember(options)
     try:
         code: int = options.command(options)
+        sys.stdout.flush()  # what cannot be written is known here
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError as error:
@@ -72,12 +76,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except (Exception, BaseExceptionGroup) as error:
         causes = leaves(error)
+        if (full := _full(causes)) is not None:
+            say(f"the output cannot be written: {full}")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return ConfigError.exit_code
         known = [ours for cause in causes if (ours := refusal(cause)) is not None]
         if len(known) < len(causes):
             raise
         say(str(known[0]))
         return known[0].exit_code
     return code
+
+
+def _full(causes: Sequence[BaseException]) -> str | None:
+    """Why what is printed finds no room; None: that is not what is wrong. A file that has a name
+    says so itself."""
+    for cause in causes:
+        if not isinstance(cause, OSError) or cause.errno not in FULL or cause.filename is not None:
+            return None
+    return str(causes[0].args[1])
 
 
 def parser(typed: str | None = None) -> parse.Top:

@@ -69,6 +69,20 @@ async def test_nobody_reads_it(config: list[str]) -> None:
     assert err == b"bigbrotr: the monitor has found no change yet\n"
 
 
+@pytest.mark.parametrize("words", ["status", "status --json", "witnesses --json", "config show"])
+async def test_there_is_no_room_for_it(config: list[str], words: str) -> None:
+    """The disk on which its output goes is full."""
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", 'exec "$@" > /dev/full', "sh", sys.executable, "-m", "bigbrotr"),
+        *(*words.split(), *config),
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(),
+    )
+    _, err = await process.communicate()
+    assert process.returncode == 2
+    assert err == b"bigbrotr: the output cannot be written: No space left on device\n"
+
+
 async def test_what_will_change(brotr: Brotr, config: list[str], tmp_path: Path) -> None:
     await brotr.insert_relays(RELAYS[:1])
     (due,) = await claim(brotr)
