@@ -120,7 +120,7 @@ async def _of_author(there: Place, author: bytes, options: argparse.Namespace) -
         cells = [
             [
                 each.relay,
-                "failing" if each.is_failing else "",
+                "failing" if each.is_failing else "well",
                 *(f"{n:,}" for n in (each.held, each.alone, each.endangered)),
             ]
             for each in found.relays[: options.limit or ROWS]

@@ -168,7 +168,9 @@ class Sender:
         )
         states = Counter(each.state for each in work.outcomes.values())
         self.counts.update(states)
-        self._log.info("rescued", relay=target.url, outcome=outcome.outcome, **states)
+        self._log.info(
+            "offered archived events", relay=target.url, outcome=outcome.outcome, **states
+        )
 
     async def _talk_to(self, url: str, work: _Work) -> TargetOutcome:
         try:
