@@ -168,7 +168,7 @@ async def test_proofs_are_taken_back_after_they_were_merged(brotr: Brotr) -> Non
             )
         )
         async with asyncio.timeout(20):
-            while not await merging.fetchval(
+            while not await brotr.pool.fetchval(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
                 " AND wait_event_type = 'Lock'"
             ):
