@@ -20,6 +20,9 @@ MAX_KIND = 65535
 TAG_HASHES = 5000  # of an event that are indexed: an entry takes more than it has on the wire
 HASH_SHIFT = 2**31  # from a CRC-32 to PostgreSQL's integer
 
+# Tags as the archive keeps them: JSON text, of events that were valid.
+decode_tags = msgspec.json.Decoder(list[list[str]]).decode
+
 
 class WireEvent(msgspec.Struct, frozen=True, gc=False):
     """An event as it came over the wire; tags and content are left as slices of the frame.

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-import msgspec
-
 from bigbrotr.models.event import decode_loosely
 from bigbrotr.models.policy import EPHEMERAL, Reason, facts_of
 
@@ -82,8 +80,6 @@ HIDDEN = {
     Reason.EPHEMERAL: Left.EPHEMERAL,
     Reason.SUPERSEDED: Left.SUPERSEDED,
 }
-
-_decode_tags = msgspec.json.Decoder(list[list[str]]).decode
 
 
 class Embedded(NamedTuple):
@@ -216,8 +212,3 @@ def closed_by(limits: Mapping[str, int | bool]) -> Left | None:
 def work_of(event_id: bytes) -> int:
     """The zero bits at the beginning of an id (NIP-13)."""
     return 8 * len(event_id) - int.from_bytes(event_id).bit_length()
-
-
-def tags_in(text: str) -> list[list[str]]:
-    """The tags in their JSON, as the archive keeps them."""
-    return _decode_tags(text)

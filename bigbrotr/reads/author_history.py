@@ -6,14 +6,14 @@ import time
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-import msgspec
 from msgspec import Struct
 
 from bigbrotr.core.pool import Pool
-from bigbrotr.models.event import MAX_CREATED_AT
+from bigbrotr.models.event import MAX_CREATED_AT, decode_tags
 from bigbrotr.models.query import Position, Query
 from bigbrotr.reads.authors import (
     INBOXES,
+    RELAY_LISTS,
     AuthorRelays,
     ListedRelay,
     Profile,
@@ -22,14 +22,11 @@ from bigbrotr.reads.authors import (
 )
 from bigbrotr.reads.events import EventReads, NotKeptError, StoredEvent
 
-RELAY_LISTS = 10002
 MOST_VERSIONS = 500  # of one kind that are read
 PAGE = 50  # versions that are read at once
 PAGE_BYTES = 4 << 20
 MOST_MOVES = 2_000
 BUDGET_S = 2.0  # for the versions of one kind
-
-_decode_tags = msgspec.json.Decoder(list[list[str]]).decode
 
 
 class ListedNow(Struct, frozen=True):
@@ -134,7 +131,7 @@ async def author_then(
         if page.events:
             found[kind] = _kept(page.events[0])
     lists = {
-        kind: relays_in(kind, _decode_tags(found[kind].tags or "[]"))
+        kind: relays_in(kind, decode_tags(found[kind].tags or "[]"))
         for kind in (RELAY_LISTS, INBOXES)
         if kind in found
     }
@@ -178,7 +175,7 @@ async def author_history(
             event.kind,
             event.id.hex(),
             event.created_at,
-            *relays_in(event.kind, _decode_tags(event.tags or "[]")),
+            *relays_in(event.kind, decode_tags(event.tags or "[]")),
         )
         for event in reversed(lists.events)
     ]
@@ -267,7 +264,7 @@ def _contacts(event: StoredEvent) -> Contacts:
     text = event.tags or "[]"
     if text.isdigit():  # slim
         return Contacts(event.created_at, int(text))
-    keys = {tag[1].lower() for tag in _decode_tags(text) if len(tag) > 1 and tag[0] == "p"}
+    keys = {tag[1].lower() for tag in decode_tags(text) if len(tag) > 1 and tag[0] == "p"}
     return Contacts(event.created_at, len(keys))
 
 

@@ -12,6 +12,7 @@ COUNTED = 50_000  # newest events of an author that are counted by kind
 SAMPLE = 500  # newest events of an author that are looked for at relays
 MAX_TEXT = 5_000  # characters of a field of a profile
 MAX_RELAYS = 500  # of a list
+RELAY_LISTS = 10002  # the kind that names where somebody reads and writes (NIP-65)
 INBOXES = 10050  # the kind that names relays for direct messages (NIP-17)
 
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from bigbrotr.core.calls.base import call_of
 from bigbrotr.core.pool import Pool
-from bigbrotr.models.event import Event, tag_hash
+from bigbrotr.models.event import Event, decode_tags, tag_hash
 from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position, Query
 from bigbrotr.models.search import Search as Words
@@ -41,7 +41,6 @@ SEARCHED_MORE = 4  # ... so many times as much
 LAST_ID = b"\xff" * 32  # comes after all others of its second
 
 _encode = msgspec.json.Encoder().encode
-_decode_tags = msgspec.json.Decoder(list[list[str]]).decode
 
 
 class NotKeptError(Exception):
@@ -535,7 +534,7 @@ def _size(text: str | None) -> int:
 
 
 def _with_tags(query: Query, events: list[StoredEvent]) -> list[StoredEvent]:
-    return [e for e in events if e.tags is not None and query.has_tags(_decode_tags(e.tags))]
+    return [e for e in events if e.tags is not None and query.has_tags(decode_tags(e.tags))]
 
 
 def has_words(search: Words, event: StoredEvent, tags: list[list[str]] | None = None) -> bool:
@@ -543,7 +542,7 @@ def has_words(search: Words, event: StoredEvent, tags: list[list[str]] | None = 
     if event.content is None:
         return False
     if tags is None:
-        tags = _decode_tags(event.tags or "[]")
+        tags = decode_tags(event.tags or "[]")
     return search.matches(words_of_event(event.kind, tags, event.content))
 
 

@@ -4,11 +4,10 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-import msgspec
-
 from bigbrotr.config.settings import SearchSettings
 from bigbrotr.core.base_service import BaseService
 from bigbrotr.core.calls.search import Indexed, SearchPosition
+from bigbrotr.models.event import decode_tags
 from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position, Query
 from bigbrotr.models.search import hashes_of, words_of_event
@@ -19,8 +18,6 @@ from bigbrotr.reads.events import PAGE, EventReads, StoredEvent
 ROWS = 4  # of the log of new events that are read at once
 PAGE_BYTES = 4 << 20  # of contents and tags that are read at once
 STEP_BYTES = 100_000  # of text that is cut into words before others have their turn: 10 ms
-
-_decode_tags = msgspec.json.Decoder(list[list[str]]).decode
 
 
 class Search(BaseService[SearchSettings]):
@@ -104,7 +101,7 @@ async def _indexed(events: Sequence[StoredEvent]) -> list[Indexed]:
     size = 0
     for event in events:
         content = event.content or ""
-        tags = _decode_tags(event.tags or "[]")
+        tags = decode_tags(event.tags or "[]")
         hashes = sorted(hashes_of(words_of_event(event.kind, tags, content)))
         found.append(Indexed(event.created_at, event.id, event.kind, hashes))
         size += len(content)

@@ -5,13 +5,12 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
-import msgspec
-
 from bigbrotr.config.settings import WitnessesSettings
 from bigbrotr.core.base_service import BaseService, Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.witnesses import Known, Noted
 from bigbrotr.core.metrics import Sample
+from bigbrotr.models.event import decode_tags
 from bigbrotr.models.nip66 import ANNOUNCEMENT, DISCOVERY
 from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position, Query
@@ -36,8 +35,6 @@ ROWS = 20  # of the log of new events that are read at once
 PAGE_BYTES = 4 << 20  # of contents and tags that are read at once
 RELAYS = 50  # that are compared before others have their turn
 LATE_S = 60  # how far a comparison may be in the future before our clock was ahead
-
-_decode_tags = msgspec.json.Decoder(list[list[str]]).decode
 
 
 class Witnesses(BaseService[WitnessesSettings]):
@@ -264,7 +261,7 @@ class Taken:
         for event in events:
             if not wants(event.pubkey):
                 continue
-            tags = _decode_tags(event.tags or "[]")
+            tags = decode_tags(event.tags or "[]")
             about = event.pubkey, event.created_at, event.id
             if event.kind == DISCOVERY:
                 word = read_word(*about, tags, now)

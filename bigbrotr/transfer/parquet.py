@@ -15,9 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 from bigbrotr.errors import BigBrotrError, ConfigError
+from bigbrotr.models.event import decode_tags
 from bigbrotr.transfer.datasets import FORMAT_KEY, FORMAT_VERSION, Column, Dataset
 
 if TYPE_CHECKING:
@@ -35,8 +34,6 @@ NO_STATISTICS = {"content", "tags", "sig", "serialised", "document", "detail"}
 
 # What pyarrow raises, besides errors of its own, where bytes are not what they should be.
 _UNREADABLE = (OSError, ValueError, LookupError, OverflowError)
-
-_decode_tags = msgspec.json.Decoder(list[list[str]]).decode
 
 
 class DamagedError(BigBrotrError):
@@ -260,7 +257,7 @@ def event_columns(rows: Sequence[Any]) -> "list[pyarrow.Array]":
 
     exact = [_exactly(row["raw"]) if row["raw"] else None for row in rows]
     tags = [
-        _decode_tags(row["tags"]) if each is None else each[0]
+        decode_tags(row["tags"]) if each is None else each[0]
         for row, each in zip(rows, exact, strict=True)
     ]
     contents = [

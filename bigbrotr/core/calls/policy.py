@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import asyncpg
-import msgspec
 
 from bigbrotr.core.calls.base import MAINTENANCE_S, Calls, rows_of, value_of
 from bigbrotr.core.pool import Connection
+from bigbrotr.models.event import decode_tags
 from bigbrotr.models.policy import Facts, facts_of
 from bigbrotr.models.target import What
 
@@ -16,8 +16,6 @@ PAGES = 4  # of the log of new events that are judged at once
 STEP = 1000  # archived events that are judged at once
 
 Key: TypeAlias = tuple[int, bytes]  # created_at and id
-
-_decode_tags = msgspec.json.Decoder(list[list[str]]).decode
 
 
 class Judged(NamedTuple):
@@ -267,7 +265,7 @@ async def _judge(
 
 
 def _said(row: asyncpg.Record, urls: Sequence[str]) -> Said:
-    tags = None if row["tags"] is None else _decode_tags(row["tags"])
+    tags = None if row["tags"] is None else decode_tags(row["tags"])
     facts = facts_of(row["pubkey"], row["created_at"], row["kind"], tags, urls)
     return Said(row["created_at"], row["id"], row["pubkey"], row["kind"], facts)
 

@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 import asyncpg
-import msgspec
 
 from bigbrotr.core.calls.base import MAINTENANCE_S, Calls, call_of, rows_of, value_of
 from bigbrotr.core.pool import Connection
+from bigbrotr.models.event import decode_tags
 from bigbrotr.models.policy import askers_of, facts_of
 
 MAX_DAYS = 10_000  # that are asked for at once
@@ -29,15 +29,12 @@ class Window(NamedTuple):
     sketches: Sequence[Sequence[bytes]]  # of each day: all, with a profile, with a follow list
 
 
-_decode_tags = msgspec.json.Decoder(list[list[str]]).decode
-
-
 def asks_about(rows: Sequence[asyncpg.Record]) -> dict[str, list[Any]]:
     """The arguments of `asked_of_relays` for the rows of `deletable`: the events, and who might ask
     for the deletion of each."""
     askers, targets, asks_of = [], [], []
     for position, row in enumerate(rows, 1):
-        tags = None if row["tags"] is None else _decode_tags(row["tags"])
+        tags = None if row["tags"] is None else decode_tags(row["tags"])
         facts = facts_of(row["pubkey"], row["created_at"], row["kind"], tags)
         for asker, target in askers_of(row["id"], row["pubkey"], facts):
             askers.append(asker)

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from bigbrotr.models.event import decode_tags
 from bigbrotr.reads.events import StoredEvent
 
 NAMES = {
@@ -77,8 +78,6 @@ NAMES = {
 }
 MOST_IN_LINE = 280  # characters of a content
 
-_tags = msgspec.json.Decoder(list[list[str]])
-
 
 class Shown(NamedTuple):
     """An event in a list."""
@@ -130,4 +129,4 @@ def fields_in(content: str) -> dict[str, Any]:
 
 def tags_of(event: StoredEvent) -> list[list[str]]:
     """The tags of an event; none, where they are not kept."""
-    return [] if event.tags is None else _tags.decode(event.tags)
+    return [] if event.tags is None else decode_tags(event.tags)

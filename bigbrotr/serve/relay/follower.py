@@ -3,11 +3,10 @@
 import asyncio
 from collections.abc import Callable, Collection
 
-import msgspec
-
 from bigbrotr.core.defects import Defects, refusal
 from bigbrotr.core.logger import Logger
 from bigbrotr.core.pool import Pool
+from bigbrotr.models.event import decode_tags
 from bigbrotr.models.query import Query
 from bigbrotr.reads.arrivals import Arrival, Arrivals, horizon
 from bigbrotr.reads.events import PAGE, StoredEvent
@@ -17,8 +16,6 @@ from bigbrotr.serve.relay.views import PAGE_BYTES, View
 LOOK_S = 0.1  # from one look at the log to the next
 PAGES = 20  # of the log that are read at once
 AGAIN_S = 1.0  # after the database did not answer
-
-_decode_tags = msgspec.json.Decoder(list[list[str]]).decode
 
 
 class Follower:
@@ -140,7 +137,7 @@ class Follower:
         if event.tags is None or (view.path, event.id) in self._told:
             return
         self._told.add((view.path, event.id))
-        told = view.live.matching(event, _decode_tags(event.tags))
+        told = view.live.matching(event, decode_tags(event.tags))
         if not told:
             return
         text = event.to_json()

@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-import msgspec
-
 from bigbrotr.core.defects import Defects, refusal
 from bigbrotr.core.logger import Logger
 from bigbrotr.core.pool import Pool
+from bigbrotr.models.event import decode_tags
 from bigbrotr.models.query import Query
 from bigbrotr.nostr.id_set import Key
 from bigbrotr.reads.arrivals import Arrivals
@@ -26,8 +25,6 @@ from bigbrotr.serve.relay.views import PAGE_BYTES, View
 LOOK_S = 5.0  # from one look to the next, where nobody asks
 ROWS = 200  # of the logs that are read at once
 MOST = 200_000  # changes that are followed; where there are more, the sets are read anew
-
-_decode_tags = msgspec.json.Decoder(list[list[str]]).decode
 
 
 class Following(Protocol):
@@ -200,7 +197,7 @@ class Upkeep:
                 # Contents may be large, and are of no use here.
                 (
                     event._replace(content=None, tags=None, raw=None),
-                    _decode_tags(event.tags) if event.tags else [],
+                    decode_tags(event.tags) if event.tags else [],
                 )
                 for event in page.events
             )

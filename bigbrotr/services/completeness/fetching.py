@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 import anyio
-import msgspec
 
 from bigbrotr.config.settings import Config
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.completeness import Missing
 from bigbrotr.core.defects import Defects, is_outside
 from bigbrotr.core.logger import Logger
-from bigbrotr.models.event import Event, EventRelay, WireEvent
+from bigbrotr.models.event import Event, EventRelay, WireEvent, decode_tags
 from bigbrotr.models.policy import EPHEMERAL, View, facts_of
 from bigbrotr.models.query import Query
 from bigbrotr.models.references import kind_of_address
@@ -24,7 +23,7 @@ from bigbrotr.net.politeness import politeness_of
 from bigbrotr.nostr.auth import Signer, Throwaway
 from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.session import Bounds, Page, Session
-from bigbrotr.reads.authors import relays_in
+from bigbrotr.reads.authors import RELAY_LISTS, relays_in
 from bigbrotr.reads.events import EventReads
 
 OUTCOMES = ("found", "asked", "gone")
@@ -36,9 +35,6 @@ CONVERSATION_S = 120.0
 PAGE_BYTES = 16 << 20
 MAX_FRAME_BYTES = 4 << 20
 SPARE_COPIES = 10  # more events than ids are asked for: some relays send forged copies first
-RELAY_LISTS = 10002
-
-_decode_tags = msgspec.json.Decoder(list[list[str]]).decode
 
 
 class Fetching:
@@ -135,7 +131,7 @@ class Fetching:
             query = Query(authors=frozenset(authors), kinds=frozenset([RELAY_LISTS]))
             async for event in self._lists.all(query):
                 if event.pubkey not in written:  # the newest comes first
-                    listed, _ = relays_in(event.kind, _decode_tags(event.tags or "[]"))
+                    listed, _ = relays_in(event.kind, decode_tags(event.tags or "[]"))
                     written[event.pubkey] = [each.url for each in listed if each.write]
         return written
 

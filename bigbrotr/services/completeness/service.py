@@ -5,15 +5,13 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Self
 
-import msgspec
-
 from bigbrotr.config.settings import CompletenessSettings
 from bigbrotr.core.base_service import BaseService, Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.completeness import CompletenessPosition, Noted, Referring
 from bigbrotr.core.metrics import Sample
 from bigbrotr.models.coverage import Span
-from bigbrotr.models.event import MAX_CREATED_AT
+from bigbrotr.models.event import MAX_CREATED_AT, decode_tags
 from bigbrotr.models.policy import View
 from bigbrotr.models.query import Query
 from bigbrotr.models.references import bound_of, is_sampled, month_of, references
@@ -28,8 +26,6 @@ EXAMINED = 5_000  # archived events that are looked at in one step of the walk
 STEP = 200  # events whose tags are read before others have their turn
 ADDRESSES_S = 60.0  # from one look for addresses that have come to the next
 EVERYTHING = Span(0, MAX_CREATED_AT)
-
-_decode_tags = msgspec.json.Decoder(list[list[str]]).decode
 
 
 class Completeness(BaseService[CompletenessSettings]):
@@ -135,7 +131,7 @@ class Completeness(BaseService[CompletenessSettings]):
     ) -> int:
         found = []
         for place, event in enumerate(events, 1):
-            for each in references(event.id, event.kind, _decode_tags(event.tags), event.content):
+            for each in references(event.id, event.kind, decode_tags(event.tags), event.content):
                 found.append((event, each))  # noqa: PERF401 -- others have their turn meanwhile
             if place % STEP == 0:
                 await asyncio.sleep(0)

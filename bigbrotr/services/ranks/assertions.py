@@ -22,6 +22,7 @@ from bigbrotr.models.assertions import (
     said_of_subject,
     tags_of,
 )
+from bigbrotr.models.event import decode_tags
 from bigbrotr.models.keys import Keys
 from bigbrotr.models.query import Query
 from bigbrotr.reads.events import EventReads
@@ -29,8 +30,6 @@ from bigbrotr.reads.events import EventReads
 KEY_NAME = "RANKS_PRIVATE_KEY"  # of the environment
 PROFILE = 0
 LISTED_RELAYS = 50  # of users' lists that get a kind, those that most name first
-
-_decode_tags = msgspec.json.Decoder(list[list[str]]).decode
 
 
 def keys_of(settings: RanksSettings) -> Keys | None:
@@ -115,7 +114,7 @@ class Assertions:
         named: Counter[tuple[int, str]] = Counter()
         if self._settings.to_listed:
             async for event in reads.all(Query(kinds=frozenset((TRUSTED,)))):
-                tags = [tag for tag in _decode_tags(event.tags or "[]") if tag]
+                tags = [tag for tag in decode_tags(event.tags or "[]") if tag]
                 named.update(places_in(tags, self._keys.public_key))
         known = await self._brotr.pool.fetch(
             "SELECT r.url FROM bigbrotr.relays AS r"

@@ -5,12 +5,11 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import islice
 
-import msgspec
-
 from bigbrotr.config.settings import RanksSettings
 from bigbrotr.core.base_service import BaseService, Context
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.ranks import Counted, RankPosition
+from bigbrotr.models.event import decode_tags
 from bigbrotr.models.page_rank import FollowGraph, Ranked, require
 from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position, Query
@@ -27,7 +26,6 @@ STEP_BYTES = 100_000  # of tags that are read before others have their turn
 KEPT = 5000  # ranks that are written together
 LATE_S = 60  # how far the last run may be in the future before our clock was ahead
 
-_decode_tags = msgspec.json.Decoder(list[list[str]]).decode
 
 Key = tuple[int, bytes]  # time and id of an event
 
@@ -243,7 +241,7 @@ async def _spread(
     size = 0
     for event in events:
         text = event.tags or "[]"
-        yield event, [tag for tag in _decode_tags(text) if tag]
+        yield event, [tag for tag in decode_tags(text) if tag]
         if (size := size + len(text)) > STEP_BYTES:
             size = 0
             await asyncio.sleep(0)

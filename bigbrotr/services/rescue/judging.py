@@ -7,9 +7,9 @@ from typing import TypeAlias
 from bigbrotr.config.settings import Config
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.models.coverage import Span
-from bigbrotr.models.event import MAX_CREATED_AT
+from bigbrotr.models.event import MAX_CREATED_AT, decode_tags
 from bigbrotr.models.policy import View, urls_of
-from bigbrotr.models.rescue import Left, Sendable, embedded_in, left_of, tags_in
+from bigbrotr.models.rescue import Left, Sendable, embedded_in, left_of
 from bigbrotr.reads.events import StoredEvent
 
 Judgement: TypeAlias = Sendable | Left
@@ -48,7 +48,7 @@ async def judge(brotr: Brotr, events: Sequence[StoredEvent], now: int) -> dict[b
         if event.tags is None or event.content is None or event.sig is None:
             found[event.id] = Left.NOT_KEPT
             continue
-        tags = tags_in(event.tags)
+        tags = decode_tags(event.tags)
         left = left_of(
             event.pubkey, event.created_at, event.kind, tags, noted.why, noted.expires_at, now
         )

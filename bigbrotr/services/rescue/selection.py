@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -13,22 +12,19 @@ from bigbrotr.config.settings import Config
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.rescues import ToRescue
 from bigbrotr.models.coverage import Span
-from bigbrotr.models.event import MAX_CREATED_AT
+from bigbrotr.models.event import MAX_CREATED_AT, decode_tags
 from bigbrotr.models.policy import View
 from bigbrotr.models.query import Position, Query
 from bigbrotr.models.relay import Relay
 from bigbrotr.models.rescue import Left, Sendable, closed_by, refusal_in_advance
-from bigbrotr.reads.authors import ListedRelay, relays_in
+from bigbrotr.reads.authors import RELAY_LISTS, ListedRelay, relays_in
 from bigbrotr.reads.events import EventReads, StoredEvent
 from bigbrotr.services.rescue.judging import judge, nothing, settle_policy
 
 PAGE = 500  # events that are looked at once
 PAGE_BYTES = 8 << 20  # of their tags and contents
 HELD_IDS = 2000  # of a relay that are looked at once
-RELAY_LISTS = 10002
 MOST_LISTS = 20_000  # relay lists that are kept in mind
-
-_decode_tags = msgspec.json.Decoder(list[list[str]]).decode
 
 
 class Selection(Struct, frozen=True, kw_only=True):
@@ -254,7 +250,7 @@ class Selecting:
             async for event in self._lists.all(query):
                 if event.pubkey not in seen:  # the newest comes first
                     seen.add(event.pubkey)
-                    listed, _ = relays_in(event.kind, _decode_tags(event.tags or "[]"))
+                    listed, _ = relays_in(event.kind, decode_tags(event.tags or "[]"))
                     self._written[event.pubkey] = self._chosen(listed)
         return {author: self._written[author] for author in authors}
 
