@@ -96,9 +96,6 @@ async def author_summary(
         "SELECT * FROM bigbrotr.author_kinds(p_pubkey => $1, p_most => $2)", pubkey, counted
     )
     kinds = tuple(KindCount(*row) for row in rows)
-    first, *holders = await pool.fetch(
-        "SELECT * FROM bigbrotr.author_holders(p_pubkey => $1, p_most => $2)", pubkey, sample
-    )
     events = sum(each.events for each in kinds)
     return AuthorSummary(
         pubkey=pubkey.hex(),
@@ -107,11 +104,19 @@ async def author_summary(
         first_at=await pool.fetchval("SELECT * FROM bigbrotr.author_began(p_pubkey => $1)", pubkey),
         last_at=max((each.last_at for each in kinds), default=None),
         kinds=kinds,
-        holders=Holders(
-            first["sample"],
-            sum(row["alone"] for row in holders),
-            tuple(Holder(row["url"], row["held"], row["alone"]) for row in holders),
-        ),
+        holders=await holders_of(pool, pubkey, sample),
+    )
+
+
+async def holders_of(pool: Pool, pubkey: bytes, sample: int = SAMPLE) -> Holders:
+    """Which relays hold the newest `sample` events of this author (32 bytes)."""
+    first, *holders = await pool.fetch(
+        "SELECT * FROM bigbrotr.author_holders(p_pubkey => $1, p_most => $2)", pubkey, sample
+    )
+    return Holders(
+        first["sample"],
+        sum(row["alone"] for row in holders),
+        tuple(Holder(row["url"], row["held"], row["alone"]) for row in holders),
     )
 
 

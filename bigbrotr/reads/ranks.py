@@ -5,8 +5,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from bigbrotr.core.pool import Pool
-
-SAMPLE = 500  # newest events of an author that are looked for at relays
+from bigbrotr.reads.authors import Holders, holders_of
 
 
 class RankBasis(Struct, frozen=True, kw_only=True):
@@ -113,8 +112,9 @@ async def list_ranks(pool: Pool, after: TopKey | None, limit: int) -> list[tuple
     ]
 
 
-async def author_rank(pool: Pool, pubkey: bytes) -> AuthorRank:
-    """What is known of a public key (32 bytes)."""
+async def author_rank(pool: Pool, pubkey: bytes, holders: Holders | None = None) -> AuthorRank:
+    """What is known of a public key (32 bytes). `holders`: who holds its newest events, where that
+    was read already."""
     ranked = await pool.fetchrow(
         "SELECT r.rank, r.score, r.followers, r.follows FROM bigbrotr.ranks AS r"
         " WHERE r.pubkey = $1",
@@ -123,9 +123,8 @@ async def author_rank(pool: Pool, pubkey: bytes) -> AuthorRank:
     counted = await pool.fetchrow(
         "SELECT a.* FROM bigbrotr.rank_authors AS a WHERE a.pubkey = $1", pubkey
     )
-    first, *holders = await pool.fetch(
-        "SELECT * FROM bigbrotr.author_holders(p_pubkey => $1, p_most => $2)", pubkey, SAMPLE
-    )
+    if holders is None:
+        holders = await holders_of(pool, pubkey)
     counts = {} if counted is None else dict(counted)
     return AuthorRank(
         pubkey=pubkey.hex(),
@@ -143,8 +142,8 @@ async def author_rank(pool: Pool, pubkey: bytes) -> AuthorRank:
         sats_sent=counts.get("msat_sent", 0) // 1000,
         reports_received=counts.get("reports_received", 0),
         reports_sent=counts.get("reports_sent", 0),
-        relays=len(holders),
-        relays_sample=first["sample"],
+        relays=len(holders.relays),
+        relays_sample=holders.sample,
         basis=await rank_basis(pool),
     )
 

@@ -72,7 +72,7 @@ async def page(ask: Ask) -> Page | Redirect:
             "pubkey": pubkey,
             "npub": words.npub(pubkey),
             "profile": profile,
-            "rank": await ranks.author_rank(ask.pool, bytes.fromhex(pubkey)),
+            "rank": await ranks.author_rank(ask.pool, bytes.fromhex(pubkey), summary.holders),
             "pictures": []
             if profile is None
             else pictures.distinct([profile.picture, profile.banner]),
