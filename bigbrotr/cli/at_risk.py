@@ -2,9 +2,8 @@
 
 import argparse
 
-import msgspec
-
 from bigbrotr.cli import parse
+from bigbrotr.cli.output import print_json
 from bigbrotr.cli.place import Place, database, find, loop
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.event import MAX_KIND
@@ -77,7 +76,7 @@ async def _of_all(there: Place, options: argparse.Namespace) -> int:
             )
         ]
     if options.json:
-        _print_json({"summary": summary, "relays": rows})
+        print_json({"summary": summary, "relays": rows})
         return 0
     cells = [
         [row.relay, row.state, row.stage, f"{row.alone:,}", f"{row.endangered:,}"] for row in rows
@@ -96,7 +95,7 @@ async def _of_relay(there: Place, url: str, options: argparse.Namespace) -> int:
         raise ConfigError(f"{url} is no relay of this archive")
     kinds = [each for each in found if not options.kind or each.kind in options.kind]
     if options.json:
-        _print_json({"relay": url, "summary": summary, "kinds": kinds})
+        print_json({"relay": url, "summary": summary, "kinds": kinds})
         return 0
     cells = [[str(each.kind), f"{each.alone:,}", f"{each.endangered:,}"] for each in kinds]
     _print_table(("kind", "alone", "endangered"), cells, numbers=3)
@@ -108,7 +107,7 @@ async def _of_author(there: Place, author: bytes, options: argparse.Namespace) -
     async with database(there) as brotr:
         found = await author_risk(brotr.pool, author, kinds=options.kind)
     if options.json:
-        _print_json(found)
+        print_json(found)
         return 0
     cells = [
         [str(each.kind), *(f"{n:,}" for n in (each.events, each.alone, each.endangered, each.lost))]
@@ -160,7 +159,3 @@ def _print_table(names: tuple[str, ...], cells: list[list[str]], *, numbers: int
     ]
     for line in lay_out(columns, None):
         print(line.plain)  # noqa: T201
-
-
-def _print_json(found: object) -> None:
-    print(msgspec.json.format(msgspec.json.encode(found)).decode())  # noqa: T201

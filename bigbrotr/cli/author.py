@@ -4,12 +4,10 @@ import argparse
 import datetime
 import re
 
-import msgspec
-
 from bigbrotr.cli import parse
 from bigbrotr.cli.events import moment as moment_of
+from bigbrotr.cli.output import print_json, print_lines
 from bigbrotr.cli.place import Place, database, find, loop
-from bigbrotr.core.logger import printable
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.event import MAX_CREATED_AT
 from bigbrotr.models.filter import public_key
@@ -83,10 +81,10 @@ async def _print(there: Place, author: bytes, options: argparse.Namespace) -> in
             raise ConfigError(str(error)) from None
     if options.json:
         found = {"then": now, "history": history}
-        print(msgspec.json.format(msgspec.json.encode(found)).decode())  # noqa: T201
+        print_json(found)
         return 0
     lines = [*_then_lines(now), *_history_lines(history, is_whole=options.at is None)]
-    print("\n".join(map(printable, lines)))  # noqa: T201
+    print_lines(lines)
     return 0
 
 

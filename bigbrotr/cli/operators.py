@@ -5,7 +5,7 @@ import argparse
 import msgspec
 
 from bigbrotr.cli import parse
-from bigbrotr.cli.output import say
+from bigbrotr.cli.output import print_json, print_lines, say
 from bigbrotr.cli.place import Place, database, find, loop
 from bigbrotr.cli.status import no_relay, relay_of
 from bigbrotr.core.logger import printable
@@ -55,10 +55,9 @@ async def _print_relay(there: Place, relay: Relay, *, is_json: bool) -> int:
     if found is None:
         raise ConfigError(no_relay(relay.url))
     if is_json:
-        print(msgspec.json.format(msgspec.json.encode(found)).decode())  # noqa: T201
+        print_json(found)
         return 0
-    for line in lines_of(found):
-        print(line)  # noqa: T201
+    print_lines(lines_of(found))
     return 0
 
 

@@ -6,7 +6,10 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+
+import msgspec
 
 from bigbrotr.core.logger import printable
 from bigbrotr.secret import without_secrets
@@ -53,6 +56,17 @@ def pasteable(words: str) -> str:
         return f"`{program()} {' '.join([command, *map(shlex.quote, more)])}`"
 
     return re.sub(rf"`{NAME} ([^`]+)`", as_typed, words)
+
+
+def print_json(found: object) -> None:
+    """Prints a value for programs, as JSON over several lines."""
+    print(msgspec.json.format(msgspec.json.encode(found)).decode())  # noqa: T201
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Prints lines for people: what strangers have said in them moves no cursor."""
+    for line in lines:
+        print(printable(line))  # noqa: T201
 
 
 def say(words: str) -> None:

@@ -5,7 +5,7 @@ import argparse
 import msgspec
 
 from bigbrotr.cli import parse
-from bigbrotr.cli.output import say
+from bigbrotr.cli.output import print_json, print_lines, say
 from bigbrotr.cli.place import Place, database, find, loop
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.mentions import decode_bech32, records
@@ -87,10 +87,9 @@ async def _print(there: Place, target: Target | bytes, *, is_json: bool) -> int:
                 counts = msgspec.structs.asdict(other)
                 found = other if any(counts[name] for name in SUBJECT) else found
     if is_json:
-        print(msgspec.json.format(msgspec.json.encode(found)).decode())  # noqa: T201
+        print_json(found)
         return 0
-    for line in lines_of(found):
-        print(line)  # noqa: T201
+    print_lines(lines_of(found))
     return 0
 
 
@@ -146,7 +145,7 @@ async def _print_top(there: Place, number: int, *, is_json: bool) -> int:
         basis = await rank_basis(brotr.pool)
     if is_json:
         value = {"basis": basis, "ranks": found}
-        print(msgspec.json.format(msgspec.json.encode(value)).decode())  # noqa: T201
+        print_json(value)
         return 0
     if found:
         _table(found)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from bigbrotr.cli import parse
 from bigbrotr.cli.events import moment
+from bigbrotr.cli.output import print_json
 from bigbrotr.cli.place import Place, database, find, loop
 from bigbrotr.errors import ConfigError
 from bigbrotr.reads.statistics import STATISTICS, Description, Statistic, descriptions, figures
@@ -77,7 +78,7 @@ async def _print(there: Place, statistic: Statistic, options: argparse.Namespace
 def _show(options: argparse.Namespace, item: type[msgspec.Struct], rows: Sequence[Any]) -> None:
     names = [field.name for field in msgspec.structs.fields(item)]
     if options.json:
-        print(msgspec.json.format(msgspec.json.encode(rows)).decode())  # noqa: T201
+        print_json(rows)
         return
     cells = [[_cell(getattr(row, name)) for name in names] for row in rows]
     if options.csv:

@@ -6,10 +6,9 @@ import pwd
 import sys
 
 import asyncpg
-import msgspec
 
 from bigbrotr.cli import parse
-from bigbrotr.cli.output import say
+from bigbrotr.cli.output import print_json, say
 from bigbrotr.cli.place import Place, database, find, loop
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.policy import Takedown
@@ -128,7 +127,7 @@ async def _print_log(there: Place, *, is_json: bool) -> int:
         log = await brotr.takedowns()
     if is_json:
         rows = [each._asdict() | {"target": each.target.hex()} for each in log]
-        print(msgspec.json.format(msgspec.json.encode(rows)).decode())  # noqa: T201
+        print_json(rows)
         return 0
     for each in log:
         print("\n".join(map(printable, lines_of(each))))  # noqa: T201

@@ -2,10 +2,8 @@
 
 import argparse
 
-import msgspec
-
 from bigbrotr.cli import parse
-from bigbrotr.cli.output import say
+from bigbrotr.cli.output import print_json, print_lines, say
 from bigbrotr.cli.place import Place, database, find, loop
 from bigbrotr.cli.status import no_relay, relay_of
 from bigbrotr.errors import ConfigError
@@ -48,7 +46,7 @@ async def _print(there: Place, *, is_json: bool) -> int:
     async with database(there) as brotr:
         found = [each for _, each in await list_witnesses(brotr.pool, None, ROWS)]
     if is_json:
-        print(msgspec.json.format(msgspec.json.encode(found)).decode())  # noqa: T201
+        print_json(found)
     elif not found:
         say("no other monitor has said anything yet")
     else:
@@ -83,10 +81,9 @@ async def _print_relay(there: Place, relay: Relay, *, is_json: bool) -> int:
     if found is None:
         raise ConfigError(no_relay(relay.url))
     if is_json:
-        print(msgspec.json.format(msgspec.json.encode(found)).decode())  # noqa: T201
+        print_json(found)
         return 0
-    for line in lines_of(found):
-        print(line)  # noqa: T201
+    print_lines(lines_of(found))
     return 0
 
 
