@@ -432,10 +432,3 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION bigbrotr.keep_operators IS
     'Notes which relays are joined, all others are not. Returns how many have changed. Idempotent.';
-
-CREATE OR REPLACE FUNCTION bigbrotr.operator_of(p_relay_id bigint) RETURNS bigint
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    RETURN coalesce((SELECT o.operator_id FROM bigbrotr.operators o WHERE o.relay_id = p_relay_id), p_relay_id);
-END $$;
-COMMENT ON FUNCTION bigbrotr.operator_of IS 'Number of the operator of a relay: the smallest number of the relays that are joined.';
