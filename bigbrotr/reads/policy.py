@@ -6,6 +6,7 @@ that is so (`Arrivals` with `judged`).
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -60,6 +61,20 @@ async def hidden_of(
         [event_id for _, event_id in keys],
     )
     return {position - 1 for position in positions}
+
+
+class Rules(NamedTuple):
+    """For which reasons each view hides events, and which of these are erased: bits of `Reason`."""
+
+    current: Reason
+    archive: Reason
+    erases: Reason
+
+
+async def rules(pool: Pool) -> Rules | None:
+    """By which rules events were judged; None: none ever was."""
+    row = await pool.fetchrow("SELECT s.current, s.archive, s.erases FROM bigbrotr.policy_state s")
+    return None if row is None else Rules(*map(Reason, row))
 
 
 class UnsettledError(Exception):

@@ -1,26 +1,24 @@
 """The pages about the archive itself: what it keeps and shows, and how to take it home."""
 
 from bigbrotr.models.policy import WORDS, Reason, View
-from bigbrotr.reads import status
+from bigbrotr.reads import policy, status
 from bigbrotr.serve.pages.page import Ask, Page
 
 
 async def page(ask: Ask) -> Page:
     """What is archived, by which policy, and whom to write to."""
-    row = await ask.pool.fetchrow(
-        "SELECT s.current, s.archive, s.erases FROM bigbrotr.policy_state s"
-    )
+    given = await policy.rules(ask.pool)
     rules = []
     for reason, words in WORDS.items():
         if reason is Reason.ERASED:
             continue
-        if row is None:
+        if given is None:
             rule = "shown: nothing has been judged yet"
-        elif row["erases"] & reason:
+        elif given.erases & reason:
             rule = "erased"
-        elif row["archive"] & reason:
+        elif given.archive & reason:
             rule = "hidden"
-        elif row["current"] & reason:
+        elif given.current & reason:
             rule = f"hidden, but for the view {View.ARCHIVE.value}"
         else:
             rule = "shown"

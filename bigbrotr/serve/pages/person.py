@@ -45,7 +45,9 @@ async def page(ask: Ask) -> Page | Redirect:
         profile = authors.profile_in(pubkey, event.id.hex(), event.created_at, event.content or "")
     lists: list[dict[str, Any]] = []
     history = await events_of(ask.pool, View.ARCHIVE).page(
-        EventFilter(authors=key, kinds=frozenset([10002, 10050])), LISTS, budget_s=0.5
+        EventFilter(authors=key, kinds=frozenset([authors.RELAY_LISTS, authors.INBOXES])),
+        LISTS,
+        budget_s=0.5,
     )
     for event in history.events:
         relays, invalid = authors.relays_in(event.kind, kinds.tags_of(event))

@@ -13,6 +13,7 @@ from bigbrotr.models.relay import Relay
 from bigbrotr.models.search import Search
 from bigbrotr.models.target import parse_target
 from bigbrotr.reads import relay_list
+from bigbrotr.reads.measurements import is_relay
 from bigbrotr.serve.pages import kinds
 from bigbrotr.serve.pages.page import Ask, Page, Redirect
 from bigbrotr.serve.readers import events_of, relays_of
@@ -52,10 +53,7 @@ async def page(ask: Ask) -> Page | Redirect:
         except ValueError:
             pass
         else:
-            known = await ask.pool.fetchval(
-                "SELECT true FROM bigbrotr.relays r WHERE r.url = $1", url
-            )
-            if known or "://" in text:
+            if await is_relay(ask.pool, url) or "://" in text:
                 return Redirect(f"/relays/{quote(url.removeprefix('wss://'), safe='/:')}")
     if re.match("(note|nevent|npub|nprofile|nsec|ncryptsec)1", bare):
         return Page("search.html", {"q": text, "problem": problem}, 0)
