@@ -119,17 +119,21 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    nums  bigint[];
-    seens integer[];
-    fresh boolean[];
+    places bigint[];
+    nums   bigint[];
+    seens  integer[];
+    fresh  boolean[];
 BEGIN
-    SELECT array_agg(f.num), array_agg(bigbrotr.pack_seen(p_seen_ats[f.position])),
-           array_agg(NOT p_refuted[f.position] AND d.relay_id IS NULL)
-    INTO nums, seens, fresh
-    FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f
-    LEFT JOIN bigbrotr.dropped d
-        ON d.created_at = p_created_ats[f.position] AND d.slice = p_slice AND d.event_id = p_ids[f.position]
-       AND d.relay_id = p_relay_id AND d.dropped_at >= p_seen_ats[f.position];
+    SELECT array_agg(f.position), array_agg(f.num) INTO places, nums
+    FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
+    SELECT array_agg(bigbrotr.pack_seen(p_seen_ats[u.place]) ORDER BY u.position),
+           array_agg(NOT p_refuted[u.place] AND d.relay_id IS NULL ORDER BY u.position)
+    INTO seens, fresh
+    FROM unnest(places) WITH ORDINALITY AS u (place, position) LEFT JOIN LATERAL (
+        SELECT x.relay_id FROM bigbrotr.dropped x
+        WHERE x.created_at = p_created_ats[u.place] AND x.slice = p_slice AND x.event_id = p_ids[u.place]
+          AND x.relay_id = p_relay_id AND x.dropped_at >= p_seen_ats[u.place] OFFSET 0
+    ) AS d ON true;
     IF nums IS NULL THEN
         RETURN 0;
     END IF;
@@ -231,17 +235,24 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    total integer;
+    places bigint[];
+    nums   bigint[];
+    gone   bigint[];  -- places of those that it does not hold since
+    total  integer;
 BEGIN
+    SELECT array_agg(f.position), array_agg(f.num) INTO places, nums
+    FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
+    SELECT array_agg(u.place) INTO gone
+    FROM unnest(places, nums) AS u (place, num) LEFT JOIN LATERAL (
+        SELECT x.relay_id FROM bigbrotr.presence x
+        WHERE x.slice = p_slice AND x.chunk = u.num >> 8 AND x.relay_id = p_relay_id
+          AND x.seen_ats[(u.num & 255)::integer + 1] <= bigbrotr.pack_seen(p_dropped_ats[u.place]) OFFSET 0
+    ) AS p ON true
+    WHERE p.relay_id IS NULL;
     WITH noted AS (
         INSERT INTO bigbrotr.dropped AS d (created_at, slice, event_id, relay_id, seen_at, dropped_at)
-        SELECT p_created_ats[f.position], p_slice, p_ids[f.position], p_relay_id, p_seen_ats[f.position],
-               p_dropped_ats[f.position]
-        FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f
-        LEFT JOIN bigbrotr.presence p
-            ON p.slice = p_slice AND p.chunk = f.num >> 8 AND p.relay_id = p_relay_id
-           AND p.seen_ats[(f.num & 255)::integer + 1] <= bigbrotr.pack_seen(p_dropped_ats[f.position])
-        WHERE p.relay_id IS NULL
+        SELECT p_created_ats[u.place], p_slice, p_ids[u.place], p_relay_id, p_seen_ats[u.place], p_dropped_ats[u.place]
+        FROM unnest(gone) AS u (place)
         ON CONFLICT (created_at, slice, event_id, relay_id) DO UPDATE SET
             seen_at = least(d.seen_at, EXCLUDED.seen_at), dropped_at = greatest(d.dropped_at, EXCLUDED.dropped_at)
         WHERE d.seen_at > EXCLUDED.seen_at OR d.dropped_at < EXCLUDED.dropped_at

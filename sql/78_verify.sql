@@ -243,16 +243,17 @@ COMMENT ON FUNCTION bigbrotr.verify_partitions IS
 
 CREATE OR REPLACE FUNCTION bigbrotr.verify_weeks(OUT events bigint, OUT astray bigint, OUT unlisted integer[])
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    weeks integer[];
 BEGIN
-    SELECT sum(x.events), coalesce(sum(x.events) FILTER (WHERE x.is_astray), 0),
-           array_agg(x.slice) FILTER (WHERE NOT EXISTS (SELECT FROM bigbrotr.slices s WHERE s.slice = x.slice))
-    INTO events, astray, unlisted
+    SELECT coalesce(sum(x.events), 0), coalesce(sum(x.events) FILTER (WHERE x.is_astray), 0), array_agg(DISTINCT x.slice)
+    INTO events, astray, weeks
     FROM (
         SELECT e.slice, e.slice <> bigbrotr.slice_of(e.created_at) AS is_astray, count(*) AS events
         FROM bigbrotr.events_stored e GROUP BY 1, 2
     ) AS x;
-    events := coalesce(events, 0);
-    unlisted := coalesce(unlisted, '{}');
+    unlisted := ARRAY(SELECT u.week FROM unnest(weeks) AS u (week)
+                      WHERE NOT EXISTS (SELECT FROM bigbrotr.slices s WHERE s.slice = u.week));
 END $$;
 COMMENT ON FUNCTION bigbrotr.verify_weeks IS
     'How many events there are, how many have the number of another week than that of their time, and which weeks with '

@@ -168,6 +168,35 @@ BEGIN
     EXECUTE format('ALTER DATABASE %I SET citus.override_table_visibility = off', current_database());
 END $$;
 
+-- Pages, API and relay take the role of the reader on; the coordinator asks the workers in its name, so that it has to log in
+-- there. That needs a way in as well, which is a matter of each worker's pg_hba.conf.
+CREATE OR REPLACE FUNCTION bigbrotr.admit_reader() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    place record;
+BEGIN
+    IF to_regrole('bigbrotr_reader') IS NULL THEN
+        RETURN;
+    END IF;
+    FOR place IN
+        SELECT w.nodename, w.nodeport, w.result FROM run_command_on_workers(
+            'DO $x$ BEGIN SET LOCAL citus.enable_ddl_propagation = off; '
+            'IF to_regrole(''bigbrotr_reader'') IS NULL THEN CREATE ROLE bigbrotr_reader NOLOGIN; END IF; '
+            'IF NOT (SELECT r.rolcanlogin FROM pg_roles r WHERE r.rolname = ''bigbrotr_reader'') THEN '
+            'ALTER ROLE bigbrotr_reader LOGIN; END IF; END $x$') AS w
+        WHERE NOT w.success
+    LOOP
+        RAISE EXCEPTION 'the worker %:% lets bigbrotr_reader not log in: %', place.nodename, place.nodeport, place.result
+            USING ERRCODE = 'BB003', HINT = 'ALTER ROLE bigbrotr_reader LOGIN on each worker, by who may';
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION bigbrotr.admit_reader IS
+    'Lets the role bigbrotr_reader, where there is one, log in to the workers of a cluster. Idempotent.';
+
+DO $$ BEGIN
+    PERFORM bigbrotr.admit_reader();
+END $$;
+
 -- Instead of the keys that lead from the tables of events to relays. A writer holds the lease until it commits, and a
 -- relay goes only with its lease.
 CREATE OR REPLACE FUNCTION bigbrotr.forget_relays() RETURNS trigger

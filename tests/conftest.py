@@ -156,6 +156,10 @@ class Databases:
         await self.make(name, self._templates[key])
         return name
 
+    async def create_on_one_server(self, template: Profile) -> str:
+        """The name of a new database of a profile that is not distributed."""
+        return await self.create(template)
+
     async def _fill(self, name: str, key: tuple[Profile, Filling]) -> None:
         async with Brotr(Pool(dsn=self.dsn(name))) as brotr:
             self.filled[key] = await key[1](brotr)
@@ -252,6 +256,12 @@ class ClusterDatabases(Databases):
         """Fills each anew: Citus is at work in all of them, and nobody may be in what is copied."""
         name = await self.create(template)
         await self._fill(name, (template, filling))
+        return name
+
+    async def create_on_one_server(self, template: Profile) -> str:
+        """Makes it on the coordinator, and Citus knows nothing of it."""
+        name = await self.create(None)
+        await super().prepare(name, template)
         return name
 
     async def create_blank(self, *, workers: bool = True) -> str:

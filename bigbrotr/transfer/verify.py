@@ -22,6 +22,7 @@ from bigbrotr.core.pool import Connection, Pool
 from bigbrotr.core.schema import is_distributed
 from bigbrotr.errors import WorkerLostError
 from bigbrotr.models.event import MAX_CREATED_AT
+from bigbrotr.transfer.process import end
 from bigbrotr.transfer.verify_worker import Looked, Span, look_at, start_verifier
 
 WINDOW = 8000  # events that a process looks at in one go ...
@@ -236,7 +237,7 @@ class Verification:
                         await room.acquire()
                         group.start_soon(work, span)
         finally:
-            executor.shutdown(wait=True, cancel_futures=True)
+            end(executor)
         self._tell_events(result, looked, is_whole=is_whole)
         return result
 
