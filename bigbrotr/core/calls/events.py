@@ -10,12 +10,12 @@ import msgspec
 
 from bigbrotr.core.calls import event_rows
 from bigbrotr.core.calls.base import Calls, by_column, relay_ids, value_of
+from bigbrotr.core.calls.event_rows import Stored
 from bigbrotr.core.calls.visits import Visit, coverage_of
 from bigbrotr.core.codes import SCHEMA
 from bigbrotr.core.pool import Connection
 from bigbrotr.models.coverage import Gap, Proof
 from bigbrotr.models.event import Event, EventRelay, tag_hashes
-from bigbrotr.models.mentions import mentioned
 
 ORPHAN_BATCH = 10_000  # events that are looked at in one transaction
 INGEST_LOCK_S = 5.0  # to wait for the lock at most; a page holds it for some hundredths of a second
@@ -96,7 +96,7 @@ class EventCalls(Calls):
     async def store_page(
         self,
         visit: Visit,
-        events: Sequence[Event],
+        events: Sequence[Stored],
         *,
         proofs: Sequence[Proof] = (),
         gaps: Sequence[Gap] = (),
@@ -123,19 +123,17 @@ class EventCalls(Calls):
             # cluster calls that an internal error; if it was another, it comes again below.
             with suppress(asyncpg.UniqueViolationError, asyncpg.InternalServerError):
                 return await self._copy_page(events, copied, rest, now)
-        columns = event_columns(events, [now] * len(events), kept, self.notes_mentions)
+        whole = list(map(event_rows.whole, events))
+        columns = event_columns(whole, [now] * len(events), kept, self.notes_mentions)
         row = await self._retry(lambda: self.pool.fetchrow(_STORE_PAGE, *rest, *columns.values()))
         assert row is not None
         return row["new_events"], row["new_pairs"]
 
     async def _copy_page(
-        self, events: Sequence[Event], copied: Sequence[str], rest: Sequence[object], now: int
+        self, events: Sequence[Stored], copied: Sequence[str], rest: Sequence[object], now: int
     ) -> tuple[int, int]:
         """Stores a page all of whose events are new; else UniqueViolationError, and nothing was."""
-        noted = event_columns(events, [now] * len(events), frozenset(), self.notes_mentions)
-        noted["p_pubkeys"] = None  # they are in the rows
-        if any(event.raw for event in events) and copied is not event_rows.ESSENTIAL:
-            noted["p_raws"] = [event.raw for event in events]
+        noted = columns_beside_rows(events, now, copied, self.notes_mentions)
 
         async def store(connection: Connection) -> tuple[int, int]:
             nums = await value_of(connection, "draw_numbers", p_count=len(events))
@@ -216,6 +214,17 @@ _STORE_PAGE = """
 """
 
 
+def columns_beside_rows(
+    events: Sequence[Stored], seen_at: int, copied: Sequence[str], notes_mentions: bool
+) -> dict[str, Any]:
+    """What `insert_events` takes beside the relay's number, of sorted events that are copied before
+    it; their numbers (p_nums) lack."""
+    raws = None if copied is event_rows.ESSENTIAL else list(map(event_rows.raw_of, events))
+    has_raws = raws is not None and any(raws)
+    seen_ats = [seen_at] * len(events)
+    return _columns(events, seen_ats, notes_mentions, p_raws=raws if has_raws else None)
+
+
 def event_columns(
     events: Sequence[Event], seen_ats: Sequence[int], kept: frozenset[str], notes_mentions: bool
 ) -> dict[str, Any]:
@@ -224,12 +233,6 @@ def event_columns(
     def column(name: str, value: Callable[[Event], object]) -> list[object] | None:
         return [value(event) for event in events] if name in kept else None
 
-    named = [
-        (url, position)
-        for position, event in enumerate(events if notes_mentions else (), 1)
-        for url in mentioned(event.kind, event.tags, event.content)
-    ]
-    has_raw = any(event.raw for event in events)
     hashes: list[int] | None = None
     hash_ends: list[int] | None = None
     if "tags" in kept:
@@ -237,22 +240,45 @@ def event_columns(
         for event in events:
             hashes += tag_hashes(event_rows.tags_of(event))
             hash_ends.append(len(hashes))
+    return _columns(
+        events,
+        seen_ats,
+        notes_mentions,
+        p_pubkeys=[event.pubkey for event in events],
+        p_sigs=column("sig", lambda event: event.sig),
+        p_tags=column("tags", _tags_json),
+        p_tag_hashes=hashes,
+        p_tag_ends=hash_ends,
+        p_contents=column("content", event_rows.content_of),
+        p_raws=column("raw", event_rows.raw_of) if any(map(event_rows.raw_of, events)) else None,
+    )
+
+
+def _columns(
+    events: Sequence[Stored], seen_ats: Sequence[int], notes_mentions: bool, **others: object
+) -> dict[str, Any]:
+    """The parameters of `insert_events` in their order; those that are not in `others` are NULL."""
+    named = [
+        (url, position)
+        for position, event in enumerate(events if notes_mentions else (), 1)
+        for url in event_rows.urls_of(event)
+    ]
     return {
         "p_seen_ats": seen_ats,
         "p_created_ats": [event.created_at for event in events],
         "p_kinds": [event.kind for event in events],
         "p_ids": [event.id for event in events],
-        "p_pubkeys": [event.pubkey for event in events],
-        "p_sigs": column("sig", lambda event: event.sig),
-        "p_tags": column("tags", _tags_json),
-        "p_tag_hashes": hashes,
-        "p_tag_ends": hash_ends,
-        "p_contents": column("content", event_rows.content_of),
-        "p_raws": column("raw", lambda event: event.raw) if has_raw else None,
-        "p_nums": None,
+        **dict.fromkeys(_OPTIONAL),
+        **others,
         "p_named": [url for url, _ in named],
         "p_named_in": [position for _, position in named],
     }
+
+
+_OPTIONAL = (
+    *("p_pubkeys", "p_sigs", "p_tags", "p_tag_hashes", "p_tag_ends", "p_contents", "p_raws"),
+    "p_nums",
+)
 
 
 def _tags_json(event: Event) -> str:
