@@ -45,12 +45,17 @@ Heard: TypeAlias = WireEvent | Event | Plain  # what came for a subscription
 
 
 def find_plain(frames: Sequence[bytes], subscription: str) -> list[Plain | None]:
-    """Returns of each frame the event in it, where it is a plain one for the subscription."""
+    """Returns of each frame the event in it, where it is a plain one for the subscription.
+
+    None of what stands for a frame that is something else: a sample may look like an event.
+    """
     if native.here is None or len(frames) < FEW:
         return [None] * len(frames)
     found = zip(frames, native.here.scan(frames, subscription.encode()), strict=True)
     return [
-        Plain(claim[64:96], created_at, kind, claim, frame) if is_plain else None
+        Plain(claim[64:96], created_at, kind, claim, frame)
+        if is_plain and type(frame) is bytes
+        else None
         for frame, (is_plain, kind, created_at, claim) in found
     ]
 

@@ -6,15 +6,14 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from itertools import repeat
-from typing import Any, NamedTuple, Self
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Self, TypeGuard
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from bigbrotr.models.plain import Heard, Plain, find_plain
-from bigbrotr.net.frames import FRAME_COST, Oversized
+from bigbrotr.net.frames import FRAME_COST
 from bigbrotr.net.websocket import DisconnectedError, Stream
 from bigbrotr.nostr import message
 from bigbrotr.nostr.auth import MAX_CHALLENGE, Signer, answer_challenge
@@ -159,6 +158,11 @@ class _Reading(Struct):
         self.objected_after = len(self.page.events)
         self.objection = self.objection or words
         self.refused_at = min(self.refused_at, asyncio.get_running_loop().time() + grace_s)
+
+
+def _is_whole(plain: list[Plain | None]) -> TypeGuard[list[Plain]]:
+    """Whether all frames are plain events."""
+    return None not in plain
 
 
 def _count_malformed(page: Page, answer: Malformed, frame: bytes) -> None:
@@ -572,15 +576,16 @@ class Session:
         decode, page, most_bytes = message.decode, reading.page, reading.most_bytes
         subscription, events, has_ended = reading.subscription, page.events, False
         asked = (subscription or "") if reading.is_request else ""
-        plain: Iterable[Plain | None] = find_plain(frames, asked) if asked else repeat(None)
-        for frame, found in zip(frames, plain, strict=False):
+        plain: list[Plain | None] = [None] * len(frames)
+        if asked and _is_whole(plain := find_plain(frames, asked)):
+            size = sum(map(len, frames)) + FRAME_COST * len(frames)
+            if page.size + size <= most_bytes:
+                events += plain
+                page.size += size
+                return False
+        for frame, found in zip(frames, plain, strict=True):
             cost = len(frame) + FRAME_COST
-            answer: message.Message
-            # A sample of what was too large may look like an event.
-            if found is None or type(frame) is Oversized:
-                answer = decode(frame)
-            else:
-                answer = EventMessage(asked, found)
+            answer = decode(frame) if found is None else EventMessage(asked, found)
             if isinstance(answer, EventMessage):
                 if answer.subscription == subscription:
                     events.append(answer.event)

@@ -123,8 +123,7 @@ class EventCalls(Calls):
             # cluster calls that an internal error; if it was another, it comes again below.
             with suppress(asyncpg.UniqueViolationError, asyncpg.InternalServerError):
                 return await self._copy_page(events, copied, rest, now)
-        whole = list(map(event_rows.whole, events))
-        columns = event_columns(whole, [now] * len(events), kept, self.notes_mentions)
+        columns = event_columns(events, [now] * len(events), kept, self.notes_mentions)
         row = await self._retry(lambda: self.pool.fetchrow(_STORE_PAGE, *rest, *columns.values()))
         assert row is not None
         return row["new_events"], row["new_pairs"]
@@ -219,66 +218,51 @@ def columns_beside_rows(
 ) -> dict[str, Any]:
     """What `insert_events` takes beside the relay's number, of sorted events that are copied before
     it; their numbers (p_nums) lack."""
-    raws = None if copied is event_rows.ESSENTIAL else list(map(event_rows.raw_of, events))
-    has_raws = raws is not None and any(raws)
-    seen_ats = [seen_at] * len(events)
-    return _columns(events, seen_ats, notes_mentions, p_raws=raws if has_raws else None)
+    columns = event_columns(events, [seen_at] * len(events), frozenset(), notes_mentions)
+    columns["p_pubkeys"] = None  # they are in the rows
+    raws = [] if copied is event_rows.ESSENTIAL else list(map(event_rows.raw_of, events))
+    columns["p_raws"] = raws if any(raws) else None
+    return columns
 
 
 def event_columns(
-    events: Sequence[Event], seen_ats: Sequence[int], kept: frozenset[str], notes_mentions: bool
+    events: Sequence[Stored], seen_ats: Sequence[int], kept: frozenset[str], notes_mentions: bool
 ) -> dict[str, Any]:
     """What `insert_events` takes beside the relay's number: sorted events as columns."""
+    whole = list(map(event_rows.whole, events)) if kept else []
 
     def column(name: str, value: Callable[[Event], object]) -> list[object] | None:
-        return [value(event) for event in events] if name in kept else None
+        return [value(event) for event in whole] if name in kept else None
 
-    hashes: list[int] | None = None
-    hash_ends: list[int] | None = None
-    if "tags" in kept:
-        hashes, hash_ends = [], []
-        for event in events:
-            hashes += tag_hashes(event_rows.tags_of(event))
-            hash_ends.append(len(hashes))
-    return _columns(
-        events,
-        seen_ats,
-        notes_mentions,
-        p_pubkeys=[event.pubkey for event in events],
-        p_sigs=column("sig", lambda event: event.sig),
-        p_tags=column("tags", _tags_json),
-        p_tag_hashes=hashes,
-        p_tag_ends=hash_ends,
-        p_contents=column("content", event_rows.content_of),
-        p_raws=column("raw", event_rows.raw_of) if any(map(event_rows.raw_of, events)) else None,
-    )
-
-
-def _columns(
-    events: Sequence[Stored], seen_ats: Sequence[int], notes_mentions: bool, **others: object
-) -> dict[str, Any]:
-    """The parameters of `insert_events` in their order; those that are not in `others` are NULL."""
     named = [
         (url, position)
         for position, event in enumerate(events if notes_mentions else (), 1)
         for url in event_rows.urls_of(event)
     ]
+    has_raw = any(event.raw for event in whole)
+    hashes: list[int] | None = None
+    hash_ends: list[int] | None = None
+    if "tags" in kept:
+        hashes, hash_ends = [], []
+        for event in whole:
+            hashes += tag_hashes(event_rows.tags_of(event))
+            hash_ends.append(len(hashes))
     return {
         "p_seen_ats": seen_ats,
         "p_created_ats": [event.created_at for event in events],
         "p_kinds": [event.kind for event in events],
         "p_ids": [event.id for event in events],
-        **dict.fromkeys(_OPTIONAL),
-        **others,
+        "p_pubkeys": [event.pubkey for event in events],
+        "p_sigs": column("sig", lambda event: event.sig),
+        "p_tags": column("tags", _tags_json),
+        "p_tag_hashes": hashes,
+        "p_tag_ends": hash_ends,
+        "p_contents": column("content", event_rows.content_of),
+        "p_raws": column("raw", lambda event: event.raw) if has_raw else None,
+        "p_nums": None,
         "p_named": [url for url, _ in named],
         "p_named_in": [position for _, position in named],
     }
-
-
-_OPTIONAL = (
-    *("p_pubkeys", "p_sigs", "p_tags", "p_tag_hashes", "p_tag_ends", "p_contents", "p_raws"),
-    "p_nums",
-)
 
 
 def _tags_json(event: Event) -> str:

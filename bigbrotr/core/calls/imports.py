@@ -124,8 +124,7 @@ class ImportCalls(Calls):
             with suppress(asyncpg.UniqueViolationError, asyncpg.InternalServerError):
                 return await self._copy_imported(import_, events, copied, is_held=is_held)
         relay_id = import_.relay_id if is_held else None
-        whole = list(map(event_rows.whole, events))
-        columns = event_columns(whole, [import_.as_of] * len(events), kept, self.notes_mentions)
+        columns = event_columns(events, [import_.as_of] * len(events), kept, self.notes_mentions)
 
         async def store(connection: Connection) -> int:
             new, pairs = await connection.fetchrow(_INSERT, relay_id, *columns.values()) or (0, 0)
