@@ -14,7 +14,7 @@ ARG BASE=python:3.13-slim-bookworm
 
 FROM ${BASE} AS build
 WORKDIR /src
-# For schnorr/. Debian keeps one version a release.
+# For native/. Debian keeps one version a release.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \
@@ -27,9 +27,9 @@ COPY pyproject.toml README.md LICENSE ./
 COPY bigbrotr bigbrotr
 COPY sql sql
 COPY configs configs
-COPY schnorr schnorr
+COPY native native
 # The same Python compiles what the image runs read-only.
-RUN /opt/bigbrotr/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation . ./schnorr \
+RUN /opt/bigbrotr/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation . ./native \
     && /opt/bigbrotr/bin/python -m compileall -q /opt/bigbrotr/lib \
     && mkdir -p /etc/bigbrotr \
     && printf '[database]\nurl = "%sDATABASE_URL"\n\n[web]\nlisten = "0.0.0.0:9464"\n\n[serve]\nlisten = "0.0.0.0:7447"\n' '$' > /etc/bigbrotr/bigbrotr.toml

@@ -18,12 +18,12 @@ BINDIR ?= /usr/local/bin
 SHARE  ?= /usr/local/share
 SYSUSERS ?= systemd-sysusers
 
-# Builds schnorr/ by a command of pip's; goes on in any case, with a sentence.
-define schnorr
+# Builds native/ by a command of pip's; goes on in any case, with a sentence.
+define native
 set -- $${CC:-cc}; if ! command -v "$$1" >/dev/null; then \
-	echo "no C compiler: signatures are verified one by one, which takes longer"; false; \
-elif ! said=$$($(1) --disable-pip-version-check --no-deps --no-build-isolation ./schnorr 2>&1); then \
-	echo "schnorr/ cannot be compiled: signatures are verified one by one, which takes longer"; \
+	echo "no C compiler: events are read and verified one by one, which takes longer"; false; \
+elif ! said=$$($(1) --disable-pip-version-check --no-deps --no-build-isolation ./native 2>&1); then \
+	echo "native/ cannot be compiled: events are read and verified one by one, which takes longer"; \
 	echo "$$said" | tail -n 5 | sed 's/^/    /'; false; \
 fi
 endef
@@ -37,10 +37,10 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: $(VENV)/.run $(VENV)/.schnorr ## archive the Nostr network (lite profile, embedded PostgreSQL); ARGS="--data-dir D" …
+run: $(VENV)/.run $(VENV)/.native ## archive the Nostr network (lite profile, embedded PostgreSQL); ARGS="--data-dir D" …
 	@$(BIN)/bigbrotr run --profile lite $(ARGS)
 
-demo: $(VENV)/.run $(VENV)/.schnorr ## see it at work on a small network of its own, without the internet
+demo: $(VENV)/.run $(VENV)/.native ## see it at work on a small network of its own, without the internet
 	@$(BIN)/bigbrotr demo $(ARGS)
 
 test: $(VENV)/.dev $(CLIENTS) ## run all tests, some at once (JOBS=0: one after the other); ARGS="-k name" …
@@ -70,7 +70,7 @@ docs: $(VENV)/.dev ## write what the documentation takes from the code, and buil
 
 wheel: $(VENV)/.dev ## build the wheels into dist/
 	@$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
-	@$(call schnorr,$(BIN)/pip wheel --quiet --wheel-dir dist) || true
+	@$(call native,$(BIN)/pip wheel --quiet --wheel-dir dist) || true
 
 install: ## install or upgrade bigbrotr as a service of systemd (as root)
 	@case "$$($(PYTHON) -c 'import os, sys; print(os.path.realpath(sys.base_prefix))')" in \
@@ -81,7 +81,7 @@ install: ## install or upgrade bigbrotr as a service of systemd (as root)
 	@$(PREFIX)/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/run.txt
 	@$(PREFIX)/bin/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation \
 		--force-reinstall .
-	@$(call schnorr,$(PREFIX)/bin/pip install -qq --force-reinstall) || true
+	@$(call native,$(PREFIX)/bin/pip install -qq --force-reinstall) || true
 	@install -D -m 644 -t $(PREFIX)/share/doc/bigbrotr README.md CHANGELOG.md
 	@install -d $(ETC) && test -e $(ETC)/bigbrotr.toml || $(PREFIX)/bin/bigbrotr config init \
 		| sed 's|^# listen = ""|listen = "127.0.0.1:9464"|' > $(ETC)/bigbrotr.toml
@@ -128,11 +128,11 @@ $(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/bin/python
 	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# What verifies signatures in batches is optional. Where it cannot be compiled, that is tried again.
-$(VENV)/.schnorr: $(wildcard schnorr/*.py schnorr/*.toml schnorr/*/*.py schnorr/c/*) | $(VENV)/.run
-	@$(call schnorr,$(BIN)/pip install -qq --force-reinstall) && touch $@ || true
+# What reads events and verifies signatures many at once is optional. Where it cannot be compiled, that is tried again.
+$(VENV)/.native: $(wildcard native/*.py native/*.toml native/*/*.py native/c/*) | $(VENV)/.run
+	@$(call native,$(BIN)/pip install -qq --force-reinstall) && touch $@ || true
 
-$(VENV)/.dev: requirements/dev.txt $(VENV)/.run | $(VENV)/.schnorr
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.run | $(VENV)/.native
 	@echo "installing what its developers need"
 	@# Most of it is never imported: what is, is compiled then.
 	@$(BIN)/pip install -qq --no-compile --disable-pip-version-check --require-hashes -r requirements/dev.txt

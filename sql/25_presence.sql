@@ -44,14 +44,20 @@ DECLARE
     seens      integer[];
     held       integer[];
     before     integer[];
+    first      integer;
+    last       integer;
+    seen       integer;    -- the same for all, where they stand side by side
     changed    integer;
     total      integer := 0;
 BEGIN
     IF p_relay_id IS NULL THEN
         RETURN 0;
     END IF;
-    FOR part_chunk, places, seens IN
-        SELECT u.num >> 8, array_agg((u.num & 255)::integer + 1), array_agg(u.seen_at)
+    FOR part_chunk, places, seens, first, last, seen IN
+        SELECT u.num >> 8, array_agg((u.num & 255)::integer + 1), array_agg(u.seen_at),
+               min(u.num & 255) + 1, max(u.num & 255) + 1,
+               CASE WHEN count(u.seen_at) = max(u.num) - min(u.num) + 1 AND min(u.seen_at) = max(u.seen_at)
+                    THEN min(u.seen_at) END
         FROM unnest(p_nums, p_seen_ats) AS u (num, seen_at)
         GROUP BY 1 ORDER BY 1
     LOOP
@@ -60,12 +66,17 @@ BEGIN
             WHERE p.slice = p_slice AND p.chunk = part_chunk AND p.relay_id = p_relay_id;
             held := coalesce(before, '{}');
             changed := 0;
-            FOR i IN 1..cardinality(places) LOOP
-                IF (held[places[i]] IS NULL) <> (seens[i] IS NULL) THEN
-                    held[places[i]] := seens[i];
-                    changed := changed + 1;
-                END IF;
-            END LOOP;
+            IF seen IS NOT NULL AND cardinality(array_remove(held[first:last], NULL)) = 0 THEN
+                changed := last - first + 1;
+                held[first:last] := array_fill(seen, ARRAY[changed]);
+            ELSE
+                FOR i IN 1..cardinality(places) LOOP
+                    IF (held[places[i]] IS NULL) <> (seens[i] IS NULL) THEN
+                        held[places[i]] := seens[i];
+                        changed := changed + 1;
+                    END IF;
+                END LOOP;
+            END IF;
             EXIT WHEN changed = 0;
             IF before IS NULL THEN
                 INSERT INTO bigbrotr.presence (slice, chunk, relay_id, seen_ats)

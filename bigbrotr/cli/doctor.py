@@ -161,12 +161,10 @@ def settings(config: Config) -> Diagnosis:
 
 
 def verification(uses_batches: bool) -> Diagnosis:
-    """How signatures are verified: both ways are right."""
+    """How events are read and their signatures verified: both ways are right."""
     if uses_batches:
         return Diagnosis(Finding.OK, "signatures", "verified in batches")
-    words = (
-        "verified one by one, which costs three times as much: bigbrotr-schnorr is not installed"
-    )
+    words = "verified one by one, which costs three times as much: bigbrotr-native is not installed"
     return Diagnosis(Finding.OK, "signatures", words)
 
 

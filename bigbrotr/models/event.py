@@ -238,6 +238,11 @@ class Unsigned(msgspec.Struct, frozen=True, gc=False):
     sig: bytes
     raw: bytes | None = None
 
+    @property
+    def claim(self) -> bytes:
+        """What there is to verify: 64 bytes of the signature, 32 of the id, 32 of the key."""
+        return self.sig + self.id + self.pubkey
+
     def event(self, *, is_signed: bool) -> Event:
         """The event, if `is_signed` (the function) says of its signature that it is right.
 
@@ -251,6 +256,15 @@ class Unsigned(msgspec.Struct, frozen=True, gc=False):
             *(self.id, self.pubkey, self.created_at, self.kind, self.tags, self.content, self.sig),
             raw,  # type: ignore[arg-type]
         )
+
+
+def decode_identified(wire: WireEvent) -> Unsigned:
+    """Decodes an event whose bytes hash to its id.
+
+    Raises:
+        ValueError: it is no valid event.
+    """
+    return _decode(wire, is_identified=True)
 
 
 def identify(wire: WireEvent) -> Identified | Unsigned:
@@ -272,7 +286,7 @@ def decode(found: Identified | Unsigned) -> Unsigned:
     Raises:
         ValueError: it is no valid event.
     """
-    return found if isinstance(found, Unsigned) else _decode(found.wire, is_identified=True)
+    return found if isinstance(found, Unsigned) else decode_identified(found.wire)
 
 
 def _decode(wire: WireEvent, *, is_identified: bool = False) -> Unsigned:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from bigbrotr.models.event import MAX_CREATED_AT, MAX_KIND, Event, Unsigned, WireEvent
+from bigbrotr.models.event import MAX_CREATED_AT, MAX_KIND, Unsigned, WireEvent
+from bigbrotr.models.plain import Heard, unpacked
 
 MOMENT = "moment"  # in the `extra` of a type: Unix seconds, which a file may give as a date
 MAX_KEY = 1000  # characters; PostgreSQL's index rows end at 2,704 bytes
@@ -52,11 +53,16 @@ class Filter(Struct, frozen=True, forbid_unknown_fields=True):
             msgspec.structs.force_setattr(self, "authors", keys)
 
     @property
+    def is_open(self) -> bool:
+        """Whether every event fulfils the conditions."""
+        return self.kinds is None and self.authors is None and not self.tags
+
+    @property
     def newest(self) -> int:
         """The last second that is wanted."""
         return MAX_CREATED_AT if self.until is None else self.until
 
-    def matches(self, event: WireEvent | Unsigned | Event) -> bool:
+    def matches(self, event: Heard | Unsigned) -> bool:
         """Whether an event fulfils the conditions, whatever its time.
 
         Raises:
@@ -130,15 +136,16 @@ def public_key(text: str) -> str:
     raise ValueError(f"{text[:70]!r} is no public key: 64 hex digits or an npub")
 
 
-def tags_of(event: WireEvent | Unsigned | Event) -> tuple[tuple[str, ...], ...]:
+def tags_of(event: Heard | Unsigned) -> tuple[tuple[str, ...], ...]:
     """The tags of an event, decoded.
 
     Raises:
         ValueError: they are malformed.
     """
-    if not isinstance(event, WireEvent):
-        return event.tags
+    found = event if isinstance(event, Unsigned) else unpacked(event)
+    if not isinstance(found, WireEvent):
+        return found.tags
     try:
-        return _tags_decoder.decode(event.tags)
+        return _tags_decoder.decode(found.tags)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(f"malformed: {error}") from None

@@ -50,6 +50,11 @@ def mentioned(kind: int, tags: Sequence[Sequence[str]], content: str) -> list[st
         texts = chain(texts, (content,))
     if "1q" in content:  # each begins with a type below 8, whose first five bits are a q
         texts = chain(texts, _carried(content))
+    return normal_urls(texts)
+
+
+def normal_urls(texts: Iterable[str]) -> list[str]:
+    """The normalised URLs among texts that may be such, each once, in order."""
     if not texts:
         return []
     urls: dict[str, None] = {}

@@ -1,4 +1,4 @@
-"""Signatures, many at once: in batches where `bigbrotr_schnorr` is installed, else one by one.
+"""Signatures, many at once: in batches where `bigbrotr_native` is installed, else one by one.
 
 A batch costs a third a signature, and tells only whether all are right. When they are not, each is
 judged by itself: so what is decided is always what libsecp256k1 decides.
@@ -6,21 +6,13 @@ judged by itself: so what is decided is always what libsecp256k1 decides.
 
 from collections.abc import Callable
 
+from bigbrotr.models import native
 from bigbrotr.models.event import is_signed
 
 CLAIM_BYTES = 128  # a signature, an id and a public key
 MIN_BATCH = 16  # claims; fewer gain little
 MAX_BATCH = 500  # more gain little, and one wrong claim means that all are judged again
 MAX_SINGLY = 16  # batches
-
-
-def installed() -> Callable[[bytes], bool] | None:
-    """Returns what says of claims whether all are right; None where it is not installed."""
-    try:
-        from bigbrotr_schnorr import are_right
-    except (ImportError, OSError):  # OSError: its library is not for this machine
-        return None
-    return are_right
 
 
 class Judge:
@@ -72,4 +64,4 @@ def one_by_one(claims: bytes) -> list[bool]:
     ]
 
 
-here = Judge(installed())  # of this process
+here = Judge(native.here and native.here.are_right)  # of this process

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from msgspec.structs import replace
 
 from bigbrotr.config.settings import Link
+from bigbrotr.models.plain import unpacked
 from bigbrotr.models.relay import Relay
 from bigbrotr.net.connect import Unreached
 from bigbrotr.net.dial import dial
@@ -125,7 +126,7 @@ class _Counter:
         page = await session.fetch(
             {"ids": list(self._under_way), "limit": len(self._under_way)}, self._bounds
         )
-        there = {str(event.id) for event in page.events} & set(self._under_way)
+        there = {str(event.id) for event in map(unpacked, page.events)} & set(self._under_way)
         for event_id in there:
             del self._under_way[event_id]
             self.settled[event_id] = Delivery("accepted", "", "no OK, but it is there")

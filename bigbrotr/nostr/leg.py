@@ -4,7 +4,6 @@ belongs to each. Tests hold the machine against these tables."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import pairwise
 from typing import Final, NamedTuple, Self, TypeAlias
 
 from bigbrotr.models.coverage import Gap, How, Span
@@ -224,6 +223,11 @@ class Leg:
         """Returns [lo, hi) of the walk as a span of time."""
         return Span(-hi, -lo) if self.up else Span(lo, hi)
 
+    def inside(self, times: list[int]) -> list[int]:
+        """Returns those times that lie within what is left of the leg."""
+        since, until = self.span(self.lo, self.hi)
+        return [at for at in times if since <= at < until]
+
     def here(self, created_at: int) -> int:
         """Returns a time in the coordinates of this leg (and back)."""
         return -1 - created_at if self.up else created_at
@@ -244,15 +248,15 @@ class PageOrder(Enum):
     NONE = "none"
 
 
-def order_of(times: Sequence[int]) -> PageOrder:
+def order_of(times: list[int]) -> PageOrder:
     """Returns the order that a page shows."""
     if min(times) == max(times):
         return PageOrder.FLAT
-    if all(a >= b for a, b in pairwise(times)):
-        return PageOrder.DOWN
-    if all(a <= b for a, b in pairwise(times)):
+    ordered = sorted(times)
+    if ordered == times:
         return PageOrder.UP
-    return PageOrder.NONE
+    ordered.reverse()
+    return PageOrder.DOWN if ordered == times else PageOrder.NONE
 
 
 class LegPage(NamedTuple):

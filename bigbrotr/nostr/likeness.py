@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from bigbrotr.models.event import Event
+from bigbrotr.models.plain import unpacked
 from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.session import Page
 
@@ -43,7 +44,7 @@ def _prove(page: Page, until: int) -> Look | None:
     if page.end is not End.EOSE:
         return None
     times: dict[bytes, int] = {}
-    for wire in page.events:
+    for wire in map(unpacked, page.events):
         try:
             event = wire if isinstance(wire, Event) else Event.from_wire(wire)
         except ValueError:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bigbrotr.models.event import Event, WireEvent, decode_loosely
+from bigbrotr.models.plain import Heard
 from bigbrotr.net.frames import Oversized
 
 HINTS = frozenset({"finish", "more"})  # of EOSE (NIP-67)
@@ -21,7 +22,7 @@ class EventMessage(NamedTuple):
     """An event for a subscription; nothing about it is verified."""
 
     subscription: str
-    event: WireEvent | Event  # an Event (verified) where WireEvent cannot hold it
+    event: Heard  # an Event (verified) where WireEvent cannot hold it
 
 
 class Eose(NamedTuple):

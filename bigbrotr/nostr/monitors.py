@@ -6,6 +6,7 @@ from typing import Any
 from bigbrotr.models.coverage import Span
 from bigbrotr.models.event import Event, WireEvent
 from bigbrotr.models.mentions import mentioned
+from bigbrotr.models.plain import unpacked
 from bigbrotr.models.witnesses import Word, read_word
 from bigbrotr.nostr.paging import Paging
 from bigbrotr.nostr.questions import GapReason, PageAnswer, Progress
@@ -49,7 +50,7 @@ class MonitorReading:
         times: list[int] = []
         off_filter = 0
         here: set[bytes] = set()
-        for wire in page.events:
+        for wire in map(unpacked, page.events):
             if wire.kind != DISCOVERY or self._author(wire) not in self._pubkeys:
                 self.rejected += 1
                 off_filter += 1

@@ -254,7 +254,7 @@ class Paging:
     def _judge(self, leg: Leg, answer: PageAnswer, times: list[int], off_filter: int) -> Heard:
         """Acts on an answer to a question of the walk's own; returns what it was to the leg."""
         traits = self._traits
-        inside = [t for t in times if leg.lo <= leg.here(t) < leg.hi]
+        inside = leg.inside(times)
         traits.hear(times, inside, off_filter)
         is_slow = traits.is_slow(answer.elapsed_s)
         if inside or not is_slow:
@@ -361,15 +361,15 @@ class Paging:
             self._step_blind(leg, page)
             return
         leg = self._facing(leg)
-        places = [leg.here(t) for t in page.inside]
-        if leg.is_anchored and max(places) < leg.hi - 1 and self._loosen(leg):
+        lowest, highest = sorted((leg.here(min(page.inside)), leg.here(max(page.inside))))
+        if leg.is_anchored and highest < leg.hi - 1 and self._loosen(leg):
             return
-        if min(places) == leg.hi - 1:
+        if lowest == leg.hi - 1:
             self._stay(leg, page)
             return
         # a cut may run through the newest second too, if the page came from the far end
-        is_cut = page.size >= self._smallest_clamp and min(places) < max(places)
-        self._step(leg, min(places), max(places), crown=max(places) + (not is_cut))
+        is_cut = page.size >= self._smallest_clamp and lowest < highest
+        self._step(leg, lowest, highest, crown=highest + (not is_cut))
         if not page.is_cut:
             self._check_part(leg, page.inside)
 

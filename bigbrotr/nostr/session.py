@@ -7,12 +7,12 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeGuard
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bigbrotr.models.event import Event, WireEvent
+from bigbrotr.models.plain import Heard, Plain, find_plain
 from bigbrotr.net.frames import FRAME_COST
 from bigbrotr.net.websocket import DisconnectedError, Stream
 from bigbrotr.nostr import message
@@ -70,7 +70,7 @@ class Bounds(Struct, frozen=True):
 class Page(Struct):
     """What came in answer to one request, in order of arrival. Nothing is verified."""
 
-    events: list[WireEvent | Event]
+    events: list[Heard]
     end: End
     reason: str = ""  # CLOSED's text, or how the connection ended
     hints: tuple[str, ...] = ()  # NIP-67
@@ -85,7 +85,7 @@ class Page(Struct):
     number: int = 0  # of the question in its conversation: 1, 2, ...
     # Came since the page before for earlier questions, whose numbers stand here. What is more than
     # fits into a page is dropped: of questions with these numbers.
-    late: list[tuple[int, WireEvent | Event]] = []
+    late: list[tuple[int, Heard]] = []
     late_dropped: set[int] = set()
     oversized: list[bytes] = []  # samples of frames that were too large, in answer to this question
     is_guess: bool = False  # CLOSED was not said: a NOTICE or a challenge came, and nothing else
@@ -160,6 +160,11 @@ class _Reading(Struct):
         self.refused_at = min(self.refused_at, asyncio.get_running_loop().time() + grace_s)
 
 
+def _is_whole(plain: list[Plain | None]) -> TypeGuard[list[Plain]]:
+    """Whether all frames are plain events."""
+    return None not in plain
+
+
 def _count_malformed(page: Page, answer: Malformed, frame: bytes) -> None:
     reason = answer.reason.partition(":")[0]
     count, sample = page.malformed.get(reason, (0, frame[:SAMPLE_BYTES]))
@@ -203,10 +208,10 @@ class Session:
         self.lost = ""  # how the connection ended
         self.is_subscribed = False  # to what comes in live
         self._live: str | None = None  # that subscription
-        self._arrivals: list[WireEvent | Event] = []
+        self._arrivals: list[Heard] = []
         self._arrived_bytes = 0
         self._asked: dict[str, int] = {}  # the numbers of the last questions, by subscription
-        self._late: list[tuple[int, WireEvent | Event]] = []
+        self._late: list[tuple[int, Heard]] = []
         self._late_bytes = 0
         self._late_dropped: set[int] = set()
         self._has_shown = False  # an event
@@ -280,7 +285,7 @@ class Session:
             self._late = [each for each in self._late if each[0] == page.number]
         self._late_bytes = 0
 
-    async def drain(self, seconds: float, page_bytes: int) -> list[tuple[int, WireEvent | Event]]:
+    async def drain(self, seconds: float, page_bytes: int) -> list[tuple[int, Heard]]:
         """Returns the events of earlier questions, with the number of each question, that have come
         since the last page, or come within `seconds`; at most about `page_bytes` of them."""
         reading = _Reading(Page(events=[], end=End.CUT), page_bytes)
@@ -570,9 +575,17 @@ class Session:
         """Sorts frames into what is being read; returns whether its answer has ended."""
         decode, page, most_bytes = message.decode, reading.page, reading.most_bytes
         subscription, events, has_ended = reading.subscription, page.events, False
-        for frame in frames:
+        asked = (subscription or "") if reading.is_request else ""
+        plain: list[Plain | None] = [None] * len(frames)
+        if asked and _is_whole(plain := find_plain(frames, asked)):
+            size = sum(map(len, frames)) + FRAME_COST * len(frames)
+            if page.size + size <= most_bytes:
+                events += plain
+                page.size += size
+                return False
+        for frame, found in zip(frames, plain, strict=True):
             cost = len(frame) + FRAME_COST
-            answer = decode(frame)
+            answer = decode(frame) if found is None else EventMessage(asked, found)
             if isinstance(answer, EventMessage):
                 if answer.subscription == subscription:
                     events.append(answer.event)

@@ -15,10 +15,12 @@ from msgspec import Struct
 
 from bigbrotr.config.settings import Config
 from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.event_rows import Stored
 from bigbrotr.core.calls.imports import Import
 from bigbrotr.core.defects import POISON, is_outside
 from bigbrotr.errors import DatabaseError, leaves
-from bigbrotr.models.event import Event, WireEvent, identify
+from bigbrotr.models.event import Event, identify
+from bigbrotr.models.plain import Heard, Plain, find_plain
 from bigbrotr.nostr.message import EventMessage, decode
 from bigbrotr.services.sync.ingest import Batch
 from bigbrotr.services.sync.verifier import Here
@@ -74,18 +76,18 @@ class LineBatch(Batch):
         self.outcome = Outcome()
         self.line_of: dict[bytes, int] = {}  # by id
         self._line = 0
-        self._seen: dict[bytes, WireEvent | Event] = {}
+        self._seen: dict[bytes, Heard] = {}
 
-    def take(self, line: int, text: bytes) -> None:
-        """Takes a line with an event, or rejects it."""
+    def take(self, line: int, frame: bytes, plain: Plain | None) -> None:
+        """Takes a line with an event, or rejects it; `plain` is what is known of it."""
         self._line = line
-        message = decode(frame_of(text))
+        message = decode(frame) if plain is None else EventMessage("", plain)
         if not isinstance(message, EventMessage):
             self.reject(getattr(message, "reason", "malformed: no event"), b"")
             return
         event = message.event
         try:
-            found = event if isinstance(event, Event) else identify(event)
+            found = event if isinstance(event, Plain | Event) else identify(event)
         except ValueError as error:
             self.reject(str(error), b"")
             return
@@ -142,9 +144,14 @@ class ImportWorker:
             batch.line_of[b""] = number
             batch.reject("too large", b"")
         batch.line_of.pop(b"", None)
-        for number, line in enumerate(lines, piece.first):
-            if text := line.strip():
-                batch.take(number, text)
+        frames = [
+            (number, frame_of(text))
+            for number, line in enumerate(lines, piece.first)
+            if (text := line.strip())
+        ]
+        plain = find_plain([frame for _, frame in frames], "")
+        for (number, frame), found in zip(frames, plain, strict=True):
+            batch.take(number, frame, found)
         batch.outcome.lines = len(lines)
         batch.events.sort(key=lambda entry: entry[:2])
         events, copies = batch.events, batch.copies
@@ -172,7 +179,7 @@ class ImportWorker:
             batch.outcome.outdated += 0 if is_held else len(some)
 
     async def _store_singly(
-        self, batch: LineBatch, events: Sequence[Event], *, is_held: bool
+        self, batch: LineBatch, events: Sequence[Stored], *, is_held: bool
     ) -> int:
         """Stores events one by one, since the database refuses one of them; returns how many."""
         new = 0
@@ -201,7 +208,7 @@ class ImportWorker:
             unknown += [places[n] for n in found]
         return sorted(unknown)
 
-    def _parts(self, events: Sequence[Event]) -> list[tuple[bool, Sequence[Event]]]:
+    def _parts(self, events: Sequence[Stored]) -> list[tuple[bool, Sequence[Stored]]]:
         """The events that the relay may hold still, and those that a newer proof says it does
         not."""
         if not self._starts:

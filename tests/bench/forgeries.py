@@ -1,4 +1,4 @@
-"""Batches of claims, some with forgeries, as `bigbrotr_schnorr` and as libsecp256k1 judge them."""
+"""Batches of claims, some with forgeries, as `bigbrotr_native` and as libsecp256k1 judge them."""
 
 import random
 import time
@@ -75,7 +75,7 @@ def cancel(chance: random.Random, batch: list[bytes], verdicts: list[bool]) -> N
 
 def measure(claims: int, seed: int) -> int:
     """Prints what came of it; returns the exit code: 1 where something was wrong."""
-    from bigbrotr_schnorr import are_right
+    from bigbrotr_native import are_right
 
     print(f"forgeries: {claims:,} claims of {CLAIM_BYTES} bytes, of seed {seed}", flush=True)
     found = run(are_right, claims, seed)

@@ -2,22 +2,27 @@
 
 Real frames of all types are flipped, cut, spliced, nested, re-escaped, and their events changed in
 one field. Nothing may be accepted but what was signed, as it was signed; nostr-sdk is asked for a
-second opinion on all that is. Nothing may raise but what is documented.
+second opinion on all that is. Nothing may raise but what is documented. Where C says something of a
+frame, it is what Python says of it, to the last byte of its row.
 """
 
 import asyncio
+import hashlib
 import json
 import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import nostr_sdk
 
 from bigbrotr.config.settings import SynchronizerSettings
-from bigbrotr.models.event import Event, WireEvent
+from bigbrotr.core.calls import event_rows
+from bigbrotr.models.event import Event, Unsigned, WireEvent, decode, identify
+from bigbrotr.models.mentions import mentioned
+from bigbrotr.models.plain import Heard, Plain, find_plain, unpacked
 from bigbrotr.net.frames import Oversized
 from bigbrotr.nostr import message
 from bigbrotr.nostr.message import EventMessage, Malformed, TooLarge
@@ -31,6 +36,7 @@ from tests.kit.events import is_valid, make_event
 FRAMES = 300_000
 EVENTS = 500  # in the corpus
 PAGE = 50  # frames
+SUBSCRIPTION = "sub"
 MOST_BYTES = 20_000  # of a frame: longer ones say nothing new, and slow it down
 SAMPLES = 5  # of what went wrong are shown
 POLICY = SynchronizerSettings().policy("")
@@ -96,11 +102,22 @@ JUNK = [
     *(b"\\ud800", b"\\u0000", b"\\u", b"\\x41", b"\\/", b'"', b"\\", b",", b"]", b"}", b"\n"),
     *("\u202e\u0085\u2028".encode(), b"\\uD83D\\uDE00", b"e\xcc\x81"),
 ]
+NPROFILE = (  # of NIP-19
+    "nprofile1qqsrhuxx8l9ex335q7he0f09aej04zpazpl0ne2cgukyawd24mayt8gpp4mhxue69uhhytnc9e3k7mgpz4mh"
+    "xue69uhkg6nzv9ejuumpv34kytnrdaksjlyr9p"
+)
+TEXTS = [  # of events that anybody could make
+    *("", "e", "wss://a.example", "WS://b.example/x", " wss://c.example ", "w\u017fs://d.example"),
+    *("\n", "\t\r\b\f\x0b\x1f", '"', "\\", "\\u0041", "\x00", "\ud800", "\x7f", "\u2028", "\xe9"),
+    *("wss://e.example\\", "\u3000wss://f.example", "\xa0ws://g.example", "\nwss://h.example"),
+    *("ws:/", "://", "w", " ", "1q", "#" * 70, "\U0001f9a4", '{"wss://i.example":{"read":true}}'),
+    NPROFILE,
+]
 _number = re.compile(rb"(?<=[:,\[])\d+(?=[,\]}])")
 _hex = re.compile(rb'"[0-9a-f]{64,128}"')
 
 
-def event_frame(event: TimedSocket, **how: Any) -> bytes:
+def event_frame(event: object, **how: Any) -> bytes:
     """An EVENT frame, written as `how` says."""
     how = {"ensure_ascii": False, "separators": (",", ":"), **how}
     return json.dumps(["EVENT", "sub", event], **how).encode("utf-8", "surrogatepass")
@@ -192,6 +209,23 @@ def edit(chance: random.Random, event: TimedSocket, _: TimedSocket) -> bytes:
     return event_frame(changed)
 
 
+def retell(chance: random.Random, event: TimedSocket, other: TimedSocket) -> bytes:
+    """An event of which nothing is right but its id, in the very bytes that were hashed."""
+    changed = dict(event, kind=chance.choice((0, 1, 2, 3, 9735, 65535, event["kind"])))
+    changed["tags"] = chance.sample(other["tags"], len(other["tags"]) // 2)
+    for _ in range(chance.choice((0, 1, 3, 40, 300))):
+        values = [
+            "".join(chance.choices(TEXTS, k=chance.randrange(4)))
+            for _ in range(chance.randrange(4))
+        ]
+        changed["tags"].append([chance.choice("eptRz1\xe9"), *values] if values else ["e"])
+    changed["content"] = "".join(chance.choices([*TEXTS, event["content"]], k=chance.randrange(6)))
+    fields = [changed[name] for name in ("pubkey", "created_at", "kind", "tags", "content")]
+    hashed = event_frame([0, *fields]).removeprefix(b'["EVENT","sub",').removesuffix(b"]")
+    changed["id"] = hashlib.sha256(hashed).hexdigest()
+    return event_frame(changed)
+
+
 def leave_out(chance: random.Random, event: TimedSocket, _: TimedSocket) -> bytes:
     changed = dict(event)
     del changed[chance.choice(list(event))]
@@ -222,7 +256,7 @@ DAMAGE: list[Callable[[random.Random, bytes, bytes], bytes]] = [
     *(flip, cut, repeat, splice, insert, renumber, rehex, uppercase, nest)
 ]
 CHANGES: list[Callable[[random.Random, TimedSocket, TimedSocket], bytes]] = [
-    *(change_field, swap, edit, leave_out, add_field, rewrite)
+    *(change_field, swap, edit, leave_out, add_field, rewrite, retell, retell)
 ]
 
 
@@ -272,12 +306,19 @@ def pass_through(batch: Sequence[bytes], outcomes: Counter[str], wrong: list[str
     """The events that are accepted of a page of frames."""
     page = Page([], End.EOSE)
     accepted: list[Event] = []
-    for frame in batch:
+    plain = find_plain(batch, SUBSCRIPTION)
+    made = iter(event_rows.make_rows([each for each in plain if each is not None]))
+    for position, (frame, found) in enumerate(zip(batch, plain, strict=True)):
+        row = None if found is None else next(made)
         try:
             answer = message.decode(frame)
             outcomes[type(answer).__name__] += 1
+            if found is not None and not isinstance(frame, Oversized):
+                outcomes["plain"] += 1
+                wrong += differences(found, row, answer)
             if isinstance(answer, EventMessage):
-                page.events.append(answer.event)
+                is_taken = position % 2 == 0 and not isinstance(frame, Oversized)
+                page.events.append(found if is_taken and found is not None else answer.event)
                 accepted += taken_alone(answer.event)
             elif isinstance(answer, TooLarge):
                 page.oversized.append(frame)
@@ -303,11 +344,36 @@ def pass_through(batch: Sequence[bytes], outcomes: Counter[str], wrong: list[str
     late = {event.id for event in accepted if event.created_at > POLICY.filter.newest}
     if lost - late:
         wrong.append(f"good, and not taken from a page of {received}: {min(lost - late).hex()}")
-    return accepted + sifted.fresh
+    return accepted + list(map(event_rows.whole, sifted.fresh))
 
 
-def taken_alone(event: WireEvent | Event) -> list[Event]:
+def differences(found: Plain, row: event_rows.Row | None, answer: message.Message) -> Iterator[str]:
+    """In what C and Python differ about a frame."""
+    if not isinstance(answer, EventMessage) or not isinstance(answer.event, WireEvent):
+        yield f"plain, and no event: {found.frame[:300]!r}"
+        return
+    event = decode(identify(answer.event))
+    if answer.subscription != SUBSCRIPTION or event.raw is not None or row is None:
+        yield f"plain, and odd: {found.frame[:300]!r}"
+        return
+    read = (found.id, found.created_at, found.kind, found.claim, found.decode())
+    if read != (event.id, event.created_at, event.kind, event.claim, event):
+        yield f"read in two ways: {found.frame[:300]!r}"
+    unverified = Anything(*(getattr(event, name) for name in Anything.__struct_fields__))
+    if row.data != event_rows._full_row(unverified):  # type: ignore[arg-type]
+        yield f"two rows: {found.frame[:300]!r}"
+    named = mentioned(event.kind, event.tags, event.content)
+    if named != (named if row.looks_deeper else event_rows.urls_of(row)):
+        yield f"other relays: {found.frame[:300]!r}"
+
+
+class Anything(Unsigned, frozen=True):
+    """What a row is made of, whoever signed it."""
+
+
+def taken_alone(heard: Heard) -> list[Event]:
     """An event by itself, without a page: whether it is accepted."""
+    event = unpacked(heard)
     if isinstance(event, Event):
         return [event]
     try:

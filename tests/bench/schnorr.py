@@ -15,7 +15,7 @@ ROUNDS = 3
 
 def measure() -> None:
     """Prints a line for each size of batch."""
-    from bigbrotr_schnorr import are_right
+    from bigbrotr_native import are_right
 
     chance = random.Random(1)
     distinct = [right(chance, chance.randrange(1, N)) for _ in range(CLAIMS)]

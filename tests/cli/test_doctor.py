@@ -108,7 +108,7 @@ def test_how_signatures_are_verified() -> None:
     assert doctor.verification(True) == Diagnosis(Finding.OK, "signatures", "verified in batches")
     check = doctor.verification(False)
     assert check.finding is Finding.OK
-    assert "bigbrotr-schnorr is not installed" in check.words
+    assert "bigbrotr-native is not installed" in check.words
 
 
 def test_descriptors() -> None:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from bigbrotr.models import signatures
+from bigbrotr.models import native, signatures
 from bigbrotr.models.signatures import CLAIM_BYTES, MAX_BATCH, MAX_SINGLY, MIN_BATCH, Judge
 from tests.kit.claims import N, flip, right, verdict
 
@@ -72,11 +72,11 @@ def test_after_wrong_batches_some_are_judged_one_by_one() -> None:
 
 
 def test_it_is_used_where_it_is_installed() -> None:
-    schnorr = pytest.importorskip("bigbrotr_schnorr", reason="schnorr/ is not compiled")
+    schnorr = pytest.importorskip("bigbrotr_native", reason="native/ is not compiled")
     assert signatures.here.uses_batches
     assert schnorr.are_right(b"".join(CLAIMS))
 
 
 def test_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "bigbrotr_schnorr", None)
-    assert signatures.installed() is None
+    monkeypatch.setitem(__import__("sys").modules, "bigbrotr_native", None)
+    assert native.installed() is None

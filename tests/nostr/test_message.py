@@ -121,7 +121,8 @@ def test_event_frames() -> None:
     assert isinstance(decoded, EventMessage)
     assert decoded.subscription == "sub"
     event = decoded.event
-    event = event if isinstance(event, Event) else Event.from_wire(event)
+    assert isinstance(event, WireEvent)
+    event = Event.from_wire(event)
     assert event.id.hex() == EVENT["id"]
     for broken in (b'["EVENT","sub",{}]', b'["EVENT","sub",7]', b' ["EVENT","sub"'):
         assert isinstance(answer := read(broken), Malformed)

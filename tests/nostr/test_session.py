@@ -15,12 +15,13 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from bigbrotr.config.settings import Link
+from bigbrotr.models.plain import unpacked
 from bigbrotr.models.relay import Relay
 from bigbrotr.net.connect import Unreached
 from bigbrotr.net.dial import dial
 from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.session import SAMPLE_BYTES, Bounds, Page, Session, is_objection
-from tests.kit.events import make_event
+from tests.kit.events import make_event, wire
 from tests.kit.model import Vices
 from tests.kit.scripted import ScriptedRelay
 
@@ -180,7 +181,7 @@ async def test_relay_that_no_longer_reads() -> None:
 
 # Relays that are written out
 
-Say = list[Any] | float | None  # a frame, a pause, or the end of the connection
+Say = list[Any] | str | float | None  # a frame (as it is), a pause, or the end of the connection
 
 
 @asynccontextmanager
@@ -197,7 +198,7 @@ async def saying(
                 elif isinstance(frame, float):
                     await asyncio.sleep(frame)
                 else:
-                    await socket.send(json.dumps(frame))
+                    await socket.send(frame if isinstance(frame, str) else json.dumps(frame))
 
         await say(greet)
         asked = 0
@@ -216,7 +217,7 @@ def events(sub: str, first: int, last: int) -> list[Say]:
 
 
 def ids(found: Sequence[Any]) -> list[str]:
-    return [event.id for event in found]
+    return [str(event.id) for event in map(unpacked, found)]
 
 
 def wanted(first: int, last: int) -> list[str]:
@@ -259,7 +260,7 @@ async def test_eose_overtakes_the_events() -> None:
         async with session(url) as talk:  # a relay is waited for before it is called empty
             assert (await talk.fetch({"limit": 5}, BOUNDS)).events == []
             late = await talk.drain(0.3, BOUNDS.page_bytes)
-            assert [(number, event.id) for number, event in late] == [
+            assert [(number, *ids([event])) for number, event in late] == [
                 (1, event_id) for event_id in wanted(0, 5)
             ]
             assert await talk.drain(0.0, BOUNDS.page_bytes) == []
@@ -493,3 +494,22 @@ async def test_large_message_on_a_slow_line_is_no_silence() -> None:
             assert (page.end, len(page.oversized)) == (End.EOSE, 1)
             page = await talk.fetch({"limit": 1}, SHORT)
             assert (page.end, len(page.oversized)) == (End.TIMEOUT, 0)
+
+
+async def test_a_sample_of_what_is_too_large_is_no_event() -> None:
+    """Its head and its tail together are the frame of an event that is valid."""
+    size = 2 * SAMPLE_BYTES
+    rest = len(wire(make_event())) + len('["EVENT","",]') + 16  # of a subscription
+    event = wire(make_event(content="x" * (size - rest))).decode()
+
+    def answer(asked: int, sub: str) -> list[Say]:
+        frame = f'["EVENT","{sub}",{event}]'
+        assert len(frame) == size
+        large = frame[:SAMPLE_BYTES] + "x" * 40_000 + frame[SAMPLE_BYTES:]
+        return [*events(sub, 0, 5), large, ["EOSE", sub]]
+
+    async with saying(answer) as url, session(url, 30_000) as talk:
+        page = await talk.fetch({"limit": 9}, BOUNDS)
+        assert (page.end, len(page.events), len(page.oversized)) == (End.EOSE, 5, 1)
+        assert page.oversized[0].startswith(b'["EVENT"')
+        assert len(page.oversized[0]) == size

@@ -195,7 +195,7 @@ async def test_any_rubbish_is_a_line_and_no_more(brotr: Brotr) -> None:
         batch = LineBatch()
         for number, line in enumerate(data.split(b"\n")[:-1], 1):
             if line.strip():
-                batch.take(number, line.strip())
+                batch.take(number, frame_of(line.strip()), None)
         assert {event.id for event in some} <= {entry[1] for entry in batch.events}
 
 

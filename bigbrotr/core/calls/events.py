@@ -10,12 +10,12 @@ import msgspec
 
 from bigbrotr.core.calls import event_rows
 from bigbrotr.core.calls.base import Calls, by_column, relay_ids, value_of
+from bigbrotr.core.calls.event_rows import Stored
 from bigbrotr.core.calls.visits import Visit, coverage_of
 from bigbrotr.core.codes import SCHEMA
 from bigbrotr.core.pool import Connection
 from bigbrotr.models.coverage import Gap, Proof
 from bigbrotr.models.event import Event, EventRelay, tag_hashes
-from bigbrotr.models.mentions import mentioned
 
 ORPHAN_BATCH = 10_000  # events that are looked at in one transaction
 INGEST_LOCK_S = 5.0  # to wait for the lock at most; a page holds it for some hundredths of a second
@@ -96,7 +96,7 @@ class EventCalls(Calls):
     async def store_page(
         self,
         visit: Visit,
-        events: Sequence[Event],
+        events: Sequence[Stored],
         *,
         proofs: Sequence[Proof] = (),
         gaps: Sequence[Gap] = (),
@@ -129,13 +129,10 @@ class EventCalls(Calls):
         return row["new_events"], row["new_pairs"]
 
     async def _copy_page(
-        self, events: Sequence[Event], copied: Sequence[str], rest: Sequence[object], now: int
+        self, events: Sequence[Stored], copied: Sequence[str], rest: Sequence[object], now: int
     ) -> tuple[int, int]:
         """Stores a page all of whose events are new; else UniqueViolationError, and nothing was."""
-        noted = event_columns(events, [now] * len(events), frozenset(), self.notes_mentions)
-        noted["p_pubkeys"] = None  # they are in the rows
-        if any(event.raw for event in events) and copied is not event_rows.ESSENTIAL:
-            noted["p_raws"] = [event.raw for event in events]
+        noted = columns_beside_rows(events, now, copied, self.notes_mentions)
 
         async def store(connection: Connection) -> tuple[int, int]:
             nums = await value_of(connection, "draw_numbers", p_count=len(events))
@@ -216,25 +213,38 @@ _STORE_PAGE = """
 """
 
 
+def columns_beside_rows(
+    events: Sequence[Stored], seen_at: int, copied: Sequence[str], notes_mentions: bool
+) -> dict[str, Any]:
+    """What `insert_events` takes beside the relay's number, of sorted events that are copied before
+    it; their numbers (p_nums) lack."""
+    columns = event_columns(events, [seen_at] * len(events), frozenset(), notes_mentions)
+    columns["p_pubkeys"] = None  # they are in the rows
+    raws = [] if copied is event_rows.ESSENTIAL else list(map(event_rows.raw_of, events))
+    columns["p_raws"] = raws if any(raws) else None
+    return columns
+
+
 def event_columns(
-    events: Sequence[Event], seen_ats: Sequence[int], kept: frozenset[str], notes_mentions: bool
+    events: Sequence[Stored], seen_ats: Sequence[int], kept: frozenset[str], notes_mentions: bool
 ) -> dict[str, Any]:
     """What `insert_events` takes beside the relay's number: sorted events as columns."""
+    whole = list(map(event_rows.whole, events)) if kept else []
 
     def column(name: str, value: Callable[[Event], object]) -> list[object] | None:
-        return [value(event) for event in events] if name in kept else None
+        return [value(event) for event in whole] if name in kept else None
 
     named = [
         (url, position)
         for position, event in enumerate(events if notes_mentions else (), 1)
-        for url in mentioned(event.kind, event.tags, event.content)
+        for url in event_rows.urls_of(event)
     ]
-    has_raw = any(event.raw for event in events)
+    has_raw = any(event.raw for event in whole)
     hashes: list[int] | None = None
     hash_ends: list[int] | None = None
     if "tags" in kept:
         hashes, hash_ends = [], []
-        for event in events:
+        for event in whole:
             hashes += tag_hashes(event_rows.tags_of(event))
             hash_ends.append(len(hashes))
     return {

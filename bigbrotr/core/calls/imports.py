@@ -9,10 +9,10 @@ import msgspec
 
 from bigbrotr.core.calls import event_rows
 from bigbrotr.core.calls.base import Calls, relay_ids, value_of
-from bigbrotr.core.calls.events import event_columns, stream_of
+from bigbrotr.core.calls.event_rows import Stored
+from bigbrotr.core.calls.events import columns_beside_rows, event_columns, stream_of
 from bigbrotr.core.codes import SCHEMA
 from bigbrotr.core.pool import Connection
-from bigbrotr.models.event import Event
 from bigbrotr.models.relay import Relay
 
 
@@ -112,7 +112,7 @@ class ImportCalls(Calls):
         return [position - 1 for position in unknown]
 
     async def store_imported(
-        self, import_: Import, events: Sequence[Event], *, is_held: bool = True
+        self, import_: Import, events: Sequence[Stored], *, is_held: bool = True
     ) -> int:
         """Stores verified events, sorted by (created_at, id), that an import has brought; returns
         how many were new. With `is_held`, its relay held them."""
@@ -144,15 +144,10 @@ class ImportCalls(Calls):
         return await self._transact(store)
 
     async def _copy_imported(
-        self, import_: Import, events: Sequence[Event], copied: Sequence[str], *, is_held: bool
+        self, import_: Import, events: Sequence[Stored], copied: Sequence[str], *, is_held: bool
     ) -> int:
         """Stores events all of which are new; else UniqueViolationError, and nothing was."""
-        noted = event_columns(
-            events, [import_.as_of] * len(events), frozenset(), self.notes_mentions
-        )
-        noted["p_pubkeys"] = None  # they are in the rows
-        if any(event.raw for event in events) and copied is not event_rows.ESSENTIAL:
-            noted["p_raws"] = [event.raw for event in events]
+        noted = columns_beside_rows(events, import_.as_of, copied, self.notes_mentions)
         relay_id = import_.relay_id if is_held else None
 
         async def store(connection: Connection) -> int:

@@ -13,6 +13,7 @@ from bigbrotr.core.calls.completeness import Missing
 from bigbrotr.core.defects import Defects, is_outside
 from bigbrotr.core.logger import Logger
 from bigbrotr.models.event import Event, EventRelay, WireEvent, decode_tags
+from bigbrotr.models.plain import unpacked
 from bigbrotr.models.policy import EPHEMERAL, View, facts_of
 from bigbrotr.models.query import Query
 from bigbrotr.models.references import kind_of_address
@@ -207,7 +208,7 @@ def _question(each: Missing) -> dict[str, object]:
 def _valid(page: Page) -> list[Event]:
     """The events of a page whose ids and signatures are right."""
     found = []
-    for each in page.events:
+    for each in map(unpacked, page.events):
         try:
             found.append(Event.from_wire(each) if isinstance(each, WireEvent) else each)
         except ValueError:

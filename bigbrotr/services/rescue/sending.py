@@ -19,6 +19,7 @@ from bigbrotr.core.defects import Defects, is_outside
 from bigbrotr.core.logger import Logger
 from bigbrotr.errors import ConfigError
 from bigbrotr.models.event import Event, Identified, Unsigned, identify
+from bigbrotr.models.plain import Plain
 from bigbrotr.models.policy import View
 from bigbrotr.models.query import Query
 from bigbrotr.models.relay import Relay
@@ -375,9 +376,9 @@ def _shown(page: Page) -> set[bytes]:
     """The ids of the events on a page, as far as their bytes hash to them."""
     ids = set()
     for event in page.events:
-        found: Event | Identified | Unsigned
+        found: Event | Identified | Unsigned | Plain
         try:
-            found = event if isinstance(event, Event) else identify(event)
+            found = event if isinstance(event, Event | Plain) else identify(event)
         except ValueError:
             continue
         ids.add(found.id)

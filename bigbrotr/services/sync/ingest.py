@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from bigbrotr.config.settings import SyncPolicy
+from bigbrotr.core.calls.event_rows import Row, Stored, make_rows
 from bigbrotr.core.calls.events import Rejected
 from bigbrotr.models.coverage import Gap
 from bigbrotr.models.event import (
@@ -18,6 +19,7 @@ from bigbrotr.models.event import (
     decode,
     identify,
 )
+from bigbrotr.models.plain import Heard, Plain
 from bigbrotr.models.policy import EPHEMERAL
 from bigbrotr.nostr.message import HINTS, claimed_time
 from bigbrotr.nostr.questions import PageAnswer, Progress, Question
@@ -32,7 +34,8 @@ CROWD = 20  # events of one second that are worth waiting for, so as not to veri
 AT_ONCE = 250  # events decoded before the verifier is asked about them: larger batches cost less
 
 Key = tuple[int, bytes]  # (created_at, id)
-Found: TypeAlias = Identified | Unsigned | Event  # its id is proven
+Found: TypeAlias = Plain | Identified | Unsigned | Event  # its id is proven
+Ready: TypeAlias = Row | Unsigned | Event  # all but its signature is
 
 
 class Batch:
@@ -48,7 +51,7 @@ class Batch:
         self.events: list[tuple[int, bytes, Found]] = []
         # Further copies of an event that differ: the first one may be forged.
         self.copies: dict[bytes, list[Found]] = {}
-        self.fresh: list[Event] = []  # verified
+        self.fresh: list[Stored] = []  # verified
         self.forged = 0  # events that were not
         self.rejected: dict[str, tuple[int, bytes]] = {}
         for reason, (count, sample) in malformed.items():
@@ -57,43 +60,59 @@ class Batch:
     async def verify(self, verifier: Verifier) -> None:
         """Makes fresh events of those that are valid, and rejects the others (`forged`)."""
         events, self.events = self.events, []
-        decoded, answers = [], []
+        ready: list[Ready | None] = []
+        answers = []
         for start in range(0, len(events), AT_ONCE):  # while some are verified, others are decoded
-            some = [self._decode(found, key) for _, key, found in events[start : start + AT_ONCE]]
-            decoded += some
-            answers.append(verifier.verify([each for each in some if isinstance(each, Unsigned)]))
+            some = self._make_ready([found for _, _, found in events[start : start + AT_ONCE]])
+            ready += some
+            unsigned = [each for each in some if isinstance(each, Row | Unsigned)]
+            answers.append(verifier.verify([each.claim for each in unsigned]))
         right = [is_right for answer in answers for is_right in await answer]
         right.reverse()
-        for (_, event_id, _), each in zip(events, decoded, strict=True):
-            event = self._event(each, right.pop) or self._event_of_copies(event_id)
+        for (_, event_id, _), each in zip(events, ready, strict=True):
+            event = self._verified(each, right.pop) or self._verified_copy(event_id)
             if event is None:
                 self.forged += 1
             else:
                 self.fresh.append(event)
 
-    def _decode(self, found: Found, event_id: bytes) -> Unsigned | Event | None:
-        """Decodes an event; rejects it, and returns None, where that cannot be done."""
-        try:
-            return found if isinstance(found, Event) else decode(found)
-        except ValueError as error:
-            self.reject(str(error), event_id)
-            return None
+    def _make_ready(self, events: Sequence[Found]) -> list[Ready | None]:
+        """Makes rows of plain events and decodes the others; rejects those of which that cannot be
+        done, and has None in their places."""
+        rows = make_rows([event for event in events if isinstance(event, Plain)])
+        rows.reverse()
+        return [
+            (isinstance(event, Plain) and rows.pop()) or self._decode(event) for event in events
+        ]
 
-    def _event(self, found: Unsigned | Event | None, is_right: Callable[[], bool]) -> Event | None:
-        """Returns the event, or rejects it where its signature is not right."""
-        if not isinstance(found, Unsigned):
-            return found
+    def _decode(self, found: Found) -> Unsigned | Event | None:
         try:
-            return found.event(is_signed=is_right())
+            if isinstance(found, Event):
+                return found
+            return found.decode() if isinstance(found, Plain) else decode(found)
         except ValueError as error:
             self.reject(str(error), found.id)
             return None
 
-    def _event_of_copies(self, event_id: bytes) -> Event | None:
+    def _verified(self, ready: Ready | None, is_right: Callable[[], bool]) -> Stored | None:
+        """Returns the event, or rejects it where its signature is not right."""
+        if ready is None or isinstance(ready, Event):
+            return ready
+        try:
+            if isinstance(ready, Unsigned):
+                return ready.event(is_signed=is_right())
+            if is_right():
+                return ready
+            raise ValueError("bad signature")
+        except ValueError as error:
+            self.reject(str(error), ready.id)
+            return None
+
+    def _verified_copy(self, event_id: bytes) -> Stored | None:
         """Returns an event of which the first copy was not valid, if another one is."""
         for copy in self.copies.get(event_id, ()):
-            found = self._decode(copy, event_id)
-            event = self._event(found, lambda found=found: verify([found])[0])  # type: ignore[misc]
+            found = self._decode(copy)
+            event = self._verified(found, lambda found=found: verify([found.claim])[0])  # type: ignore[misc]
             if event is not None:
                 return event
         return None
@@ -274,7 +293,7 @@ def sift(
     inside = AskedSeconds(min(times), max(times)).of(claimed) if times else claimed
     if inside:
         times = in_order(times, inside)
-    batch.events.sort(key=lambda entry: entry[:2])
+    batch.events.sort()  # no two have the same id: what was found is never compared
     answer = PageAnswer(
         created_ats=times,
         end=page.end,
@@ -297,15 +316,16 @@ def _sort_events(
     """Puts the events that are wanted into a batch, and returns what the page says of itself."""
     times: list[int] = []
     claimed: list[int] = []
-    seen: dict[bytes, WireEvent | Event] = {}
+    seen: dict[bytes, Heard] = {}
     off_filter = repeats = 0
     since, until = bounds
     filter_, newest = policy.filter, policy.filter.newest
+    is_open = filter_.is_open
     for event in page.events:
         at = event.created_at
         try:
-            found = event if isinstance(event, Event) else identify(event)
-            is_wanted = filter_.matches(found if isinstance(found, Unsigned) else event)
+            found = event if isinstance(event, Plain | Event) else identify(event)
+            is_wanted = is_open or filter_.matches(found if isinstance(found, Unsigned) else event)
         except ValueError as error:
             batch.reject(str(error), sample_of(event))
             if since <= at <= until:
@@ -343,6 +363,6 @@ def kind_of(found: Found) -> int:
     return found.wire.kind if isinstance(found, Identified) else found.kind
 
 
-def sample_of(event: WireEvent | Event) -> bytes:
+def sample_of(event: Heard) -> bytes:
     """Returns an event as JSON, near enough to the bytes that came."""
     return msgspec.json.encode(event) if isinstance(event, WireEvent) else event.id

@@ -15,33 +15,32 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol, cast
 
 from bigbrotr.models import signatures
-from bigbrotr.models.event import Unsigned
 from bigbrotr.models.signatures import CLAIM_BYTES
 
 _HEAD = struct.Struct("!I")  # how many claims follow
 
 
 class Verifier(Protocol):
-    """Verifies signatures."""
+    """Verifies claims: signatures with the ids and keys that they are said to be of."""
 
-    def verify(self, events: Sequence[Unsigned]) -> Awaitable[Sequence[bool]]:
-        """Begins to verify, and hands out of each event whether its signature is right."""
+    def verify(self, claims: Sequence[bytes]) -> Awaitable[Sequence[bool]]:
+        """Begins to verify, and hands out of each claim whether it is right."""
 
 
 class Here:
     """Verifies in this process, which does nothing else meanwhile."""
 
-    def verify(self, events: Sequence[Unsigned]) -> Awaitable[Sequence[bool]]:
-        """Hands out of each event whether its signature is right."""
+    def verify(self, claims: Sequence[bytes]) -> Awaitable[Sequence[bool]]:
+        """Hands out of each claim whether it is right."""
         future = asyncio.get_running_loop().create_future()
-        future.set_result(verify(events))
+        future.set_result(verify(claims))
         return future
 
 
 class Asked(NamedTuple):
-    """Events that the process beside was asked about."""
+    """Claims that the process beside was asked about."""
 
-    events: Sequence[Unsigned]
+    claims: Sequence[bytes]
     answer: asyncio.Future[Sequence[bool]]
 
 
@@ -61,16 +60,16 @@ class Beside(asyncio.Protocol):
             self._is_connected = True
             await asyncio.get_running_loop().create_connection(lambda: self, sock=self._socket)
 
-    def verify(self, events: Sequence[Unsigned]) -> Awaitable[Sequence[bool]]:
-        """Begins to verify, and hands out of each event whether its signature is right."""
+    def verify(self, claims: Sequence[bytes]) -> Awaitable[Sequence[bool]]:
+        """Begins to verify, and hands out of each claim whether it is right."""
         future = asyncio.get_running_loop().create_future()
         if self._transport is None:
-            future.set_result(verify(events))
-        elif not events:
+            future.set_result(verify(claims))
+        elif not claims:
             future.set_result([])
         else:
-            self._asked.append(Asked(events, future))
-            self._transport.write(_HEAD.pack(len(events)) + claims_of(events))
+            self._asked.append(Asked(claims, future))
+            self._transport.write(b"".join((_HEAD.pack(len(claims)), *claims)))
         return future
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -78,9 +77,9 @@ class Beside(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:
-        """Answers came: a byte for each event."""
+        """Answers came: a byte for each claim."""
         self._arrived += data
-        while self._asked and len(self._arrived) >= (size := len(self._asked[0].events)):
+        while self._asked and len(self._arrived) >= (size := len(self._asked[0].claims)):
             answers = [each == 1 for each in self._arrived[:size]]
             del self._arrived[:size]
             self._answer(answers)
@@ -89,7 +88,7 @@ class Beside(asyncio.Protocol):
         """The process is gone: what it has not answered is verified here."""
         self._transport = None
         while self._asked:
-            self._answer(verify(self._asked[0].events))
+            self._answer(verify(self._asked[0].claims))
 
     def _answer(self, answers: Sequence[bool]) -> None:
         answer = self._asked.popleft().answer
@@ -97,14 +96,9 @@ class Beside(asyncio.Protocol):
             answer.set_result(answers)
 
 
-def verify(events: Sequence[Unsigned]) -> list[bool]:
-    """Returns of each event whether its signature is right."""
-    return signatures.here.judge(claims_of(events))
-
-
-def claims_of(events: Sequence[Unsigned]) -> bytes:
-    """Returns what is to be verified of events, one behind the other."""
-    return b"".join([part for each in events for part in (each.sig, each.id, each.pubkey)])
+def verify(claims: Sequence[bytes]) -> list[bool]:
+    """Returns of each claim whether it is right."""
+    return signatures.here.judge(b"".join(claims))
 
 
 def fork_verifier() -> socket.socket:

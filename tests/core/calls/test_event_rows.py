@@ -10,7 +10,9 @@ from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls import event_rows
 from bigbrotr.errors import LeaseLostError
 from bigbrotr.models.event import Event
+from bigbrotr.models.plain import find_plain
 from tests.kit.archive import BOTH, B, claim_a, ordered, pairs
+from tests.kit.c import NATIVE
 from tests.kit.events import NOW, verified
 
 
@@ -56,6 +58,64 @@ async def test_what_is_copied_is_what_is_inserted(brotr: Brotr, profile: Profile
         await brotr.pool.execute(f"DELETE FROM bigbrotr.{name}")
     assert await brotr.insert_events(pairs(events, B)) == (len(events), 0)
     assert await table(brotr) == copied
+
+
+def rows_of(events: Sequence[Event]) -> list[event_rows.Stored]:
+    """The same events as rows, as far as there are rows of them."""
+    frames = [b'["EVENT","s",%b]' % event.to_json().encode() for event in events]
+    plain = find_plain(frames, "s")
+    made = iter(event_rows.make_rows([each for each in plain if each is not None]))
+    rows = [next(made) if each is not None else None for each in plain]
+    return [row or event for row, event in zip(rows, events, strict=True)]
+
+
+@BOTH
+@NATIVE
+async def test_rows_made_in_c_are_what_is_inserted(brotr: Brotr, profile: Profile) -> None:
+    events = some()
+    stored = rows_of(events)
+    assert sum(isinstance(each, Event) for each in stored) == 5  # NUL, a bell, 6,000 tags, far
+    assert [event_rows.whole(each) for each in stored] == events
+    visit = await claim_a(brotr)
+    assert await brotr.store_page(visit, stored, now=NOW) == (len(events), len(events))
+    copied = await table(brotr)
+    for name in ("presence", "events_raw", "events_stored"):
+        await brotr.pool.execute(f"DELETE FROM bigbrotr.{name}")
+    assert await brotr.insert_events(pairs(events, B)) == (len(events), 0)
+    assert await table(brotr) == copied
+
+
+@NATIVE
+async def test_rows_of_which_some_are_there_already(brotr: Brotr) -> None:
+    events = some()
+    visit = await claim_a(brotr)
+    await brotr.insert_events(pairs(events[3:6], B))
+    stored = rows_of(events)
+    assert await brotr.store_page(visit, stored, now=NOW) == (len(events) - 3, len(events))
+    assert await brotr.store_page(visit, stored, now=NOW) == (0, 0)
+    assert len(await table(brotr)) == len(events)
+
+
+@NATIVE
+async def test_relays_that_rows_name_are_noted(brotr: Brotr) -> None:
+    inside = "nrelay1" + "q" * 40  # no relay, but it looks like one
+    events = ordered(
+        [
+            verified("a", [["e", "00", "wss://hint.example"], ["r", "WSS://Two.example/"]]),
+            verified("wss://three.example", kind=2),
+            verified('{"wss://four.example":{}}', kind=3),
+            verified(inside, [["r", " wss://five.example"], ["r", "https://six.example"]]),
+            verified("b", [["r", "\u2003wss://seven.example"]]),
+        ]
+    )
+    stored = rows_of(events)
+    assert all(isinstance(each, event_rows.Row) for each in stored)
+    found = sorted(url for each in stored for url in event_rows.urls_of(each))
+    names = ("five", "four", "hint", "seven", "three", "two")
+    assert found == sorted(f"wss://{name}.example" for name in names)
+    await brotr.store_page(await claim_a(brotr), stored, now=NOW)
+    noted = await brotr.pool.fetch("SELECT DISTINCT unnest(urls) AS url FROM bigbrotr.mentions")
+    assert sorted(row["url"] for row in noted) == found
 
 
 async def test_what_somebody_else_has_stored_meanwhile_is_stored_once(brotr: Brotr) -> None:

@@ -302,6 +302,68 @@ async def test_presence_is_noted_of_what_is_archived(brotr: Brotr) -> None:
     assert [row[0] for row in seen] == [NOW]
 
 
+async def test_pairs_side_by_side_are_noted_with_what_is_between_them(brotr: Brotr) -> None:
+    events = ordered([verified(created_at=NOW - n) for n in range(40)])
+    await brotr.insert_events(pairs(events, A))
+    b = await claim_one(brotr, B)
+    expected: dict[bytes, int] = {}
+    for at, some in enumerate((events[12:17], events[20:21], events[:30], events[::3], events)):
+        assert await brotr.note_presence(b, keys(some), NOW + at) == []
+        expected = dict.fromkeys((event.id for event in some), NOW + at) | expected
+        rows = await brotr.pool.fetch(
+            "SELECT event_id, seen_at FROM bigbrotr.events_relays WHERE relay_url = $1", B.url
+        )
+        assert {row["event_id"]: row["seen_at"] for row in rows} == expected
+        await check_totals(brotr)
+
+
+START = NOW // 604_800 * 604_800  # of a slice
+SHAPES: dict[str, tuple[list[int], list[int], bool]] = {  # seconds there, seconds asked for, dense
+    "all of them": ([*range(400)], [*range(400)], True),
+    "half of them": ([*range(600)], [*range(0, 600, 2)], True),
+    "none": ([], [*range(400)], True),
+    "far apart": ([*range(4000)], [*range(0, 4000, 20)], False),
+    "in one second": ([7] * 2000, [7] * 100, True),
+    "few": ([*range(40)], [*range(40)], False),
+    "dense first": ([*range(100), *range(1000, 4000)], [*range(100), *range(1000, 4000, 30)], True),
+    "dense last": (
+        [*range(2000), *range(9000, 9200)],
+        [*range(0, 2000, 40), *range(9000, 9200)],
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_numbers_are_found_however_events_lie(shape: str, brotr: Brotr) -> None:
+    there, asked, is_dense = SHAPES[shape]
+    rows = [(START + at, b"%031d?" % n) for n, at in enumerate(there)]
+    await brotr.pool.execute(
+        "INSERT INTO bigbrotr.events_stored (created_at, num, kind, slice, id, pubkey)"
+        " SELECT u.created_at, 7 * u.num, 1, bigbrotr.slice_of(u.created_at), u.id, '\\x00'"
+        " FROM unnest($1::bigint[], $2::bytea[]) WITH ORDINALITY AS u (created_at, id, num)",
+        [at for at, _ in rows],
+        [event_id for _, event_id in rows],
+    )
+    numbers = {key: 7 * num for num, key in enumerate(rows, 1)}
+    known = random.Random(shape).sample(rows, len(rows)) if shape == "in one second" else rows
+    wanted = {START + at for at in asked}
+    some = [key for key in known if key[0] in wanted][: len(asked)]
+    some += [(START + at, b"%031d!" % n) for n, at in enumerate(asked) if n % 3 == 0]
+    some.sort()
+    arrays = [at for at, _ in some], [event_id for _, event_id in some]
+    found = await brotr.pool.fetch(
+        "SELECT position, num FROM bigbrotr.find_numbers("
+        " bigbrotr.slice_of(($1::bigint[])[1]), $1::bigint[], $2::bytea[])",
+        *arrays,
+    )
+    expected = {place: numbers[key] for place, key in enumerate(some, 1) if key in numbers}
+    assert {row["position"]: row["num"] for row in found} == expected
+    assert len(found) == len(expected)
+    said = "SELECT bigbrotr.are_dense(bigbrotr.slice_of(($1::bigint[])[1]), $1::bigint[])"
+    assert await brotr.pool.fetchval(said, arrays[0]) == is_dense
+
+
 async def test_a_page_is_stored_with_its_coverage(brotr: Brotr) -> None:
     visit = await claim_a(brotr)
     assert visit.missing == [(0, NOW)]

@@ -40,7 +40,7 @@ def unsigned(number: int, *, is_forged: bool = False) -> Unsigned:
     return decode(identify(msgspec.json.decode(wire(event), type=WireEvent)))
 
 
-EVENTS = [unsigned(number, is_forged=number % 7 == 3) for number in range(60)]
+CLAIMS = [unsigned(number, is_forged=number % 7 == 3).claim for number in range(60)]
 RIGHT = [number % 7 != 3 for number in range(60)]
 
 
@@ -67,13 +67,13 @@ def process() -> Iterator[tuple[Beside, int]]:
 
 async def says(verifier: Verifier) -> list[bool]:
     """What a verifier says of all events, asked about some at a time, before it answers."""
-    asked = [verifier.verify(EVENTS[start : start + 7]) for start in range(0, len(EVENTS), 7)]
+    asked = [verifier.verify(CLAIMS[start : start + 7]) for start in range(0, len(CLAIMS), 7)]
     asked.insert(3, verifier.verify([]))
     return [each for answer in asked for each in await answer]
 
 
 def test_here() -> None:
-    assert verify(EVENTS) == RIGHT
+    assert verify(CLAIMS) == RIGHT
     assert asyncio.run(says(Here())) == RIGHT
 
 
@@ -88,7 +88,7 @@ async def test_beside_says_the_same() -> None:
 async def test_answers_that_nobody_waits_for_go_to_nobody_else() -> None:
     with process() as (verifier, _):
         await verifier.connect()
-        given_up = asyncio.ensure_future(verifier.verify(EVENTS[:5]))
+        given_up = asyncio.ensure_future(verifier.verify(CLAIMS[:5]))
         given_up.cancel()
         assert await says(verifier) == RIGHT
 
@@ -96,7 +96,7 @@ async def test_answers_that_nobody_waits_for_go_to_nobody_else() -> None:
 async def test_without_the_process_it_is_done_here() -> None:
     with process() as (verifier, pid):
         await verifier.connect()
-        assert await verifier.verify(EVENTS[:1]) == [True]
+        assert await verifier.verify(CLAIMS[:1]) == [True]
         os.kill(pid, signal.SIGSTOP)
         asked = asyncio.create_task(says(verifier))
         await asyncio.sleep(0)

@@ -11,7 +11,7 @@ from tests.bench import forgeries
 from tests.kit.c import library
 from tests.kit.claims import FORGERIES, N, claim, flip, right, verdict
 
-schnorr = pytest.importorskip("bigbrotr_schnorr", reason="schnorr/ is not compiled")
+schnorr = pytest.importorskip("bigbrotr_native", reason="native/ is not compiled")
 
 ROOT = Path(__file__).parents[2]
 CHANCE = random.Random(7)
@@ -129,8 +129,8 @@ def test_forgeries() -> None:
 def test_forgeries_where_the_processor_has_nothing_special(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = library(tmp_path, ROOT / "schnorr" / "c" / "batch.c", "-DPLAIN")
-    function = plain.bigbrotr_schnorr_are_right
+    plain = library(tmp_path, ROOT / "native" / "c" / "batch.c", "-DPLAIN")
+    function = plain.bigbrotr_native_are_right
     function.argtypes = schnorr._are_right.argtypes
     monkeypatch.setattr(schnorr, "_are_right", function)
     assert forgeries.run(schnorr.are_right, 4_000, seed=2).wrong == []

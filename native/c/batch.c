@@ -79,7 +79,7 @@ static int lift_authors(affine *points, const author *authors, size_t count, aff
  * `coefficients`: 16 bytes a claim, which nobody who made one of the claims can have known.
  */
 __attribute__((visibility("default")))
-int bigbrotr_schnorr_are_right(const uint8_t *claims, size_t count, const uint8_t *coefficients) {
+int bigbrotr_native_are_right(const uint8_t *claims, size_t count, const uint8_t *coefficients) {
     if (count == 0) return 1;
     if (count > 1 << 20) return -1;
     sha_block *take = sha_block_here();

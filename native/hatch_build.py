@@ -10,6 +10,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+SOURCES = ["batch.c", "events.c"]
 FLAGS = ["-std=c11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra"]
 
 
@@ -19,15 +20,16 @@ class CompileHook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compiles, and says what goes into the wheel."""
         self._folder = TemporaryDirectory()
-        source, library = Path(self.root) / "c" / "batch.c", Path(self._folder.name) / "batch.so"
+        sources = [str(Path(self.root) / "c" / name) for name in SOURCES]
+        library = Path(self._folder.name) / "native.so"
         compiler = shlex.split(os.environ.get("CC") or "cc")
         more = shlex.split(os.environ.get("CFLAGS", ""))
-        command = [*compiler, *FLAGS, *more, "-o", str(library), str(source)]
+        command = [*compiler, *FLAGS, *more, "-o", str(library), *sources]
         subprocess.run(command, check=True)  # noqa: S603 - whoever builds it says by what
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["tag"] = f"py3-none-{platform}"
         build_data["pure_python"] = False
-        build_data["force_include"][str(library)] = "bigbrotr_schnorr/batch.so"
+        build_data["force_include"][str(library)] = "bigbrotr_native/native.so"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Removes what was compiled: it is in the wheel now."""
