@@ -132,8 +132,8 @@ def _roles(options: argparse.Namespace) -> int:
                 )
             for words in await brotr.refused_reader():
                 say(
-                    "pages, API and relay will find nothing, as bigbrotr_reader does not get in at "
-                    f"the worker {words}"
+                    "pages, API and relay will find nothing, as bigbrotr_reader gets no way in (see "
+                    f"pg_hba.conf there) at the worker {words}"
                 )
         print(f"roles made: {made}; their rights are those of this release")  # noqa: T201
         return 0

@@ -234,7 +234,7 @@ async def test_the_reader_finds_what_lies_on_workers(dsn: str, brotr: Brotr) -> 
         async with Brotr(Pool(dsn=dsn)) as fresh:  # a session goes on by the connections it has
             refused = await fresh.refused_reader()
         assert len(refused) == 2
-        assert all("not permitted to log in" in words for words in refused), refused
+        assert all("failed to connect" in words for words in refused), refused
         async with connected(dsn) as connection:
             assert await distribute(connection) == []
         async with Brotr(Pool(dsn=dsn)) as fresh:
@@ -288,7 +288,9 @@ async def test_connections_to_workers_that_are_cut_lose_nothing(dsn: str) -> Non
                     )
 
         await asyncio.gather(cut(), *map(store, batches))
-        await brotr.pool.fetch("SELECT recover_prepared_transactions()")
+        for _ in range(5):  # connections that were cut are found out one after the other
+            with suppress(asyncpg.AdminShutdownError, asyncpg.PostgresConnectionError):
+                await brotr.pool.fetch("SELECT recover_prepared_transactions()")
         total = await brotr.totals()
         assert (total.events, total.pairs) == (96, 96)
         assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.events_relays") == 96
