@@ -132,7 +132,7 @@ def _roles(options: argparse.Namespace) -> int:
                 )
             for words in await brotr.refused_reader():
                 say(
-                    "pages, API and relay will find nothing, as bigbrotr_reader gets no way in (see "
+                    "pages, API and relay will find nothing, as bigbrotr_reader has no way in (see "
                     f"pg_hba.conf there) at the worker {words}"
                 )
         print(f"roles made: {made}; their rights are those of this release")  # noqa: T201
