@@ -85,6 +85,7 @@ DECLARE
                          AND c.proven_at > u.seen_at AND c.proven @> u.created_at)
         FROM unnest(p_created_ats, p_seen_ats) WITH ORDINALITY AS u (created_at, seen_at, position) ORDER BY u.position);
     noted   integer := 0;
+    part    integer;
     run     record;
 BEGIN
     IF holder IS NULL THEN
@@ -93,10 +94,11 @@ BEGIN
     -- An orphan may not go between the look at it and the note.
     LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
     FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(p_created_ats) AS r LOOP
-        noted := noted + bigbrotr.note_held_slice(
+        SELECT n.changed INTO part FROM bigbrotr.note_held_slice(
             p_slice => run.slice, p_relay_id => holder, p_created_ats => p_created_ats[run.first:run.last],
             p_ids => p_ids[run.first:run.last], p_seen_ats => p_seen_ats[run.first:run.last],
-            p_refuted => refuted[run.first:run.last]);
+            p_refuted => refuted[run.first:run.last]) AS n (changed);
+        noted := noted + part;
     END LOOP;
     IF noted > 0 THEN
         PERFORM bigbrotr.count_pairs(
@@ -207,6 +209,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     holder integer := (SELECT r.id FROM bigbrotr.relays r WHERE r.id = p_relay_id);  -- NULL: deleted meanwhile
     noted  integer := 0;
+    part   integer;
     run    record;
 BEGIN
     IF holder IS NULL THEN
@@ -214,10 +217,11 @@ BEGIN
     END IF;
     LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
     FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(p_created_ats) AS r LOOP
-        noted := noted + bigbrotr.note_dropped_slice(
+        SELECT n.changed INTO part FROM bigbrotr.note_dropped_slice(
             p_slice => run.slice, p_relay_id => holder, p_created_ats => p_created_ats[run.first:run.last],
             p_ids => p_ids[run.first:run.last], p_seen_ats => p_seen_ats[run.first:run.last],
-            p_dropped_ats => p_dropped_ats[run.first:run.last]);
+            p_dropped_ats => p_dropped_ats[run.first:run.last]) AS n (changed);
+        noted := noted + part;
     END LOOP;
     PERFORM bigbrotr.note_days(p_created_ats, noted);
     RETURN noted;
