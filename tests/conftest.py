@@ -304,7 +304,14 @@ class ClusterDatabases(Databases):
         if name in self._everywhere:
             # Citus comes back to where it was thrown out.
             await self._on_nodes(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-            await self._on_nodes(f"DROP DATABASE {name} WITH (FORCE)")
+            for last in (False, False, True):  # and takes a moment to go
+                try:
+                    await self._on_nodes(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+                except asyncpg.ObjectInUseError:
+                    if last:
+                        raise
+                else:
+                    return
         else:
             await super().drop(name)
 

@@ -136,6 +136,8 @@ class Verification:
                 " (CREATE EXTENSION amcheck), and grant its functions"
             )
             return result
+        if await self._is_distributed():
+            result.looked_at += "; those of the workers are for pg_amcheck, on each of them"
         if self._mends:
             for index in broken:
                 await self._reindex(index, result)
