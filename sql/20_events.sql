@@ -207,15 +207,13 @@ COMMENT ON FUNCTION bigbrotr.events_tagged IS
 CREATE OR REPLACE FUNCTION bigbrotr.insert_events(
     p_relay_id integer, p_seen_ats bigint[], p_created_ats bigint[], p_kinds integer[], p_ids bytea[], p_pubkeys bytea[],
     p_sigs bytea[], p_tags text[], p_tag_hashes integer[], p_tag_ends integer[], p_contents text[], p_raws bytea[],
-    p_nums bigint[], p_named text[], p_named_in integer[]
-) RETURNS TABLE (new_events integer, new_pairs integer)
+    p_are_copied boolean, p_named text[], p_named_in integer[]
+) RETURNS TABLE (new_events integer, new_pairs integer, nums bigint[])
 LANGUAGE plpgsql ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     -- NULL: deleted meanwhile
     holder integer := (SELECT r.id FROM bigbrotr.relays r WHERE r.id = p_relay_id);
-    nums   bigint[] := coalesce(
-        p_nums, ARRAY(SELECT nextval('bigbrotr.event_numbers') FROM generate_series(1, cardinality(p_ids))));
-    seens  integer[] := ARRAY(SELECT bigbrotr.pack_seen(s.seen_at) FROM unnest(p_seen_ats) AS s (seen_at));
+    seens  integer[];
     known  integer[] := '{}';
     run    record;
     done   record;
@@ -223,12 +221,18 @@ BEGIN
     new_events := 0;
     new_pairs := 0;
     LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
+    nums := ARRAY(SELECT nextval('bigbrotr.event_numbers') FROM generate_series(1, cardinality(p_ids)));
+    IF cardinality(p_seen_ats) = 1 THEN
+        seens := array_fill(bigbrotr.pack_seen(p_seen_ats[1]), ARRAY[cardinality(p_ids)]);
+    ELSE
+        seens := ARRAY(SELECT bigbrotr.pack_seen(s.seen_at) FROM unnest(p_seen_ats) AS s (seen_at));
+    END IF;
     FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(p_created_ats) AS r LOOP
         SELECT s.known, s.new_pairs INTO done
         FROM bigbrotr.store_slice(
             p_slice => run.slice, p_relay_id => holder, p_seen_ats => seens[run.first:run.last],
             p_created_ats => p_created_ats[run.first:run.last], p_nums => nums[run.first:run.last],
-            p_are_copied => p_nums IS NOT NULL, p_kinds => p_kinds[run.first:run.last],
+            p_are_copied => p_are_copied, p_kinds => p_kinds[run.first:run.last],
             p_ids => p_ids[run.first:run.last], p_pubkeys => p_pubkeys[run.first:run.last],
             p_sigs => p_sigs[run.first:run.last], p_tags => p_tags[run.first:run.last],
             p_tag_hashes => p_tag_hashes[coalesce(p_tag_ends[run.first - 1], 0) + 1:p_tag_ends[run.last]],
@@ -268,21 +272,13 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION bigbrotr.insert_events IS
     'Stores verified events that one relay holds, and notes that it holds them. Arrays of one length, sorted by '
-    '(created_at, id), so that concurrent writers lock in the same order. What the profile does not keep comes as a '
-    'NULL array; so does p_raws if no event needs one. p_tag_hashes: those of all events, one after the other; '
-    'p_tag_ends: for each event, how many there are up to its last. p_nums: the numbers under which this transaction '
-    'has copied the events into events_stored, see draw_numbers; NULL: they are stored here. p_named: the relay URLs '
-    'that the events name; p_named_in: for each, the position of its event, from 1. Those of new events go into the '
-    'queue mentions. Returns how many events and how many pairs are new. Idempotent.';
-
-CREATE OR REPLACE FUNCTION bigbrotr.draw_numbers(p_count integer) RETURNS bigint[]
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
-    RETURN ARRAY(SELECT nextval('bigbrotr.event_numbers') FROM generate_series(1, p_count));
-END $$;
-COMMENT ON FUNCTION bigbrotr.draw_numbers IS
-    'Numbers for so many events that are to be copied into events_stored in the same transaction.';
+    '(created_at, id), so that concurrent writers lock in the same order; p_seen_ats may have one time for all. What the '
+    'profile does not keep comes as a NULL array; so does p_raws if no event needs one. p_tag_hashes: those of all events, '
+    'one after the other; p_tag_ends: for each event, how many there are up to its last. p_are_copied: all events are new, '
+    'and this transaction copies them into events_stored itself, under the numbers that are returned; else they are stored '
+    'here. p_named: the relay URLs that the events name; p_named_in: for each, the position of its event, from 1. Those of '
+    'new events go into the queue mentions. Returns how many events and how many pairs are new, and the numbers that were '
+    'drawn for the events. Idempotent, but for p_are_copied.';
 
 -- Functions with p_slice touch nothing but what is kept by slice, and one slice of it: a cluster runs them where it lies.
 CREATE OR REPLACE FUNCTION bigbrotr.store_slice(
@@ -332,7 +328,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION bigbrotr.store_slice IS
     'The part of insert_events that writes the events of one slice and their presence. p_nums: numbers for them, '
-    'p_seen_ats: packed times. p_are_copied: the events are there already, under these numbers. p_tag_start: how many tags there are before those of p_tag_hashes. known: positions of '
+    'p_seen_ats: packed times. p_are_copied: the caller stores the events under these numbers. p_tag_start: how many tags there are before those of p_tag_hashes. known: positions of '
     'the events, from 1, that were archived already.';
 
 -- Whether few others are archived between these events: a first stretch of the key tells.

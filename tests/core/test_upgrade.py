@@ -58,7 +58,7 @@ def with_another_argument(schema: Schema) -> Schema:
     )
     assert new != old
     types = "integer, bigint[], bigint[], integer[], bytea[], bytea[], bytea[], text[],"
-    types += " integer[], integer[], text[], bytea[], bigint[], text[], integer[]"
+    types += " integer[], integer[], text[], bytea[], boolean, text[], integer[]"
     comment = before[end:].replace(
         "FUNCTION bigbrotr.insert_events IS", f"FUNCTION bigbrotr.insert_events({types}, text) IS"
     )
@@ -72,7 +72,7 @@ def with_another_argument(schema: Schema) -> Schema:
     signature = old[: old.index("DECLARE")]
     names = (
         *("relay_id", "seen_ats", "created_ats", "kinds", "ids", "pubkeys", "sigs", "tags"),
-        *("tag_hashes", "tag_ends", "contents", "raws", "nums", "named", "named_in"),
+        *("tag_hashes", "tag_ends", "contents", "raws", "are_copied", "named", "named_in"),
     )
     arguments = ", ".join(f"p_{name} => p_{name}" for name in names)
     (schema.folder / "previous" / "20_events.sql").write_text(
