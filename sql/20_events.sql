@@ -207,7 +207,7 @@ COMMENT ON FUNCTION bigbrotr.events_tagged IS
 CREATE OR REPLACE FUNCTION bigbrotr.insert_events(
     p_relay_id integer, p_seen_ats bigint[], p_created_ats bigint[], p_kinds integer[], p_ids bytea[], p_pubkeys bytea[],
     p_sigs bytea[], p_tags text[], p_tag_hashes integer[], p_tag_ends integer[], p_contents text[], p_raws bytea[],
-    p_are_copied boolean, p_named text[], p_named_in integer[]
+    p_are_copied boolean, p_named text[], p_named_in integer[], p_named_kinds integer[], p_named_times integer[]
 ) RETURNS TABLE (new_events integer, new_pairs integer, nums bigint[])
 LANGUAGE plpgsql ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -260,10 +260,14 @@ BEGIN
 
     IF new_events > 0 AND cardinality(p_named) > 0 THEN
         IF cardinality(known) > 0 THEN
-            SELECT array_agg(n.url), array_agg(n.position) INTO p_named, p_named_in
-            FROM unnest(p_named, p_named_in) AS n (url, position) WHERE n.position <> ALL (known);
+            SELECT array_agg(n.url ORDER BY n.place), array_agg(n.kind ORDER BY n.place),
+                   array_agg(n.times ORDER BY n.place)
+            INTO p_named, p_named_kinds, p_named_times
+            FROM unnest(p_named, p_named_in, p_named_kinds, p_named_times)
+                 WITH ORDINALITY AS n (url, position, kind, times, place)
+            WHERE n.position <> ALL (known);
         END IF;
-        PERFORM bigbrotr.note_mentions(p_urls => p_named, p_positions => p_named_in, p_kinds => p_kinds);
+        PERFORM bigbrotr.note_mentions(p_urls => p_named, p_kinds => p_named_kinds, p_times => p_named_times);
     END IF;
     PERFORM bigbrotr.note_days(p_created_ats, new_events + new_pairs);
     PERFORM bigbrotr.note_arrivals(
@@ -276,8 +280,9 @@ COMMENT ON FUNCTION bigbrotr.insert_events IS
     'profile does not keep comes as a NULL array; so does p_raws if no event needs one. p_tag_hashes: those of all events, '
     'one after the other; p_tag_ends: for each event, how many there are up to its last. p_are_copied: all events are new, '
     'and this transaction copies them into events_stored itself, under the numbers that are returned; else they are stored '
-    'here. p_named: the relay URLs that the events name; p_named_in: for each, the position of its event, from 1. Those of '
-    'new events go into the queue mentions. Returns how many events and how many pairs are new, and the numbers that were '
+    'here. p_named: the relay URLs that the events name; p_named_in: for each, the position of the event that does, from 1 '
+    '(NULL where all are new); p_named_kinds: its kind; p_named_times: how often it is named. Those of new events go into '
+    'the queue mentions. Returns how many events and how many pairs are new, and the numbers that were '
     'drawn for the events. Idempotent, but for p_are_copied.';
 
 -- Functions with p_slice touch nothing but what is kept by slice, and one slice of it: a cluster runs them where it lies.

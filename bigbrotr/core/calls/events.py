@@ -9,7 +9,7 @@ import asyncpg
 import msgspec
 
 from bigbrotr.core.calls import event_rows
-from bigbrotr.core.calls.base import Calls, by_column, relay_ids, value_of
+from bigbrotr.core.calls.base import Calls, by_column, listed, relay_ids, value_of
 from bigbrotr.core.calls.event_rows import Stored
 from bigbrotr.core.calls.visits import Visit, coverage_of
 from bigbrotr.core.codes import SCHEMA
@@ -117,7 +117,7 @@ class EventCalls(Calls):
             await self._value("record_coverage", **coverage)
             return 0, 0
         kept = await self._kept_columns()
-        rest = (*coverage.values(), *by_column(rejected, 3))
+        rest = listed((*coverage.values(), *by_column(rejected, 3)))
         if events and (copied := event_rows.columns_of(kept)) is not None:
             # Somebody else may have stored some of them meanwhile, though they were looked for. A
             # cluster calls that an internal error; if it was another, it comes again below.
@@ -213,7 +213,7 @@ _STORE_PAGE = """
         p_relay_id => $1::pg_catalog.int4, p_seen_ats => $13, p_created_ats => $14, p_kinds => $15,
         p_ids => $16, p_pubkeys => $17, p_sigs => $18, p_tags => $19, p_tag_hashes => $20,
         p_tag_ends => $21, p_contents => $22, p_raws => $23, p_are_copied => $24, p_named => $25,
-        p_named_in => $26
+        p_named_in => $26, p_named_kinds => $27, p_named_times => $28
     ) AS e
 """
 
@@ -223,12 +223,32 @@ def columns_beside_rows(
 ) -> dict[str, Any]:
     """What `insert_events` takes beside the relay's number, of sorted events that are copied behind
     it."""
-    columns = event_columns(events, [seen_at], frozenset(), notes_mentions)
+    columns = event_columns(events, [seen_at], frozenset(), notes_mentions=False)
+    if notes_mentions:
+        columns |= mentions_of(events)
     columns["p_are_copied"] = True
-    columns["p_pubkeys"] = None  # they are in the rows
+    columns["p_kinds"] = columns["p_pubkeys"] = None  # they are in the rows
     raws = [] if copied is event_rows.ESSENTIAL else list(map(event_rows.raw_of, events))
     columns["p_raws"] = raws if any(raws) else None
     return columns
+
+
+def mentions_of(events: Sequence[Stored]) -> dict[str, Any]:
+    """The relays that new events name, each once: the same few are named all the time."""
+    named: dict[str, list[int]] = {}  # its first event's kind, and how often
+    for event in events:
+        for url in event_rows.urls_of(event):
+            if (known := named.get(url)) is not None:
+                known[1] += 1
+            else:
+                named[url] = [event.kind, 1]
+    kinds, times = by_column(list(named.values()), 2)
+    return {
+        "p_named": list(named),
+        "p_named_in": None,
+        "p_named_kinds": kinds,
+        "p_named_times": times,
+    }
 
 
 def event_columns(
@@ -242,7 +262,7 @@ def event_columns(
         return [value(event) for event in whole] if name in kept else None
 
     named = [
-        (url, position)
+        (url, position, event.kind)
         for position, event in enumerate(events if notes_mentions else (), 1)
         for url in event_rows.urls_of(event)
     ]
@@ -267,8 +287,10 @@ def event_columns(
         "p_contents": column("content", event_rows.content_of),
         "p_raws": column("raw", lambda event: event.raw) if has_raw else None,
         "p_are_copied": False,
-        "p_named": [url for url, _ in named],
-        "p_named_in": [position for _, position in named],
+        "p_named": [url for url, _, _ in named],
+        "p_named_in": [position for _, position, _ in named],
+        "p_named_kinds": [kind for _, _, kind in named],
+        "p_named_times": [1] * len(named),
     }
 
 

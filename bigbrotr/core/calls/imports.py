@@ -187,6 +187,6 @@ _INSERT = """
         p_relay_id => $1::pg_catalog.int4, p_seen_ats => $2, p_created_ats => $3, p_kinds => $4,
         p_ids => $5, p_pubkeys => $6, p_sigs => $7, p_tags => $8, p_tag_hashes => $9,
         p_tag_ends => $10, p_contents => $11, p_raws => $12, p_are_copied => $13, p_named => $14,
-        p_named_in => $15
+        p_named_in => $15, p_named_kinds => $16, p_named_times => $17
     ) AS e
 """
