@@ -17,21 +17,21 @@ COMMENT ON COLUMN bigbrotr.mentions.sources IS
     'For each URL, the kind of the first event that names it, e.g. kind 10002.';
 COMMENT ON COLUMN bigbrotr.mentions.times IS 'For each URL, how many new events of the page name it.';
 
-CREATE OR REPLACE FUNCTION bigbrotr.note_mentions(p_urls text[], p_positions integer[], p_kinds integer[]) RETURNS void
+CREATE OR REPLACE FUNCTION bigbrotr.note_mentions(p_urls text[], p_kinds integer[], p_times integer[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO bigbrotr.mentions (urls, sources, times)
     SELECT array_agg(n.url), array_agg('kind ' || p_kinds[n.first]), array_agg(n.times)
     FROM (
-        SELECT u.url, min(u.position) AS first, count(*)::integer AS times
-        FROM unnest(p_urls, p_positions) AS u (url, position) GROUP BY u.url
+        SELECT u.url, min(u.position) AS first, sum(u.times)::integer AS times
+        FROM unnest(p_urls, p_times) WITH ORDINALITY AS u (url, times, position) GROUP BY u.url
     ) AS n
     HAVING count(*) > 0;
 END $$;
 COMMENT ON FUNCTION bigbrotr.note_mentions IS
-    'Puts the relay URLs that a page of new events names into the queue. p_positions: for each URL, the position of '
-    'its event in the page, from 1. p_kinds: the kinds of all events of the page. Not idempotent: each event is new '
-    'once.';
+    'Puts the relay URLs that a page of new events names into the queue, in the order in which they are named; a URL may '
+    'come again. p_kinds: the kinds of the events that name them; p_times: how often they do. Not idempotent: each event '
+    'is new once.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.take_mentions(p_limit integer)
 RETURNS TABLE (urls text[], sources text[], times integer[])

@@ -207,15 +207,13 @@ COMMENT ON FUNCTION bigbrotr.events_tagged IS
 CREATE OR REPLACE FUNCTION bigbrotr.insert_events(
     p_relay_id integer, p_seen_ats bigint[], p_created_ats bigint[], p_kinds integer[], p_ids bytea[], p_pubkeys bytea[],
     p_sigs bytea[], p_tags text[], p_tag_hashes integer[], p_tag_ends integer[], p_contents text[], p_raws bytea[],
-    p_nums bigint[], p_named text[], p_named_in integer[]
-) RETURNS TABLE (new_events integer, new_pairs integer)
+    p_are_copied boolean, p_named text[], p_named_in integer[], p_named_kinds integer[], p_named_times integer[]
+) RETURNS TABLE (new_events integer, new_pairs integer, nums bigint[])
 LANGUAGE plpgsql ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     -- NULL: deleted meanwhile
     holder integer := (SELECT r.id FROM bigbrotr.relays r WHERE r.id = p_relay_id);
-    nums   bigint[] := coalesce(
-        p_nums, ARRAY(SELECT nextval('bigbrotr.event_numbers') FROM generate_series(1, cardinality(p_ids))));
-    seens  integer[] := ARRAY(SELECT bigbrotr.pack_seen(s.seen_at) FROM unnest(p_seen_ats) AS s (seen_at));
+    seens  integer[];
     known  integer[] := '{}';
     begun  integer;
     run    record;
@@ -224,8 +222,14 @@ BEGIN
     new_events := 0;
     new_pairs := 0;
     LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
+    nums := ARRAY(SELECT nextval('bigbrotr.event_numbers') FROM generate_series(1, cardinality(p_ids)));
+    IF cardinality(p_seen_ats) = 1 THEN
+        seens := array_fill(bigbrotr.pack_seen(p_seen_ats[1]), ARRAY[cardinality(p_ids)]);
+    ELSE
+        seens := ARRAY(SELECT bigbrotr.pack_seen(s.seen_at) FROM unnest(p_seen_ats) AS s (seen_at));
+    END IF;
     FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(p_created_ats) AS r LOOP
-        IF p_nums IS NOT NULL THEN  -- the events are there already, under these numbers
+        IF p_are_copied THEN
             SELECT w.begun INTO begun
             FROM bigbrotr.write_pairs(
                 p_slice => run.slice, p_relay_id => holder, p_nums => nums[run.first:run.last],
@@ -271,10 +275,14 @@ BEGIN
 
     IF new_events > 0 AND cardinality(p_named) > 0 THEN
         IF cardinality(known) > 0 THEN
-            SELECT array_agg(n.url), array_agg(n.position) INTO p_named, p_named_in
-            FROM unnest(p_named, p_named_in) AS n (url, position) WHERE n.position <> ALL (known);
+            SELECT array_agg(n.url ORDER BY n.place), array_agg(n.kind ORDER BY n.place),
+                   array_agg(n.times ORDER BY n.place)
+            INTO p_named, p_named_kinds, p_named_times
+            FROM unnest(p_named, p_named_in, p_named_kinds, p_named_times)
+                 WITH ORDINALITY AS n (url, position, kind, times, place)
+            WHERE n.position <> ALL (known);
         END IF;
-        PERFORM bigbrotr.note_mentions(p_urls => p_named, p_positions => p_named_in, p_kinds => p_kinds);
+        PERFORM bigbrotr.note_mentions(p_urls => p_named, p_kinds => p_named_kinds, p_times => p_named_times);
     END IF;
     PERFORM bigbrotr.note_days(p_created_ats, new_events + new_pairs);
     PERFORM bigbrotr.note_arrivals(
@@ -283,21 +291,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION bigbrotr.insert_events IS
     'Stores verified events that one relay holds, and notes that it holds them. Arrays of one length, sorted by '
-    '(created_at, id), so that concurrent writers lock in the same order. What the profile does not keep comes as a '
-    'NULL array; so does p_raws if no event needs one. p_tag_hashes: those of all events, one after the other; '
-    'p_tag_ends: for each event, how many there are up to its last. p_nums: the numbers under which this transaction '
-    'has copied the events into events_stored, see draw_numbers; NULL: they are stored here. p_named: the relay URLs '
-    'that the events name; p_named_in: for each, the position of its event, from 1. Those of new events go into the '
-    'queue mentions. Returns how many events and how many pairs are new. Idempotent.';
-
-CREATE OR REPLACE FUNCTION bigbrotr.draw_numbers(p_count integer) RETURNS bigint[]
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
-    RETURN ARRAY(SELECT nextval('bigbrotr.event_numbers') FROM generate_series(1, p_count));
-END $$;
-COMMENT ON FUNCTION bigbrotr.draw_numbers IS
-    'Numbers for so many events that are to be copied into events_stored in the same transaction.';
+    '(created_at, id), so that concurrent writers lock in the same order; p_seen_ats may have one time for all. What the '
+    'profile does not keep comes as a NULL array; so does p_raws if no event needs one. p_tag_hashes: those of all events, '
+    'one after the other; p_tag_ends: for each event, how many there are up to its last. p_are_copied: all events are new, '
+    'and this transaction copies them into events_stored itself, under the numbers that are returned; else they are stored '
+    'here. p_named: the relay URLs that the events name; p_named_in: for each, the position of the event that does, from 1 '
+    '(NULL where all are new); p_named_kinds: its kind; p_named_times: how often it is named. Those of new events go into '
+    'the queue mentions. Returns how many events and how many pairs are new, and the numbers that were '
+    'drawn for the events. Idempotent, but for p_are_copied.';
 
 -- Functions with p_slice touch nothing but what is kept by slice, and one slice of it: a cluster runs them where it lies.
 CREATE OR REPLACE FUNCTION bigbrotr.store_slice(

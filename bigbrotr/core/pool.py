@@ -362,11 +362,11 @@ def tell_arrays_by_type() -> None:
     """Lets asyncpg tell by its type whether a value is an array, in this process, from now on.
 
     Otherwise it asks two abstract classes of each element of an array whether that is an array as
-    well: 4 of the 7 us of this process that sending an event takes. Lists, tuples and sets are
-    arrays then, and nothing else is.
+    well: 4 of the 7 us of this process that sending an event took. Lists are arrays then, and
+    nothing else is.
     """
     if "IterableABC" in vars(protocol):  # a name of asyncpg's own: without it all stays as it was
-        vars(protocol)["IterableABC"] = (list, tuple, set, frozenset)
+        vars(protocol)["IterableABC"] = list
 
 
 def _settings(values: Mapping[str, Any], source: str) -> tuple[Database, PoolSettings]:

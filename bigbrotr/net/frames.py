@@ -9,6 +9,7 @@ import os
 from enum import IntEnum
 from typing import NamedTuple
 
+from bigbrotr.models import native
 from bigbrotr.net.inflate import BadlyPackedError, Inflater
 
 
@@ -32,6 +33,7 @@ class Goodbye(NamedTuple):
 
 SAMPLE_BYTES = 4096  # that are kept of the head of what is too large, and as many of its tail
 MOST_BYTES = 64 << 20  # of a message, skipped or not: who claims more has no message in mind
+BURST = 4096  # bytes that C looks through first, where it is installed: few are none of its work
 FRAME_COST = 64  # bytes that a message counts for besides its own: an empty one takes room too
 
 _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x1, 0x2, 0x8, 0x9, 0xA
@@ -113,6 +115,11 @@ class FrameReader:
                 return messages  # joining now would copy a slow frame again and again
             data = b"".join(self._chunks)
         end, largest, needed = len(data), self._max_size, 2
+        if native.here is not None and end - position >= BURST and self._fragments is None:
+            plain, position = native.here.messages(data, position, largest)
+            if plain:
+                messages += plain
+                self.idle = 0
         while True:
             left = end - position
             if left < 2:

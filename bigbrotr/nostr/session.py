@@ -437,9 +437,8 @@ class Session:
                 await self._stream.send(message.request(subscription, *filters))
             self._remember(subscription, number)
             await self._read(reading, bounds)
-            if not reading.is_closed:
-                async with asyncio.timeout(bounds.reply_s):
-                    await self._stream.send(message.close(subscription))
+            if not reading.is_closed and self.is_open:
+                self._stream.defer(message.close(subscription))
         except TimeoutError:
             # Sending hangs when the relay no longer reads.
             page.end = End.TIMEOUT if page.end is End.CUT else page.end

@@ -16,6 +16,7 @@ CLAIM_BYTES = (
     128  # a signature (64), the message that was signed (32) and an x-only public key (32)
 )
 COEFFICIENT_BYTES = 16
+MOST_MESSAGES = 4096  # at once
 MOST_KEPT = 4 << 20  # bytes, in each thread, from call to call
 ROW_COLUMNS = (
     *("created_at", "kind", "slice", "id", "pubkey", "sig", "tags", "tag_hashes", "content"),
@@ -23,6 +24,7 @@ ROW_COLUMNS = (
 
 _scanned = Struct("@IIq128s")
 _made = Struct("@III")
+_bounds = Struct("@II")
 
 _library = ctypes.CDLL(str(Path(__file__).with_name("native.so")))
 _are_right = _library.bigbrotr_native_are_right
@@ -35,6 +37,14 @@ _scan.restype = ctypes.c_int
 _rows = _library.bigbrotr_native_rows
 _rows.argtypes = [*_frames, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
 _rows.restype = ctypes.c_int64
+
+
+_messages = _library.bigbrotr_native_messages
+_messages.argtypes = [
+    *(ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t),
+    *(ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t)),
+]
+_messages.restype = ctypes.c_size_t
 
 
 class _Scratch(threading.local):
@@ -72,6 +82,19 @@ def are_right(claims: bytes) -> bool:
     seed = os.urandom(32) + claims
     coefficients = hashlib.shake_128(seed).digest(COEFFICIENT_BYTES * count)
     return bool(_are_right(claims, count, coefficients) == 1)
+
+
+def messages(data: bytes, start: int, largest: int) -> tuple[list[bytes], int]:
+    """Returns the whole text messages (RFC 6455, as a server sends them) that follow on each other
+    from `start` on, up to 4,096 of them, and where they cease: with what is not whole yet, is
+    larger than `largest`, or is no text in one frame.
+    """
+    bounds, count = _scratch.of("bounds", _bounds.size * MOST_MESSAGES), ctypes.c_size_t()
+    end = _messages(
+        *(data, len(data), start, largest, MOST_MESSAGES, _address_of(bounds)), ctypes.byref(count)
+    )
+    found = memoryview(bounds)[: _bounds.size * count.value]
+    return [data[first:last] for first, last in _bounds.iter_unpack(found)], end
 
 
 def scan(frames: Sequence[bytes], subscription: bytes) -> list[tuple[int, int, int, bytes]]:

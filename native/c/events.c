@@ -233,6 +233,29 @@ EXPORT int bigbrotr_native_scan(const uint8_t *frames, const uint32_t *lengths, 
     return 1;
 }
 
+/* Finds the text messages that follow on each other from `at` on, each in one frame of its own and not
+ * larger than `largest`: where they begin and end, `most` at most. Returns where they cease: with
+ * what is not whole, or anything else, which is left to others. */
+EXPORT size_t bigbrotr_native_messages(const uint8_t *data, size_t length, size_t at, size_t largest,
+                                       size_t most, uint32_t *bounds, size_t *count) {
+    for (*count = 0; *count < most && length - at >= 2 && data[at] == 0x81; ++*count) {
+        size_t start = at + 2, size = data[at + 1];
+        if (size >= 126) {
+            int bytes = size == 126 ? 2 : size == 127 ? 8 : 0; /* none: it is masked */
+            if (!bytes || length - start < (size_t)bytes) break;
+            for (size = 0; bytes--; start++) {
+                if (size >> 56) return at;
+                size = size << 8 | data[start];
+            }
+        }
+        if (!size || size > largest || size > length - start) break;
+        bounds[2 * *count] = (uint32_t)start;
+        bounds[2 * *count + 1] = (uint32_t)(start + size);
+        at = start + size;
+    }
+    return at;
+}
+
 static uint8_t *put32(uint8_t *to, uint32_t value) {
     const uint8_t bytes[4] = {(uint8_t)(value >> 24), (uint8_t)(value >> 16), (uint8_t)(value >> 8), (uint8_t)value};
     return put(to, bytes, 4);

@@ -363,7 +363,7 @@ def differences(found: Plain, row: event_rows.Row | None, answer: message.Messag
     if row.data != event_rows._full_row(unverified):  # type: ignore[arg-type]
         yield f"two rows: {found.frame[:300]!r}"
     named = mentioned(event.kind, event.tags, event.content)
-    if named != (named if row.looks_deeper else event_rows.urls_of(row)):
+    if named != (named if row.looks_deeper else list(event_rows.urls_of(row))):
         yield f"other relays: {found.frame[:300]!r}"
 
 

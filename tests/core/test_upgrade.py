@@ -30,7 +30,7 @@ from tests.kit.scripted import ScriptedRelay
 REVISIONS = Path(__file__).parent / "revisions"  # of `sql/`, as they were released; none yet
 # What the next release changes: a column and an argument of the function that stores.
 MIGRATION = "ALTER TABLE bigbrotr.events_stored ADD COLUMN source text;\n"
-NEW_ARGUMENT = "p_named text[], p_named_in integer[], p_source text"
+NEW_ARGUMENT = "p_named_times integer[], p_source text"
 
 
 def next_release(folder: Path, place: Path) -> Schema:
@@ -50,7 +50,7 @@ def with_another_argument(schema: Schema) -> Schema:
     start = before.index("CREATE OR REPLACE FUNCTION bigbrotr.insert_events(")
     end = before.index("COMMENT ON FUNCTION bigbrotr.insert_events")
     old = before[start:end]
-    new = old.replace("p_named text[], p_named_in integer[]", NEW_ARGUMENT)
+    new = old.replace("p_named_times integer[]", NEW_ARGUMENT)
     new = new.replace(
         "    RETURN NEXT;\nEND $$;",
         "    UPDATE bigbrotr.events_stored e SET source = p_source WHERE e.id = ANY (p_ids);\n"
@@ -58,7 +58,9 @@ def with_another_argument(schema: Schema) -> Schema:
     )
     assert new != old
     types = "integer, bigint[], bigint[], integer[], bytea[], bytea[], bytea[], text[],"
-    types += " integer[], integer[], text[], bytea[], bigint[], text[], integer[]"
+    types += (
+        " integer[], integer[], text[], bytea[], boolean, text[], integer[], integer[], integer[]"
+    )
     comment = before[end:].replace(
         "FUNCTION bigbrotr.insert_events IS", f"FUNCTION bigbrotr.insert_events({types}, text) IS"
     )
@@ -72,7 +74,17 @@ def with_another_argument(schema: Schema) -> Schema:
     signature = old[: old.index("DECLARE")]
     names = (
         *("relay_id", "seen_ats", "created_ats", "kinds", "ids", "pubkeys", "sigs", "tags"),
-        *("tag_hashes", "tag_ends", "contents", "raws", "nums", "named", "named_in"),
+        *(
+            "tag_hashes",
+            "tag_ends",
+            "contents",
+            "raws",
+            "are_copied",
+            "named",
+            "named_in",
+            "named_kinds",
+            "named_times",
+        ),
     )
     arguments = ", ".join(f"p_{name} => p_{name}" for name in names)
     (schema.folder / "previous" / "20_events.sql").write_text(

@@ -2,6 +2,7 @@
 
 import struct
 import tracemalloc
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 from websockets.server import ServerProtocol
 
+from bigbrotr.models import native
+from bigbrotr.net import frames
 from bigbrotr.net.frames import (
     FRAME_COST,
     MOST_BYTES,
@@ -20,8 +23,57 @@ from bigbrotr.net.frames import (
     Oversized,
     encode,
 )
+from tests.kit.c import NATIVE
 
 MAX = 4096
+
+
+@pytest.fixture(params=["C", "Python"], scope="module", autouse=True)
+def both_ways(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All of it where C looks through whatever comes, and where there is no C."""
+    with pytest.MonkeyPatch.context() as patched:
+        if request.param == "Python":
+            patched.setattr(native, "here", None)
+        elif native.here is None:
+            pytest.skip("native/ is not compiled")
+        patched.setattr(frames, "BURST", 0)
+        yield
+
+
+@NATIVE
+@given(
+    st.lists(st.tuples(st.sampled_from([0x1, 0x1, 0x1, 0x2, 0x9, 0x0]), st.binary(max_size=300))),
+    st.integers(0, 40),
+    st.binary(max_size=20),
+)
+def test_c_takes_what_is_whole_and_plain(
+    parts: list[tuple[int, bytes]], start: int, tail: bytes
+) -> None:
+    data = b"".join(frame(opcode, payload) for opcode, payload in parts) + tail
+    start = min(start, len(data))
+    import bigbrotr_native
+
+    found, end = bigbrotr_native.messages(data, start, 200)
+    assert start <= end <= len(data)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(native, "here", None)
+        assert FrameReader(200).feed(data[start:end]) == found
+    assert all(0 < len(each) <= 200 for each in found)
+    rest = data[end:]
+    if rest[:1] == b"\x81" and len(rest) > 1 and 0 < rest[1] < 126:  # else it is another's
+        assert rest[1] > min(200, len(rest) - 2)
+
+
+@NATIVE
+def test_c_takes_so_many_at_once() -> None:
+    import bigbrotr_native
+
+    most = bigbrotr_native.MOST_MESSAGES
+    data = frame(0x1, b"x") * (most + 5)
+    assert bigbrotr_native.messages(data, 0, 10) == ([b"x"] * most, 3 * most)
+    assert FrameReader(MAX).feed(data) == [b"x"] * (most + 5)
+    for length in (b"\x7f" + b"\xff" * 8, b"\x7f" + bytes(8), b"\x7e\xff", b"\xfe\x00\x01x"):
+        assert bigbrotr_native.messages(b"\x81" + length, 0, 1 << 62) == ([], 0)
 
 
 def frame(opcode: int, payload: bytes, *, final: bool = True, rsv: int = 0) -> bytes:

@@ -53,18 +53,18 @@ class Calls:
         """What a function returns."""
         query = call_of(function, *arguments)
         return await self._retry(
-            lambda: self.pool.fetchval(query, *arguments.values(), timeout=timeout)
+            lambda: self.pool.fetchval(query, *listed(arguments.values()), timeout=timeout)
         )
 
     async def _row(self, function: str, **arguments: object) -> asyncpg.Record | None:
         """The first row that a function returns; None without any."""
         query = call_of(function, *arguments)
-        return await self._retry(lambda: self.pool.fetchrow(query, *arguments.values()))
+        return await self._retry(lambda: self.pool.fetchrow(query, *listed(arguments.values())))
 
     async def _rows(self, function: str, **arguments: object) -> list[asyncpg.Record]:
         """The rows that a function returns."""
         query = call_of(function, *arguments)
-        return await self._retry(lambda: self.pool.fetch(query, *arguments.values()))
+        return await self._retry(lambda: self.pool.fetch(query, *listed(arguments.values())))
 
     async def _transact(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         async def attempt() -> T:
@@ -95,14 +95,19 @@ def call_of(function: str, *parameters: str) -> str:
 
 async def value_of(connection: Connection, function: str, **arguments: object) -> Any:
     """What a function returns, within a transaction."""
-    return await connection.fetchval(call_of(function, *arguments), *arguments.values())
+    return await connection.fetchval(call_of(function, *arguments), *listed(arguments.values()))
 
 
 async def rows_of(
     connection: Connection, function: str, **arguments: object
 ) -> list[asyncpg.Record]:
     """The rows that a function returns, within a transaction."""
-    return await connection.fetch(call_of(function, *arguments), *arguments.values())
+    return await connection.fetch(call_of(function, *arguments), *listed(arguments.values()))
+
+
+def listed(arguments: Iterable[object]) -> list[object]:
+    """Arguments as asyncpg is given them: an array is a list, see `tell_arrays_by_type`."""
+    return [list(each) if isinstance(each, tuple | set | frozenset) else each for each in arguments]
 
 
 def by_column(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:

@@ -20,6 +20,7 @@ from bigbrotr.models.plain import Plain
 WEEK_S = 604_800
 LAST_SLICE = 2**31 - 1  # of all that is later, see slice_of
 
+MOST_REMEMBERED = 200  # bytes of the texts of an event
 _HEAD = b"PGCOPY\n\xff\r\n\x00" + bytes(8)  # no flags, no extension
 _END = b"\xff\xff"
 _NULL = b"\xff\xff\xff\xff"
@@ -75,13 +76,22 @@ def make_rows(events: Sequence[Plain]) -> list[Row | None]:
     ]
 
 
-def urls_of(event: Stored) -> list[str]:
+def urls_of(event: Stored) -> Sequence[str]:
     """The relays that an event names."""
-    if isinstance(event, Row):
-        if not event.looks_deeper:
-            return normal_urls(event.texts[:-1].decode().split("\n")) if event.texts else []
-        event = event.event()
-    return mentioned(event.kind, event.tags, event.content)
+    if not isinstance(event, Row):
+        return mentioned(event.kind, event.tags, event.content)
+    if event.looks_deeper:
+        return urls_of(event.event())
+    if len(event.texts) > MOST_REMEMBERED:
+        return _urls_in(event.texts)
+    return _urls_remembered(event.texts) if event.texts else ()
+
+
+def _urls_in(texts: bytes) -> Sequence[str]:
+    return tuple(normal_urls(texts[:-1].decode().split("\n")))
+
+
+_urls_remembered = lru_cache(maxsize=4096)(_urls_in)  # the same few are named all the time
 
 
 def raw_of(event: Stored) -> bytes | None:

@@ -9,7 +9,7 @@ import asyncpg
 import msgspec
 
 from bigbrotr.core.calls import event_rows
-from bigbrotr.core.calls.base import Calls, by_column, relay_ids, value_of
+from bigbrotr.core.calls.base import Calls, by_column, listed, relay_ids, value_of
 from bigbrotr.core.calls.event_rows import Stored
 from bigbrotr.core.calls.visits import Visit, coverage_of
 from bigbrotr.core.codes import SCHEMA
@@ -117,13 +117,13 @@ class EventCalls(Calls):
             await self._value("record_coverage", **coverage)
             return 0, 0
         kept = await self._kept_columns()
-        rest = (*coverage.values(), *by_column(rejected, 3))
+        rest = listed((*coverage.values(), *by_column(rejected, 3)))
         if events and (copied := event_rows.columns_of(kept)) is not None:
             # Somebody else may have stored some of them meanwhile, though they were looked for. A
             # cluster calls that an internal error; if it was another, it comes again below.
             with suppress(asyncpg.UniqueViolationError, asyncpg.InternalServerError):
                 return await self._copy_page(events, copied, rest, now)
-        columns = event_columns(events, [now] * len(events), kept, self.notes_mentions)
+        columns = event_columns(events, [now], kept, self.notes_mentions)
         row = await self._retry(lambda: self.pool.fetchrow(_STORE_PAGE, *rest, *columns.values()))
         assert row is not None
         return row["new_events"], row["new_pairs"]
@@ -135,17 +135,9 @@ class EventCalls(Calls):
         noted = columns_beside_rows(events, now, copied, self.notes_mentions)
 
         async def store(connection: Connection) -> tuple[int, int]:
-            nums = await value_of(connection, "draw_numbers", p_count=len(events))
-            await connection.copy_to_table(
-                "events_stored",
-                schema_name=SCHEMA,
-                columns=copied,
-                source=stream_of(event_rows.rows(events, nums, copied)),
-                format="binary",
-            )
-            noted["p_nums"] = nums
             row = await connection.fetchrow(_STORE_PAGE, *rest, *noted.values())
             assert row is not None
+            await copy_events(connection, events, row["nums"], copied)
             return row["new_events"], row["new_pairs"]
 
         return await self._transact(store)
@@ -190,15 +182,28 @@ class EventCalls(Calls):
             at, event_id = row["last_at"], row["last_id"]
 
 
+async def copy_events(
+    connection: Connection, events: Sequence[Stored], nums: Sequence[int], columns: Sequence[str]
+) -> None:
+    """Copies new events into the archive under numbers that `insert_events` has drawn for them."""
+    await connection.copy_to_table(
+        "events_stored",
+        schema_name=SCHEMA,
+        columns=columns,
+        source=stream_of(event_rows.rows(events, nums, columns)),
+        format="binary",
+    )
+
+
 async def stream_of(data: bytes) -> AsyncIterator[bytes]:
     """What asyncpg takes as a source: bytes alone would name a file."""
     yield data
 
 
-# One statement: where nothing is copied before, one way there and back, and a transaction of its
+# One statement: where nothing is copied behind it, one way there and back, and a transaction of its
 # own. record_coverage, which checks the lease, comes last.
 _STORE_PAGE = """
-    SELECT e.new_events, e.new_pairs,
+    SELECT e.new_events, e.new_pairs, e.nums,
         bigbrotr.record_rejected(
             p_relay_id => $1, p_reasons => $10, p_counts => $11, p_samples => $12, p_now => $9),
         bigbrotr.record_coverage(
@@ -207,8 +212,8 @@ _STORE_PAGE = """
     FROM bigbrotr.insert_events(
         p_relay_id => $1::pg_catalog.int4, p_seen_ats => $13, p_created_ats => $14, p_kinds => $15,
         p_ids => $16, p_pubkeys => $17, p_sigs => $18, p_tags => $19, p_tag_hashes => $20,
-        p_tag_ends => $21, p_contents => $22, p_raws => $23, p_nums => $24, p_named => $25,
-        p_named_in => $26
+        p_tag_ends => $21, p_contents => $22, p_raws => $23, p_are_copied => $24, p_named => $25,
+        p_named_in => $26, p_named_kinds => $27, p_named_times => $28
     ) AS e
 """
 
@@ -216,26 +221,48 @@ _STORE_PAGE = """
 def columns_beside_rows(
     events: Sequence[Stored], seen_at: int, copied: Sequence[str], notes_mentions: bool
 ) -> dict[str, Any]:
-    """What `insert_events` takes beside the relay's number, of sorted events that are copied before
-    it; their numbers (p_nums) lack."""
-    columns = event_columns(events, [seen_at] * len(events), frozenset(), notes_mentions)
-    columns["p_pubkeys"] = None  # they are in the rows
+    """What `insert_events` takes beside the relay's number, of sorted events that are copied behind
+    it."""
+    columns = event_columns(events, [seen_at], frozenset(), notes_mentions=False)
+    if notes_mentions:
+        columns |= mentions_of(events)
+    columns["p_are_copied"] = True
+    columns["p_kinds"] = columns["p_pubkeys"] = None  # they are in the rows
     raws = [] if copied is event_rows.ESSENTIAL else list(map(event_rows.raw_of, events))
     columns["p_raws"] = raws if any(raws) else None
     return columns
 
 
+def mentions_of(events: Sequence[Stored]) -> dict[str, Any]:
+    """The relays that new events name, each once: the same few are named all the time."""
+    named: dict[str, list[int]] = {}  # its first event's kind, and how often
+    for event in events:
+        for url in event_rows.urls_of(event):
+            if (known := named.get(url)) is not None:
+                known[1] += 1
+            else:
+                named[url] = [event.kind, 1]
+    kinds, times = by_column(list(named.values()), 2)
+    return {
+        "p_named": list(named),
+        "p_named_in": None,
+        "p_named_kinds": kinds,
+        "p_named_times": times,
+    }
+
+
 def event_columns(
     events: Sequence[Stored], seen_ats: Sequence[int], kept: frozenset[str], notes_mentions: bool
 ) -> dict[str, Any]:
-    """What `insert_events` takes beside the relay's number: sorted events as columns."""
+    """What `insert_events` takes beside the relay's number: sorted events as columns. `seen_ats`:
+    one time for all, or as many as there are events."""
     whole = list(map(event_rows.whole, events)) if kept else []
 
     def column(name: str, value: Callable[[Event], object]) -> list[object] | None:
         return [value(event) for event in whole] if name in kept else None
 
     named = [
-        (url, position)
+        (url, position, event.kind)
         for position, event in enumerate(events if notes_mentions else (), 1)
         for url in event_rows.urls_of(event)
     ]
@@ -259,9 +286,11 @@ def event_columns(
         "p_tag_ends": hash_ends,
         "p_contents": column("content", event_rows.content_of),
         "p_raws": column("raw", lambda event: event.raw) if has_raw else None,
-        "p_nums": None,
-        "p_named": [url for url, _ in named],
-        "p_named_in": [position for _, position in named],
+        "p_are_copied": False,
+        "p_named": [url for url, _, _ in named],
+        "p_named_in": [position for _, position, _ in named],
+        "p_named_kinds": [kind for _, _, kind in named],
+        "p_named_times": [1] * len(named),
     }
 
 

@@ -10,8 +10,7 @@ import msgspec
 from bigbrotr.core.calls import event_rows
 from bigbrotr.core.calls.base import Calls, relay_ids, value_of
 from bigbrotr.core.calls.event_rows import Stored
-from bigbrotr.core.calls.events import columns_beside_rows, event_columns, stream_of
-from bigbrotr.core.codes import SCHEMA
+from bigbrotr.core.calls.events import columns_beside_rows, copy_events, event_columns
 from bigbrotr.core.pool import Connection
 from bigbrotr.models.relay import Relay
 
@@ -124,10 +123,11 @@ class ImportCalls(Calls):
             with suppress(asyncpg.UniqueViolationError, asyncpg.InternalServerError):
                 return await self._copy_imported(import_, events, copied, is_held=is_held)
         relay_id = import_.relay_id if is_held else None
-        columns = event_columns(events, [import_.as_of] * len(events), kept, self.notes_mentions)
+        columns = event_columns(events, [import_.as_of], kept, self.notes_mentions)
 
         async def store(connection: Connection) -> int:
-            new, pairs = await connection.fetchrow(_INSERT, relay_id, *columns.values()) or (0, 0)
+            row = await connection.fetchrow(_INSERT, relay_id, *columns.values())
+            assert row is not None
             # Some were archived meanwhile, under other numbers than were drawn.
             await value_of(
                 connection,
@@ -138,8 +138,8 @@ class ImportCalls(Calls):
                 p_ids=[event.id for event in events],
                 p_seen_at=import_.as_of,
             )
-            await _mark_page(connection, import_, [], [], new, pairs)
-            return int(new)
+            await _mark_page(connection, import_, [], [], row["new_events"], row["new_pairs"])
+            return int(row["new_events"])
 
         return await self._transact(store)
 
@@ -151,19 +151,14 @@ class ImportCalls(Calls):
         relay_id = import_.relay_id if is_held else None
 
         async def store(connection: Connection) -> int:
-            nums = await value_of(connection, "draw_numbers", p_count=len(events))
-            await connection.copy_to_table(
-                "events_stored",
-                schema_name=SCHEMA,
-                columns=copied,
-                source=stream_of(event_rows.rows(events, nums, copied)),
-                format="binary",
-            )
-            noted["p_nums"] = nums
-            new, pairs = await connection.fetchrow(_INSERT, relay_id, *noted.values()) or (0, 0)
+            row = await connection.fetchrow(_INSERT, relay_id, *noted.values())
+            assert row is not None
+            await copy_events(connection, events, row["nums"], copied)
             times = [event.created_at for event in events]
-            await _mark_page(connection, import_, times, nums, new, pairs)
-            return int(new)
+            await _mark_page(
+                connection, import_, times, row["nums"], row["new_events"], row["new_pairs"]
+            )
+            return int(row["new_events"])
 
         return await self._transact(store)
 
@@ -188,10 +183,10 @@ async def _mark_page(
 
 
 _INSERT = """
-    SELECT e.new_events, e.new_pairs FROM bigbrotr.insert_events(
+    SELECT e.new_events, e.new_pairs, e.nums FROM bigbrotr.insert_events(
         p_relay_id => $1::pg_catalog.int4, p_seen_ats => $2, p_created_ats => $3, p_kinds => $4,
         p_ids => $5, p_pubkeys => $6, p_sigs => $7, p_tags => $8, p_tag_hashes => $9,
-        p_tag_ends => $10, p_contents => $11, p_raws => $12, p_nums => $13, p_named => $14,
-        p_named_in => $15
+        p_tag_ends => $10, p_contents => $11, p_raws => $12, p_are_copied => $13, p_named => $14,
+        p_named_in => $15, p_named_kinds => $16, p_named_times => $17
     ) AS e
 """

@@ -31,7 +31,7 @@ from bigbrotr.services.sync.verifier import Verifier, verify
 NOTHING_PROVEN = Progress([], [])
 
 CROWD = 20  # events of one second that are worth waiting for, so as not to verify them twice
-AT_ONCE = 250  # events decoded before the verifier is asked about them: larger batches cost less
+AT_ONCE = 500  # events decoded before the verifier is asked about them: larger batches cost less
 
 Key = tuple[int, bytes]  # (created_at, id)
 Found: TypeAlias = Plain | Identified | Unsigned | Event  # its id is proven

@@ -78,7 +78,7 @@ async def test_new_events_name_candidates_once(brotr: Brotr) -> None:
 async def test_local_addresses_and_junk_in_the_queue(brotr: Brotr) -> None:
     await store(brotr, names(A, Relay("ws://127.0.0.1:7777"), Relay("ws://nas.local")))
     await brotr.pool.execute(
-        "SELECT bigbrotr.note_mentions('{no URL,wss://b.example.com}', '{1,1}', '{1}')"
+        "SELECT bigbrotr.note_mentions('{no URL,wss://b.example.com}', '{1,1}', '{1,1}')"
     )
     assert await absorb(brotr) == (2, 5, 2)
     assert (await named(brotr)).keys() == {A.url, B.url}
