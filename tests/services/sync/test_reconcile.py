@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -121,12 +122,17 @@ async def outcome(brotr: Brotr) -> str | None:
 async def grow_old(brotr: Brotr, seconds: int = 100_000) -> None:
     """What is proven was proven so long ago, and all that is held was seen as long ago."""
     await brotr.pool.execute("UPDATE bigbrotr.coverage SET proven_at = proven_at - $1", seconds)
-    await brotr.pool.execute(
-        "UPDATE bigbrotr.presence SET seen_ats = ("
-        " format('[%s:%s]=', array_lower(seen_ats, 1), array_upper(seen_ats, 1))"
-        " || ARRAY(SELECT at - $1::int FROM unnest(seen_ats) AS at)::text)::int[]",
-        seconds,
-    )
+    for row in await brotr.pool.fetch(
+        "SELECT slice, chunk, relay_id, seen_ats::text AS held FROM bigbrotr.presence"
+    ):
+        bounds, mark, packed = row["held"].rpartition("=")  # the first need not be at 1
+        earlier = re.sub(r"\d+", lambda at: str(int(at[0]) - seconds), packed)
+        await brotr.pool.execute(
+            "UPDATE bigbrotr.presence SET seen_ats = $4::text::integer[]"
+            " WHERE slice = $1 AND chunk = $2 AND relay_id = $3",
+            *(row["slice"], row["chunk"], row["relay_id"]),
+            bounds + mark + earlier,
+        )
 
 
 async def is_proven(brotr: Brotr, relay: ScriptedRelay | str) -> bool:
