@@ -116,7 +116,7 @@ async def test_what_comes_in_live_is_counted_too(brotr: Brotr) -> None:
             await relay.show_late(event)
 
         async def is_there() -> bool:
-            found = "SELECT EXISTS (SELECT FROM bigbrotr.events WHERE id = decode($1, 'hex'))"
+            found = "SELECT EXISTS (SELECT 1 FROM bigbrotr.events WHERE id = decode($1, 'hex'))"
             return bool(await brotr.pool.fetchval(found, late["id"]))
 
         await until(is_there, "the late one is archived")
