@@ -215,6 +215,7 @@ DECLARE
     holder integer := (SELECT r.id FROM bigbrotr.relays r WHERE r.id = p_relay_id);
     seens  integer[];
     known  integer[] := '{}';
+    begun  integer;
     run    record;
     done   record;
 BEGIN
@@ -228,20 +229,34 @@ BEGIN
         seens := ARRAY(SELECT bigbrotr.pack_seen(s.seen_at) FROM unnest(p_seen_ats) AS s (seen_at));
     END IF;
     FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(p_created_ats) AS r LOOP
-        SELECT s.known, s.new_pairs INTO done
-        FROM bigbrotr.store_slice(
-            p_slice => run.slice, p_relay_id => holder, p_seen_ats => seens[run.first:run.last],
-            p_created_ats => p_created_ats[run.first:run.last], p_nums => nums[run.first:run.last],
-            p_are_copied => p_are_copied, p_kinds => p_kinds[run.first:run.last],
-            p_ids => p_ids[run.first:run.last], p_pubkeys => p_pubkeys[run.first:run.last],
-            p_sigs => p_sigs[run.first:run.last], p_tags => p_tags[run.first:run.last],
-            p_tag_hashes => p_tag_hashes[coalesce(p_tag_ends[run.first - 1], 0) + 1:p_tag_ends[run.last]],
-            p_tag_ends => p_tag_ends[run.first:run.last], p_tag_start => coalesce(p_tag_ends[run.first - 1], 0),
-            p_contents => p_contents[run.first:run.last], p_raws => p_raws[run.first:run.last]) AS s;
-        new_pairs := new_pairs + done.new_pairs;
-        new_events := new_events + run.last - run.first + 1 - cardinality(done.known);
-        IF cardinality(done.known) > 0 THEN
-            known := known || ARRAY(SELECT k.position + run.first - 1 FROM unnest(done.known) AS k (position));
+        IF p_are_copied THEN
+            SELECT w.begun INTO begun
+            FROM bigbrotr.write_pairs(
+                p_slice => run.slice, p_relay_id => holder, p_nums => nums[run.first:run.last],
+                p_seen_ats => seens[run.first:run.last]) AS w (begun);
+            IF p_raws IS NOT NULL THEN
+                PERFORM bigbrotr.store_raws(
+                    p_slice => run.slice, p_created_ats => p_created_ats[run.first:run.last],
+                    p_ids => p_ids[run.first:run.last], p_raws => p_raws[run.first:run.last]);
+            END IF;
+            new_pairs := new_pairs + begun;
+            new_events := new_events + run.last - run.first + 1;
+        ELSE
+            SELECT s.known, s.new_pairs INTO done
+            FROM bigbrotr.store_slice(
+                p_slice => run.slice, p_relay_id => holder, p_seen_ats => seens[run.first:run.last],
+                p_created_ats => p_created_ats[run.first:run.last], p_nums => nums[run.first:run.last],
+                p_kinds => p_kinds[run.first:run.last],
+                p_ids => p_ids[run.first:run.last], p_pubkeys => p_pubkeys[run.first:run.last],
+                p_sigs => p_sigs[run.first:run.last], p_tags => p_tags[run.first:run.last],
+                p_tag_hashes => p_tag_hashes[coalesce(p_tag_ends[run.first - 1], 0) + 1:p_tag_ends[run.last]],
+                p_tag_ends => p_tag_ends[run.first:run.last], p_tag_start => coalesce(p_tag_ends[run.first - 1], 0),
+                p_contents => p_contents[run.first:run.last], p_raws => p_raws[run.first:run.last]) AS s;
+            new_pairs := new_pairs + done.new_pairs;
+            new_events := new_events + run.last - run.first + 1 - cardinality(done.known);
+            IF cardinality(done.known) > 0 THEN
+                known := known || ARRAY(SELECT k.position + run.first - 1 FROM unnest(done.known) AS k (position));
+            END IF;
         END IF;
         IF NOT EXISTS (SELECT FROM bigbrotr.slices s WHERE s.slice = run.slice) THEN
             INSERT INTO bigbrotr.slices (slice) VALUES (run.slice);
@@ -288,53 +303,60 @@ COMMENT ON FUNCTION bigbrotr.insert_events IS
 -- Functions with p_slice touch nothing but what is kept by slice, and one slice of it: a cluster runs them where it lies.
 CREATE OR REPLACE FUNCTION bigbrotr.store_slice(
     p_slice integer, p_relay_id integer, p_seen_ats integer[], p_created_ats bigint[], p_nums bigint[],
-    p_are_copied boolean, p_kinds integer[], p_ids bytea[], p_pubkeys bytea[], p_sigs bytea[], p_tags text[],
+    p_kinds integer[], p_ids bytea[], p_pubkeys bytea[], p_sigs bytea[], p_tags text[],
     p_tag_hashes integer[], p_tag_ends integer[], p_tag_start integer, p_contents text[], p_raws bytea[],
     OUT known integer[], OUT new_pairs integer
 )
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     known := '{}';
-    IF NOT p_are_copied THEN
-        BEGIN
-            -- The caller has just looked for these events, so nearly always all are new. Inserting them as new costs less
-            -- than looking for each of them again.
-            INSERT INTO bigbrotr.events_stored (created_at, num, kind, slice, id, pubkey, sig, tags, tag_hashes, content)
-            SELECT u.created_at, u.num, u.kind, p_slice, u.id, u.pubkey, u.sig, u.tags,
-                   nullif(p_tag_hashes[coalesce(p_tag_ends[u.position - 1], p_tag_start) - p_tag_start + 1
-                                       :u.tag_end - p_tag_start], '{}'), u.content
-            FROM unnest(p_created_ats, p_nums, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tag_ends, p_contents)
-                 WITH ORDINALITY AS u (created_at, num, kind, id, pubkey, sig, tags, tag_end, content, position);
-        EXCEPTION WHEN unique_violation THEN
-            INSERT INTO bigbrotr.events_stored (created_at, num, kind, slice, id, pubkey, sig, tags, tag_hashes, content)
-            SELECT u.created_at, u.num, u.kind, p_slice, u.id, u.pubkey, u.sig, u.tags,
-                   nullif(p_tag_hashes[coalesce(p_tag_ends[u.position - 1], p_tag_start) - p_tag_start + 1
-                                       :u.tag_end - p_tag_start], '{}'), u.content
-            FROM unnest(p_created_ats, p_nums, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tag_ends, p_contents)
-                 WITH ORDINALITY AS u (created_at, num, kind, id, pubkey, sig, tags, tag_end, content, position)
-            ON CONFLICT DO NOTHING;
-            -- A new event has the number that was drawn for it here.
-            SELECT array_agg(f.num ORDER BY f.position),
-                   coalesce(array_agg(f.position::integer) FILTER (WHERE f.num <> p_nums[f.position]), '{}')
-            INTO p_nums, known
-            FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
-        END;
-    END IF;
+    BEGIN
+        -- The caller has just looked for these events, so nearly always all are new. Inserting them as new costs less
+        -- than looking for each of them again.
+        INSERT INTO bigbrotr.events_stored (created_at, num, kind, slice, id, pubkey, sig, tags, tag_hashes, content)
+        SELECT u.created_at, u.num, u.kind, p_slice, u.id, u.pubkey, u.sig, u.tags,
+               nullif(p_tag_hashes[coalesce(p_tag_ends[u.position - 1], p_tag_start) - p_tag_start + 1
+                                   :u.tag_end - p_tag_start], '{}'), u.content
+        FROM unnest(p_created_ats, p_nums, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tag_ends, p_contents)
+             WITH ORDINALITY AS u (created_at, num, kind, id, pubkey, sig, tags, tag_end, content, position);
+    EXCEPTION WHEN unique_violation THEN
+        INSERT INTO bigbrotr.events_stored (created_at, num, kind, slice, id, pubkey, sig, tags, tag_hashes, content)
+        SELECT u.created_at, u.num, u.kind, p_slice, u.id, u.pubkey, u.sig, u.tags,
+               nullif(p_tag_hashes[coalesce(p_tag_ends[u.position - 1], p_tag_start) - p_tag_start + 1
+                                   :u.tag_end - p_tag_start], '{}'), u.content
+        FROM unnest(p_created_ats, p_nums, p_kinds, p_ids, p_pubkeys, p_sigs, p_tags, p_tag_ends, p_contents)
+             WITH ORDINALITY AS u (created_at, num, kind, id, pubkey, sig, tags, tag_end, content, position)
+        ON CONFLICT DO NOTHING;
+        -- A new event has the number that was drawn for it here.
+        SELECT array_agg(f.num ORDER BY f.position),
+               coalesce(array_agg(f.position::integer) FILTER (WHERE f.num <> p_nums[f.position]), '{}')
+        INTO p_nums, known
+        FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
+    END;
     new_pairs := bigbrotr.write_pairs(
         p_slice => p_slice, p_relay_id => p_relay_id, p_nums => p_nums, p_seen_ats => p_seen_ats);
 
     IF p_raws IS NOT NULL THEN
-        INSERT INTO bigbrotr.events_raw (event_id, slice, created_at, raw)
-        SELECT u.id, p_slice, u.created_at, u.raw
-        FROM unnest(p_ids, p_created_ats, p_raws) AS u (id, created_at, raw)
-        WHERE u.raw IS NOT NULL
-        ON CONFLICT DO NOTHING;
+        PERFORM bigbrotr.store_raws(
+            p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids, p_raws => p_raws);
     END IF;
 END $$;
 COMMENT ON FUNCTION bigbrotr.store_slice IS
     'The part of insert_events that writes the events of one slice and their presence. p_nums: numbers for them, '
-    'p_seen_ats: packed times. p_are_copied: the caller stores the events under these numbers. p_tag_start: how many tags there are before those of p_tag_hashes. known: positions of '
-    'the events, from 1, that were archived already.';
+    'p_seen_ats: packed times. p_tag_start: how many tags there are before those of p_tag_hashes. known: positions of the '
+    'events, from 1, that were archived already.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.store_raws(p_slice integer, p_created_ats bigint[], p_ids bytea[], p_raws bytea[])
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO bigbrotr.events_raw (event_id, slice, created_at, raw)
+    SELECT u.id, p_slice, u.created_at, u.raw
+    FROM unnest(p_ids, p_created_ats, p_raws) AS u (id, created_at, raw)
+    WHERE u.raw IS NOT NULL
+    ON CONFLICT DO NOTHING;
+END $$;
+COMMENT ON FUNCTION bigbrotr.store_raws IS 'Stores the exact bytes of those events of one slice that need them. Idempotent.';
 
 -- Whether few others are archived between these events: a first stretch of the key tells.
 CREATE OR REPLACE FUNCTION bigbrotr.are_dense(p_slice integer, p_created_ats bigint[]) RETURNS boolean

@@ -85,6 +85,7 @@ DECLARE
                          AND c.proven_at > u.seen_at AND c.proven @> u.created_at)
         FROM unnest(p_created_ats, p_seen_ats) WITH ORDINALITY AS u (created_at, seen_at, position) ORDER BY u.position);
     noted   integer := 0;
+    part    integer;
     run     record;
 BEGIN
     IF holder IS NULL THEN
@@ -93,10 +94,11 @@ BEGIN
     -- An orphan may not go between the look at it and the note.
     LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
     FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(p_created_ats) AS r LOOP
-        noted := noted + bigbrotr.note_held_slice(
+        SELECT n.changed INTO part FROM bigbrotr.note_held_slice(
             p_slice => run.slice, p_relay_id => holder, p_created_ats => p_created_ats[run.first:run.last],
             p_ids => p_ids[run.first:run.last], p_seen_ats => p_seen_ats[run.first:run.last],
-            p_refuted => refuted[run.first:run.last]);
+            p_refuted => refuted[run.first:run.last]) AS n (changed);
+        noted := noted + part;
     END LOOP;
     IF noted > 0 THEN
         PERFORM bigbrotr.count_pairs(
@@ -119,17 +121,21 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    nums  bigint[];
-    seens integer[];
-    fresh boolean[];
+    places bigint[];
+    nums   bigint[];
+    seens  integer[];
+    fresh  boolean[];
 BEGIN
-    SELECT array_agg(f.num), array_agg(bigbrotr.pack_seen(p_seen_ats[f.position])),
-           array_agg(NOT p_refuted[f.position] AND d.relay_id IS NULL)
-    INTO nums, seens, fresh
-    FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f
-    LEFT JOIN bigbrotr.dropped d
-        ON d.created_at = p_created_ats[f.position] AND d.slice = p_slice AND d.event_id = p_ids[f.position]
-       AND d.relay_id = p_relay_id AND d.dropped_at >= p_seen_ats[f.position];
+    SELECT array_agg(f.position), array_agg(f.num) INTO places, nums
+    FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
+    SELECT array_agg(bigbrotr.pack_seen(p_seen_ats[u.place]) ORDER BY u.position),
+           array_agg(NOT p_refuted[u.place] AND d.relay_id IS NULL ORDER BY u.position)
+    INTO seens, fresh
+    FROM unnest(places) WITH ORDINALITY AS u (place, position) LEFT JOIN LATERAL (
+        SELECT x.relay_id FROM bigbrotr.dropped x
+        WHERE x.created_at = p_created_ats[u.place] AND x.slice = p_slice AND x.event_id = p_ids[u.place]
+          AND x.relay_id = p_relay_id AND x.dropped_at >= p_seen_ats[u.place] OFFSET 0
+    ) AS d ON true;
     IF nums IS NULL THEN
         RETURN 0;
     END IF;
@@ -203,6 +209,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     holder integer := (SELECT r.id FROM bigbrotr.relays r WHERE r.id = p_relay_id);  -- NULL: deleted meanwhile
     noted  integer := 0;
+    part   integer;
     run    record;
 BEGIN
     IF holder IS NULL THEN
@@ -210,10 +217,11 @@ BEGIN
     END IF;
     LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
     FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(p_created_ats) AS r LOOP
-        noted := noted + bigbrotr.note_dropped_slice(
+        SELECT n.changed INTO part FROM bigbrotr.note_dropped_slice(
             p_slice => run.slice, p_relay_id => holder, p_created_ats => p_created_ats[run.first:run.last],
             p_ids => p_ids[run.first:run.last], p_seen_ats => p_seen_ats[run.first:run.last],
-            p_dropped_ats => p_dropped_ats[run.first:run.last]);
+            p_dropped_ats => p_dropped_ats[run.first:run.last]) AS n (changed);
+        noted := noted + part;
     END LOOP;
     PERFORM bigbrotr.note_days(p_created_ats, noted);
     RETURN noted;
@@ -231,17 +239,24 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    total integer;
+    places bigint[];
+    nums   bigint[];
+    gone   bigint[];  -- places of those that it does not hold since
+    total  integer;
 BEGIN
+    SELECT array_agg(f.position), array_agg(f.num) INTO places, nums
+    FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
+    SELECT array_agg(u.place) INTO gone
+    FROM unnest(places, nums) AS u (place, num) LEFT JOIN LATERAL (
+        SELECT x.relay_id FROM bigbrotr.presence x
+        WHERE x.slice = p_slice AND x.chunk = u.num >> 8 AND x.relay_id = p_relay_id
+          AND x.seen_ats[(u.num & 255)::integer + 1] <= bigbrotr.pack_seen(p_dropped_ats[u.place]) OFFSET 0
+    ) AS p ON true
+    WHERE p.relay_id IS NULL;
     WITH noted AS (
         INSERT INTO bigbrotr.dropped AS d (created_at, slice, event_id, relay_id, seen_at, dropped_at)
-        SELECT p_created_ats[f.position], p_slice, p_ids[f.position], p_relay_id, p_seen_ats[f.position],
-               p_dropped_ats[f.position]
-        FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f
-        LEFT JOIN bigbrotr.presence p
-            ON p.slice = p_slice AND p.chunk = f.num >> 8 AND p.relay_id = p_relay_id
-           AND p.seen_ats[(f.num & 255)::integer + 1] <= bigbrotr.pack_seen(p_dropped_ats[f.position])
-        WHERE p.relay_id IS NULL
+        SELECT p_created_ats[u.place], p_slice, p_ids[u.place], p_relay_id, p_seen_ats[u.place], p_dropped_ats[u.place]
+        FROM unnest(gone) AS u (place)
         ON CONFLICT (created_at, slice, event_id, relay_id) DO UPDATE SET
             seen_at = least(d.seen_at, EXCLUDED.seen_at), dropped_at = greatest(d.dropped_at, EXCLUDED.dropped_at)
         WHERE d.seen_at > EXCLUDED.seen_at OR d.dropped_at < EXCLUDED.dropped_at

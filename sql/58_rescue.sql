@@ -202,13 +202,19 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
+DECLARE
+    places bigint[];
+    nums   bigint[];
 BEGIN
+    SELECT array_agg(f.position), array_agg(f.num) INTO places, nums
+    FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
     RETURN QUERY
-    SELECT f.position, array_agg(p.relay_id ORDER BY p.relay_id)
-    FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f
-    JOIN bigbrotr.presence p ON p.slice = p_slice AND p.chunk = f.num >> 8
-    WHERE p.seen_ats[(f.num & 255)::integer + 1] IS NOT NULL
-    GROUP BY f.position;
+    SELECT u.position, array_agg(f.relay_id ORDER BY f.relay_id)
+    FROM unnest(places, nums) AS u (position, num) CROSS JOIN LATERAL (
+        SELECT p.relay_id FROM bigbrotr.presence p
+        WHERE p.slice = p_slice AND p.chunk = u.num >> 8 AND p.seen_ats[(u.num & 255)::integer + 1] IS NOT NULL OFFSET 0
+    ) AS f
+    GROUP BY u.position;
 END $$;
 COMMENT ON FUNCTION bigbrotr.holders_in_slice IS 'The part of holders_of_each that reads one slice.';
 

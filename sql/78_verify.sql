@@ -90,12 +90,15 @@ CREATE OR REPLACE FUNCTION bigbrotr.mend_presence(p_week integer, p_relay_ids in
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     relay integer;
+    part  integer;
     ended bigint := 0;
 BEGIN
     -- Whoever stores a page numbers its events, copies them, and notes its pairs, all under this lock.
     LOCK TABLE bigbrotr.presence_lock IN EXCLUSIVE MODE;
     FOREACH relay IN ARRAY p_relay_ids LOOP
-        ended := ended + bigbrotr.end_lone_pairs(p_slice => p_week, p_relay_id => relay);
+        SELECT e.ended INTO part
+        FROM bigbrotr.end_lone_pairs(p_slice => p_week, p_relay_id => relay) AS e (ended);
+        ended := ended + part;
     END LOOP;
     RETURN ended;
 END $$;
@@ -142,15 +145,17 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     run    record;
     before integer;
+    part   integer;
     mended integer := 0;
 BEGIN
     FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(p_created_ats) AS r LOOP
         before := coalesce(p_tag_ends[run.first - 1], 0);
-        mended := mended + bigbrotr.mend_events(
+        SELECT m.mended INTO part FROM bigbrotr.mend_events(
             p_slice => run.slice, p_created_ats => p_created_ats[run.first:run.last], p_ids => p_ids[run.first:run.last],
             p_tag_hashes => p_tag_hashes[before + 1:p_tag_ends[run.last]],
             p_tag_ends => ARRAY(SELECT u.tag_end - before FROM unnest(p_tag_ends[run.first:run.last])
-                                WITH ORDINALITY AS u (tag_end, position) ORDER BY u.position));
+                                WITH ORDINALITY AS u (tag_end, position) ORDER BY u.position)) AS m (mended);
+        mended := mended + part;
     END LOOP;
     RETURN mended;
 END $$;
@@ -243,16 +248,17 @@ COMMENT ON FUNCTION bigbrotr.verify_partitions IS
 
 CREATE OR REPLACE FUNCTION bigbrotr.verify_weeks(OUT events bigint, OUT astray bigint, OUT unlisted integer[])
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    weeks integer[];
 BEGIN
-    SELECT sum(x.events), coalesce(sum(x.events) FILTER (WHERE x.is_astray), 0),
-           array_agg(x.slice) FILTER (WHERE NOT EXISTS (SELECT FROM bigbrotr.slices s WHERE s.slice = x.slice))
-    INTO events, astray, unlisted
+    SELECT coalesce(sum(x.events), 0), coalesce(sum(x.events) FILTER (WHERE x.is_astray), 0), array_agg(DISTINCT x.slice)
+    INTO events, astray, weeks
     FROM (
         SELECT e.slice, e.slice <> bigbrotr.slice_of(e.created_at) AS is_astray, count(*) AS events
         FROM bigbrotr.events_stored e GROUP BY 1, 2
     ) AS x;
-    events := coalesce(events, 0);
-    unlisted := coalesce(unlisted, '{}');
+    unlisted := ARRAY(SELECT u.week FROM unnest(weeks) AS u (week)
+                      WHERE NOT EXISTS (SELECT FROM bigbrotr.slices s WHERE s.slice = u.week));
 END $$;
 COMMENT ON FUNCTION bigbrotr.verify_weeks IS
     'How many events there are, how many have the number of another week than that of their time, and which weeks with '

@@ -3,6 +3,79 @@
 -- release runs it as well, after the schema. It may be run again.
 -- Every table of the schema stands in the list below once; a test sees to it.
 
+-- A machine plans anew each time what joins. So this asks in one statement, wherever it is called.
+CREATE OR REPLACE FUNCTION bigbrotr.find_numbers(p_slice integer, p_created_ats bigint[], p_ids bytea[])
+RETURNS TABLE ("position" bigint, num bigint)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT u.position, f.num
+    FROM unnest(p_created_ats, p_ids) WITH ORDINALITY AS u (created_at, id, position)
+    CROSS JOIN LATERAL (
+        SELECT e.num FROM bigbrotr.events_stored e
+        WHERE e.slice = p_slice AND e.created_at = u.created_at AND e.id = u.id OFFSET 0
+    ) AS f;
+END $$;
+
+-- To look for events, a machine is asked by a query: half of what it costs to have it call a function that asks itself. Ids
+-- go there as one value: their array takes five times as long to write and to read.
+CREATE OR REPLACE FUNCTION bigbrotr.note_presence(
+    p_relay_id integer, p_epoch bigint, p_created_ats bigint[], p_ids bytea[], p_seen_at bigint
+) RETURNS integer[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    holder  integer := (SELECT r.id FROM bigbrotr.relays r WHERE r.id = p_relay_id);  -- NULL: deleted meanwhile
+    seen    integer := bigbrotr.pack_seen(p_seen_at);
+    unknown integer[] := '{}';
+    noted   integer := 0;
+    run     record;
+    times   bigint[];
+    ids     bytea;
+    known   integer[];
+    nums    bigint[];
+    seens   integer[];
+    begun   integer;
+BEGIN
+    -- An orphan may not go between the look at it and the note.
+    LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
+    FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(p_created_ats) AS r LOOP
+        times := p_created_ats[run.first:run.last];
+        ids := (SELECT string_agg(u.id, '') FROM unnest(p_ids[run.first:run.last]) AS u (id));
+        SELECT array_agg(u.position::integer), array_agg(f.num) INTO known, nums
+        FROM unnest(times) WITH ORDINALITY AS u (created_at, position)
+        CROSS JOIN LATERAL (
+            SELECT e.num FROM bigbrotr.events_stored e
+            WHERE e.slice = run.slice AND e.created_at = u.created_at
+              AND e.id = substring(ids FROM (32 * u.position - 31)::integer FOR 32) OFFSET 0
+        ) AS f;
+        IF nums IS NULL THEN
+            unknown := unknown || ARRAY(SELECT generate_series(run.first, run.last));
+            CONTINUE;
+        END IF;
+        seens := array_fill(seen, ARRAY[cardinality(nums)]);
+        SELECT w.begun INTO begun
+        FROM bigbrotr.write_pairs(
+            p_slice => run.slice, p_relay_id => holder, p_nums => nums, p_seen_ats => seens) AS w (begun);
+        noted := noted + begun;
+        IF cardinality(known) <= run.last - run.first THEN
+            unknown := unknown || ARRAY(
+                SELECT generate_series(run.first, run.last)
+                EXCEPT SELECT k.position + run.first - 1 FROM unnest(known) AS k (position) ORDER BY 1);
+        END IF;
+    END LOOP;
+    IF noted > 0 THEN
+        PERFORM bigbrotr.count_pairs(
+            p_relay_id => p_relay_id, p_pairs => noted,
+            p_since => p_created_ats[1], p_last => p_created_ats[cardinality(p_created_ats)]);
+        PERFORM bigbrotr.hold_lease(p_relay_id, p_epoch);
+    END IF;
+    PERFORM bigbrotr.note_days(p_created_ats, noted);
+    RETURN unknown;
+END $$;
+
 DO $$
 DECLARE
     family  record;
@@ -166,6 +239,35 @@ BEGIN
     -- ours. There are no shards on the coordinator.
     SET LOCAL citus.enable_ddl_propagation = off;
     EXECUTE format('ALTER DATABASE %I SET citus.override_table_visibility = off', current_database());
+END $$;
+
+-- Pages, API and relay take the role of the reader on; the coordinator asks the workers in its name, so that it has to log in
+-- there. That needs a way in as well, which is a matter of each worker's pg_hba.conf.
+CREATE OR REPLACE FUNCTION bigbrotr.admit_reader() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    place record;
+BEGIN
+    IF to_regrole('bigbrotr_reader') IS NULL THEN
+        RETURN;
+    END IF;
+    FOR place IN
+        SELECT w.nodename, w.nodeport, w.result FROM run_command_on_workers(
+            'DO $x$ BEGIN SET LOCAL citus.enable_ddl_propagation = off; '
+            'IF to_regrole(''bigbrotr_reader'') IS NULL THEN CREATE ROLE bigbrotr_reader NOLOGIN; END IF; '
+            'IF NOT (SELECT r.rolcanlogin FROM pg_roles r WHERE r.rolname = ''bigbrotr_reader'') THEN '
+            'ALTER ROLE bigbrotr_reader LOGIN; END IF; END $x$') AS w
+        WHERE NOT w.success
+    LOOP
+        RAISE EXCEPTION 'the worker %:% lets bigbrotr_reader not log in: %', place.nodename, place.nodeport, place.result
+            USING ERRCODE = 'BB003', HINT = 'ALTER ROLE bigbrotr_reader LOGIN on each worker, by who may';
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION bigbrotr.admit_reader IS
+    'Lets the role bigbrotr_reader, where there is one, log in to the workers of a cluster. Idempotent.';
+
+DO $$ BEGIN
+    PERFORM bigbrotr.admit_reader();
 END $$;
 
 -- Instead of the keys that lead from the tables of events to relays. A writer holds the lease until it commits, and a

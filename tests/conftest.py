@@ -156,6 +156,10 @@ class Databases:
         await self.make(name, self._templates[key])
         return name
 
+    async def create_on_one_server(self, template: Profile) -> str:
+        """The name of a new database of a profile that is not distributed."""
+        return await self.create(template)
+
     async def _fill(self, name: str, key: tuple[Profile, Filling]) -> None:
         async with Brotr(Pool(dsn=self.dsn(name))) as brotr:
             self.filled[key] = await key[1](brotr)
@@ -254,6 +258,12 @@ class ClusterDatabases(Databases):
         await self._fill(name, (template, filling))
         return name
 
+    async def create_on_one_server(self, template: Profile) -> str:
+        """Makes it on the coordinator, and Citus knows nothing of it."""
+        name = await self.create(None)
+        await super().prepare(name, template)
+        return name
+
     async def create_blank(self, *, workers: bool = True) -> str:
         """The name of a new database without a schema that knows Citus, and the workers."""
         self._made += 1
@@ -294,7 +304,14 @@ class ClusterDatabases(Databases):
         if name in self._everywhere:
             # Citus comes back to where it was thrown out.
             await self._on_nodes(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-            await self._on_nodes(f"DROP DATABASE {name} WITH (FORCE)")
+            for last in (False, False, True):  # and takes a moment to go
+                try:
+                    await self._on_nodes(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+                except asyncpg.ObjectInUseError:
+                    if last:
+                        raise
+                else:
+                    return
         else:
             await super().drop(name)
 

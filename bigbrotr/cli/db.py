@@ -130,6 +130,11 @@ def _roles(options: argparse.Namespace) -> int:
                     "bare names like `events` find nothing yet, as only the owner of the database "
                     "may say where: ALTER DATABASE … SET search_path = bigbrotr, public"
                 )
+            for words in await brotr.refused_reader():
+                say(
+                    "pages, API and relay will find nothing, as bigbrotr_reader has no way in (see "
+                    f"pg_hba.conf there) at the worker {words}"
+                )
         print(f"roles made: {made}; their rights are those of this release")  # noqa: T201
         return 0
 

@@ -11,6 +11,9 @@ from bigbrotr.core.codes import SEARCH_PATH
 from bigbrotr.core.pool import Connection, Pool
 
 READER = "bigbrotr_reader"  # the role that may look, see sql/95_roles.sql
+IS_READER = (
+    "SELECT pg_catalog.pg_has_role(r.oid, 'MEMBER') FROM pg_catalog.pg_roles r WHERE r.rolname = $1"
+)
 MARGIN_S = 5.0  # until we give up what the database should have cut short
 # A generic plan may take a thousand times as long as one for the values that are asked for.
 PLANS = "force_custom_plan"
@@ -58,11 +61,7 @@ class ReadingPool(Pool):
             return
         await super().connect()
         async with super().acquire() as connection:
-            is_reader = await connection.fetchval(
-                "SELECT pg_catalog.pg_has_role(r.oid, 'MEMBER') FROM pg_catalog.pg_roles r"
-                " WHERE r.rolname = $1",
-                READER,
-            )
+            is_reader = await connection.fetchval(IS_READER, READER)
         if is_reader and self._role is None:
             self._role = READER
             if not self.settings.pgbouncer:

@@ -25,6 +25,7 @@ from bigbrotr.models.relay import Relay
 from bigbrotr.transfer.import_worker import Order, Outcome, run_piece, start_worker
 from bigbrotr.transfer.lines import Piece, Source, digest_of
 from bigbrotr.transfer.parquet_source import source_of
+from bigbrotr.transfer.process import end
 
 
 class Held(Struct, frozen=True):
@@ -115,7 +116,7 @@ class Importer:
         try:
             yield executor
         finally:
-            executor.shutdown(wait=True, cancel_futures=True)
+            end(executor)
 
     async def _share_out(
         self,

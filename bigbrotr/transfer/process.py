@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import msgspec
 import uvloop
@@ -33,6 +34,15 @@ def begin(config: Config, dsn: str | None, parent: int) -> tuple[asyncio.Runner,
         session={"synchronous_commit": "off"},
     )
     return asyncio.Runner(loop_factory=uvloop.new_event_loop), pool
+
+
+def end(executor: ProcessPoolExecutor) -> None:
+    """Waits until the workers have ended, after what they are at. Kills them where one has died:
+    the executor would end them by a signal that they leave to us, and wait for ever."""
+    if executor._broken:  # noqa: SLF001 -- no public way
+        for process in list((executor._processes or {}).values()):  # noqa: SLF001
+            process.kill()  # nothing to one that has ended
+    executor.shutdown(wait=True, cancel_futures=True)
 
 
 def _watch(parent: int) -> None:

@@ -22,6 +22,7 @@ from bigbrotr.core.pool import Connection, Pool
 from bigbrotr.core.schema import is_distributed
 from bigbrotr.errors import WorkerLostError
 from bigbrotr.models.event import MAX_CREATED_AT
+from bigbrotr.transfer.process import end
 from bigbrotr.transfer.verify_worker import Looked, Span, look_at, start_verifier
 
 WINDOW = 8000  # events that a process looks at in one go ...
@@ -135,6 +136,8 @@ class Verification:
                 " (CREATE EXTENSION amcheck), and grant its functions"
             )
             return result
+        if await self._is_distributed():
+            result.looked_at += "; those of the workers are for pg_amcheck, on each of them"
         if self._mends:
             for index in broken:
                 await self._reindex(index, result)
@@ -236,7 +239,7 @@ class Verification:
                         await room.acquire()
                         group.start_soon(work, span)
         finally:
-            executor.shutdown(wait=True, cancel_futures=True)
+            end(executor)
         self._tell_events(result, looked, is_whole=is_whole)
         return result
 

@@ -4,16 +4,19 @@ import asyncio
 import sys
 import time
 
+import asyncpg
 import pytest
 
 from bigbrotr.config.settings import MAX_CONSECUTIVE_FAILURES, MaintenanceSettings
 from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls import maintenance as maintenance_calls
 from bigbrotr.core.logger import configure
 from bigbrotr.models.event import EventRelay
 from bigbrotr.models.relay import Relay
 from bigbrotr.services.maintenance import DATED_S, Maintenance
 from tests.kit.archive import A, B
 from tests.kit.events import NOW, verified
+from tests.kit.processes import until
 
 
 async def test_it_says_what_it_did(brotr: Brotr, capfd: pytest.CaptureFixture[str]) -> None:
@@ -49,6 +52,7 @@ async def test_it_is_done_once_in_a_while_whoever_finds_it_due(
     assert await is_done()
 
 
+@pytest.mark.one_server  # a cluster has no default partition
 async def test_events_from_far_ahead_are_noticed(
     brotr: Brotr, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,8 +64,8 @@ async def test_events_from_far_ahead_are_noticed(
     assert "events in the default partition at_least=1" in capfd.readouterr().err
 
 
-async def test_indexes_that_were_filled_backwards_are_packed(brotr: Brotr) -> None:
-    """As the copy of a relay fills them; what a crash has left is cleared away."""
+async def fill_backwards(brotr: Brotr) -> None:
+    """As the copy of a relay does."""
     await brotr.pool.execute(
         "INSERT INTO bigbrotr.events_stored (created_at, num, slice, kind, id, pubkey)"
         " SELECT $1::bigint - n, n, bigbrotr.slice_of($1::bigint - n), 1,"
@@ -70,6 +74,12 @@ async def test_indexes_that_were_filled_backwards_are_packed(brotr: Brotr) -> No
         NOW,
     )
     await brotr.analyze()
+
+
+@pytest.mark.one_server
+async def test_indexes_that_were_filled_backwards_are_packed(brotr: Brotr) -> None:
+    """What a crash has left is cleared away."""
+    await fill_backwards(brotr)
     leaf = await brotr.pool.fetchval(
         "SELECT DISTINCT tableoid::regclass::text FROM bigbrotr.events_stored"
     )
@@ -90,6 +100,58 @@ async def test_indexes_that_were_filled_backwards_are_packed(brotr: Brotr) -> No
     await brotr.pack_indexes()
     left = "SELECT count(*) FROM pg_class WHERE relname LIKE 'broken%'"
     assert await brotr.pool.fetchval(left) == 0
+
+
+# As a crash in the midst of it leaves an index.
+BROKEN = """DO $x$ BEGIN
+    EXECUTE format('CREATE INDEX broken_ccnew ON bigbrotr.%I (num)', (
+        SELECT relname FROM pg_class WHERE relname ~ '^events_stored_[0-9]+$' LIMIT 1));
+    UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'bigbrotr.broken_ccnew'::regclass;
+END $x$"""
+
+
+@pytest.mark.cluster
+async def test_indexes_on_workers_are_packed(brotr: Brotr) -> None:
+    await fill_backwards(brotr)
+
+    async def of_shards(query: str) -> list[str]:
+        rows = await brotr.pool.fetch(
+            "SELECT success, result FROM run_command_on_shards('bigbrotr.events_stored', $1)", query
+        )
+        assert all(row["success"] for row in rows), rows
+        return [row["result"] for row in rows]
+
+    size = "SELECT pg_indexes_size('%s')"
+    before = sum(map(int, await of_shards(size)))
+    assert await brotr.pack_indexes() == []
+    assert "bigbrotr.events_stored_pkey" in await brotr.pack_indexes(1 << 16)
+    assert sum(map(int, await of_shards(size))) < before * 0.85
+    assert "bigbrotr.events_stored_pkey" not in await brotr.pack_indexes(1 << 16)
+    await brotr.pool.fetch("SELECT * FROM run_command_on_workers($1)", BROKEN)
+    left = "SELECT count(*) FROM pg_class WHERE relname LIKE 'broken%%'"
+    assert set(await of_shards(left)) == {"1"}
+    assert await brotr.pack_indexes() == []
+    assert set(await of_shards(left)) == {"0"}
+
+
+@pytest.mark.cluster
+async def test_tables_on_workers_that_autovacuum_does_not_get_to(
+    brotr: Brotr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance_calls, "OLD_TRANSACTIONS", -1)
+    await fill_backwards(brotr)
+    await brotr.pool.execute("UPDATE bigbrotr.events_stored SET kind = 2")
+    found: list[asyncpg.Record] = []
+
+    async def is_told() -> bool:
+        # A session tells what it has done with the next statement.
+        await brotr.pool.execute("SELECT count(*) FROM bigbrotr.events_stored")
+        found[:] = await brotr.vacuum_debt()
+        return any(" at " in row["name"] and row["dead"] > 0 for row in found)
+
+    await until(is_told, "what the workers know")
+    assert len(found) == 5
+    assert all(row["age"] >= 0 for row in found)
 
 
 async def test_what_keeps_failing_is_tried_again_and_never_given_up(brotr: Brotr) -> None:

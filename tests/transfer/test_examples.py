@@ -63,6 +63,7 @@ async def fill(brotr: Brotr) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.one_server  # a cluster has no moment that could be exported
 async def test_the_examples_run(
     brotr: Brotr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

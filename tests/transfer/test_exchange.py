@@ -1,7 +1,7 @@
 """Two archives exchange snapshots: events and presence end up equal; proofs stay whose they are."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from bigbrotr.transfer import parquet, snapshot
 from bigbrotr.transfer.datasets import EVENTS, PRESENCE, Dataset
 from bigbrotr.transfer.importing import Importer
 from bigbrotr.transfer.snapshot_import import Imported, SnapshotImporter
+from tests.conftest import Databases
 from tests.kit.archive import A, B, C, check_totals, held, pairs, relay_id
 from tests.kit.events import NOW, verified
 from tests.transfer.test_parquet import names, some_events
@@ -29,19 +30,17 @@ Pair = tuple[Brotr, Brotr]
 
 
 @pytest.fixture
-async def two(
-    make_database: Callable[[Profile | None], Awaitable[str]],
-) -> AsyncIterator[Pair]:
-    """Two archives."""
+async def two(databases: Databases, dsn: str) -> AsyncIterator[Pair]:
+    """Two archives. A cluster takes what others give, and gives no snapshots: it is the second."""
+    name = await databases.create_on_one_server(Profile.FULL)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(databases.drop, name)
         settings = PoolSettings(limits=Limits(max_size=4))
-        made = [
-            await stack.enter_async_context(
-                Brotr(Pool(settings=settings, dsn=await make_database(Profile.FULL)))
-            )
-            for _ in range(2)
+        left, right = [
+            await stack.enter_async_context(Brotr(Pool(settings=settings, dsn=each)))
+            for each in (databases.dsn(name), dsn)
         ]
-        yield made[0], made[1]
+        yield left, right
 
 
 async def take(brotr: Brotr, folder: Path) -> Path:
@@ -90,6 +89,7 @@ async def drop(brotr: Brotr, relay: Relay, event: Event, seen_at: int, at: int) 
 
 
 @pytest.mark.slow
+@pytest.mark.one_server  # both give
 async def test_two_archives_end_up_equal(two: Pair, tmp_path: Path) -> None:
     left, right = two
     common = [verified(created_at=NOW - n) for n in range(3)]
@@ -243,10 +243,11 @@ async def test_what_is_forged_is_not_believed(two: Pair, tmp_path: Path) -> None
     assert urls == {A.url}
 
 
-async def test_a_damaged_snapshot_is_not_begun(brotr: Brotr, tmp_path: Path) -> None:
-    await brotr.insert_events(pairs([verified()], A))
-    folder = await take(brotr, tmp_path / "it")
+async def test_a_damaged_snapshot_is_not_begun(two: Pair, tmp_path: Path) -> None:
+    left, right = two
+    await left.insert_events(pairs([verified()], A))
+    folder = await take(left, tmp_path / "it")
     (path,) = (folder / "presence").iterdir()
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(parquet.DamagedError, match="nothing was imported: presence/"):
-        await bring_in(brotr, folder)
+        await bring_in(right, folder)

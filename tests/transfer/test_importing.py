@@ -21,7 +21,7 @@ from bigbrotr.models.event import Event
 from bigbrotr.models.relay import Relay
 from bigbrotr.transfer.import_worker import ImportWorker, LineBatch, Order, Outcome, frame_of
 from bigbrotr.transfer.importing import Held, Importer
-from bigbrotr.transfer.lines import Piece
+from bigbrotr.transfer.lines import MOST_LINES, Piece
 from tests.kit.archive import BOTH, A, B, check_totals, claim_a, held, ordered, pairs
 from tests.kit.events import NOW, make_event, serialise, verified, wire
 from tests.kit.policy import judge
@@ -375,6 +375,45 @@ async def test_a_worker_that_is_killed_is_told(
     done = await call("import", file, *config)
     assert done.code == 0
     assert await archived(brotr) == {event.id for event in events}
+
+
+def leaves_signals(pid: int) -> bool:
+    """Whether a process ignores SIGTERM, as workers do once they have begun."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    ignored = next(line for line in status.splitlines() if line.startswith("SigIgn"))
+    return bool(int(ignored.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.slow
+async def test_a_killed_worker_takes_the_others_along(config: list[str]) -> None:
+    """They have nothing to do, and would wait for it for ever."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one core, and one worker")
+    ours, theirs = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bigbrotr", "import", "-", *config),
+        stdin=ours,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(),
+    )
+    os.close(ours)
+    piece = b"{}\n" * MOST_LINES
+    try:
+        await asyncio.to_thread(os.write, theirs, piece * 3)
+
+        def workers() -> list[int]:
+            found = [pid for pid in children(process.pid) if "spawn_main" in command(pid)]
+            return [pid for pid in found if leaves_signals(pid)]
+
+        await until(lambda: len(workers()) >= 2, "two workers")
+        os.kill(workers()[0], signal.SIGKILL)
+        await asyncio.to_thread(os.write, theirs, piece * 2)
+        async with asyncio.timeout(60):
+            _, err = await process.communicate()
+    finally:
+        os.close(theirs)
+    assert process.returncode == 1, err
+    assert b"a process of the import was killed" in err
 
 
 @pytest.mark.slow

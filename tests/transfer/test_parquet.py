@@ -26,6 +26,7 @@ from bigbrotr.transfer.parquet_source import ParquetSource
 from tests.kit.archive import A, B, pairs
 from tests.kit.events import NOW, verified
 
+pytestmark = pytest.mark.one_server  # a cluster has no moment that could be exported
 SCHEMA = """
 required group field_id=-1 schema {
   required fixed_len_byte_array(32) field_id=-1 id;

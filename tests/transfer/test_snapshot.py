@@ -20,6 +20,7 @@ from tests.kit.archive import A, B, pairs
 from tests.kit.events import NOW, verified
 from tests.transfer.test_parquet import MONTH, ask
 
+pytestmark = pytest.mark.one_server  # a cluster has no moment that could be exported
 OLD, NEW = "2025-05", "2025-06"
 
 

@@ -21,7 +21,12 @@ CALLS = {"_value", "_row", "_rows", "value_of", "rows_of"}
 # Arguments that are handed on as a dict come from these functions.
 DICTS = {"coverage": "coverage_of", "columns": "event_columns", "asks": "asks_about"}
 VERBS = r"\s*(SELECT|INSERT INTO|UPDATE|DELETE FROM|ANALYZE|LOCK TABLE|CREATE SCHEMA)\s+[\S]"
-OF_CITUS = ("pg_dist_partition", "slices_moved")  # needs the extension
+OF_CITUS = (
+    "pg_dist_partition",
+    "slices_moved",
+    "run_command_on",
+    "admit_reader",
+)  # needs the extension
 OF_PARTITIONS = ("events_default",)  # asked where there are some, and a cluster has none
 
 
