@@ -98,15 +98,10 @@ class Batch:
         """Returns the event, or rejects it where its signature is not right."""
         if ready is None or isinstance(ready, Event):
             return ready
-        try:
-            if isinstance(ready, Unsigned):
-                return ready.event(is_signed=is_right())
-            if is_right():
-                return ready
-            raise ValueError("bad signature")
-        except ValueError as error:
-            self.reject(str(error), ready.id)
+        if not is_right():
+            self.reject("bad signature", ready.id)
             return None
+        return ready if isinstance(ready, Row) else ready.event(is_signed=True)
 
     def _verified_copy(self, event_id: bytes) -> Stored | None:
         """Returns an event of which the first copy was not valid, if another one is."""
