@@ -118,6 +118,7 @@ async def test_lost_worker_is_replaced(brotr: Brotr, dsn: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.one_server  # a cluster reads a page more until it waits for this lock
 async def test_stalled_database_stops_the_reading(brotr: Brotr, dsn: str) -> None:
     """A page in flight and one being stored, whatever there is to be had."""
     async with ScriptedRelay(EVENTS) as relay:
