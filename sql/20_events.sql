@@ -366,7 +366,7 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force
 AS $$
 DECLARE
     total   integer := cardinality(p_created_ats);
-    stretch integer := total / 4;
+    stretch integer := total / 8;
     there   integer;
     last_at bigint;
 BEGIN
