@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import io
+import os
+import select
 import sys
 import zlib
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ MAX_LINE = 16_777_216  # bytes; nothing larger is kept
 
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
+LOOK_MS = 200  # between looks whether what is waited for is still wanted
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -67,7 +70,8 @@ class Source:
         return self._counted.hash.digest()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file. Who waits for more of it is told that it ends here."""
+        self._counted.is_wanted = False
         if not self.is_stdin:
             self._file.close()
 
@@ -141,12 +145,13 @@ class _Counted(io.RawIOBase):
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._head = b""
+        self.is_wanted = True  # else it ends here
         self.at = 0
         self.hash = hashlib.sha256()
 
     def peek(self) -> bytes:
         """The first bytes, which are read again."""
-        while len(self._head) < 4 and (more := self._file.read(4 - len(self._head))):
+        while len(self._head) < 4 and (more := self._read(4 - len(self._head))):
             self._head += more
         return self._head
 
@@ -156,11 +161,24 @@ class _Counted(io.RawIOBase):
     def readinto(self, buffer: object) -> int:
         view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
         data, self._head = self._head[: len(view)], self._head[len(view) :]
-        data = data or self._file.read(len(view))
+        data = data or self._read(len(view))
         view[: len(data)] = data
         self.at += len(data)
         self.hash.update(data)
         return len(data)
+
+    def _read(self, size: int) -> bytes:
+        """What comes next. Nothing ends a thread that waits in a read, so it waits before that."""
+        try:
+            number = self._file.fileno()
+        except OSError:  # it is no file of the system's
+            return self._file.read(size)
+        waiting = select.poll()
+        waiting.register(number, select.POLLIN)
+        while self.is_wanted:
+            if waiting.poll(LOOK_MS):
+                return os.read(number, size)
+        return b""
 
 
 def _unpacked(file: _Counted) -> io.BufferedReader:
