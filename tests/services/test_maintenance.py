@@ -175,7 +175,7 @@ async def test_old_proofs_are_dated_to_the_month(brotr: Brotr) -> None:
     await brotr.pool.execute(
         "INSERT INTO bigbrotr.coverage (relay_id, filter, how, proven, proven_at)"
         " SELECT r.id, f.filter, f.how, int8multirange(int8range("
-        "  1000 * n + f.at, 1000 * n + f.at + 100)), $1 - 86400 * n - f.at"
+        "  1000 * n + f.at, 1000 * n + f.at + 100)), $1 - 86400 * n - 43200 - f.at"
         " FROM bigbrotr.relays r, generate_series(1, 200) AS n, (VALUES"
         "  ('', 'paging', 0), ('', 'finish', 100), ('{\"kinds\":[1]}', 'paging', 0)"
         " ) AS f (filter, how, at)",
