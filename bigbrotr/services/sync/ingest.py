@@ -21,6 +21,7 @@ from bigbrotr.models.event import (
 )
 from bigbrotr.models.plain import Heard, Plain
 from bigbrotr.models.policy import EPHEMERAL
+from bigbrotr.models.signatures import MAX_BATCH
 from bigbrotr.nostr.message import HINTS, claimed_time
 from bigbrotr.nostr.questions import PageAnswer, Progress, Question
 from bigbrotr.nostr.session import Page
@@ -31,7 +32,6 @@ from bigbrotr.services.sync.verifier import Verifier, verify
 NOTHING_PROVEN = Progress([], [])
 
 CROWD = 20  # events of one second that are worth waiting for, so as not to verify them twice
-AT_ONCE = 500  # events decoded before the verifier is asked about them: larger batches cost less
 
 Key = tuple[int, bytes]  # (created_at, id)
 Found: TypeAlias = Plain | Identified | Unsigned | Event  # its id is proven
@@ -62,8 +62,8 @@ class Batch:
         events, self.events = self.events, []
         ready: list[Ready | None] = []
         answers = []
-        for start in range(0, len(events), AT_ONCE):  # while some are verified, others are decoded
-            some = self._make_ready([found for _, _, found in events[start : start + AT_ONCE]])
+        for start in range(0, len(events), MAX_BATCH):  # made ready while others are verified
+            some = self._make_ready([found for _, _, found in events[start : start + MAX_BATCH]])
             ready += some
             unsigned = [each for each in some if isinstance(each, Row | Unsigned)]
             answers.append(verifier.verify([each.claim for each in unsigned]))
