@@ -72,6 +72,7 @@ def test_plain(changed: dict[str, Any]) -> None:
         assert one.id.hex() == event["id"]
 
 
+@NATIVE
 def test_not_plain() -> None:
     """Most of these are events; all are left to others."""
     odd = make_event(content="\x00")

@@ -134,6 +134,13 @@ async def test_nothing_is_copied_for_who_has_lost_the_lease(brotr: Brotr) -> Non
     assert not await table(brotr)
 
 
+@NATIVE
+def test_c_makes_the_columns_that_are_copied() -> None:
+    import bigbrotr_native
+
+    assert (*bigbrotr_native.ROW_COLUMNS, "num") == event_rows.FULL
+
+
 def test_a_profile_that_is_not_known_is_not_copied() -> None:
     assert event_rows.columns_of(frozenset()) == event_rows.ESSENTIAL
     assert event_rows.columns_of({"sig", "tags", "content", "raw"}) == event_rows.FULL
