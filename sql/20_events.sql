@@ -80,6 +80,17 @@ COMMENT ON FUNCTION bigbrotr.parts_of IS
 CREATE SEQUENCE IF NOT EXISTS bigbrotr.event_numbers MINVALUE 0 START 0 CACHE 256;
 COMMENT ON SEQUENCE bigbrotr.event_numbers IS 'Numbers of events. Some are never used.';
 
+-- The lock comes first, as in a migration. Numbers are good for this transaction only: a crash may take it back, and the
+-- sequence with it.
+CREATE OR REPLACE FUNCTION bigbrotr.draw_numbers(p_count integer) RETURNS bigint[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
+    RETURN ARRAY(SELECT nextval('bigbrotr.event_numbers') FROM generate_series(1, p_count));
+END $$;
+COMMENT ON FUNCTION bigbrotr.draw_numbers IS
+    'Numbers for new events that this transaction is to copy into events_stored. insert_events notes these afterwards.';
+
 -- The key starts with the time: copying a relay walks through time, so inserts and look-ups touch neighbouring
 -- pages; and an id fixes its created_at (it is hashed), so (created_at, id) is as unique as id.
 -- Columns of fixed width come first: none is padded.
@@ -207,12 +218,13 @@ COMMENT ON FUNCTION bigbrotr.events_tagged IS
 CREATE OR REPLACE FUNCTION bigbrotr.insert_events(
     p_relay_id integer, p_seen_ats bigint[], p_created_ats bigint[], p_kinds integer[], p_ids bytea[], p_pubkeys bytea[],
     p_sigs bytea[], p_tags text[], p_tag_hashes integer[], p_tag_ends integer[], p_contents text[], p_raws bytea[],
-    p_are_copied boolean, p_named text[], p_named_in integer[], p_named_kinds integer[], p_named_times integer[]
-) RETURNS TABLE (new_events integer, new_pairs integer, nums bigint[])
+    p_nums bigint[], p_named text[], p_named_in integer[], p_named_kinds integer[], p_named_times integer[]
+) RETURNS TABLE (new_events integer, new_pairs integer)
 LANGUAGE plpgsql ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     -- NULL: deleted meanwhile
     holder integer := (SELECT r.id FROM bigbrotr.relays r WHERE r.id = p_relay_id);
+    nums   bigint[] := coalesce(p_nums, bigbrotr.draw_numbers(cardinality(p_ids)));
     seens  integer[];
     known  integer[] := '{}';
     begun  integer;
@@ -221,15 +233,13 @@ DECLARE
 BEGIN
     new_events := 0;
     new_pairs := 0;
-    LOCK TABLE bigbrotr.presence_lock IN ROW EXCLUSIVE MODE;
-    nums := ARRAY(SELECT nextval('bigbrotr.event_numbers') FROM generate_series(1, cardinality(p_ids)));
     IF cardinality(p_seen_ats) = 1 THEN
         seens := array_fill(bigbrotr.pack_seen(p_seen_ats[1]), ARRAY[cardinality(p_ids)]);
     ELSE
         seens := ARRAY(SELECT bigbrotr.pack_seen(s.seen_at) FROM unnest(p_seen_ats) AS s (seen_at));
     END IF;
     FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(p_created_ats) AS r LOOP
-        IF p_are_copied THEN
+        IF p_nums IS NOT NULL THEN
             SELECT w.begun INTO begun
             FROM bigbrotr.write_pairs(
                 p_slice => run.slice, p_relay_id => holder, p_nums => nums[run.first:run.last],
@@ -293,12 +303,11 @@ COMMENT ON FUNCTION bigbrotr.insert_events IS
     'Stores verified events that one relay holds, and notes that it holds them. Arrays of one length, sorted by '
     '(created_at, id), so that concurrent writers lock in the same order; p_seen_ats may have one time for all. What the '
     'profile does not keep comes as a NULL array; so does p_raws if no event needs one. p_tag_hashes: those of all events, '
-    'one after the other; p_tag_ends: for each event, how many there are up to its last. p_are_copied: all events are new, '
-    'and this transaction copies them into events_stored itself, under the numbers that are returned; else they are stored '
+    'one after the other; p_tag_ends: for each event, how many there are up to its last. p_nums: all events are new, '
+    'and this transaction has copied them into events_stored under these numbers, see draw_numbers; NULL: they are stored '
     'here. p_named: the relay URLs that the events name; p_named_in: for each, the position of the event that does, from 1 '
     '(NULL where all are new); p_named_kinds: its kind; p_named_times: how often it is named. Those of new events go into '
-    'the queue mentions. Returns how many events and how many pairs are new, and the numbers that were '
-    'drawn for the events. Idempotent, but for p_are_copied.';
+    'the queue mentions. Returns how many events and how many pairs are new. Idempotent, but where p_nums says that all are new.';
 
 -- Functions with p_slice touch nothing but what is kept by slice, and one slice of it: a cluster runs them where it lies.
 CREATE OR REPLACE FUNCTION bigbrotr.store_slice(

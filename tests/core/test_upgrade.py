@@ -59,7 +59,7 @@ def with_another_argument(schema: Schema) -> Schema:
     assert new != old
     types = "integer, bigint[], bigint[], integer[], bytea[], bytea[], bytea[], text[],"
     types += (
-        " integer[], integer[], text[], bytea[], boolean, text[], integer[], integer[], integer[]"
+        " integer[], integer[], text[], bytea[], bigint[], text[], integer[], integer[], integer[]"
     )
     comment = before[end:].replace(
         "FUNCTION bigbrotr.insert_events IS", f"FUNCTION bigbrotr.insert_events({types}, text) IS"
@@ -79,7 +79,7 @@ def with_another_argument(schema: Schema) -> Schema:
             "tag_ends",
             "contents",
             "raws",
-            "are_copied",
+            "nums",
             "named",
             "named_in",
             "named_kinds",

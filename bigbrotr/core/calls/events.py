@@ -1,9 +1,9 @@
 """Events and presence: what a page brought, in one call."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 import msgspec
@@ -19,6 +19,13 @@ from bigbrotr.models.event import Event, EventRelay, tag_hashes
 
 ORPHAN_BATCH = 10_000  # events that are looked at in one transaction
 INGEST_LOCK_S = 5.0  # to wait for the lock at most; a page holds it for some hundredths of a second
+
+
+Turn: TypeAlias = Callable[[], Awaitable[None]]
+
+
+async def at_once() -> None:
+    """Waits for nothing."""
 
 
 class Rejected(NamedTuple):
@@ -103,17 +110,21 @@ class EventCalls(Calls):
         rejected: Sequence[Rejected] = (),
         identity: str | None = None,
         now: int,
+        turn: Turn = at_once,
     ) -> tuple[int, int]:
         """Stores what one page brought and what it proved, in one transaction.
 
         `events` are sorted by (created_at, id). `identity` is the public key, in hex, with which
-        the relay answered, if it insisted on one. Returns how many events and pairs were new.
+        the relay answered, if it insisted on one. `turn` is waited for, once or more often, before
+        anything is noted of the events; they may be copied before, and are not if it raises.
+        Returns how many events and pairs were new.
 
         Raises:
             LeaseLostError: another process has taken over the relay; nothing was stored.
         """
         coverage = coverage_of(visit, proofs, gaps, identity, now)
         if not events and not rejected:
+            await turn()
             await self._value("record_coverage", **coverage)
             return 0, 0
         kept = await self._kept_columns()
@@ -122,22 +133,29 @@ class EventCalls(Calls):
             # Somebody else may have stored some of them meanwhile, though they were looked for. A
             # cluster calls that an internal error; if it was another, it comes again below.
             with suppress(asyncpg.UniqueViolationError, asyncpg.InternalServerError):
-                return await self._copy_page(events, copied, rest, now)
+                return await self._copy_page(events, copied, rest, now, turn)
+        await turn()
         columns = event_columns(events, [now], kept, self.notes_mentions)
         row = await self._retry(lambda: self.pool.fetchrow(_STORE_PAGE, *rest, *columns.values()))
         assert row is not None
         return row["new_events"], row["new_pairs"]
 
     async def _copy_page(
-        self, events: Sequence[Stored], copied: Sequence[str], rest: Sequence[object], now: int
+        self,
+        events: Sequence[Stored],
+        copied: Sequence[str],
+        rest: Sequence[object],
+        now: int,
+        turn: Turn,
     ) -> tuple[int, int]:
         """Stores a page all of whose events are new; else UniqueViolationError, and nothing was."""
         noted = columns_beside_rows(events, now, copied, self.notes_mentions)
 
         async def store(connection: Connection) -> tuple[int, int]:
+            noted["p_nums"] = await copy_events(connection, events, copied)
+            await turn()
             row = await connection.fetchrow(_STORE_PAGE, *rest, *noted.values())
             assert row is not None
-            await copy_events(connection, events, row["nums"], copied)
             return row["new_events"], row["new_pairs"]
 
         return await self._transact(store)
@@ -183,9 +201,10 @@ class EventCalls(Calls):
 
 
 async def copy_events(
-    connection: Connection, events: Sequence[Stored], nums: Sequence[int], columns: Sequence[str]
-) -> None:
-    """Copies new events into the archive under numbers that `insert_events` has drawn for them."""
+    connection: Connection, events: Sequence[Stored], columns: Sequence[str]
+) -> list[int]:
+    """Copies new events into the archive; returns their numbers, for `insert_events`."""
+    nums: list[int] = await value_of(connection, "draw_numbers", p_count=len(events))
     await connection.copy_to_table(
         "events_stored",
         schema_name=SCHEMA,
@@ -193,6 +212,7 @@ async def copy_events(
         source=stream_of(event_rows.rows(events, nums, columns)),
         format="binary",
     )
+    return nums
 
 
 async def stream_of(data: bytes) -> AsyncIterator[bytes]:
@@ -200,10 +220,10 @@ async def stream_of(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-# One statement: where nothing is copied behind it, one way there and back, and a transaction of its
+# One statement: where nothing is copied before it, one way there and back, and a transaction of its
 # own. record_coverage, which checks the lease, comes last.
 _STORE_PAGE = """
-    SELECT e.new_events, e.new_pairs, e.nums,
+    SELECT e.new_events, e.new_pairs,
         bigbrotr.record_rejected(
             p_relay_id => $1, p_reasons => $10, p_counts => $11, p_samples => $12, p_now => $9),
         bigbrotr.record_coverage(
@@ -212,7 +232,7 @@ _STORE_PAGE = """
     FROM bigbrotr.insert_events(
         p_relay_id => $1::pg_catalog.int4, p_seen_ats => $13, p_created_ats => $14, p_kinds => $15,
         p_ids => $16, p_pubkeys => $17, p_sigs => $18, p_tags => $19, p_tag_hashes => $20,
-        p_tag_ends => $21, p_contents => $22, p_raws => $23, p_are_copied => $24, p_named => $25,
+        p_tag_ends => $21, p_contents => $22, p_raws => $23, p_nums => $24, p_named => $25,
         p_named_in => $26, p_named_kinds => $27, p_named_times => $28
     ) AS e
 """
@@ -221,12 +241,11 @@ _STORE_PAGE = """
 def columns_beside_rows(
     events: Sequence[Stored], seen_at: int, copied: Sequence[str], notes_mentions: bool
 ) -> dict[str, Any]:
-    """What `insert_events` takes beside the relay's number, of sorted events that are copied behind
-    it."""
+    """What `insert_events` takes beside the relay's number, of sorted events that were copied; but
+    for their numbers."""
     columns = event_columns(events, [seen_at], frozenset(), notes_mentions=False)
     if notes_mentions:
         columns |= mentions_of(events)
-    columns["p_are_copied"] = True
     columns["p_kinds"] = columns["p_pubkeys"] = None  # they are in the rows
     raws = [] if copied is event_rows.ESSENTIAL else list(map(event_rows.raw_of, events))
     columns["p_raws"] = raws if any(raws) else None
@@ -286,7 +305,7 @@ def event_columns(
         "p_tag_ends": hash_ends,
         "p_contents": column("content", event_rows.content_of),
         "p_raws": column("raw", lambda event: event.raw) if has_raw else None,
-        "p_are_copied": False,
+        "p_nums": None,
         "p_named": [url for url, _, _ in named],
         "p_named_in": [position for _, position, _ in named],
         "p_named_kinds": [kind for _, _, kind in named],

@@ -151,13 +151,11 @@ class ImportCalls(Calls):
         relay_id = import_.relay_id if is_held else None
 
         async def store(connection: Connection) -> int:
+            nums = noted["p_nums"] = await copy_events(connection, events, copied)
             row = await connection.fetchrow(_INSERT, relay_id, *noted.values())
             assert row is not None
-            await copy_events(connection, events, row["nums"], copied)
             times = [event.created_at for event in events]
-            await _mark_page(
-                connection, import_, times, row["nums"], row["new_events"], row["new_pairs"]
-            )
+            await _mark_page(connection, import_, times, nums, row["new_events"], row["new_pairs"])
             return int(row["new_events"])
 
         return await self._transact(store)
@@ -183,10 +181,10 @@ async def _mark_page(
 
 
 _INSERT = """
-    SELECT e.new_events, e.new_pairs, e.nums FROM bigbrotr.insert_events(
+    SELECT e.new_events, e.new_pairs FROM bigbrotr.insert_events(
         p_relay_id => $1::pg_catalog.int4, p_seen_ats => $2, p_created_ats => $3, p_kinds => $4,
         p_ids => $5, p_pubkeys => $6, p_sigs => $7, p_tags => $8, p_tag_hashes => $9,
-        p_tag_ends => $10, p_contents => $11, p_raws => $12, p_are_copied => $13, p_named => $14,
+        p_tag_ends => $10, p_contents => $11, p_raws => $12, p_nums => $13, p_named => $14,
         p_named_in => $15, p_named_kinds => $16, p_named_times => $17
     ) AS e
 """

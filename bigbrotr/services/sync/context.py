@@ -22,6 +22,7 @@ from bigbrotr.services.sync.verifier import Here, Verifier
 
 PAGE_ROUNDS = 12  # reply time-outs that a whole page may take: three bounds, the third is the slice
 PAGES_AT_WORK = 8  # in one worker: verified, or waiting for the database
+STORING = 2  # in one worker: being stored, each by a connection of its own
 WINDOWS_AT_WORK = 4  # in one worker: reconciled
 
 Ending: TypeAlias = Literal[
@@ -53,6 +54,7 @@ class VisitContext:
     politeness: Politeness | None = None
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     page_gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PAGES_AT_WORK))
+    store_gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(STORING))
     window_gate: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(WINDOWS_AT_WORK)
     )

@@ -1,7 +1,10 @@
 """Ingest: sorts out what a relay hands over, verifies what is new, and stores it."""
 
+import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -9,7 +12,8 @@ from msgspec import Struct
 
 from bigbrotr.config.settings import SyncPolicy
 from bigbrotr.core.calls.event_rows import Row, Stored, make_rows
-from bigbrotr.core.calls.events import Rejected
+from bigbrotr.core.calls.events import Rejected, Turn, at_once
+from bigbrotr.core.defects import end_of
 from bigbrotr.models.coverage import Gap
 from bigbrotr.models.event import (
     Event,
@@ -25,17 +29,22 @@ from bigbrotr.models.signatures import MAX_BATCH
 from bigbrotr.nostr.message import HINTS, claimed_time
 from bigbrotr.nostr.questions import PageAnswer, Progress, Question
 from bigbrotr.nostr.session import Page
-from bigbrotr.services.sync.context import VisitContext, VisitState
+from bigbrotr.services.sync.context import STORING, VisitContext, VisitState
 from bigbrotr.services.sync.report import REASONS, Report
 from bigbrotr.services.sync.verifier import Verifier, verify
 
 NOTHING_PROVEN = Progress([], [])
 
+TURN_S = 5.0  # that a page which was copied waits for its turn, until it takes that back
 CROWD = 20  # events of one second that are worth waiting for, so as not to verify them twice
 
 Key = tuple[int, bytes]  # (created_at, id)
 Found: TypeAlias = Plain | Identified | Unsigned | Event  # its id is proven
 Ready: TypeAlias = Row | Unsigned | Event  # all but its signature is
+
+
+class OutOfTurnError(Exception):
+    """The page above is not stored yet."""
 
 
 class Batch:
@@ -52,7 +61,9 @@ class Batch:
         # Further copies of an event that differ: the first one may be forged.
         self.copies: dict[bytes, list[Found]] = {}
         self.fresh: list[Stored] = []  # verified
+        self.taken: frozenset[bytes] = frozenset()  # their ids, also once they are stored
         self.forged = 0  # events that were not
+        self.has_begun = asyncio.Event()  # to be stored: `taken` is known
         self.rejected: dict[str, tuple[int, bytes]] = {}
         for reason, (count, sample) in malformed.items():
             self.reject(reason, sample, count)
@@ -75,6 +86,7 @@ class Batch:
                 self.forged += 1
             else:
                 self.fresh.append(event)
+        self.taken = frozenset(event.id for event in self.fresh)
 
     def _make_ready(self, events: Sequence[Found]) -> list[Ready | None]:
         """Makes rows of plain events and decodes the others; rejects those of which that cannot be
@@ -117,19 +129,14 @@ class Batch:
         """Whether the next page of a walk may bring many of these events again."""
         return len(self.events) > CROWD and self.events[CROWD][0] == self.events[0][0]
 
-    def oldest(self) -> set[bytes]:
-        """Returns the ids of the oldest fresh events: the next page of a walk brings them again."""
-        return {event.id for event in self.fresh if event.created_at == self.fresh[0].created_at}
-
     def forget(self) -> None:
-        """Lets go of all but the oldest fresh events, once they are stored."""
-        oldest = self.oldest()
-        self.fresh, self.copies = [event for event in self.fresh if event.id in oldest], {}
+        """Lets go of the events, once they are stored."""
+        self.fresh, self.copies = [], {}
 
-    def leave_out(self, event_ids: Collection[bytes]) -> None:
-        """Drops fresh events that are stored already: one that is there makes a page much dearer
-        to store."""
-        if event_ids:
+    def leave_out(self, event_ids: frozenset[bytes]) -> None:
+        """Drops fresh events that are stored with another page: one that is there already makes a
+        page much dearer to store."""
+        if not event_ids.isdisjoint(self.taken):
             self.fresh = [event for event in self.fresh if event.id not in event_ids]
 
     def reject(self, reason: str, sample: bytes, count: int = 1) -> None:
@@ -159,18 +166,36 @@ class Ingest:
             await self._leave_unknown(batch)
             await batch.verify(self._context.verifier)
 
-    async def store(self, batch: Batch, progress: Progress = NOTHING_PROVEN) -> None:
-        """Stores the new events of a prepared batch together with what its page proved."""
+    async def store(
+        self,
+        batch: Batch,
+        progress: Progress = NOTHING_PROVEN,
+        above: asyncio.Task[None] | None = None,
+    ) -> None:
+        """Stores the new events of a prepared batch together with what its page proved.
+
+        `above` stores the page above, and has begun to: what the page proved comes after it, the
+        events need not wait for it.
+        """
         unknown = len(batch.fresh)
         new = None
         if batch.events:  # not looked at yet
-            async with self._gate.lock:
+            async with self._gate.lock, self._context.store_gate:
                 await self._leave_unknown(batch)
                 if unknown := len(batch.events):
                     new = await self._store_under_lock(batch, progress)
                     unknown -= batch.forged  # those that were stored while it waited count
+        if new is None and above is not None and self._has_two_connections:
+            with suppress(OutOfTurnError):
+                async with self._context.store_gate:
+                    batch.has_begun.set()
+                    new = await self._store(batch, progress, partial(turn_after, above))
         if new is None:
-            new = await self._store(batch, progress)
+            if above is not None:
+                await end_of(above)
+            async with self._context.store_gate:
+                batch.has_begun.set()
+                new = await self._store(batch, progress)
         self._gate.note(unknown, new)
         self._state.new += new
         self._context.report(
@@ -228,7 +253,17 @@ class Ingest:
             await batch.verify(self._context.verifier)
             return await self._store(batch, progress)
 
-    async def _store(self, batch: Batch, progress: Progress) -> int:
+    @property
+    def _has_two_connections(self) -> bool:
+        """Whether the page above has one, where this one keeps one for itself."""
+        return self._brotr.pool.settings.limits.max_size >= STORING
+
+    async def _store(
+        self,
+        batch: Batch,
+        progress: Progress,
+        turn: Turn = at_once,
+    ) -> int:
         new, _ = await self._brotr.store_page(
             self._state.claim,
             batch.fresh,
@@ -237,8 +272,21 @@ class Ingest:
             rejected=[Rejected(reason, *entry) for reason, entry in batch.rejected.items()],
             identity=self._state.identity,
             now=int(time.time()),
+            turn=turn,
         )
         return new
+
+
+async def turn_after(above: asyncio.Task[None]) -> None:
+    """Waits until the page above is stored.
+
+    Raises:
+        OutOfTurnError: it takes so long that it may be waiting for what was copied here.
+    """
+    await asyncio.wait([above], timeout=TURN_S)
+    if not above.done():
+        raise OutOfTurnError
+    await end_of(above)
 
 
 class AskedSeconds(NamedTuple):
@@ -267,7 +315,7 @@ def sift(
     """Sorts out a page: what it says to the paging machine, and what there is to store.
 
     A question may go a second beyond what is wanted: what lies there is heard and not stored.
-    Neither are events that are `under_way`: verified, and being stored with the page before.
+    Neither are events that are `under_way`: verified, and stored with the page before.
 
     Events whose id is not the hash of their bytes are rejected here; signatures come later, and
     only of events that are not archived yet.

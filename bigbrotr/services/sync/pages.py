@@ -29,7 +29,7 @@ from bigbrotr.services.sync.late import Late, LateEvents
 
 PAGES_TO_JUDGE = 8  # after as many of a walk, is most of it known? ...
 KNOWN_SHARE = 4  # ... as many times what is new: then ids say it in less
-AT_WORK = 2  # pages of a walk that are verified or stored: as many keep two processes busy
+AT_WORK = 3  # pages of a walk that are verified, copied and noted
 LINGER_S = 1.0  # how long to wait for events that come after EOSE, once some have
 SOME_KNOWN = 100  # authors and ids that an empty relay is asked for
 
@@ -73,8 +73,8 @@ class Pages:
 
 
 class PageWalk:
-    """One walk: while a page is verified, the one before it is being stored, the one after it waits
-    to be verified, and a fourth is on its way."""
+    """One walk: while the database notes what a page has proven, the events of the next one are
+    copied, those of a third are verified, the fourth waits, and a fifth is on its way."""
 
     def __init__(
         self, pages: Pages, paging: Paging, *, may_stop: bool, aside: Aside | None
@@ -89,6 +89,7 @@ class PageWalk:
         self._asking: asyncio.Task[Page] | None = None
         self._at_work: deque[asyncio.Task[None]] = deque()  # pages: verified, then stored in order
         self._newest = Batch({})  # of these; the next page may bring some of it again
+        self._newest.has_begun.set()
         self._lies: set[How] = set()  # that are acted upon
         self._absences: Absences
 
@@ -180,8 +181,7 @@ class PageWalk:
         gate = self._context.page_gate
         await gate.acquire()
         try:
-            under_way = self._newest.oldest()
-            answer, batch = sift(page, ask, self._context.policy, under_way)
+            answer, batch = sift(page, ask, self._context.policy, self._newest.taken)
             page.events = []  # they are in the batch
             self._absences.saw(batch.events)
             progress = self._judge(page, answer, batch, late)
@@ -208,13 +208,17 @@ class PageWalk:
         storing: asyncio.Task[None] | None,
     ) -> None:
         """Verifies a page, and stores it after the one `above`, which may still be `storing`."""
-        await self._ingest.prepare(batch)
-        if storing is not None:
-            await end_of(storing)
-        batch.leave_out(above.oldest())
-        await self._settle(progress)
-        await self._ingest.store(batch, Progress(progress.proven, []))
-        batch.forget()
+        try:
+            await self._ingest.prepare(batch)
+            await above.has_begun.wait()
+            if storing is not None and (batch.events or self._is_unsettled(progress)):
+                await end_of(storing)
+            batch.leave_out(above.taken)
+            await self._settle(progress)
+            await self._ingest.store(batch, Progress(progress.proven, []), storing)
+            batch.forget()
+        finally:
+            batch.has_begun.set()
 
     async def _finish(self, left: int) -> None:
         """Waits until no more than `left` pages are at work."""
@@ -269,6 +273,13 @@ class PageWalk:
             words = f"{late.events} events came after EOSE"
             progress = progress.then(self._paging.give_up(GapReason.LATE, words))
         return progress
+
+    def _is_unsettled(self, progress: Progress) -> bool:
+        """Whether `_settle` may have something to do."""
+        is_taken_back = progress.retracted or self._paging.lies - self._lies
+        return bool(is_taken_back) or any(
+            self._absences.touch(proof.span) for proof in progress.proven
+        )
 
     async def _settle(self, progress: Progress) -> None:
         """Records what is no longer held, and what the relay has lost its word for, before what is

@@ -33,6 +33,7 @@ from bigbrotr.nostr.auth import Signer, Throwaway
 from bigbrotr.services.sync.contention import ContentionGate
 from bigbrotr.services.sync.context import (
     PAGES_AT_WORK,
+    STORING,
     WINDOWS_AT_WORK,
     VisitContext,
     VisitResult,
@@ -88,6 +89,7 @@ class Worker:
         self._visits: dict[asyncio.Task[None], RelayVisit] = {}
         self._contention = ContentionGate()
         self._page_gate = asyncio.Semaphore(PAGES_AT_WORK)
+        self._store_gate = asyncio.Semaphore(STORING)
         self._window_gate = asyncio.Semaphore(WINDOWS_AT_WORK)
         self._reached: deque[Failure | None] = deque(maxlen=2 * OFFLINE_SAMPLE)
         self._shares = shares or Shares(1)
@@ -215,6 +217,7 @@ class Worker:
             politeness=self.politeness,
             stop=self.stop,
             page_gate=self._page_gate,
+            store_gate=self._store_gate,
             window_gate=self._window_gate,
             contention=self._contention,
             verifier=self._verifier,

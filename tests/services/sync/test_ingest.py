@@ -96,14 +96,16 @@ async def test_what_the_page_before_brought_already_is_heard_and_not_stored_twic
     forged = {**second, "sig": first["sig"]}
     _, batch = sift(page([*EVENTS[1:4], first, forged]), Question(1_600_000_000, None, 5), POLICY)
     await batch.verify(Here())
-    under_way = batch.oldest()
-    assert under_way == {bytes.fromhex(first["id"])}  # the other is not being stored
+    under_way = batch.taken
+    assert under_way == {
+        bytes.fromhex(event["id"]) for event in (*EVENTS[1:4], first)
+    }  # the other is not being stored
     answer, batch = sift(
         page([first, second, third]), Question(0, 1_600_000_000, 5), POLICY, under_way
     )
     assert answer.created_ats == [1_600_000_000] * 3
     assert {event[1].hex() for event in batch.events} == {second["id"], third["id"]}
-    assert batch.oldest() == set()  # nothing is verified yet
+    assert batch.taken == frozenset()  # nothing is verified yet
 
 
 def test_a_page_reaches_no_further_than_what_is_proven_of_it() -> None:
@@ -135,13 +137,13 @@ async def test_what_the_page_before_is_storing_is_left_out_once_that_is_known() 
     first, second = (make_event(1_600_000_000, content=f"{n}") for n in range(2))
     ask = Question(0, None, 500)
     _, above = sift(page([*EVENTS[1:4], first]), ask, POLICY)
-    _, below = sift(page([first, second]), ask, POLICY, above.oldest())
+    _, below = sift(page([first, second]), ask, POLICY, above.taken)
     await above.verify(Here())
     await below.verify(Here())
     assert len(below.fresh) == 2  # nothing was known when it was sorted out
     above.forget()
-    assert [event.id.hex() for event in above.fresh] == [first["id"]]
-    below.leave_out(above.oldest())
+    assert not above.fresh
+    below.leave_out(above.taken)
     assert [event.id.hex() for event in below.fresh] == [second["id"]]
 
 
