@@ -72,9 +72,9 @@ def test_after_wrong_batches_some_are_judged_one_by_one() -> None:
 
 
 def test_it_is_used_where_it_is_installed() -> None:
-    schnorr = pytest.importorskip("bigbrotr_native", reason="native/ is not compiled")
+    compiled = pytest.importorskip("bigbrotr_native", reason="native/ is not compiled")
     assert signatures.here.uses_batches
-    assert schnorr.are_right(b"".join(CLAIMS))
+    assert compiled.are_right(b"".join(CLAIMS))
 
 
 def test_without_it(monkeypatch: pytest.MonkeyPatch) -> None:

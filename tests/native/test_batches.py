@@ -11,7 +11,7 @@ from tests.bench import forgeries
 from tests.kit.c import library
 from tests.kit.claims import FORGERIES, N, claim, flip, right, verdict
 
-schnorr = pytest.importorskip("bigbrotr_native", reason="native/ is not compiled")
+native = pytest.importorskip("bigbrotr_native", reason="native/ is not compiled")
 
 ROOT = Path(__file__).parents[2]
 CHANCE = random.Random(7)
@@ -100,26 +100,26 @@ VECTORS = [
 def test_vectors_of_bip_340(key: str, message: str, r: str, s: str, is_right: bool) -> None:
     vector = bytes.fromhex(r + s + message + key)
     assert verdict(vector) is is_right
-    assert schnorr.are_right(vector) is is_right
-    assert schnorr.are_right(b"".join([*CLAIMS[:9], vector, *CLAIMS[9:40]])) is is_right
+    assert native.are_right(vector) is is_right
+    assert native.are_right(b"".join([*CLAIMS[:9], vector, *CLAIMS[9:40]])) is is_right
 
 
 @pytest.mark.parametrize("place", [0, 1, 60, 118, 119])
 def test_one_wrong_claim_is_noticed_wherever_it_is(place: int) -> None:
-    assert schnorr.are_right(b"".join(CLAIMS))
+    assert native.are_right(b"".join(CLAIMS))
     forged = list(CLAIMS)
     forged[place] = flip(CHANCE, forged[place], b"")
-    assert not schnorr.are_right(b"".join(forged))
+    assert not native.are_right(b"".join(forged))
 
 
 def test_the_same_claim_often() -> None:
     for count in (2, 3, 50, 300):
-        assert schnorr.are_right(CLAIMS[0] * count)
-        assert not schnorr.are_right(CLAIMS[0] * (count - 1) + flip(CHANCE, CLAIMS[0], b""))
+        assert native.are_right(CLAIMS[0] * count)
+        assert not native.are_right(CLAIMS[0] * (count - 1) + flip(CHANCE, CLAIMS[0], b""))
 
 
 def test_forgeries() -> None:
-    found = forgeries.run(schnorr.are_right, 15_000)
+    found = forgeries.run(native.are_right, 15_000)
     assert found.wrong == []
     assert found.right > 20
     names = {name.partition(",")[0] for name in found.forged}
@@ -131,9 +131,9 @@ def test_forgeries_where_the_processor_has_nothing_special(
 ) -> None:
     plain = library(tmp_path, ROOT / "native" / "c" / "batch.c", "-DPLAIN")
     function = plain.bigbrotr_native_are_right
-    function.argtypes = schnorr._are_right.argtypes
-    monkeypatch.setattr(schnorr, "_are_right", function)
-    assert forgeries.run(schnorr.are_right, 4_000, seed=2).wrong == []
+    function.argtypes = native._are_right.argtypes
+    monkeypatch.setattr(native, "_are_right", function)
+    assert forgeries.run(native.are_right, 4_000, seed=2).wrong == []
 
 
 @pytest.mark.parametrize("answer", [True, False])
@@ -146,21 +146,21 @@ def test_errors_that_add_up_to_nothing_are_seen() -> None:
     for count in (2, 3, 40):
         batch = CLAIMS[:count]
         forgeries.cancel(CHANCE, batch, [True] * count)
-        assert not schnorr.are_right(b"".join(batch))
+        assert not native.are_right(b"".join(batch))
 
 
 def test_a_signature_with_the_nonce_of_another() -> None:
     """Two claims have the same R, which in buckets meets itself."""
     batch = [claim(secret, 5, bytes([n]) * 32) for n, secret in enumerate(AUTHORS)]
-    assert schnorr.are_right(b"".join(batch))
+    assert native.are_right(b"".join(batch))
     batch[3] = claim(AUTHORS[3], 5, bytes(32), is_odd=True)
-    assert not schnorr.are_right(b"".join(batch))
+    assert not native.are_right(b"".join(batch))
 
 
 def test_what_is_no_batch() -> None:
-    assert schnorr.are_right(b"")
+    assert native.are_right(b"")
     with pytest.raises(ValueError, match="128 bytes"):
-        schnorr.are_right(CLAIMS[0][:-1])
+        native.are_right(CLAIMS[0][:-1])
 
 
 def test_more_keys_than_are_remembered() -> None:
@@ -169,14 +169,14 @@ def test_more_keys_than_are_remembered() -> None:
         b"".join(right(chance, chance.randrange(1, N)) for _ in range(700)) for _ in range(7)
     ]
     for _ in range(2):
-        assert all(map(schnorr.are_right, batches))
+        assert all(map(native.are_right, batches))
 
 
 def test_threads_at_once() -> None:
     batches = [b"".join(CHANCE.choices(CLAIMS, k=60)) for _ in range(40)]
     batches[::4] = [flip(CHANCE, each[:128], b"") + each[128:] for each in batches[::4]]
     with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(schnorr.are_right, batches))
+        found = list(threads.map(native.are_right, batches))
     assert found == [bool(n % 4) for n in range(40)]
 
 
@@ -187,13 +187,13 @@ def test_coefficients_hang_on_all_and_on_chance(monkeypatch: pytest.MonkeyPatch)
         seen.append(coefficients)
         return 1
 
-    monkeypatch.setattr(schnorr, "_are_right", are_right)
+    monkeypatch.setattr(native, "_are_right", are_right)
     batch = b"".join(CLAIMS[:5])
     monkeypatch.setattr(os, "urandom", bytes)
     for each in (batch, batch, batch[:-1] + bytes([batch[-1] ^ 1])):
-        assert schnorr.are_right(each)
+        assert native.are_right(each)
     monkeypatch.setattr(os, "urandom", lambda size: bytes([1]) * size)
-    assert schnorr.are_right(batch)
+    assert native.are_right(batch)
     assert [len(each) for each in seen] == [80] * 4
     assert seen[0] == seen[1]
     parts = [{each[at : at + 16] for each in seen} for at in range(0, 80, 16)]
