@@ -2,7 +2,9 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any, get_args, get_type_hints
 
 import msgspec
@@ -73,8 +75,25 @@ def structs_in(types: Iterable[Any]) -> list[type[Struct]]:
 def words_of_fields(struct: type[Struct]) -> dict[str, str]:
     """What the comments behind the fields of a struct say, by name."""
     fields = set(struct.__struct_fields__)
-    found = re.findall(r"(?m)^    (\w+): .*?  # (.+)$", inspect.getsource(struct))
+    found = re.findall(r"(?m)^    (\w+): .*?  # (.+)$", _body_of(struct))
     return {name: words for name, words in found if name in fields}
+
+
+def _body_of(struct: type[Struct]) -> str:
+    """The source of a class of a module's own level, after its head.
+
+    inspect finds a class by parsing its module, which CPython refuses ("AST constructor recursion
+    depth mismatch") where it collects garbage meanwhile that parses as well: a task that was
+    destroyed does, by its traceback.
+    """
+    head = rf"^class {struct.__name__}\b.*?:\n"
+    found = re.search(rf"(?ms){head}(?P<body>(?:[ ][^\n]*\n|\n)*)", _source_of(struct.__module__))
+    return found["body"] if found else ""
+
+
+@cache
+def _source_of(module: str) -> str:
+    return inspect.getsource(sys.modules[module])
 
 
 def _operation(

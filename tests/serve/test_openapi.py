@@ -1,6 +1,8 @@
 """The description of the API: it is one, and the API keeps to it, whatever is asked."""
 
+import ast
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -70,6 +72,38 @@ async def archive(
 
 def test_the_description_is_openapi() -> None:
     validate(SCHEMA)
+
+
+class Garbage:
+    """It parses when it is collected, as a traceback does."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        self.parse(30)
+
+    def parse(self, depth: int) -> None:
+        if depth:
+            self.parse(depth - 1)
+        else:
+            ast.parse("a + b")
+
+
+def test_words_of_fields_are_found_while_garbage_is_collected() -> None:
+    """Parsing a module fails where it is interrupted by another."""
+    structs = openapi.structs_in([resource.item for resource in RESOURCES])[:20]
+    words = list(map(openapi.words_of_fields, structs))
+    threshold = gc.get_threshold()
+    try:
+        for step, struct in enumerate(structs):
+            for _ in range(3):
+                Garbage()
+            gc.set_threshold(100 + step)
+            assert openapi.words_of_fields(struct) == words[step]
+    finally:
+        gc.set_threshold(*threshold)
+    assert any(words)
 
 
 ASKED = schemathesis.openapi.from_dict(SCHEMA)
