@@ -19,6 +19,9 @@ async def test_what_a_child_leaves_is_found() -> None:
         *(sys.executable, "-c", LEAVES), stdout=asyncio.subprocess.PIPE
     )
     orphan = int((await process.communicate())[0])
-    assert left_behind()[orphan] == "sleep 600"
-    os.kill(orphan, signal.SIGKILL)
+    try:
+        # A process has no command line for a moment, while it becomes another program.
+        await until(lambda: left_behind().get(orphan) == "sleep 600", "it is found")
+    finally:
+        os.kill(orphan, signal.SIGKILL)
     await until(lambda: orphan not in left_behind(), "it has ended")
