@@ -20,7 +20,6 @@ from bigbrotr.models.event import Event, EventRelay, tag_hashes
 ORPHAN_BATCH = 10_000  # events that are looked at in one transaction
 INGEST_LOCK_S = 5.0  # to wait for the lock at most; a page holds it for some hundredths of a second
 
-
 Turn: TypeAlias = Callable[[], Awaitable[None]]
 
 

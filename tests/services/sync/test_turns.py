@@ -1,14 +1,12 @@
 """Pages of one relay: their events are copied side by side, what they prove is noted in order."""
 
 import asyncio
-import time
 from collections.abc import Awaitable
 
 import pytest
 
 from bigbrotr.config.settings import Config, Limits, PoolSettings
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.calls.visits import Visit
 from bigbrotr.core.pool import Pool
 from bigbrotr.errors import LeaseLostError
 from bigbrotr.models.coverage import How, Proof, Span
@@ -19,29 +17,22 @@ from bigbrotr.services.sync.context import VisitContext, VisitState
 from bigbrotr.services.sync.ingest import Batch, Ingest, sift
 from tests.kit.events import make_event
 from tests.kit.processes import until
-from tests.services.sync.test_ingest import POLICY, page
+from tests.services.sync.test_ingest import POLICY, claim, page
 
 EVENTS = [make_event(1_600_000_000 + n, content=f"{n}") for n in range(60)]
 PROOF = Progress([Proof(Span(1_600_000_000, 1_600_000_040), How.PAGING)], [])
 
 
 async def ingest_of(brotr: Brotr) -> Ingest:
-    await brotr.insert_relays([Relay("ws://127.0.0.1:1")])
-    (claim,) = await brotr.claim_visits(
-        [Network.LOCAL], limit=1, owner="me", lease_s=600, since=0, until=int(time.time())
-    )
-    return ingest_for(brotr, claim)
-
-
-def ingest_for(brotr: Brotr, claim: Visit) -> Ingest:
+    (visit,) = await claim(brotr, 1)
     context = VisitContext(
         brotr=brotr,
         config=Config(),
-        relay=Relay(claim.url),
+        relay=Relay(visit.url),
         network=Network.LOCAL,
         report=lambda _: None,
     )
-    return Ingest(context, VisitState(claim))
+    return Ingest(context, VisitState(visit))
 
 
 async def prepared(ingest: Ingest, since: int, until: int) -> Batch:
@@ -157,17 +148,23 @@ async def test_a_page_some_of_which_was_stored_meanwhile_waits_for_its_turn(brot
 
 
 @pytest.mark.parametrize("is_new", [True, False])
-async def test_nothing_is_copied_once_the_lease_is_lost(brotr: Brotr, is_new: bool) -> None:
-    """Not even by a page that was copied in time."""
+async def test_a_page_is_refused_in_its_turn_once_the_lease_is_lost(
+    brotr: Brotr, is_new: bool
+) -> None:
+    """Also one that was copied in time, and one that only proves something."""
     ingest, may_go = await ingest_of(brotr), asyncio.Event()
     below = await prepared(ingest, 0, 40 if is_new else 0)
-    second = asyncio.create_task(
-        ingest.store(below, PROOF, storing(ingest, await prepared(ingest, 40, 60), may_go.wait()))
-    )
+
+    async def store_nothing() -> None:
+        await may_go.wait()
+
+    above = asyncio.create_task(store_nothing())
+    second = asyncio.create_task(ingest.store(below, PROOF, above))
     if is_new:
         await until(lambda: has_copied(brotr), "the page below is copied")
     await brotr.pool.execute("UPDATE bigbrotr.visits SET epoch = epoch + 1")
     may_go.set()
     with pytest.raises(LeaseLostError):
         await second
+    assert above.exception() is None
     assert await counted(brotr) == (0, 0, 0)
