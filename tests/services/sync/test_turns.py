@@ -162,6 +162,9 @@ async def test_a_page_is_refused_in_its_turn_once_the_lease_is_lost(
     second = asyncio.create_task(ingest.store(below, PROOF, above))
     if is_new:
         await until(lambda: has_copied(brotr), "the page below is copied")
+    else:
+        done, _ = await asyncio.wait([second], timeout=0.5)
+        assert not done
     await brotr.pool.execute("UPDATE bigbrotr.visits SET epoch = epoch + 1")
     may_go.set()
     with pytest.raises(LeaseLostError):
