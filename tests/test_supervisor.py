@@ -45,10 +45,8 @@ async def test_all_failed_ends_the_run(dsn: str, tmp_path: Path) -> None:
     with anyio.fail_after(60), pytest.raises(ServiceFailedError):
         await supervisor.run()
     gaps = [b - a for a, b in zip(Crashing.starts, Crashing.starts[1:], strict=False)]
-    assert len(gaps) == 3
-    assert gaps[0] >= 0.01
-    assert gaps[1] >= 0.02
-    assert gaps[2] >= 0.04
+    for gap, delay_s in zip(gaps, (0.01, 0.02, 0.04), strict=True):
+        assert gap > 0.9 * delay_s  # timers may fire a moment early
 
 
 async def test_once_fails_with_the_failed_and_runs_the_others(dsn: str, tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ async def test_attempts_wait_longer_up_to_a_limit(closed_port: int) -> None:
     start = time.monotonic()
     with pytest.raises(DatabaseError, match="5 attempts"):
         await Pool(database, PoolSettings(retry=retry)).connect()
-    assert 0.35 <= time.monotonic() - start < 3
+    assert 0.3 < time.monotonic() - start < 3  # 0.35 of waits; timers may fire a moment early
 
 
 async def test_a_server_that_says_nothing() -> None:
