@@ -36,7 +36,9 @@ from tests.bench.stage import Stage, stage
 
 RELAYS = 10
 BATCH = 200_000
-NEW = 50_000  # events that are copied into it
+# Events that are copied into it. A page that is touched for the first time since a checkpoint is
+# read and written whole: of few events nearly each touches such pages.
+NEW = (50_000, 200_000)
 
 _EVENTS = """
     INSERT INTO bigbrotr.events_stored
@@ -181,26 +183,36 @@ async def measure(on: Stage, address: str, events: int) -> None:
     print(f"  {size / 1e9:.1f} GB, {size / events:.0f} bytes an event at {RELAYS} relays")
     async with Pool(dsn=address) as pool:
         await reads.measure(pool, events)
-    fresh: list[float] = []
-    for place in (None, address):
-        # Half a year of events that nobody has, the worst case: few share a page of an index.
-        data = corpus.build(NEW, seed=7 if place is None else int(time.time()))
-        async with on.archive(address=place) as archive:
-            await on.settle()
-            async with on.relays(data, 4, shared=0.0) as urls:
-                await archive.brotr.insert_relays([Relay(url) for url in urls])
-                spent = await archive.visit()
-            async with on.relays(data, 4) as urls:
-                known = await archive.copy(urls) / NEW / 4 * 1e6
-            new = [each / NEW * 1e6 for each in spent]
-            fresh = fresh or new
+    for count in NEW:
+        fresh = await _copy(on, count, None)
+        grown = await _copy(on, count, address)
+        ratios = [more / less for more, less in zip(grown, fresh, strict=True)]
+        for words, found in (("an empty archive", fresh), ("it", grown)):
+            new, server, known = found
             print(
-                f"  first copy {'into it' if place else 'into an empty archive'}: {new[0]:.1f} us,"
-                f" PostgreSQL {new[2]:.1f} ({new[0] / fresh[0]:.2f}, {new[2] / fresh[2]:.2f});"
-                f" known {known:.1f} us"
+                f"  {count:,} new events into {words}: {new:.1f} us, PostgreSQL {server:.1f};"
+                f" known {known:.1f} us",
+                flush=True,
             )
-            if place is not None:
-                await _look(archive.brotr, events)
+        print("  times as much: " + ", ".join(f"{ratio:.2f}" for ratio in ratios), flush=True)
+    async with on.archive(address=address) as archive:
+        await _look(archive.brotr, events)
+
+
+async def _copy(on: Stage, count: int, address: str | None) -> tuple[float, float, float]:
+    """Microseconds an event that a first copy takes, how much of PostgreSQL's CPU, and a further
+    copy."""
+    # Events of a whole year that nobody has, the worst case: few share a page of an index.
+    data = corpus.build(count, seed=7 if address is None else int(time.time()))
+    async with on.archive(address=address) as archive:
+        await on.settle()
+        async with on.relays(data, 4, shared=0.0) as urls:
+            await archive.brotr.insert_relays([Relay(url) for url in urls])
+            spent = await archive.visit()
+        async with on.relays(data, 4) as urls:
+            known_s = await archive.copy(urls) / 4
+    new, server, known = (each / count * 1e6 for each in (spent.wall_s, spent.server_s, known_s))
+    return new, server, known
 
 
 async def _look(brotr: Brotr, events: int) -> None:

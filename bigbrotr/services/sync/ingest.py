@@ -30,6 +30,7 @@ from bigbrotr.nostr.message import HINTS, claimed_time
 from bigbrotr.nostr.questions import PageAnswer, Progress, Question
 from bigbrotr.nostr.session import Page
 from bigbrotr.services.sync.context import STORING, VisitContext, VisitState
+from bigbrotr.services.sync.new_ground import NewGround
 from bigbrotr.services.sync.report import REASONS, Report
 from bigbrotr.services.sync.verifier import Verifier, verify
 
@@ -63,6 +64,7 @@ class Batch:
         self.fresh: list[Stored] = []  # verified
         self.taken: frozenset[bytes] = frozenset()  # their ids, also once they are stored
         self.forged = 0  # events that were not
+        self.is_guess = False  # nobody has looked whether they are archived
         self.has_begun = asyncio.Event()  # to be stored: `taken` is known
         self.rejected: dict[str, tuple[int, bytes]] = {}
         for reason, (count, sample) in malformed.items():
@@ -154,17 +156,27 @@ class Ingest:
     def __init__(self, context: VisitContext, state: VisitState) -> None:
         self._context, self._state = context, state
         self._brotr, self._gate = context.brotr, context.contention
+        self._ground = NewGround()
 
-    async def prepare(self, batch: Batch) -> None:
+    async def prepare(self, batch: Batch, *, may_guess: bool = False) -> None:
         """Notes the archived events as held here, and verifies the others; where visits contend,
         `store` does so, under the ingest lock.
 
         Noting is a transaction of its own, so that no row is locked while signatures are verified,
         and comes ahead of the proof: a crash in between costs one question more.
+
+        `may_guess`: where all was new for long, nobody looks, and `store` notes what was not.
         """
-        if not self._gate.is_contended:
+        if self._gate.is_contended:
+            return
+        if may_guess and self._ground.is_new:
+            batch.is_guess = bool(batch.events)
+        else:
+            sent = len(batch.events)
             await self._leave_unknown(batch)
-            await batch.verify(self._context.verifier)
+            if may_guess and sent:
+                self._ground.note(is_new=len(batch.events) == sent)
+        await batch.verify(self._context.verifier)
 
     async def store(
         self,
@@ -196,12 +208,19 @@ class Ingest:
             async with self._context.store_gate:
                 batch.has_begun.set()
                 new = await self._store(batch, progress)
-        self._gate.note(unknown, new)
+        known = 0
+        if batch.is_guess:
+            known = len(batch.fresh) - new
+            self._ground.note(is_new=known == 0)
+        else:
+            self._gate.note(unknown, new)
         self._state.new += new
+        self._state.known += known
         self._context.report(
             Report(
                 received=batch.received,
                 new=new,
+                known=known,
                 rejected=sum(times for times, _ in batch.rejected.values()),
                 reasons={reason: times for reason, (times, _) in batch.rejected.items()},
                 pages=1,

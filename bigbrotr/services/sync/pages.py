@@ -209,7 +209,7 @@ class PageWalk:
     ) -> None:
         """Verifies a page, and stores it after the one `above`, which may still be `storing`."""
         try:
-            await self._ingest.prepare(batch)
+            await self._ingest.prepare(batch, may_guess=True)
             await above.has_begun.wait()
             if storing is not None and (batch.events or self._is_unsettled(progress)):
                 await end_of(storing)

@@ -1,20 +1,23 @@
 """Pages of one relay: their events are copied side by side, what they prove is noted in order."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from bigbrotr.config.settings import Config, Limits, PoolSettings
 from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.visits import Visit
 from bigbrotr.core.pool import Pool
 from bigbrotr.errors import LeaseLostError
 from bigbrotr.models.coverage import How, Proof, Span
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr.questions import Progress, Question
 from bigbrotr.services.sync import ingest as module
+from bigbrotr.services.sync.contention import ContentionGate
 from bigbrotr.services.sync.context import VisitContext, VisitState
 from bigbrotr.services.sync.ingest import Batch, Ingest, sift
+from bigbrotr.services.sync.report import Report
 from tests.kit.events import make_event
 from tests.kit.processes import until
 from tests.services.sync.test_ingest import POLICY, claim, page
@@ -25,14 +28,23 @@ PROOF = Progress([Proof(Span(1_600_000_000, 1_600_000_040), How.PAGING)], [])
 
 async def ingest_of(brotr: Brotr) -> Ingest:
     (visit,) = await claim(brotr, 1)
-    context = VisitContext(
+    return Ingest(context_of(brotr, visit), VisitState(visit))
+
+
+def context_of(
+    brotr: Brotr,
+    visit: Visit,
+    report: Callable[[Report], None] = lambda _: None,
+    contention: ContentionGate | None = None,
+) -> VisitContext:
+    return VisitContext(
         brotr=brotr,
         config=Config(),
         relay=Relay(visit.url),
         network=Network.LOCAL,
-        report=lambda _: None,
+        report=report,
+        contention=contention or ContentionGate(),
     )
-    return Ingest(context, VisitState(visit))
 
 
 async def prepared(ingest: Ingest, since: int, until: int) -> Batch:
