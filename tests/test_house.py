@@ -16,6 +16,7 @@ from tests.kit.processes import environment
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "bigbrotr"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # What each part may import of the others, besides itself.
 FOUNDATION = {"errors", "secret", "models", "config"}
@@ -176,6 +177,27 @@ def test_requirements_are_pinned_by_hash(name: str) -> None:
         assert re.match(r"[a-z0-9._-]+==[^ ;]+( ;[^\\]*?)? +--hash=sha256:[0-9a-f]{64}", entry), (
             entry
         )
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nobody_skips_within_other_tasks(path: Path) -> None:
+    """A task group makes a group of it, which ends what runs all further tests of the process."""
+    tree = ast.parse(path.read_bytes())
+    within = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.AsyncWith)
+        or (
+            isinstance(node, ast.AsyncFunctionDef)
+            and "asynccontextmanager" in map(ast.unparse, node.decorator_list)
+        )
+    ]
+    assert not [
+        inner.lineno
+        for node in within
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Call) and ast.unparse(inner.func) == "pytest.skip"
+    ]
 
 
 def test_nothing_names_a_registry() -> None:

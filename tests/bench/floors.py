@@ -17,7 +17,7 @@ import uvloop
 from bigbrotr.config.settings import PoolSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.event_rows import Stored, make_rows
-from bigbrotr.core.pool import Pool
+from bigbrotr.core.pool import Pool, tell_arrays_by_type
 from bigbrotr.models import signatures
 from bigbrotr.models.event import Event, Identified, Unsigned, WireEvent, identify, is_signed
 from bigbrotr.models.event import decode as decode_event
@@ -65,6 +65,7 @@ async def measure(on: Stage, events: Events) -> dict[str, float]:
 
 def work(barrier: Barrier, address: str, events: Events, found: list[dict[str, float]]) -> None:
     """One core's part, each step at the same time as the others'."""
+    tell_arrays_by_type()  # as the workers do
     frames = frames_of(events[:SAMPLE])
     whole = [Event.from_json(body) for _, body in events[:SAMPLE]]
     asked = [frames[start : start + PAGE] for start in range(0, len(frames), PAGE)]

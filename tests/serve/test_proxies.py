@@ -79,8 +79,6 @@ PROXIES = {"nginx": nginx, "caddy": caddy}
 @asynccontextmanager
 async def proxy(name: str, folder: Path, ours: str, certificate: Path) -> AsyncIterator[int]:
     """Runs a proxy for what listens at `ours`; its port."""
-    if shutil.which(name) is None:
-        pytest.skip(f"no {name}: Debian's package of this name has it")
     port = free_port()
     command = PROXIES[name](folder, ours, port, certificate)
     with (folder / "log").open("wb") as log:
@@ -113,6 +111,8 @@ async def proxy(name: str, folder: Path, ours: str, certificate: Path) -> AsyncI
 async def test_the_archive_behind_a_proxy(
     brotr: Brotr, dsn: str, tmp_path: Path, name: str
 ) -> None:
+    if shutil.which(name) is None:
+        pytest.skip(f"no {name}: Debian's package of this name has it")
     await store(brotr, EVENTS)
     authority = Authority(tmp_path)
     certificate = certificate_of(authority)

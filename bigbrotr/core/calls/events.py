@@ -242,10 +242,12 @@ def columns_beside_rows(
 ) -> dict[str, Any]:
     """What `insert_events` takes beside the relay's number, of sorted events that were copied; but
     for their numbers."""
-    columns = event_columns(events, [seen_at], frozenset(), notes_mentions=False)
+    columns = event_columns((), [seen_at], frozenset(), notes_mentions=False)
+    columns["p_created_ats"] = [event.created_at for event in events]
+    columns["p_ids"] = [event.id for event in events]
+    columns["p_kinds"] = columns["p_pubkeys"] = None  # they are in the rows
     if notes_mentions:
         columns |= mentions_of(events)
-    columns["p_kinds"] = columns["p_pubkeys"] = None  # they are in the rows
     raws = [] if copied is event_rows.ESSENTIAL else list(map(event_rows.raw_of, events))
     columns["p_raws"] = raws if any(raws) else None
     return columns
