@@ -371,7 +371,7 @@ COMMENT ON FUNCTION bigbrotr.store_raws IS 'Stores the exact bytes of those even
 CREATE OR REPLACE FUNCTION bigbrotr.are_dense(p_slice integer, p_created_ats bigint[]) RETURNS boolean
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     total   integer := cardinality(p_created_ats);
@@ -400,7 +400,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.find_numbers(p_slice integer, p_created_ats 
 RETURNS TABLE ("position" bigint, num bigint)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET enable_mergejoin = off
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET enable_mergejoin = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
@@ -475,7 +475,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.read_slice(
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     IF p_kinds IS NULL AND p_pubkeys IS NULL THEN
@@ -500,7 +500,7 @@ COMMENT ON FUNCTION bigbrotr.read_slice IS 'The part of read_ids that reads one 
 CREATE OR REPLACE FUNCTION bigbrotr.find_events(p_ids bytea[], p_since bigint, p_until bigint) RETURNS bigint[]
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
     parts integer[] := array_remove(ARRAY(SELECT s.slice FROM bigbrotr.parts_of(p_since, p_until) AS s (slice)), NULL);

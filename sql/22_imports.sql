@@ -144,7 +144,7 @@ COMMENT ON FUNCTION bigbrotr.note_imported_slice IS
 
 CREATE OR REPLACE FUNCTION bigbrotr.mark_imported(p_slice integer, p_import_id bigint, p_nums bigint[]) RETURNS void
 LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     INSERT INTO bigbrotr.imported AS i (slice, chunk, import_id, members)

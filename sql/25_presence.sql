@@ -36,7 +36,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.write_pairs(p_slice integer, p_relay_id inte
 RETURNS integer
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     part_chunk bigint;
@@ -212,7 +212,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.mark_slice(
 )
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
     since_at bigint := greatest(p_since, bigbrotr.slice_start(p_slice));
@@ -268,7 +268,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.read_held_slice(
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET enable_sort = off SET max_parallel_workers_per_gather = 0 SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
@@ -346,7 +346,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.drop_pairs(
 ) RETURNS integer
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     times bigint[];
@@ -381,7 +381,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.end_pairs(p_slice integer, p_relay_id intege
 RETURNS integer
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
     since_at bigint := bigbrotr.slice_start(p_slice);
@@ -404,7 +404,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.find_orphans(
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     SELECT (array_agg(x.created_at))[count(*)], (array_agg(x.id))[count(*)],
@@ -440,7 +440,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.delete_orphans(p_slice integer, p_created_at
 RETURNS integer
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
     times bigint[];

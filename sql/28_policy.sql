@@ -295,7 +295,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.read_judged_slice(p_slice integer, p_created
 RETURNS TABLE (created_at bigint, id bytea, pubkey bytea, kind integer, tags text)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     RETURN QUERY
@@ -330,7 +330,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.walk_review_slice(
     p_slice integer, p_pubkey bytea, p_kind integer, p_tag_hash integer, p_after_at bigint, p_after_id bytea, p_limit integer
 ) RETURNS TABLE (created_at bigint, id bytea, pubkey bytea, kind integer, tags text)
 LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     RETURN QUERY
@@ -458,7 +458,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.note_addresses(
     p_pubkeys bytea[], p_addresses bytea[], p_created_ats bigint[], p_ids bytea[]
 ) RETURNS TABLE (created_at bigint, id bytea)
 LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     RETURN QUERY
@@ -489,7 +489,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.mark_hidden(
     OUT unmarked boolean, OUT marked boolean
 )
 LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     DELETE FROM bigbrotr.hidden h
@@ -514,7 +514,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.judge_events(
     p_addresses bytea[], p_recipients bytea[], p_recipients_of integer[], p_now bigint
 ) RETURNS integer
 LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
     erases  integer := (SELECT s.erases FROM bigbrotr.policy_state s);
@@ -605,7 +605,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.erase_slice(
     p_slice integer, p_created_ats bigint[], p_ids bytea[], OUT ids bytea[], OUT pubkeys bytea[]
 )
 LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     SELECT coalesce(array_agg(x.id), '{}'), coalesce(array_agg(DISTINCT x.pubkey), '{}') INTO ids, pubkeys
@@ -704,7 +704,7 @@ COMMENT ON FUNCTION bigbrotr.note_departures IS
 
 CREATE OR REPLACE FUNCTION bigbrotr.unmark_hidden(p_slice integer, p_created_ats bigint[], p_ids bytea[]) RETURNS void
 LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     DELETE FROM bigbrotr.hidden h USING unnest(p_created_ats, p_ids) AS u (created_at, id)
@@ -824,7 +824,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.hidden_of_slice(
 ) RETURNS TABLE ("position" bigint)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     RETURN QUERY
@@ -867,7 +867,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.read_shown_slice(
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     SELECT string_agg(int8send(x.created_at), ''), string_agg(x.id, ''), count(*) INTO created_ats, ids, count FROM (

@@ -152,7 +152,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.sample_slice(
     OUT examined bigint, OUT last_at bigint, OUT last_id bytea
 )
 LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     SELECT array_agg(x.created_at) FILTER (WHERE x.is_sampled), array_agg(x.id) FILTER (WHERE x.is_sampled),
@@ -271,7 +271,7 @@ COMMENT ON FUNCTION bigbrotr.note_references IS
 
 CREATE OR REPLACE FUNCTION bigbrotr.note_found(p_targets bytea[], p_relay_url text, p_now bigint) RETURNS integer
 LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_custom_plan AS $$
+SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     found_ones integer;
 BEGIN

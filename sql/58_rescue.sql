@@ -200,7 +200,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.holders_in_slice(p_slice integer, p_created_
 RETURNS TABLE ("position" bigint, holders integer[])
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     places bigint[];
@@ -239,7 +239,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.whys_in_slice(p_slice integer, p_created_ats
 RETURNS TABLE ("position" bigint, why integer, expires_at bigint)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     RETURN QUERY
@@ -273,7 +273,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.drops_in_slice(p_slice integer, p_relay_id i
 RETURNS TABLE ("position" bigint, dropped_at bigint)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     RETURN QUERY

@@ -75,7 +75,7 @@ END $$;
 COMMENT ON FUNCTION bigbrotr.empty_search IS 'The part of end_search that writes one slice.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.end_search() RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off AS $$
 DECLARE
     part integer;
 BEGIN
@@ -163,7 +163,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.read_by_words(
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET work_mem = '32MB' SET plan_cache_mode = force_custom_plan
+SET jit = off SET enable_seqscan = off SET work_mem = '32MB' SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
     shown record;

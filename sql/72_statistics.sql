@@ -378,7 +378,7 @@ COMMENT ON FUNCTION bigbrotr.count_day_of IS
 -- What the archive has of some authors, on any day.
 CREATE OR REPLACE FUNCTION bigbrotr.days_of_authors(p_pubkeys bytea[]) RETURNS SETOF bigint
 LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_custom_plan AS $$
+SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan AS $$
 BEGIN
     RETURN QUERY SELECT DISTINCT e.created_at / 86400 FROM bigbrotr.events_stored e WHERE e.pubkey = ANY (p_pubkeys);
 END $$;
@@ -387,7 +387,7 @@ COMMENT ON FUNCTION bigbrotr.days_of_authors IS 'The days on which there are eve
 CREATE OR REPLACE FUNCTION bigbrotr.first_days_of(p_pubkeys bytea[])
 RETURNS TABLE (pubkey bytea, first_day bigint, profile_day bigint, follows_day bigint)
 LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_custom_plan AS $$
+SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan AS $$
 BEGIN
     RETURN QUERY
     SELECT e.pubkey, min(e.created_at) / 86400, (min(e.created_at) FILTER (WHERE e.kind = 0)) / 86400,

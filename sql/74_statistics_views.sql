@@ -32,7 +32,7 @@ COMMENT ON COLUMN bigbrotr.day_checks.read_ms_90 IS 'Nine of ten answered within
 
 CREATE OR REPLACE FUNCTION bigbrotr.count_checks(p_now bigint) RETURNS integer
 LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_custom_plan AS $$
+SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     first_day bigint;
     counted   integer;

@@ -31,7 +31,7 @@ COMMENT ON COLUMN bigbrotr.day_compliance.asked_at IS
 
 CREATE OR REPLACE FUNCTION bigbrotr.days_of_wraps(p_pubkeys bytea[]) RETURNS SETOF bigint
 LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_custom_plan AS $$
+SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan AS $$
 BEGIN
     RETURN QUERY
     SELECT DISTINCT e.created_at / 86400 FROM bigbrotr.events_stored e
@@ -119,7 +119,7 @@ COMMENT ON FUNCTION bigbrotr.compliance_due IS 'Days of the queue, the newest fi
 CREATE OR REPLACE FUNCTION bigbrotr.deletable_slice(p_slice integer, p_since bigint, p_last bigint, p_pubkeys bytea[])
 RETURNS TABLE (created_at bigint, id bytea, pubkey bytea, kind integer, tags text)
 LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     RETURN QUERY
@@ -162,7 +162,7 @@ COMMENT ON FUNCTION bigbrotr.deletable IS
 CREATE OR REPLACE FUNCTION bigbrotr.histories_of_slice(p_slice integer, p_created_ats bigint[], p_ids bytea[])
 RETURNS TABLE ("position" bigint, relay_id bigint, seen_at bigint, dropped_at bigint)
 LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     RETURN QUERY
@@ -207,7 +207,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.asked_of_relays(
     p_created_ats bigint[], p_ids bytea[], p_askers bytea[], p_targets bytea[], p_asks_of integer[]
 ) RETURNS TABLE ("position" bigint, relay_id bigint, request bytea, asked_at bigint, seen_at bigint, dropped_at bigint)
 LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     RETURN QUERY

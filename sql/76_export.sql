@@ -151,7 +151,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.export_bound(p_since bigint, p_until bigint,
 RETURNS bigint
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     IF p_is_reversed THEN

@@ -8,7 +8,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.find_numbers(p_slice integer, p_created_ats 
 RETURNS TABLE ("position" bigint, num bigint)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     RETURN QUERY
@@ -320,7 +320,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.find_by_ids(
 ) RETURNS TABLE (created_at bigint, id bytea)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
     view_hides record;
@@ -347,7 +347,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.find_by_pubkeys(
 ) RETURNS TABLE (created_at bigint, id bytea)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     RETURN QUERY
@@ -370,7 +370,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.find_by_kinds(
 ) RETURNS TABLE (created_at bigint, id bytea)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     RETURN QUERY
@@ -394,7 +394,7 @@ CREATE OR REPLACE FUNCTION bigbrotr.read_by_words(
     created_at bigint, id bytea, pubkey bytea, kind integer, tags text, content text, sig bytea, raw bytea, num bigint
 )
 LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
+SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
     shown     record;
@@ -439,7 +439,7 @@ RETURNS TABLE (
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_custom_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
     part integer;

@@ -9,6 +9,7 @@ distributed over them.
 import asyncio
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
@@ -25,6 +26,7 @@ from bigbrotr.config.settings import Limits, PoolSettings, Profile
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.schema import Schema
+from bigbrotr.embedded.cluster import account_of
 from bigbrotr.embedded.server import EmbeddedPostgres
 from bigbrotr.net.politeness import politeness_of
 from tests.kit.processes import adopt_orphans, left_behind
@@ -396,6 +398,30 @@ async def brotr(dsn: str) -> AsyncIterator[Brotr]:
     """The database of this test, connected."""
     async with Brotr(Pool(settings=PoolSettings(limits=Limits(max_size=16)), dsn=dsn)) as brotr:
         yield brotr
+
+
+@pytest.fixture
+def old_server() -> Iterator[str]:
+    """The address of a database without anything in it, on the system's own, older PostgreSQL."""
+    found = sorted(Path("/usr/lib/postgresql").glob("1[56]/bin/pg_ctl"))
+    if not found:
+        pytest.skip("no PostgreSQL 15 or 16 (Debian: postgresql)")
+    with TemporaryDirectory(prefix="bigbrotr-old-") as place:
+        account = account_of(Path(place))
+        os.chown(place, account.uid, account.gid)
+
+        def control(*words: str) -> None:
+            command = [str(found[-1]), "-D", f"{place}/data", "-s", *words]
+            null = subprocess.DEVNULL
+            subprocess.run(command, check=True, cwd="/", stdout=null, **account.dropping)
+
+        control("init", "-o", "-U bigbrotr -A trust -E UTF8 --locale=C --no-sync")
+        settings = f"-c listen_addresses= -c fsync=off -c unix_socket_directories={place}"
+        control("start", "-w", "-l", f"{place}/log", "-o", settings)
+        try:
+            yield f"postgresql://bigbrotr@/postgres?host={place}"
+        finally:
+            control("stop", "-m", "fast")
 
 
 @pytest.fixture

@@ -182,7 +182,8 @@ class Pool:
         session = {"application_name": server.application_name, "timezone": server.timezone}
         if not self.settings.pgbouncer:
             # Every name of ours is qualified; this way nothing that others have made is called.
-            session |= {"search_path": SEARCH_PATH, **self._session}
+            # To compile a query takes longer than nearly any of ours: some touch each quarter.
+            session |= {"search_path": SEARCH_PATH, "jit": "off", **self._session}
         return await asyncpg.create_pool(
             self.address,
             # Not None, for which asyncpg would look into PGPASSWORD and ~/.pgpass.

@@ -327,6 +327,18 @@ async def test_a_transaction_is_kept_or_rolled_back(pool: Pool) -> None:
     assert await pool.fetchval("SELECT count(*) FROM public.t") == 1
 
 
+async def test_queries_are_not_compiled(dsn: str) -> None:
+    """Whatever the server does by default."""
+    connection = await asyncpg.connect(dsn)
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"ALTER DATABASE {name} SET jit = on")
+    await connection.close()
+    async with Pool(dsn=dsn) as pool:
+        assert await pool.fetchval("SHOW jit") == "off"
+    async with Pool(settings=PoolSettings(pgbouncer=True), dsn=dsn) as pool:
+        assert await pool.fetchval("SHOW jit") == "on"
+
+
 async def test_waiting_for_a_connection_has_a_bound(dsn: str) -> None:
     settings = PoolSettings(
         limits=Limits(max_size=1), timeouts=Timeouts(acquisition=0.1, health_check=0.1), retry=SOON

@@ -169,8 +169,13 @@ def of_function(function: ast.CreateFunctionStmt, text: str) -> Iterator[Offence
     options = {option.defname: option.arg for option in function.options or ()}
     if schema != [SCHEMA]:
         yield Offence("qualified", name)
+    settings = settings_of(function)
+    # A plan that is not wanted costs so much, before PostgreSQL 18, that one without an alternative
+    # would be compiled: a second for each statement.
+    if any(each.startswith("enable_") for each in settings) and settings.get("jit") != "off":
+        yield Offence("jit", name)
     if options["language"].sval == "plpgsql":
-        if search_path_of(function) != SEARCH_PATH:
+        if settings.get("search_path") != SEARCH_PATH:
             yield Offence("search_path", name)
         yield from of_body(text, name)
         parameters = [each.name for each in function.parameters or ()]
@@ -178,7 +183,7 @@ def of_function(function: ast.CreateFunctionStmt, text: str) -> Iterator[Offence
         return
     body: Any = function.sql_body
     if body is None:  # a text, whose names are looked up at each call
-        if search_path_of(function) != SEARCH_PATH:
+        if settings.get("search_path") != SEARCH_PATH:
             yield Offence("search_path", name)
         body = pglast.parse_sql("".join(words(options["as"])))
     if function.parameters and touches_distributed(body):
@@ -212,12 +217,15 @@ def queries_in(tree: Any) -> tuple[ast.RawStmt, ...]:
     )
 
 
-def search_path_of(function: ast.CreateFunctionStmt) -> str | None:
-    """Where a function looks for names, if it says so."""
-    for option in function.options or ():
-        if option.defname == "set" and option.arg.name == "search_path":
-            return ", ".join(str(each.val.sval) for each in option.arg.args)
-    return None
+def settings_of(function: ast.CreateFunctionStmt) -> dict[str, str]:
+    """What a function is run with."""
+    return {
+        option.arg.name: ", ".join(
+            str(getattr(each.val, "sval", each.val)) for each in option.arg.args
+        )
+        for option in function.options or ()
+        if option.defname == "set"
+    }
 
 
 def of_body(text: str, name: str) -> Iterator[Offence]:
@@ -582,6 +590,14 @@ BROKEN = [
     ),
     ("slice", function("DELETE FROM bigbrotr.presence WHERE slice = 5;")),
     (
+        "jit",
+        function("n := 1;").replace("LANGUAGE", "SET enable_sort = off LANGUAGE"),
+    ),
+    (
+        "jit",
+        function("n := 1;").replace("LANGUAGE", "SET jit = on SET enable_sort = off LANGUAGE"),
+    ),
+    (
         "slice",
         function("n := (SELECT count(*) FROM bigbrotr.relays r);").replace("p_id", "p_slice"),
     ),
@@ -608,6 +624,7 @@ def test_a_broken_rule_is_found(rule: str, sql: str) -> None:
             " (SELECT FROM bigbrotr.relays r WHERE r.id = p.relay_id);"
         ),
         "CREATE FUNCTION bigbrotr.f(a bigint) RETURNS bigint LANGUAGE sql RETURN a + 1;",
+        function("n := 1;").replace("LANGUAGE", "SET jit = off SET enable_sort = off LANGUAGE"),
         "CREATE UNIQUE INDEX ON bigbrotr.events_stored (slice, id);",
         "CREATE TABLE bigbrotr.outbox (id bigint GENERATED ALWAYS AS IDENTITY, UNIQUE (id));",
         "ALTER TABLE bigbrotr.dropped ADD FOREIGN KEY (relay_id) REFERENCES bigbrotr.relays (id);",

@@ -1,10 +1,7 @@
 """Backups: an archive that is written into a file and restored elsewhere is the same archive."""
 
-import os
-import subprocess
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -12,7 +9,6 @@ import pytest
 
 from bigbrotr.config.settings import Profile
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.embedded.cluster import account_of
 from tests.conftest import LOGIN, Databases
 from tests.kit.events import make_event
 from tests.kit.processes import Archive, Place
@@ -107,30 +103,6 @@ async def _is_in_order(connection: "asyncpg.Connection[asyncpg.Record]") -> None
         "ARRAY['wss://next.example'], ARRAY['clearnet'], ARRAY[1::bigint])"
     )
     assert await connection.fetchval("SELECT max(id) FROM bigbrotr.relays") > top
-
-
-@pytest.fixture
-def old_server() -> Iterator[str]:
-    """The address of a database without anything in it, on the system's own, older PostgreSQL."""
-    found = sorted(Path("/usr/lib/postgresql").glob("1[56]/bin/pg_ctl"))
-    if not found:
-        pytest.skip("no PostgreSQL 15 or 16 (Debian: postgresql)")
-    with TemporaryDirectory(prefix="bigbrotr-old-") as place:
-        account = account_of(Path(place))
-        os.chown(place, account.uid, account.gid)
-
-        def control(*words: str) -> None:
-            command = [str(found[-1]), "-D", f"{place}/data", "-s", *words]
-            null = subprocess.DEVNULL
-            subprocess.run(command, check=True, cwd="/", stdout=null, **account.dropping)
-
-        control("init", "-o", "-U bigbrotr -A trust -E UTF8 --locale=C --no-sync")
-        settings = f"-c listen_addresses= -c fsync=off -c unix_socket_directories={place}"
-        control("start", "-w", "-l", f"{place}/log", "-o", settings)
-        try:
-            yield f"postgresql://bigbrotr@/postgres?host={place}"
-        finally:
-            control("stop", "-m", "fast")
 
 
 @pytest.mark.slow
