@@ -23,6 +23,7 @@ from bigbrotr.models.keys import Keys
 from bigbrotr.models.relay import Relay
 from bigbrotr.net.connect import Unreached
 from bigbrotr.net.dial import dial
+from bigbrotr.net.frames import one_by_one
 from bigbrotr.nostr import message
 from bigbrotr.reads import status
 from bigbrotr.supervisor import Supervisor
@@ -167,7 +168,7 @@ async def fill(url: str, events: Sequence[Event]) -> int:
             group.start_soon(offer)
             while len(answers) < len(events):
                 async with asyncio.timeout(30):
-                    received = map(message.decode, await stream.receive())
+                    received = map(message.decode, one_by_one(await stream.receive()))
                 answers += [answer for answer in received if isinstance(answer, message.Ok)]
     finally:
         stream.abort()

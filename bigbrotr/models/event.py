@@ -184,6 +184,11 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
         key, author, signed = _unhexed(fields.id, fields.pubkey, fields.sig)
         return cls(key, author, fields.created_at, fields.kind, fields.tags, fields.content, signed)
 
+    @property
+    def claim(self) -> bytes:
+        """What was verified: 64 bytes of the signature, 32 of the id, 32 of the key."""
+        return self.sig + self.id + self.pubkey
+
     def to_json(self) -> str:
         """The event as one JSON object; it hashes to `id` wherever it is read."""
         fields = {

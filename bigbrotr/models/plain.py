@@ -4,13 +4,16 @@ Nearly all events are plain. Of any other nothing is said here, valid or not, an
 `bigbrotr_native` is not installed: they go the way of `event`, one by one.
 """
 
+from array import array
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TypeAlias
 
 import msgspec
 
 from bigbrotr.models import native
 from bigbrotr.models.event import Event, Unsigned, WireEvent, decode_identified
+from bigbrotr.models.signatures import CLAIM_BYTES
 
 FEW = 4  # frames: they take as long one by one
 
@@ -21,11 +24,15 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
     """An event whose bytes hash to its id, as it came in a frame; `claim` is what there is to
     verify: its `sig` (64 bytes), `id` (32) and `pubkey` (32)."""
 
-    id: bytes
     created_at: int
     kind: int
     claim: bytes
     frame: bytes
+
+    @property
+    def id(self) -> bytes:
+        """Its id (32 bytes)."""
+        return self.claim[64:96]
 
     @property
     def pubkey(self) -> bytes:
@@ -44,22 +51,62 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
 Heard: TypeAlias = WireEvent | Event | Plain  # what came for a subscription
 
 
-def find_plain(frames: Sequence[bytes], subscription: str) -> list[Plain | None]:
-    """Returns of each frame the event in it, where it is a plain one for the subscription.
-
-    None of what stands for a frame that is something else: a sample may look like an event.
-    """
-    if native.here is None or len(frames) < FEW:
-        return [None] * len(frames)
-    found = zip(frames, native.here.scan(frames, subscription.encode()), strict=True)
-    return [
-        Plain(claim[64:96], created_at, kind, claim, frame)
-        if is_plain and type(frame) is bytes
-        else None
-        for frame, (is_plain, kind, created_at, claim) in found
-    ]
-
-
 def unpacked(event: Heard) -> WireEvent | Event:
     """An event as it came, or decoded."""
     return event.wire() if isinstance(event, Plain) else event
+
+
+class Burst(Sequence[bytes]):
+    """Messages that came together, in the bytes in which they came."""
+
+    def __init__(self, data: bytes, bounds: "array[int]") -> None:
+        self.data = data
+        self.bounds = bounds  # where each begins and ends, by turns (uint32)
+
+    @classmethod
+    def of(cls, frames: Sequence[bytes]) -> "Burst":
+        """Messages that came one by one."""
+        bounds = array("I", bytes(8 * len(frames)))
+        ends = array("I", accumulate(map(len, frames)))
+        bounds[1::2] = ends
+        bounds[2::2] = ends[:-1]
+        return cls(b"".join(frames), bounds)
+
+    @property
+    def size(self) -> int:
+        """Their bytes, without what lies between them."""
+        return sum(self.bounds[1::2]) - sum(self.bounds[::2])
+
+    def __len__(self) -> int:
+        return len(self.bounds) // 2
+
+    def __getitem__(self, place: int) -> bytes:  # type: ignore[override]  # nobody slices it
+        return self.data[self.bounds[2 * place] : self.bounds[2 * place + 1]]
+
+
+class Scan:
+    """Which messages of a burst are plain events for a subscription; of none is that known where C
+    is not installed, or there are few."""
+
+    def __init__(self, burst: Burst, subscription: str) -> None:
+        self.data = burst.data
+        self.said: native.Scanned | None = None
+        if native.here is not None and len(burst) >= FEW:
+            self.said = native.here.scan(burst.data, burst.bounds, subscription.encode())
+
+    def plain_until(self, start: int) -> int:
+        """The place of the first message from `start` on that is none."""
+        if self.said is None:
+            return start
+        end = self.said.are_plain.find(0, start)
+        return len(self.said.are_plain) if end < 0 else end
+
+    def size(self, start: int, end: int) -> int:
+        """The bytes of the messages between two places."""
+        return 0 if self.said is None else sum(self.said.lengths[start:end])
+
+    def event(self, place: int, frame: bytes) -> Plain:
+        """The plain event at a place, whose message is given."""
+        assert self.said is not None
+        claim = bytes(self.said.claims[CLAIM_BYTES * place : CLAIM_BYTES * (place + 1)])
+        return Plain(self.said.created_ats[place], self.said.kinds[place], claim, frame)

@@ -6,10 +6,12 @@ message, this 0.5. Of extensions it knows compressed messages, where they were a
 """
 
 import os
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
 from bigbrotr.models import native
+from bigbrotr.models.plain import Burst
 from bigbrotr.net.inflate import BadlyPackedError, Inflater
 
 
@@ -100,9 +102,13 @@ class FrameReader:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The messages that `data` completes, in order."""
+        return one_by_one(self.read(data))
+
+    def read(self, data: bytes) -> list[bytes | Burst]:
+        """The same, many together where they came so."""
         if self._is_over():
             return []
-        messages: list[bytes] = []
+        messages: list[bytes | Burst] = []
         position = 0
         if self.inflater is not None:
             self.inflater.came(len(data))
@@ -116,9 +122,9 @@ class FrameReader:
             data = b"".join(self._chunks)
         end, largest, needed = len(data), self._max_size, 2
         if native.here is not None and end - position >= BURST and self._fragments is None:
-            plain, position = native.here.messages(data, position, largest)
-            if plain:
-                messages += plain
+            bounds, position = native.here.messages(data, position, largest)
+            if bounds:
+                messages.append(Burst(data, bounds))
                 self.idle = 0
         while True:
             left = end - position
@@ -165,7 +171,7 @@ class FrameReader:
     def _is_over(self) -> bool:
         return self.goodbye is not None
 
-    def _take_other(self, first: int, payload: bytes, messages: list[bytes]) -> None:
+    def _take_other(self, first: int, payload: bytes, messages: list[bytes | Burst]) -> None:
         """Any frame but a whole text message with something in it."""
         opcode = first & 0x0F
         if not self._is_in_place(first):
@@ -186,7 +192,7 @@ class FrameReader:
         else:
             self._take_fragment(first, payload, messages)
 
-    def _end_message(self, payload: bytes | bytearray, messages: list[bytes]) -> None:
+    def _end_message(self, payload: bytes | bytearray, messages: list[bytes | Burst]) -> None:
         """Takes a whole message as it came."""
         if not self._is_packed or self.inflater is None:
             messages.append(bytes(payload))
@@ -220,7 +226,7 @@ class FrameReader:
             self._fail(CloseCode.PROTOCOL_ERROR, f"a frame of type {opcode} out of place")
         return not self._is_over()
 
-    def _take_fragment(self, first: int, payload: bytes, messages: list[bytes]) -> None:
+    def _take_fragment(self, first: int, payload: bytes, messages: list[bytes | Burst]) -> None:
         held = len(self._fragments or b"")
         if self._skipped is not None or held + len(payload) > self._max_size:
             if self._begin_to_skip(first, len(payload)):
@@ -261,7 +267,7 @@ class FrameReader:
         self._skipped, self._to_skip, self._is_last = skipped, length, bool(first & 0x80)
         return True
 
-    def _skip(self, data: bytes, position: int, messages: list[bytes]) -> int:
+    def _skip(self, data: bytes, position: int, messages: list[bytes | Burst]) -> int:
         """Skips what there is of a frame; where the next one begins."""
         assert self._skipped is not None
         part = data[position : position + self._to_skip]
@@ -281,6 +287,17 @@ class FrameReader:
     def _fail(self, code: CloseCode, reason: str) -> None:
         self.goodbye = Goodbye(code, reason)
         self.replies.append(encode(code.to_bytes(2, "big"), _CLOSE))
+
+
+def one_by_one(messages: Iterable[bytes | Burst]) -> list[bytes]:
+    """All messages, each by itself."""
+    singly: list[bytes] = []
+    for message in messages:
+        if isinstance(message, Burst):
+            singly += message
+        else:
+            singly.append(message)
+    return singly
 
 
 def ping() -> bytes:

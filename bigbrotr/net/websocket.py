@@ -12,6 +12,7 @@ from websockets.extensions.permessage_deflate import (
 )
 from websockets.uri import parse_uri
 
+from bigbrotr.models.plain import Burst
 from bigbrotr.net.frames import FRAME_COST, CloseCode, FrameReader, Goodbye, encode, ping
 from bigbrotr.net.inflate import Agreed, Inflater
 from bigbrotr.net.politeness import Slot
@@ -51,7 +52,7 @@ class Stream(asyncio.Protocol):
         self._max_message_bytes = max_message_bytes
         self._reader = FrameReader(max_message_bytes)
         self._head: bytearray | None = bytearray()  # of the handshake's answer, until it is whole
-        self._messages: list[bytes] = []
+        self._messages: list[bytes | Burst] = []
         self._held = 0
         self._is_paused = False
         self._idle_since = 0.0  # in the loop's time: since when what brings no message is counted
@@ -97,8 +98,8 @@ class Stream(asyncio.Protocol):
         if rest:
             self.data_received(rest)
 
-    async def receive(self) -> list[bytes]:
-        """The messages that have come since the last call, at least one.
+    async def receive(self) -> list[bytes | Burst]:
+        """The messages that have come since the last call, at least one, or many together.
 
         Raises:
             DisconnectedError: the connection has ended, and all that came before is read.
@@ -107,7 +108,7 @@ class Stream(asyncio.Protocol):
             await self._wait()
         return self.take()
 
-    def take(self) -> list[bytes]:
+    def take(self) -> list[bytes | Burst]:
         """The messages that have come since the last call and wait to be read, if any."""
         messages, self._messages, self._held = self._messages, [], 0
         if self._is_paused and self._transport is not None:
@@ -208,10 +209,10 @@ class Stream(asyncio.Protocol):
             return
         self.received += len(data)
         reader = self._reader
-        messages = reader.feed(data)
+        messages = reader.read(data)
         if messages:
             self._messages += messages
-            self._held += sum(map(len, messages)) + FRAME_COST * len(messages)
+            self._held += sum(map(cost_of, messages))
             if self._held > HELD_BYTES and not self._is_paused and self._transport is not None:
                 self._is_paused = True
                 self._transport.pause_reading()
@@ -259,6 +260,13 @@ class Stream(asyncio.Protocol):
             self._lost = how
         self._arrival.set()
         self._writable.set()
+
+
+def cost_of(message: bytes | Burst) -> int:
+    """What a message counts for, or many together."""
+    if isinstance(message, Burst):
+        return message.size + FRAME_COST * len(message)
+    return len(message) + FRAME_COST
 
 
 def check_answer(handshake: ClientProtocol, head: bytes) -> None:

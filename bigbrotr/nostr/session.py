@@ -6,13 +6,14 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Self, TypeGuard
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bigbrotr.models.plain import Heard, Plain, find_plain
+from bigbrotr.models.columns import Columns
+from bigbrotr.models.plain import Burst, Heard, Scan
 from bigbrotr.net.frames import FRAME_COST
 from bigbrotr.net.websocket import DisconnectedError, Stream
 from bigbrotr.nostr import message
@@ -70,7 +71,7 @@ class Bounds(Struct, frozen=True):
 class Page(Struct):
     """What came in answer to one request, in order of arrival. Nothing is verified."""
 
-    events: list[Heard]
+    events: Columns[Heard]
     end: End
     reason: str = ""  # CLOSED's text, or how the connection ended
     hints: tuple[str, ...] = ()  # NIP-67
@@ -132,7 +133,7 @@ class _Reading(Struct):
 
     page: Page
     most_bytes: int
-    subscription: str | None = None
+    subscription: str | None = None  # none either once it is over
     is_request: bool = False  # for events; else a reconciliation
     is_opening: bool = False  # a reconciliation that has not been answered yet
     is_verdict: bool = False  # what the relay says of who we are ...
@@ -160,9 +161,20 @@ class _Reading(Struct):
         self.refused_at = min(self.refused_at, asyncio.get_running_loop().time() + grace_s)
 
 
-def _is_whole(plain: list[Plain | None]) -> TypeGuard[list[Plain]]:
-    """Whether all frames are plain events."""
-    return None not in plain
+def _together(messages: Iterable[bytes | Burst]) -> Iterator[bytes | Burst]:
+    """Puts messages together that came one by one, but for samples of what was too large: these may
+    look like events."""
+    singly: list[bytes] = []
+    for each in messages:
+        if type(each) is bytes:
+            singly.append(each)
+            continue
+        if singly:
+            yield Burst.of(singly)
+            singly = []
+        yield each
+    if singly:
+        yield Burst.of(singly)
 
 
 def _count_malformed(page: Page, answer: Malformed, frame: bytes) -> None:
@@ -288,7 +300,7 @@ class Session:
     async def drain(self, seconds: float, page_bytes: int) -> list[tuple[int, Heard]]:
         """Returns the events of earlier questions, with the number of each question, that have come
         since the last page, or come within `seconds`; at most about `page_bytes` of them."""
-        reading = _Reading(Page(events=[], end=End.CUT), page_bytes)
+        reading = _Reading(Page(events=Columns(), end=End.CUT), page_bytes)
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         try:
@@ -343,7 +355,7 @@ class Session:
         self, is_enough: Callable[[], bool], bounds: Bounds, *, is_verdict: bool = False
     ) -> None:
         """Reads between two questions, within the bytes of a page; what comes in live is kept."""
-        page = Page(events=[], end=End.CUT)
+        page = Page(events=Columns(), end=End.CUT)
         reading = _Reading(page, bounds.page_bytes, is_verdict=is_verdict)
         while not is_enough():
             self._take(await self._stream.receive(), reading)
@@ -386,7 +398,7 @@ class Session:
                 talk.sent += len(frame)
                 async with asyncio.timeout(bounds.reply_s):
                     await self._stream.send(frame)
-                page = Page(events=[], end=End.CUT)
+                page = Page(events=Columns(), end=End.CUT)
                 is_opening = talk.answers == 0
                 reading = _Reading(page, bounds.page_bytes, subscription, is_opening=is_opening)
                 left_s = max(0.0, deadline - time.monotonic())
@@ -427,7 +439,7 @@ class Session:
 
     async def _ask(self, filters: Sequence[Mapping[str, Any]], bounds: Bounds, number: int) -> Page:
         subscription = secrets.token_hex(8)
-        page = Page(events=[], end=End.CUT, number=number)
+        page = Page(events=Columns(), end=End.CUT, number=number)
         reading = _Reading(page, bounds.page_bytes, subscription, is_request=True)
         started = time.monotonic()
         try:
@@ -460,7 +472,7 @@ class Session:
 
     async def verdicts(self, bounds: Bounds) -> Verdicts:
         """Returns what the relay says of what it was offered, as soon as it says something."""
-        page = Page(events=[], end=End.CUT)
+        page = Page(events=Columns(), end=End.CUT)
         reading = _Reading(page, bounds.page_bytes, is_offer=True)
         if not self._oks:
             try:
@@ -502,7 +514,7 @@ class Session:
 
         When more than `max_bytes` come, or came in meanwhile, the connection is given up.
         """
-        page = Page(events=[], end=End.TIMEOUT)
+        page = Page(events=Columns(), end=End.TIMEOUT)
         reading = _Reading(page, max_bytes)
         try:
             async with asyncio.timeout(seconds):
@@ -517,7 +529,7 @@ class Session:
         if self._arrived_bytes > max_bytes:
             self.is_open = False
             page.end, page.reason = End.OVERSIZE, f"over {max_bytes} bytes at once"
-        page.events, self._arrivals = self._arrivals, []
+        page.events, self._arrivals = Columns.of(self._arrivals), []
         page.size, self._arrived_bytes = self._arrived_bytes, 0
         self._has_shown = self._has_shown or bool(page.events)
         self._hand_out_late(page)
@@ -570,53 +582,78 @@ class Session:
             if deadline < until:
                 page.end, page.reason = End.TIMEOUT, "events still came after EOSE"
 
-    def _take(self, frames: list[bytes], reading: _Reading) -> bool:
-        """Sorts frames into what is being read; returns whether its answer has ended."""
-        decode, page, most_bytes = message.decode, reading.page, reading.most_bytes
-        subscription, events, has_ended = reading.subscription, page.events, False
-        asked = (subscription or "") if reading.is_request else ""
-        plain: list[Plain | None] = [None] * len(frames)
-        if asked and _is_whole(plain := find_plain(frames, asked)):
-            size = sum(map(len, frames)) + FRAME_COST * len(frames)
-            if page.size + size <= most_bytes:
-                events += plain
-                page.size += size
-                return False
-        for frame, found in zip(frames, plain, strict=True):
-            cost = len(frame) + FRAME_COST
-            answer = decode(frame) if found is None else EventMessage(asked, found)
-            if isinstance(answer, EventMessage):
-                if answer.subscription == subscription:
-                    events.append(answer.event)
-                    page.size += cost
-                    if page.size > most_bytes:
-                        reading.end(End.OVERSIZE, f"over {most_bytes} bytes")
-                        subscription, has_ended = None, True
-                    continue
-                if self._is_kept(answer, cost, most_bytes):
-                    continue
-            elif isinstance(answer, TooLarge):
-                cost = answer.size
-                if subscription is not None and answer.subscription in (subscription, None):
-                    page.oversized.append(frame)
-                    page.size += cost
-                    # A reconciliation has one answer, and this was it.
-                    if page.size > most_bytes or not reading.is_request:
-                        reading.end(End.OVERSIZE, f"a message of {cost} bytes")
-                        subscription, has_ended = None, True
-                    continue
-            # Everything else, also what is left of an earlier answer, has a bound of its own.
-            page.strays += cost
-            if page.strays > STRAY_PAGES * most_bytes:
-                raise DisconnectedError("flooded with what nobody asked for")
-            if isinstance(answer, Malformed):
-                _count_malformed(page, answer, frame)
-            elif isinstance(answer, Eose):
-                if answer.subscription == subscription and not has_ended:
-                    reading.end(End.EOSE, "" if events else reading.objection)
-                    page.hints, has_ended = answer.hints, True
+    def _take(self, messages: Iterable[bytes | Burst], reading: _Reading) -> bool:
+        """Sorts messages into what is being read; returns whether its answer has ended."""
+        has_ended = False
+        for part in _together(messages):
+            if isinstance(part, Burst):
+                has_ended = self._take_burst(part, reading, has_ended=has_ended)
             else:
-                has_ended = self._take_word(answer, subscription, reading) or has_ended
+                has_ended = self._take_one(part, message.decode(part), reading, has_ended=has_ended)
+        return has_ended
+
+    def _take_burst(self, burst: Burst, reading: _Reading, *, has_ended: bool) -> bool:
+        """Takes messages that came together: plain events of the answer all at once."""
+        page, place, asked = reading.page, 0, reading.subscription
+        scan = None if asked is None or not reading.is_request else Scan(burst, asked)
+        while place < len(burst):
+            end = place if scan is None else scan.plain_until(place)
+            answer: message.Message | None = None
+            if scan is not None and asked is not None and end > place:
+                size = scan.size(place, end)
+                cost = size + FRAME_COST * (end - place)
+                # Events keep the bytes alive in which they came: not for few of them.
+                fits = page.size + cost <= reading.most_bytes and 2 * size > len(burst.data)
+                if fits and reading.subscription is not None:
+                    page.events.take(scan, place, end)
+                    page.size += cost
+                    place = end
+                    continue
+                answer = EventMessage(asked, scan.event(place, burst[place]))
+            frame = burst[place]
+            answer = answer or message.decode(frame)
+            has_ended = self._take_one(frame, answer, reading, has_ended=has_ended)
+            place += 1
+        return has_ended
+
+    def _take_one(
+        self, frame: bytes, answer: message.Message, reading: _Reading, *, has_ended: bool
+    ) -> bool:
+        """Takes one message; returns whether the answer has ended."""
+        page, most_bytes, subscription = reading.page, reading.most_bytes, reading.subscription
+        cost = len(frame) + FRAME_COST
+        if isinstance(answer, EventMessage):
+            if answer.subscription == subscription:
+                page.events.append(answer.event)
+                page.size += cost
+                if page.size > most_bytes:
+                    reading.end(End.OVERSIZE, f"over {most_bytes} bytes")
+                    reading.subscription, has_ended = None, True
+                return has_ended
+            if self._is_kept(answer, cost, most_bytes):
+                return has_ended
+        elif isinstance(answer, TooLarge):
+            cost = answer.size
+            if subscription is not None and answer.subscription in (subscription, None):
+                page.oversized.append(frame)
+                page.size += cost
+                # A reconciliation has one answer, and this was it.
+                if page.size > most_bytes or not reading.is_request:
+                    reading.end(End.OVERSIZE, f"a message of {cost} bytes")
+                    reading.subscription, has_ended = None, True
+                return has_ended
+        # Everything else, also what is left of an earlier answer, has a bound of its own.
+        page.strays += cost
+        if page.strays > STRAY_PAGES * most_bytes:
+            raise DisconnectedError("flooded with what nobody asked for")
+        if isinstance(answer, Malformed):
+            _count_malformed(page, answer, frame)
+        elif isinstance(answer, Eose):
+            if answer.subscription == subscription and not has_ended:
+                reading.end(End.EOSE, "" if page.events else reading.objection)
+                page.hints, has_ended = answer.hints, True
+        else:
+            has_ended = self._take_word(answer, subscription, reading) or has_ended
         return has_ended
 
     def _take_word(

@@ -7,6 +7,7 @@ what is archived, the verification of the rest in batches, and one transaction f
 import asyncio
 import re
 import time
+from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 
@@ -15,14 +16,15 @@ from msgspec import Struct
 
 from bigbrotr.config.settings import Config
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.calls.event_rows import Stored
+from bigbrotr.core.calls.event_rows import Rows
 from bigbrotr.core.calls.imports import Import
 from bigbrotr.core.defects import POISON, is_outside
 from bigbrotr.errors import DatabaseError, leaves
-from bigbrotr.models.event import Event, identify
-from bigbrotr.models.plain import Heard, Plain, find_plain
+from bigbrotr.models.columns import Columns, Found
+from bigbrotr.models.event import WireEvent, identify
+from bigbrotr.models.plain import Burst, Scan
 from bigbrotr.nostr.message import EventMessage, decode
-from bigbrotr.services.sync.ingest import Batch
+from bigbrotr.services.sync.ingest import Batch, heard_of
 from bigbrotr.services.sync.verifier import Here
 from bigbrotr.transfer.lines import Piece
 from bigbrotr.transfer.process import begin
@@ -76,30 +78,46 @@ class LineBatch(Batch):
         self.outcome = Outcome()
         self.line_of: dict[bytes, int] = {}  # by id
         self._line = 0
-        self._seen: dict[bytes, Heard] = {}
 
-    def take(self, line: int, frame: bytes, plain: Plain | None) -> None:
-        """Takes a line with an event, or rejects it; `plain` is what is known of it."""
+    def take(self, lines: Sequence[int], frames: Sequence[bytes]) -> None:
+        """Takes lines with events, or rejects them."""
+        burst = Burst.of(frames)
+        scan = Scan(burst, "")
+        events: Columns[Found] = Columns()
+        of_line: list[int] = []
+        place = 0
+        while place < len(frames):
+            if (end := scan.plain_until(place)) > place:
+                events.take(scan, place, end)
+                of_line += lines[place:end]
+            elif (found := self._found_in(lines[place], frames[place])) is not None:
+                events.append(found)
+                of_line.append(lines[place])
+            place = max(place + 1, end)
+        first: dict[bytes, int] = {}  # places, by id
+        for place, event_id in enumerate(events.ids):
+            if (before := first.setdefault(event_id, place)) != place:
+                self.outcome.repeats += 1
+                if heard_of(events[place]) != heard_of(events[before]):
+                    self.copies.setdefault(event_id, []).append(events[place])
+        self.line_of |= {event_id: of_line[place] for event_id, place in first.items()}
+        kept = set(first.values())
+        self.events = events.pick(array("I", filter(kept.__contains__, events.order()[0])))
+        self.outcome.events += len(kept)
+
+    def _found_in(self, line: int, frame: bytes) -> Found | None:
+        """Returns the event on a line that is not plain, or rejects it."""
         self._line = line
-        message = decode(frame) if plain is None else EventMessage("", plain)
+        message = decode(frame)
         if not isinstance(message, EventMessage):
             self.reject(getattr(message, "reason", "malformed: no event"), b"")
-            return
+            return None
         event = message.event
         try:
-            found = event if isinstance(event, Plain | Event) else identify(event)
+            return identify(event) if isinstance(event, WireEvent) else event
         except ValueError as error:
             self.reject(str(error), b"")
-            return
-        if (first := self._seen.get(found.id)) is not None:
-            self.outcome.repeats += 1
-            if event != first:
-                self.copies.setdefault(found.id, []).append(found)
-            return
-        self._seen[found.id] = event
-        self.line_of[found.id] = line
-        self.events.append((event.created_at, found.id, found))
-        self.outcome.events += 1
+            return None
 
     def reject(self, reason: str, sample: bytes, count: int = 1) -> None:
         """Counts what is no valid event, by the first words of the reason, and notes its line."""
@@ -149,21 +167,19 @@ class ImportWorker:
             for number, line in enumerate(lines, piece.first)
             if (text := line.strip())
         ]
-        plain = find_plain([frame for _, frame in frames], "")
-        for (number, frame), found in zip(frames, plain, strict=True):
-            batch.take(number, frame, found)
+        batch.take([number for number, _ in frames], [frame for _, frame in frames])
         batch.outcome.lines = len(lines)
-        batch.events.sort(key=lambda entry: entry[:2])
         events, copies = batch.events, batch.copies
         for start in range(0, len(events), PAGE):
-            batch.events, batch.copies, batch.fresh = events[start : start + PAGE], copies, []
+            batch.events, batch.copies = events.part(start, start + PAGE), copies
+            batch.fresh = Rows()
             await self._store(batch)
         return batch.outcome
 
     async def _store(self, batch: LineBatch) -> None:
         """Notes the archived events of a batch, verifies and stores the others."""
-        unknown = await self._note([event[:2] for event in batch.events])
-        batch.events = [batch.events[position] for position in unknown]
+        unknown = await self._note(batch.events.keys)
+        batch.events = batch.events.pick(array("I", unknown))
         wanted = len(batch.events)
         await batch.verify(self._verifier)
         batch.outcome.events -= wanted - len(batch.fresh)
@@ -178,9 +194,7 @@ class ImportWorker:
             batch.outcome.new += new
             batch.outcome.outdated += 0 if is_held else len(some)
 
-    async def _store_singly(
-        self, batch: LineBatch, events: Sequence[Stored], *, is_held: bool
-    ) -> int:
+    async def _store_singly(self, batch: LineBatch, events: Rows, *, is_held: bool) -> int:
         """Stores events one by one, since the database refuses one of them; returns how many."""
         new = 0
         for event in events:
@@ -208,13 +222,19 @@ class ImportWorker:
             unknown += [places[n] for n in found]
         return sorted(unknown)
 
-    def _parts(self, events: Sequence[Stored]) -> list[tuple[bool, Sequence[Stored]]]:
+    def _parts(self, events: Rows) -> list[tuple[bool, Rows]]:
         """The events that the relay may hold still, and those that a newer proof says it does
         not."""
         if not self._starts:
             return [(True, events)]
-        held = [event for event in events if self._is_held(event.created_at)]
-        return [(True, held), (False, [e for e in events if not self._is_held(e.created_at)])]
+        held = [self._is_held(at) for at in events.created_ats]
+        return [
+            (
+                is_held,
+                events.pick(array("I", [n for n, each in enumerate(held) if each is is_held])),
+            )
+            for is_held in (True, False)
+        ]
 
     def _is_held(self, created_at: int) -> bool:
         place = bisect_right(self._starts, created_at) - 1

@@ -21,6 +21,7 @@
 #define WEEK_S 604800
 #define LAST_SLICE INT32_MAX
 #define COLUMNS 10 /* with the number, which is not in these rows yet */
+#define CLAIM 128  /* bytes: a signature (64), an id (32), a public key (32) */
 
 /* A stretch of a frame. */
 typedef struct {
@@ -36,20 +37,11 @@ typedef struct {
     uint32_t number; /* of the kind */
 } event;
 
-/* What is said of a frame. */
-typedef struct {
-    uint32_t is_plain;
-    uint32_t kind;
-    int64_t created_at;
-    uint8_t claim[128]; /* the signature, the id, the public key */
-} scanned;
-
 enum { MADE = 1, LOOK_DEEPER = 2 };
 
 /* What is said of a row. */
 typedef struct {
-    uint32_t flags; /* LOOK_DEEPER: other texts than those of tags may name relays */
-    uint32_t length;
+    uint8_t flags;  /* LOOK_DEEPER: other texts than those of tags may name relays */
     uint32_t texts; /* of tags that begin like the URL of a relay: so many bytes of them */
 } made;
 
@@ -201,35 +193,94 @@ static void id_of(const event *e, uint8_t *room, sha_block *take_block, uint8_t 
     for (int i = 0; i < 32; i++) hash[i] = (uint8_t)(state[i / 4] >> (24 - 8 * (i % 4)));
 }
 
-/* Says of each frame whether it is a plain event for the subscription, and what is in it; 0 where
- * there is no memory. The frames lie one behind the other. */
-EXPORT int bigbrotr_native_scan(const uint8_t *frames, const uint32_t *lengths, size_t count,
-                                const uint8_t *subscription, size_t subscription_length, scanned *out) {
+/* Says of each frame whether it is a plain event for the subscription (1), and of one that is, what is
+ * in it: its kind, its time, its claim (the signature, the id, the public key), and where it lies. 0
+ * where there is no memory. `bounds` says where in `data` each frame begins and ends; -1 where they are
+ * not in order. */
+EXPORT int bigbrotr_native_scan(const uint8_t *data, const uint32_t *bounds, size_t count,
+                                const uint8_t *subscription, size_t subscription_length, uint8_t *are_plain,
+                                uint32_t *kinds, int64_t *created_ats, uint8_t *claims, uint64_t *addresses,
+                                uint32_t *lengths) {
     static sha_block *take_block; /* to ask the processor takes longer than a hash; two may ask */
     sha_block *here = __atomic_load_n(&take_block, __ATOMIC_RELAXED);
     if (!here) __atomic_store_n(&take_block, here = sha_block_here(), __ATOMIC_RELAXED);
     const slice wanted = {subscription, subscription_length};
     size_t most = 0;
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
+        if (bounds[2 * i] > bounds[2 * i + 1] || (i && bounds[2 * i] < bounds[2 * i - 1])) return -1;
+        lengths[i] = bounds[2 * i + 1] - bounds[2 * i];
         if (lengths[i] > most) most = lengths[i];
+    }
     uint8_t *room = malloc(most + 200);
     if (!room) return 0;
-    for (size_t i = 0; i < count; frames += lengths[i++]) {
+    for (size_t i = 0; i < count; i++) {
         event e;
-        uint8_t hash[32];
-        scanned *said = &out[i];
-        said->is_plain = 0;
-        if (!frame_of((slice){frames, lengths[i]}, &wanted, &e)) continue;
-        if (!hex_of(said->claim, e.sig, 64) || !hex_of(said->claim + 64, e.id, 32)
-            || !hex_of(said->claim + 96, e.pubkey, 32))
+        uint8_t hash[32], *claim = claims + CLAIM * i;
+        const slice frame = {data + bounds[2 * i], lengths[i]};
+        are_plain[i] = 0;
+        addresses[i] = (uint64_t)(uintptr_t)frame.at;
+        if (!frame_of(frame, &wanted, &e)) continue;
+        if (!hex_of(claim, e.sig, 64) || !hex_of(claim + 64, e.id, 32) || !hex_of(claim + 96, e.pubkey, 32))
             continue;
         id_of(&e, room, here, hash);
-        if (memcmp(hash, said->claim + 64, 32) != 0) continue;
-        said->is_plain = 1;
-        said->kind = e.number;
-        said->created_at = e.seconds;
+        if (memcmp(hash, claim + 64, 32) != 0) continue;
+        are_plain[i] = 1;
+        kinds[i] = e.number;
+        created_ats[i] = e.seconds;
     }
     free(room);
+    return 1;
+}
+
+typedef struct {
+    int64_t at;
+    const uint8_t *id;
+    uint32_t place;
+} key;
+
+static int compare(const void *one, const void *other) {
+    const key *a = one, *b = other;
+    if (a->at != b->at) return a->at < b->at ? -1 : 1;
+    int found = memcmp(a->id, b->id, 32);
+    if (found) return found;
+    return a->place < b->place ? -1 : 1;
+}
+
+/* Puts events into the order of (time, id): 1; 0 where two have the same id, -1 where there is no
+ * memory. */
+EXPORT int bigbrotr_native_order(const int64_t *created_ats, const uint8_t *claims, size_t count,
+                                 uint32_t *order) {
+    key *keys = malloc((count + 1) * sizeof *keys);
+    if (!keys) return -1;
+    /* Most relays begin with the newest: what is sorted already is sorted fast. */
+    for (size_t i = 0; i < count; i++) {
+        size_t from = count - 1 - i;
+        keys[i] = (key){created_ats[from], claims + CLAIM * from + 64, (uint32_t)from};
+    }
+    qsort(keys, count, sizeof *keys, compare);
+    int is_unique = 1;
+    for (size_t i = 0; i < count; i++) {
+        order[i] = keys[i].place;
+        if (i && keys[i].at == keys[i - 1].at && memcmp(keys[i].id, keys[i - 1].id, 32) == 0) is_unique = 0;
+    }
+    free(keys);
+    return is_unique;
+}
+
+/* Copies the columns of events that stand at the places, in their order. 0 where there is no such place. */
+EXPORT int bigbrotr_native_pick(const uint32_t *places, size_t count, size_t all, const int64_t *created_ats,
+                                const uint8_t *claims, const uint64_t *addresses, const uint32_t *lengths,
+                                const uint32_t *kinds, int64_t *to_created_ats, uint8_t *to_claims,
+                                uint64_t *to_addresses, uint32_t *to_lengths, uint32_t *to_kinds) {
+    for (size_t i = 0; i < count; i++) {
+        size_t from = places[i];
+        if (from >= all) return 0;
+        to_created_ats[i] = created_ats[from];
+        memcpy(to_claims + CLAIM * i, claims + CLAIM * from, CLAIM);
+        to_addresses[i] = addresses[from];
+        to_lengths[i] = lengths[from];
+        to_kinds[i] = kinds[from];
+    }
     return 1;
 }
 
@@ -362,14 +413,23 @@ static int walk_tags(slice tags, uint8_t *room, hashes *h, uint8_t *texts, made 
     return 1;
 }
 
+/* Whether "1q" is somewhere in a text. */
 static int has_entity(const uint8_t *p, const uint8_t *end) {
+#ifdef WIDE_STRINGS
+    const __m128i one = _mm_set1_epi8('1'), q = _mm_set1_epi8('q');
+    for (; end - p >= 17; p += 16) {
+        const __m128i first = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)p), one);
+        const __m128i second = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(p + 1)), q);
+        if (_mm_movemask_epi8(_mm_and_si128(first, second))) return 1;
+    }
+#endif
     while (end - p > 1 && (p = memchr(p, '1', (size_t)(end - p - 1))) != NULL)
         if (*++p == 'q') return 1;
     return 0;
 }
 
-/* Makes the row of an event; returns its end. */
-static uint8_t *row_of(const event *e, uint8_t *row, hashes *h, uint8_t *texts, made *said) {
+/* Makes the row of an event, whose claim is known; returns its end. */
+static uint8_t *row_of(const event *e, const uint8_t *claim, uint8_t *row, hashes *h, uint8_t *texts, made *said) {
     int64_t week = e->seconds / WEEK_S;
     uint8_t *p = row;
     *p++ = 0;
@@ -377,13 +437,10 @@ static uint8_t *row_of(const event *e, uint8_t *row, hashes *h, uint8_t *texts, 
     p = put64(put32(p, 8), (uint64_t)e->seconds);
     p = put32(put32(p, 4), e->number);
     p = put32(put32(p, 4), week < LAST_SLICE ? (uint32_t)week : (uint32_t)LAST_SLICE);
-    p = put32(p, 32);
-    if (!hex_of(p, e->id, 32)) return row;
-    p = put32(p + 32, 32);
-    if (!hex_of(p, e->pubkey, 32)) return row;
-    p = put32(p + 32, 64);
-    if (!hex_of(p, e->sig, 64)) return row;
-    p = put32(p + 64, (uint32_t)e->tags.length);
+    p = put(put32(p, 32), claim + 64, 32);
+    p = put(put32(p, 32), claim + 96, 32);
+    p = put(put32(p, 64), claim, 64);
+    p = put32(p, (uint32_t)e->tags.length);
     p = put_slice(p, e->tags);
     if (!walk_tags(e->tags, p, h, texts, said)) return row;
     if (h->count) {
@@ -403,28 +460,47 @@ static uint8_t *row_of(const event *e, uint8_t *row, hashes *h, uint8_t *texts, 
     return p;
 }
 
-/* Makes the rows of plain events, one behind the other: the columns created_at, kind, slice, id,
+/* Makes the rows of plain events, whose claims are known, one behind the other: the columns created_at, kind, slice, id,
  * pubkey, sig, tags, tag_hashes and content of a binary COPY. Returns their length, or -1 where there
- * is no memory. `rows` has room for twice the frames and 300 bytes for each of them, `texts` for the
- * frames: what begins like the URL of a relay stands there, each with a line feed behind it. */
-EXPORT int64_t bigbrotr_native_rows(const uint8_t *frames, const uint32_t *lengths, size_t count,
-                                    uint8_t *rows, made *out, uint8_t *texts) {
+ * is no memory. The frames lie at the addresses; where that is 0 there is none, nor a row. `rows` has
+ * room for twice the frames and 300 bytes for each of them, `texts` for the frames: what begins like
+ * the URL of a relay stands there, each with a line feed behind it. */
+EXPORT int64_t bigbrotr_native_rows(const uint64_t *addresses, const uint32_t *lengths,
+                                    const uint8_t *claims, size_t count, uint8_t *rows, uint32_t *row_lengths, uint8_t *flags, uint8_t *texts,
+                                    uint32_t *text_lengths) {
     hashes *h = malloc(sizeof *h);
     if (!h) return -1;
     uint8_t *p = rows;
-    for (size_t i = 0; i < count; frames += lengths[i++]) {
+    for (size_t i = 0; i < count; i++) {
         event e;
+        made said = {0};
         uint8_t *end = p;
-        out[i] = (made){0};
-        if (frame_of((slice){frames, lengths[i]}, NULL, &e)) end = row_of(&e, p, h, texts, &out[i]);
-        if (!(out[i].flags & MADE)) {
-            out[i] = (made){0};
-            continue;
+        const slice frame = {(const uint8_t *)(uintptr_t)addresses[i], lengths[i]};
+        if (frame.at && frame_of(frame, NULL, &e)) end = row_of(&e, claims + CLAIM * i, p, h, texts, &said);
+        if (!(said.flags & MADE)) {
+            said = (made){0};
+            end = p;
         }
-        texts += out[i].texts;
-        out[i].length = (uint32_t)(end - p);
+        flags[i] = said.flags;
+        texts += text_lengths[i] = said.texts;
+        row_lengths[i] = (uint32_t)(end - p);
         p = end;
     }
     free(h);
     return p - rows;
+}
+
+/* Puts its number behind each row, and `columns` before it; no more than `most` bytes of it are kept,
+ * if that is not 0. Returns the length of all: `to` has room for the rows and 12 bytes for each. */
+EXPORT size_t bigbrotr_native_number(const uint8_t *rows, const uint32_t *lengths, const int64_t *numbers,
+                                     size_t count, uint32_t columns, uint32_t most, uint8_t *to) {
+    uint8_t *p = to;
+    for (size_t i = 0; i < count; rows += lengths[i++]) {
+        uint8_t *row = p;
+        p = put(p, rows, most && most < lengths[i] ? most : lengths[i]);
+        row[0] = (uint8_t)(columns >> 8);
+        row[1] = (uint8_t)columns;
+        p = put64(put32(p, 8), (uint64_t)numbers[i]);
+    }
+    return (size_t)(p - to);
 }

@@ -8,6 +8,11 @@
 
 #include "field.h"
 
+#if defined(__SSE2__) && !defined(PLAIN)
+#include <emmintrin.h>
+#define WIDE_STRINGS
+#endif
+
 /* What a hexadecimal digit is worth, as we write it: in lower case. */
 static const uint8_t HEX[256] = {
 #define NONE4 255, 255, 255, 255
@@ -34,6 +39,17 @@ static inline void skip_space(const uint8_t **at, const uint8_t *end) {
 /* The first byte that is not plain within a string: a quote, a backslash, a control character, or a
  * part of what is not ASCII. */
 static const uint8_t *plain_end(const uint8_t *p, const uint8_t *end) {
+#ifdef WIDE_STRINGS
+    const __m128i quote = _mm_set1_epi8('"'), backslash = _mm_set1_epi8('\\'), space = _mm_set1_epi8(' ');
+    for (; end - p >= 16; p += 16) {
+        const __m128i bytes = _mm_loadu_si128((const __m128i *)p);
+        /* With a sign, what is not ASCII is below a space as well. */
+        const __m128i odd = _mm_or_si128(
+            _mm_cmplt_epi8(bytes, space), _mm_or_si128(_mm_cmpeq_epi8(bytes, quote), _mm_cmpeq_epi8(bytes, backslash)));
+        const int found = _mm_movemask_epi8(odd);
+        if (found) return p + __builtin_ctz((unsigned)found);
+    }
+#else
     const uint64_t ones = 0x0101010101010101, high = 0x8080808080808080;
     while (end - p >= 8) {
         uint64_t word;
@@ -43,6 +59,7 @@ static const uint8_t *plain_end(const uint8_t *p, const uint8_t *end) {
         if (found) break;
         p += 8;
     }
+#endif
     while (p < end && *p >= 0x20 && *p < 0x80 && *p != '"' && *p != '\\') p++;
     return p;
 }

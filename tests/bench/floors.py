@@ -16,12 +16,12 @@ import uvloop
 
 from bigbrotr.config.settings import PoolSettings
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.calls.event_rows import Stored, make_rows
+from bigbrotr.core.calls.event_rows import make_rows
 from bigbrotr.core.pool import Pool, tell_arrays_by_type
 from bigbrotr.models import signatures
-from bigbrotr.models.event import Event, Identified, Unsigned, WireEvent, identify, is_signed
-from bigbrotr.models.event import decode as decode_event
-from bigbrotr.models.plain import Plain, find_plain
+from bigbrotr.models.columns import Columns, Found
+from bigbrotr.models.event import Event, WireEvent, identify, is_signed
+from bigbrotr.models.plain import Burst, Scan
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.models.signatures import CLAIM_BYTES, MAX_BATCH
 from bigbrotr.net.frames import FrameReader
@@ -91,7 +91,8 @@ def work(barrier: Barrier, address: str, events: Events, found: list[dict[str, f
 
 async def _insert(address: str, events: Events, barrier: Barrier) -> float:
     """Microseconds an event of storing pages of verified events as one of the writers."""
-    decoded = decode(frames_of(sorted(events, key=lambda event: event[0])))
+    frames = frames_of(sorted(events, key=lambda event: event[0]))
+    pages = [decode(frames[start : start + PAGE]) for start in range(0, len(frames), PAGE)]
     session = {"synchronous_commit": "off"}  # as the workers have it
     async with Brotr(Pool(settings=PoolSettings(), dsn=address, session=session)) as brotr:
         [visit] = await brotr.claim_visits(
@@ -99,15 +100,10 @@ async def _insert(address: str, events: Events, barrier: Barrier) -> float:
         )
         barrier.wait()
         started = time.perf_counter()
-        for start in range(0, len(decoded), PAGE):
-            page = sorted(ready(decoded[start : start + PAGE]), key=key_of)
-            await brotr.store_page(visit, page, now=int(time.time()))
-        return (time.perf_counter() - started) / len(decoded) * 1e6
-
-
-def key_of(event: Stored) -> tuple[int, bytes]:
-    """What events of a page are sorted by."""
-    return event.created_at, event.id
+        for page in pages:
+            rows = make_rows(page.pick(page.order()[0]), refuse)
+            await brotr.store_page(visit, rows, now=int(time.time()))
+        return (time.perf_counter() - started) / len(frames) * 1e6
 
 
 def frames_of(events: Events) -> list[bytes]:
@@ -115,32 +111,25 @@ def frames_of(events: Events) -> list[bytes]:
     return [b'["EVENT","b1",%b]' % body for _, body in events]
 
 
-def decode(frames: Sequence[bytes]) -> list[Plain | Identified | Unsigned]:
+def decode(frames: Sequence[bytes]) -> Columns[Found]:
     """The events in frames, with ids that are proven: in C, where it can."""
-    found: list[Plain | Identified | Unsigned] = []
-    for frame, plain in zip(frames, find_plain(frames, "b1"), strict=True):
-        if plain is not None:
-            found.append(plain)
+    scan, found, place = Scan(Burst.of(frames), "b1"), Columns[Found](), 0
+    while place < len(frames):
+        if (end := scan.plain_until(place)) > place:
+            found.take(scan, place, end)
+            place = end
             continue
-        answer = message.decode(frame)
+        answer = message.decode(frames[place])
         assert isinstance(answer, message.EventMessage)
         assert isinstance(answer.event, WireEvent)
         found.append(identify(answer.event))
+        place += 1
     return found
 
 
-def ready(found: Sequence[Plain | Identified | Unsigned]) -> list[Stored]:
-    """The same, as they are stored once they are verified."""
-    rows = iter(make_rows([event for event in found if isinstance(event, Plain)]))
-    stored: list[Stored] = []
-    for event in found:
-        row = next(rows) if isinstance(event, Plain) else None
-        if row is None:
-            whole = event.decode() if isinstance(event, Plain) else decode_event(event)
-            stored.append(whole.event(is_signed=True))
-        else:
-            stored.append(row)
-    return stored
+def refuse(reason: str, event_id: bytes) -> None:
+    """Nothing in the corpus is to be refused."""
+    raise AssertionError(f"{event_id.hex()}: {reason}")
 
 
 def each(work: Callable[[T], object], items: Sequence[T]) -> float:

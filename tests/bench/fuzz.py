@@ -20,9 +20,11 @@ import nostr_sdk
 
 from bigbrotr.config.settings import SynchronizerSettings
 from bigbrotr.core.calls import event_rows
+from bigbrotr.core.calls.event_rows import Rows, make_rows
+from bigbrotr.models.columns import Columns, Found
 from bigbrotr.models.event import Event, Unsigned, WireEvent, decode, identify
 from bigbrotr.models.mentions import mentioned
-from bigbrotr.models.plain import Heard, Plain, find_plain, unpacked
+from bigbrotr.models.plain import Burst, Heard, Plain, Scan, unpacked
 from bigbrotr.net.frames import Oversized
 from bigbrotr.nostr import message
 from bigbrotr.nostr.message import EventMessage, Malformed, TooLarge
@@ -304,21 +306,24 @@ def run(frames: int = FRAMES, seed: int = 1) -> Findings:
 
 def pass_through(batch: Sequence[bytes], outcomes: Counter[str], wrong: list[str]) -> list[Event]:
     """The events that are accepted of a page of frames."""
-    page = Page([], End.EOSE)
+    page = Page(Columns(), End.EOSE)
     accepted: list[Event] = []
-    plain = find_plain(batch, SUBSCRIPTION)
-    made = iter(event_rows.make_rows([each for each in plain if each is not None]))
-    for position, (frame, found) in enumerate(zip(batch, plain, strict=True)):
-        row = None if found is None else next(made)
+    scan = Scan(Burst.of(batch), SUBSCRIPTION)
+    for position, frame in enumerate(batch):
+        is_plain = scan.plain_until(position) > position
+        found = scan.event(position, frame) if is_plain else None
         try:
             answer = message.decode(frame)
             outcomes[type(answer).__name__] += 1
             if found is not None and not isinstance(frame, Oversized):
                 outcomes["plain"] += 1
-                wrong += differences(found, row, answer)
+                wrong += differences(found, row_of(scan, position), answer)
             if isinstance(answer, EventMessage):
                 is_taken = position % 2 == 0 and not isinstance(frame, Oversized)
-                page.events.append(found if is_taken and found is not None else answer.event)
+                if is_taken and is_plain:
+                    page.events.take(scan, position, position + 1)
+                else:
+                    page.events.append(answer.event)
                 accepted += taken_alone(answer.event)
             elif isinstance(answer, TooLarge):
                 page.oversized.append(frame)
@@ -344,10 +349,18 @@ def pass_through(batch: Sequence[bytes], outcomes: Counter[str], wrong: list[str
     late = {event.id for event in accepted if event.created_at > POLICY.filter.newest}
     if lost - late:
         wrong.append(f"good, and not taken from a page of {received}: {min(lost - late).hex()}")
-    return accepted + list(map(event_rows.whole, sifted.fresh))
+    return accepted + list(sifted.fresh)
 
 
-def differences(found: Plain, row: event_rows.Row | None, answer: message.Message) -> Iterator[str]:
+def row_of(scan: Scan, position: int) -> Rows | None:
+    """The row that C makes of a plain event, if it does."""
+    columns: Columns[Found] = Columns()
+    columns.take(scan, position, position + 1)
+    rows = make_rows(columns, lambda reason, _: None)
+    return None if columns.others else rows
+
+
+def differences(found: Plain, row: Rows | None, answer: message.Message) -> Iterator[str]:
     """In what C and Python differ about a frame."""
     if not isinstance(answer, EventMessage) or not isinstance(answer.event, WireEvent):
         yield f"plain, and no event: {found.frame[:300]!r}"
@@ -360,10 +373,12 @@ def differences(found: Plain, row: event_rows.Row | None, answer: message.Messag
     if read != (event.id, event.created_at, event.kind, event.claim, event):
         yield f"read in two ways: {found.frame[:300]!r}"
     unverified = Anything(*(getattr(event, name) for name in Anything.__struct_fields__))
-    if row.data != event_rows._full_row(unverified):  # type: ignore[arg-type]
+    if row.data != event_rows._full_row(unverified):
         yield f"two rows: {found.frame[:300]!r}"
     named = mentioned(event.kind, event.tags, event.content)
-    if named != (named if row.looks_deeper else list(event_rows.urls_of(row))):
+    if None in row.naming.values():
+        return  # Python is asked
+    if list(named) != [url for _, _, urls in row.named() for url in urls]:
         yield f"other relays: {found.frame[:300]!r}"
 
 

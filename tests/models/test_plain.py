@@ -9,7 +9,7 @@ import pytest
 from bigbrotr.models import native
 from bigbrotr.models.event import Event, WireEvent, decode, identify
 from bigbrotr.models.filter import Filter
-from bigbrotr.models.plain import FEW, Plain, find_plain, unpacked
+from bigbrotr.models.plain import FEW, Burst, Plain, Scan, unpacked
 from tests.kit.c import NATIVE
 from tests.kit.events import make_event, wire
 
@@ -20,7 +20,8 @@ PAD = [b"[]"] * FEW  # few frames are not worth a look
 
 def found(frame: bytes, subscription: str = "sub") -> Plain | None:
     """What is found of one frame among others."""
-    return find_plain([*PAD, frame, *PAD], subscription)[FEW]
+    scan = Scan(Burst.of([*PAD, frame, *PAD]), subscription)
+    return scan.event(FEW, frame) if scan.plain_until(FEW) > FEW else None
 
 
 def framed(text: bytes) -> bytes:
@@ -120,10 +121,15 @@ def test_not_plain() -> None:
 @NATIVE
 def test_another_subscription_is_another_question() -> None:
     frames = [b'["EVENT","a",%b]' % TEXT, b'["EVENT","",%b]' % TEXT] * FEW
-    assert [bool(each) for each in find_plain(frames, "a")] == [True, False] * FEW
-    assert [bool(each) for each in find_plain(frames, "")] == [False, True] * FEW
-    assert find_plain(frames[: FEW - 1], "a") == [None] * (FEW - 1)
-    assert find_plain([], "a") == []
+
+    def are_plain(frames: list[bytes], subscription: str) -> list[bool]:
+        scan = Scan(Burst.of(frames), subscription)
+        return [scan.plain_until(place) > place for place in range(len(frames))]
+
+    assert are_plain(frames, "a") == [True, False] * FEW
+    assert are_plain(frames, "") == [False, True] * FEW
+    assert are_plain(frames[: FEW - 1], "a") == [False] * (FEW - 1)
+    assert are_plain([], "a") == []
 
 
 def test_without_it(monkeypatch: pytest.MonkeyPatch) -> None:

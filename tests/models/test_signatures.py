@@ -80,3 +80,10 @@ def test_it_is_used_where_it_is_installed() -> None:
 def test_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "bigbrotr_native", None)
     assert native.installed() is None
+
+
+def test_without_one_that_speaks_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = pytest.importorskip("bigbrotr_native", reason="native/ is not compiled")
+    assert native.installed() is not None
+    monkeypatch.setattr(compiled, "INTERFACE", native.INTERFACE - 1)
+    assert native.installed() is None

@@ -2,6 +2,7 @@
 
 import struct
 import tracemalloc
+from array import array
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -12,6 +13,7 @@ from websockets.frames import Frame, Opcode
 from websockets.server import ServerProtocol
 
 from bigbrotr.models import native
+from bigbrotr.models.plain import Burst
 from bigbrotr.net import frames
 from bigbrotr.net.frames import (
     FRAME_COST,
@@ -53,7 +55,10 @@ def test_c_takes_what_is_whole_and_plain(
     start = min(start, len(data))
     import bigbrotr_native
 
-    found, end = bigbrotr_native.messages(data, start, 200)
+    bounds, end = bigbrotr_native.messages(data, start, 200)
+    burst = Burst(data, bounds)
+    found = list(burst)
+    assert burst.size == sum(map(len, found))
     assert start <= end <= len(data)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(native, "here", None)
@@ -70,10 +75,11 @@ def test_c_takes_so_many_at_once() -> None:
 
     most = bigbrotr_native.MOST_MESSAGES
     data = frame(0x1, b"x") * (most + 5)
-    assert bigbrotr_native.messages(data, 0, 10) == ([b"x"] * most, 3 * most)
+    bounds, end = bigbrotr_native.messages(data, 0, 10)
+    assert (list(Burst(data, bounds)), end) == ([b"x"] * most, 3 * most)
     assert FrameReader(MAX).feed(data) == [b"x"] * (most + 5)
     for length in (b"\x7f" + b"\xff" * 8, b"\x7f" + bytes(8), b"\x7e\xff", b"\xfe\x00\x01x"):
-        assert bigbrotr_native.messages(b"\x81" + length, 0, 1 << 62) == ([], 0)
+        assert bigbrotr_native.messages(b"\x81" + length, 0, 1 << 62) == (array("I"), 0)
 
 
 def frame(opcode: int, payload: bytes, *, final: bool = True, rsv: int = 0) -> bytes:

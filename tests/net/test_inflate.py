@@ -15,7 +15,7 @@ from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFact
 from bigbrotr.config.settings import Link
 from bigbrotr.models.relay import Relay
 from bigbrotr.net.dial import dial
-from bigbrotr.net.frames import CloseCode, FrameReader, Oversized
+from bigbrotr.net.frames import CloseCode, FrameReader, Oversized, one_by_one
 from bigbrotr.net.inflate import SAVED_BYTES, Agreed, Inflater
 from bigbrotr.net.websocket import Stream
 from tests.net.test_frames import MAX, feed_in_pieces, frame, payloads
@@ -175,7 +175,7 @@ async def test_a_real_server_is_asked_for_it(url: str, compression: bool) -> Non
         for word in ("a", "b"):
             await stream.send(word.encode())
             while len(messages) < (3 if word == "a" else 6):
-                messages += await stream.receive()
+                messages += one_by_one(await stream.receive())
     wanted = [f"{word} {number} " + "x" * 5000 for word in "ab" for number in range(3)]
     assert [each.decode() for each in messages] == wanted
     is_packed = stream._reader.inflater is not None

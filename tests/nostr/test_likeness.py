@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from bigbrotr.models.columns import Columns
 from bigbrotr.models.event import WireEvent
 from bigbrotr.nostr.likeness import LEAST, Ask, is_alike, newest
 from bigbrotr.nostr.questions import End
@@ -23,7 +24,7 @@ def relay(events: Sequence[Mapping[str, Any]], vices: Vices | None = None) -> As
     async def ask(wanted: dict[str, Any]) -> Page:
         reply = respond(events, wanted, vices or Vices())
         found = [msgspec.json.decode(wire(event), type=WireEvent) for event in reply.events]
-        return Page(events=list(found), end=ENDS[reply.end])
+        return Page(events=Columns.of(found), end=ENDS[reply.end])
 
     return ask
 

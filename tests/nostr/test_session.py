@@ -3,9 +3,9 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
@@ -15,12 +15,21 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from bigbrotr.config.settings import Link
-from bigbrotr.models.plain import unpacked
+from bigbrotr.models.columns import Columns
+from bigbrotr.models.plain import Burst, unpacked
 from bigbrotr.models.relay import Relay
 from bigbrotr.net.connect import Unreached
 from bigbrotr.net.dial import dial
+from bigbrotr.net.websocket import Stream
 from bigbrotr.nostr.questions import End
-from bigbrotr.nostr.session import SAMPLE_BYTES, Bounds, Page, Session, is_objection
+from bigbrotr.nostr.session import (
+    SAMPLE_BYTES,
+    Bounds,
+    Page,
+    Session,
+    _Reading,
+    is_objection,
+)
 from tests.kit.events import make_event, wire
 from tests.kit.model import Vices
 from tests.kit.scripted import ScriptedRelay
@@ -68,7 +77,7 @@ async def test_ends() -> None:
     page = await ask(Vices(hints=True), limit=5)
     assert (page.end, page.hints) == (End.EOSE, ("more",))
     page = await ask(Vices(refuses="blocked: not you"))
-    assert (page.end, page.reason, page.events) == (End.CLOSED, "blocked: not you", [])
+    assert (page.end, page.reason, len(page.events)) == (End.CLOSED, "blocked: not you", 0)
     page = await ask(Vices(closed_after=5))
     assert (page.end, len(page.events)) == (End.CLOSED, 5)
     page = await ask(Vices(drop_after=5))
@@ -94,7 +103,7 @@ async def test_dripping_events_end_within_the_time_of_a_page() -> None:
 async def test_dripping_bytes_end_within_the_time_of_a_reply() -> None:
     page = await ask(Vices(drip_s=0.05, drips_bytes=True), SHORT)
     assert page.end is End.TIMEOUT
-    assert page.events == []
+    assert not page.events
 
 
 async def test_too_many_bytes() -> None:
@@ -216,7 +225,24 @@ def events(sub: str, first: int, last: int) -> list[Say]:
     return [["EVENT", sub, event] for event in EVENTS[first:last]]
 
 
-def ids(found: Sequence[Any]) -> list[str]:
+def test_few_events_do_not_keep_alive_what_came_beside_them() -> None:
+    """Else a relay could make a page of small events hold all that it sends with them."""
+    some = [b'["EVENT","s",%b]' % wire(event) for event in EVENTS[:8]]
+    much = b'["NOTICE","%b"]' % (b"x" * 100_000)
+
+    def kept(frames: list[bytes]) -> tuple[list[str], list[bytes]]:
+        page = Page(Columns(), End.CUT)
+        reading = _Reading(page, 1 << 20, "s", is_request=True)
+        Session(cast(Stream, None))._take([Burst.of(frames)], reading)
+        return ids(page.events), page.events.kept
+
+    alone, together = kept(some), kept([*some, much])
+    assert alone[0] == together[0] == wanted(0, 8)
+    assert together[1] == []
+    assert sum(map(len, alone[1])) <= sum(map(len, some))
+
+
+def ids(found: Iterable[Any]) -> list[str]:
     return [str(event.id) for event in map(unpacked, found)]
 
 
@@ -252,13 +278,18 @@ async def test_eose_overtakes_the_events() -> None:
     async with saying(answer) as url:
         async with session(url) as talk:
             first = await talk.fetch({"limit": 5}, BOUNDS)
-            assert (first.number, first.end, first.events, first.late) == (1, End.EOSE, [], [])
+            assert (first.number, first.end, list(first.events), first.late) == (
+                1,
+                End.EOSE,
+                [],
+                [],
+            )
             second = await talk.fetch({"limit": 5}, BOUNDS)
             assert (second.number, ids(second.events)) == (2, wanted(5, 7))
             assert [number for number, _ in second.late] == [1] * 5
             assert ids([event for _, event in second.late]) == wanted(0, 5)
         async with session(url) as talk:  # a relay is waited for before it is called empty
-            assert (await talk.fetch({"limit": 5}, BOUNDS)).events == []
+            assert not (await talk.fetch({"limit": 5}, BOUNDS)).events
             late = await talk.drain(0.3, BOUNDS.page_bytes)
             assert [(number, *ids([event])) for number, event in late] == [
                 (1, event_id) for event_id in wanted(0, 5)

@@ -194,10 +194,13 @@ async def test_any_rubbish_is_a_line_and_no_more(brotr: Brotr) -> None:
         outcome = await worker.work(Piece(1, data))
         assert outcome.lines == len(lines)
         batch = LineBatch()
-        for number, line in enumerate(data.split(b"\n")[:-1], 1):
-            if line.strip():
-                batch.take(number, frame_of(line.strip()), None)
-        assert {event.id for event in some} <= {entry[1] for entry in batch.events}
+        frames = [
+            (number, frame_of(line.strip()))
+            for number, line in enumerate(data.split(b"\n")[:-1], 1)
+            if line.strip()
+        ]
+        batch.take([number for number, _ in frames], [frame for _, frame in frames])
+        assert {event.id for event in some} <= set(batch.events.ids)
 
 
 async def _begin(brotr: Brotr) -> Import:

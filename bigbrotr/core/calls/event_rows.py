@@ -2,18 +2,23 @@
 
 An array for each column, as a function takes it, costs this process half as much again, and the
 server a quarter: what is copied it writes a page of the table at a time. Rows of plain events are
-made in C (`make_rows`) where that is installed.
+made in C where that is installed.
 """
 
-from collections.abc import Collection, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate
+from operator import itemgetter
 from struct import Struct
-from typing import TypeAlias
+from typing import overload
 
 import msgspec
 
 from bigbrotr.models import native
-from bigbrotr.models.event import Event, storable, tag_hashes
+from bigbrotr.models.columns import Columns, Found
+from bigbrotr.models.event import Event, Identified, Unsigned, decode, storable, tag_hashes
 from bigbrotr.models.mentions import mentioned, normal_urls
 from bigbrotr.models.plain import Plain
 
@@ -30,61 +35,192 @@ _INT4 = 23  # PostgreSQL's number of the type
 # The number comes last: it is drawn when all else is made.
 ESSENTIAL = ("created_at", "kind", "slice", "id", "pubkey", "num")
 FULL = (*ESSENTIAL[:-1], "sig", "tags", "tag_hashes", "content", "num")
-_essential = Struct("!h iq ii ii i32s i32s")
+_ESSENTIAL_BYTES = 102  # of a row, that hold these
 _until_tags = Struct("!h iq ii ii i32s i32s i64s i")
+_columns = Struct("!h").pack
 _length = Struct("!i").pack
 _number = Struct("!iq").pack
 
 _encode = msgspec.json.Encoder().encode
 
 
-class Row(msgspec.Struct, frozen=True, gc=False):
-    """A plain event as a row of the profile full, all but its number. `claim` is to be verified
-    before it is stored."""
+class Rows(Sequence[Event]):
+    """Events with their rows, all but their numbers: sorted, and to be verified (`claims`) before
+    they are stored. Each is made into an event for those only who ask for one.
 
-    id: bytes
-    created_at: int
-    kind: int
-    claim: bytes
-    frame: bytes  # in which it came
-    data: bytes
-    texts: bytes  # of its tags, that begin like the URL of a relay: lines
-    looks_deeper: bool  # its content, or what is not ASCII, may name further relays
+    `data`: rows of the profile full, one behind the other, and `lengths` (uint32) of each how long
+    it is. `naming`: by place, of those that may name relays, the lines of their tags that begin
+    like the URL of one; None where its content, or what is not ASCII, may do so as well.
+    """
+
+    def __init__(
+        self,
+        events: Columns[Found] | None = None,
+        data: bytes = b"",
+        lengths: "array[int] | None" = None,
+        naming: dict[int, bytes | None] | None = None,
+    ) -> None:
+        self.events: Columns[Found] = Columns() if events is None else events
+        self.data = data
+        self.lengths = array("I") if lengths is None else lengths
+        self.naming = {} if naming is None else naming
+
+    @classmethod
+    def of(cls, events: Sequence[Event]) -> "Rows":
+        """The same events with rows."""
+        return events if isinstance(events, Rows) else make_rows(Columns.of(events), _refuse)
 
     @property
-    def pubkey(self) -> bytes:
-        """Its author's public key (32 bytes)."""
-        return self.claim[96:]
+    def created_ats(self) -> list[int]:
+        """When they were created."""
+        return self.events.created_ats.tolist()
 
-    def event(self) -> Event:
-        """The event, of a row that was verified."""
-        plain = Plain(self.id, self.created_at, self.kind, self.claim, self.frame)
-        return plain.decode().event(is_signed=True)
+    @property
+    def ids(self) -> list[bytes]:
+        """Their ids."""
+        return self.events.ids
+
+    @property
+    def claims(self) -> bytes:
+        """What there is to verify, 128 bytes each."""
+        return bytes(self.events.claims)
+
+    @property
+    def raws(self) -> list[bytes | None] | None:
+        """What was hashed, of those whose columns cannot give it back; None: of all they can."""
+        raws: list[bytes | None] = [None] * len(self)
+        for place, event in self.events.others.items():
+            raws[place] = None if isinstance(event, Plain | Identified) else event.raw
+        return raws if any(raws) else None
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    @overload
+    def __getitem__(self, place: int) -> Event: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Rows": ...
+    def __getitem__(self, place: int | slice) -> "Event | Rows":
+        if isinstance(place, slice):
+            return self.pick(array("I", range(*place.indices(len(self)))))
+        event = decoded(self.events[range(len(self))[place]])
+        return event if isinstance(event, Event) else event.event(is_signed=True)
+
+    def __iter__(self) -> Iterator[Event]:
+        return map(self.__getitem__, range(len(self)))
+
+    def pick(self, places: "array[int]") -> "Rows":
+        """Those at the places (uint32), in that order."""
+        data, lengths, naming, ends = self.data, self.lengths, self.naming, self._ends()
+        count = len(places)
+        if count and places == array("I", range(places[0], places[0] + count)):
+            first, last = places[0], places[-1]  # nearly always: few at an end are left out
+            data = data[ends[first] - lengths[first] : ends[last]]
+            lengths = lengths[first : last + 1]
+            naming = {at - first: texts for at, texts in naming.items() if first <= at <= last}
+        else:
+            data = b"".join([data[ends[at] - lengths[at] : ends[at]] for at in places])
+            lengths = array("I", [lengths[at] for at in places])
+            naming = {n: naming[at] for n, at in enumerate(places) if at in naming}
+        return Rows(self.events.pick(places), data, lengths, naming)
+
+    def _ends(self) -> list[int]:
+        return list(accumulate(self.lengths))
+
+    def with_more(self, more: "Rows") -> "Rows":
+        """These, and others behind them."""
+        if not len(self):
+            return more
+        naming = {len(self) + place: texts for place, texts in more.naming.items()}
+        events = self.events.with_more(more.events)
+        return Rows(
+            events, self.data + more.data, self.lengths + more.lengths, self.naming | naming
+        )
+
+    def complete(self, reject: Callable[[str, bytes], None]) -> "Rows":
+        """The same with the rows of those of which C makes none; without those that turn out to be
+        no events."""
+        parts, refused, ends, done = list[bytes](), set[int](), self._ends(), 0
+        for place in [place for place, length in enumerate(self.lengths) if not length]:
+            parts.append(self.data[done : ends[place]])
+            done, found = ends[place], self.events[place]
+            try:
+                event = decoded(found)
+            except ValueError as error:
+                reject(str(error), found.id)
+                refused.add(place)
+                continue
+            parts.append(row := _full_row(event))
+            self.lengths[place], self.naming[place] = len(row), None
+            self.events.put(place, event)
+        self.data = b"".join((*parts, self.data[done:]))
+        self.naming = dict(sorted(self.naming.items(), key=itemgetter(0)))
+        if not refused:
+            return self
+        return self.pick(array("I", [n for n in range(len(self)) if n not in refused]))
+
+    def named(self) -> Iterator[tuple[int, int, Sequence[str]]]:
+        """The relays that events name: the kind of an event, of how many the same is said, and the
+        relays. Those come first that are named first."""
+        times = Counter(self.naming.values())
+        firsts = dict(zip(reversed(self.naming.values()), reversed(self.naming), strict=True))
+        for place, texts in self.naming.items():
+            if texts is None:
+                event = self[place]
+                yield event.kind, 1, mentioned(event.kind, event.tags, event.content)
+            elif firsts[texts] == place:
+                is_short = len(texts) <= MOST_REMEMBERED
+                urls = _urls_remembered(texts) if is_short else _urls_in(texts)
+                yield self.events.kind(place), times[texts], urls
+
+    def copied(self, nums: Sequence[int], columns: Sequence[str]) -> bytes:
+        """All as COPY takes them, with their numbers; `columns` of `columns_of`."""
+        most = _ESSENTIAL_BYTES if columns is ESSENTIAL else 0
+        if native.here is not None:
+            numbers = array("q", nums)
+            rows = self.data, self.lengths
+            return native.here.number(rows, numbers, len(columns), most, (_HEAD, _END))
+        parts, head = [_HEAD], _columns(len(columns))
+        for length, end, num in zip(self.lengths, self._ends(), nums, strict=True):
+            start = end - length
+            kept = self.data[start + len(head) : min(end, start + (most or length))]
+            parts += (head, kept, _number(8, num))
+        parts.append(_END)
+        return b"".join(parts)
 
 
-Stored: TypeAlias = Event | Row  # verified: what is to be stored
+def make_rows(events: Columns[Found], reject: Callable[[str, bytes], None]) -> Rows:
+    """The rows of events, in their order; without those that turn out to be none, which are
+    rejected with a reason and their id."""
+    if native.here is None:
+        return Rows(events, lengths=array("I", bytes(4 * len(events)))).complete(reject)
+    made = native.here.rows(events.addresses, events.lengths, events.claims)
+    naming: dict[int, bytes | None] = {}
+    start = 0
+    for place, length in enumerate(made.text_lengths):
+        if length:
+            naming[place] = made.texts[start : start + length]
+            start += length
+    if made.look_deeper:
+        naming |= dict.fromkeys(made.look_deeper)
+        naming = dict(sorted(naming.items(), key=itemgetter(0)))
+    rows = Rows(events, made.data, made.lengths, naming)
+    return rows.complete(reject) if 0 in made.lengths else rows
 
 
-def make_rows(events: Sequence[Plain]) -> list[Row | None]:
-    """The row of each event; None: it is not plain enough for that."""
-    if native.here is None or not events:
-        return [None] * len(events)
-    made = zip(events, native.here.rows([event.frame for event in events]), strict=True)
-    return [
-        Row(event.id, event.created_at, event.kind, event.claim, event.frame, *row) if row else None
-        for event, row in made
-    ]
+def decoded(found: Found) -> Unsigned | Event:
+    """All that an event says.
+
+    Raises:
+        ValueError: it is no valid event.
+    """
+    if isinstance(found, Event):
+        return found
+    return found.decode() if isinstance(found, Plain) else decode(found)
 
 
-def urls_of(event: Stored) -> Sequence[str]:
-    """The relays that an event names."""
-    if not isinstance(event, Row):
-        return mentioned(event.kind, event.tags, event.content)
-    if event.looks_deeper:
-        return urls_of(event.event())
-    if len(event.texts) > MOST_REMEMBERED:
-        return _urls_in(event.texts)
-    return _urls_remembered(event.texts) if event.texts else ()
+def _refuse(reason: str, event_id: bytes) -> None:
+    raise ValueError(f"{event_id.hex()}: {reason}")
 
 
 def _urls_in(texts: bytes) -> Sequence[str]:
@@ -94,16 +230,6 @@ def _urls_in(texts: bytes) -> Sequence[str]:
 _urls_remembered = lru_cache(maxsize=4096)(_urls_in)  # the same few are named all the time
 
 
-def raw_of(event: Stored) -> bytes | None:
-    """What was hashed, of an event whose columns cannot give it back."""
-    return None if isinstance(event, Row) else event.raw
-
-
-def whole(event: Stored) -> Event:
-    """An event with all that it says."""
-    return event.event() if isinstance(event, Row) else event
-
-
 def columns_of(kept: Collection[str]) -> Sequence[str] | None:
     """The columns of the rows for a profile that keeps these; None: it has none of ours."""
     if not kept:
@@ -111,25 +237,7 @@ def columns_of(kept: Collection[str]) -> Sequence[str] | None:
     return FULL if {"sig", "tags", "content"} <= set(kept) else None
 
 
-def rows(events: Sequence[Stored], nums: Sequence[int], columns: Sequence[str]) -> bytes:
-    """Returns events with their numbers as COPY takes them, whole; `columns` of `columns_of`."""
-    row_of = _essential_row if columns is ESSENTIAL else _full_row
-    parts = [_HEAD]
-    for event, num in zip(events, nums, strict=True):
-        parts += (row_of(event), _number(8, num))
-    parts.append(_END)
-    return b"".join(parts)
-
-
-def _essential_row(event: Stored) -> bytes:
-    at = event.created_at
-    fixed = (8, at, 4, event.kind, 4, _slice_of(at), 32, event.id, 32, event.pubkey)
-    return _essential.pack(len(ESSENTIAL), *fixed)
-
-
-def _full_row(event: Stored) -> bytes:
-    if isinstance(event, Row):
-        return event.data
+def _full_row(event: Unsigned | Event) -> bytes:
     at, tags, content = event.created_at, tags_of(event), content_of(event).encode()
     json = _encode(tags)
     head = _until_tags.pack(
@@ -143,14 +251,14 @@ def _slice_of(created_at: int) -> int:
     return min(created_at // WEEK_S, LAST_SLICE)
 
 
-def tags_of(event: Event) -> tuple[tuple[str, ...], ...]:
+def tags_of(event: Unsigned | Event) -> tuple[tuple[str, ...], ...]:
     """The tags as they are stored; without `raw`, PostgreSQL can hold them as they are."""
     if event.raw is None:
         return event.tags
     return tuple(tuple(map(storable, tag)) for tag in event.tags)
 
 
-def content_of(event: Event) -> str:
+def content_of(event: Unsigned | Event) -> str:
     """The content as it is stored."""
     return event.content if event.raw is None else storable(event.content)
 

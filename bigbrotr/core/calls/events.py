@@ -10,12 +10,13 @@ import msgspec
 
 from bigbrotr.core.calls import event_rows
 from bigbrotr.core.calls.base import Calls, by_column, listed, relay_ids, value_of
-from bigbrotr.core.calls.event_rows import Stored
+from bigbrotr.core.calls.event_rows import Rows
 from bigbrotr.core.calls.visits import Visit, coverage_of
 from bigbrotr.core.codes import SCHEMA
 from bigbrotr.core.pool import Connection
 from bigbrotr.models.coverage import Gap, Proof
 from bigbrotr.models.event import Event, EventRelay, tag_hashes
+from bigbrotr.models.mentions import mentioned
 
 ORPHAN_BATCH = 10_000  # events that are looked at in one transaction
 INGEST_LOCK_S = 5.0  # to wait for the lock at most; a page holds it for some hundredths of a second
@@ -102,7 +103,7 @@ class EventCalls(Calls):
     async def store_page(
         self,
         visit: Visit,
-        events: Sequence[Stored],
+        events: Sequence[Event],
         *,
         proofs: Sequence[Proof] = (),
         gaps: Sequence[Gap] = (),
@@ -132,7 +133,7 @@ class EventCalls(Calls):
             # Somebody else may have stored some of them meanwhile, though they were looked for. A
             # cluster calls that an internal error; if it was another, it comes again below.
             with suppress(asyncpg.UniqueViolationError, asyncpg.InternalServerError):
-                return await self._copy_page(events, copied, rest, now, turn)
+                return await self._copy_page(Rows.of(events), copied, rest, now, turn)
         await turn()
         columns = event_columns(events, [now], kept, self.notes_mentions)
         row = await self._retry(lambda: self.pool.fetchrow(_STORE_PAGE, *rest, *columns.values()))
@@ -141,17 +142,17 @@ class EventCalls(Calls):
 
     async def _copy_page(
         self,
-        events: Sequence[Stored],
+        rows: Rows,
         copied: Sequence[str],
         rest: Sequence[object],
         now: int,
         turn: Turn,
     ) -> tuple[int, int]:
         """Stores a page all of whose events are new; else UniqueViolationError, and nothing was."""
-        noted = columns_beside_rows(events, now, copied, self.notes_mentions)
+        noted = columns_beside_rows(rows, now, copied, self.notes_mentions)
 
         async def store(connection: Connection) -> tuple[int, int]:
-            noted["p_nums"] = await copy_events(connection, events, copied)
+            noted["p_nums"] = await copy_rows(connection, rows, copied)
             await turn()
             row = await connection.fetchrow(_STORE_PAGE, *rest, *noted.values())
             assert row is not None
@@ -199,16 +200,14 @@ class EventCalls(Calls):
             at, event_id = row["last_at"], row["last_id"]
 
 
-async def copy_events(
-    connection: Connection, events: Sequence[Stored], columns: Sequence[str]
-) -> list[int]:
+async def copy_rows(connection: Connection, rows: Rows, columns: Sequence[str]) -> list[int]:
     """Copies new events into the archive; returns their numbers, for `insert_events`."""
-    nums: list[int] = await value_of(connection, "draw_numbers", p_count=len(events))
+    nums: list[int] = await value_of(connection, "draw_numbers", p_count=len(rows))
     await connection.copy_to_table(
         "events_stored",
         schema_name=SCHEMA,
         columns=columns,
-        source=stream_of(event_rows.rows(events, nums, columns)),
+        source=stream_of(rows.copied(nums, columns)),
         format="binary",
     )
     return nums
@@ -238,45 +237,45 @@ _STORE_PAGE = """
 
 
 def columns_beside_rows(
-    events: Sequence[Stored], seen_at: int, copied: Sequence[str], notes_mentions: bool
+    rows: Rows, seen_at: int, copied: Sequence[str], notes_mentions: bool
 ) -> dict[str, Any]:
     """What `insert_events` takes beside the relay's number, of sorted events that were copied; but
     for their numbers."""
     columns = event_columns((), [seen_at], frozenset(), notes_mentions=False)
-    columns["p_created_ats"] = [event.created_at for event in events]
-    columns["p_ids"] = [event.id for event in events]
+    columns["p_created_ats"] = rows.created_ats
+    columns["p_ids"] = rows.ids
     columns["p_kinds"] = columns["p_pubkeys"] = None  # they are in the rows
     if notes_mentions:
-        columns |= mentions_of(events)
-    raws = [] if copied is event_rows.ESSENTIAL else list(map(event_rows.raw_of, events))
-    columns["p_raws"] = raws if any(raws) else None
+        columns |= mentions_of(rows)
+    columns["p_raws"] = None if copied is event_rows.ESSENTIAL else rows.raws
     return columns
 
 
-def mentions_of(events: Sequence[Stored]) -> dict[str, Any]:
+def mentions_of(rows: Rows) -> dict[str, Any]:
     """The relays that new events name, each once: the same few are named all the time."""
     named: dict[str, list[int]] = {}  # its first event's kind, and how often
-    for event in events:
-        for url in event_rows.urls_of(event):
+    for kind, times, urls in rows.named():
+        for url in urls:
             if (known := named.get(url)) is not None:
-                known[1] += 1
+                known[1] += times
             else:
-                named[url] = [event.kind, 1]
-    kinds, times = by_column(list(named.values()), 2)
+                named[url] = [kind, times]
+    kinds, counts = by_column(list(named.values()), 2)
     return {
         "p_named": list(named),
         "p_named_in": None,
         "p_named_kinds": kinds,
-        "p_named_times": times,
+        "p_named_times": counts,
     }
 
 
 def event_columns(
-    events: Sequence[Stored], seen_ats: Sequence[int], kept: frozenset[str], notes_mentions: bool
+    events: Sequence[Event], seen_ats: Sequence[int], kept: frozenset[str], notes_mentions: bool
 ) -> dict[str, Any]:
     """What `insert_events` takes beside the relay's number: sorted events as columns. `seen_ats`:
     one time for all, or as many as there are events."""
-    whole = list(map(event_rows.whole, events)) if kept else []
+    events = list(events)  # each is made once
+    whole = events if kept else []
 
     def column(name: str, value: Callable[[Event], object]) -> list[object] | None:
         return [value(event) for event in whole] if name in kept else None
@@ -284,7 +283,7 @@ def event_columns(
     named = [
         (url, position, event.kind)
         for position, event in enumerate(events if notes_mentions else (), 1)
-        for url in event_rows.urls_of(event)
+        for url in mentioned(event.kind, event.tags, event.content)
     ]
     has_raw = any(event.raw for event in whole)
     hashes: list[int] | None = None

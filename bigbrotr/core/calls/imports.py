@@ -9,9 +9,10 @@ import msgspec
 
 from bigbrotr.core.calls import event_rows
 from bigbrotr.core.calls.base import Calls, relay_ids, value_of
-from bigbrotr.core.calls.event_rows import Stored
-from bigbrotr.core.calls.events import columns_beside_rows, copy_events, event_columns
+from bigbrotr.core.calls.event_rows import Rows
+from bigbrotr.core.calls.events import columns_beside_rows, copy_rows, event_columns
 from bigbrotr.core.pool import Connection
+from bigbrotr.models.event import Event
 from bigbrotr.models.relay import Relay
 
 
@@ -111,7 +112,7 @@ class ImportCalls(Calls):
         return [position - 1 for position in unknown]
 
     async def store_imported(
-        self, import_: Import, events: Sequence[Stored], *, is_held: bool = True
+        self, import_: Import, events: Sequence[Event], *, is_held: bool = True
     ) -> int:
         """Stores verified events, sorted by (created_at, id), that an import has brought; returns
         how many were new. With `is_held`, its relay held them."""
@@ -121,7 +122,7 @@ class ImportCalls(Calls):
         copied = event_rows.columns_of(kept)
         if copied is not None:
             with suppress(asyncpg.UniqueViolationError, asyncpg.InternalServerError):
-                return await self._copy_imported(import_, events, copied, is_held=is_held)
+                return await self._copy_imported(import_, Rows.of(events), copied, is_held=is_held)
         relay_id = import_.relay_id if is_held else None
         columns = event_columns(events, [import_.as_of], kept, self.notes_mentions)
 
@@ -144,17 +145,17 @@ class ImportCalls(Calls):
         return await self._transact(store)
 
     async def _copy_imported(
-        self, import_: Import, events: Sequence[Stored], copied: Sequence[str], *, is_held: bool
+        self, import_: Import, rows: Rows, copied: Sequence[str], *, is_held: bool
     ) -> int:
         """Stores events all of which are new; else UniqueViolationError, and nothing was."""
-        noted = columns_beside_rows(events, import_.as_of, copied, self.notes_mentions)
+        noted = columns_beside_rows(rows, import_.as_of, copied, self.notes_mentions)
         relay_id = import_.relay_id if is_held else None
 
         async def store(connection: Connection) -> int:
-            nums = noted["p_nums"] = await copy_events(connection, events, copied)
+            nums = noted["p_nums"] = await copy_rows(connection, rows, copied)
             row = await connection.fetchrow(_INSERT, relay_id, *noted.values())
             assert row is not None
-            times = [event.created_at for event in events]
+            times = rows.created_ats
             await _mark_page(connection, import_, times, nums, row["new_events"], row["new_pairs"])
             return int(row["new_events"])
 

@@ -5,9 +5,9 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 from bigbrotr.core.calls.visits import Visit
+from bigbrotr.models.columns import Key
 from bigbrotr.models.coverage import Proof, Span, merge, uncovered
 from bigbrotr.services.sync.context import VisitContext, VisitState
-from bigbrotr.services.sync.ingest import Key
 from bigbrotr.services.sync.report import Report
 
 MOST_SHOWN = 50_000  # keys that are remembered, 150 bytes each: pages that nothing proves yet
@@ -77,10 +77,10 @@ class Absences:
         """Whether the relay may have held something in a span before."""
         return bool(self._meets(span))
 
-    def saw(self, keys: Sequence[tuple[int, bytes, object]]) -> None:
-        """Takes note of what a page showed: (created_at, id, …), sorted."""
+    def saw(self, keys: list[Key]) -> None:
+        """Takes note of what a page showed, sorted."""
         if keys and self._meets(Span(keys[0][0], keys[-1][0] + 1)):
-            self._shown.add([key[:2] for key in keys])
+            self._shown.add(keys)
 
     def leave_out(self, spans: Iterable[Span]) -> None:
         """Leaves alone what an earlier walk was shown, or this one before it took its proofs back:

@@ -6,13 +6,14 @@ from collections import Counter, deque
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from bigbrotr.models.columns import Columns, Key
 from bigbrotr.models.coverage import Span
 from bigbrotr.nostr.message import Refusal
 from bigbrotr.nostr.questions import End, Question
 from bigbrotr.nostr.session import Page
 from bigbrotr.services.sync.context import VisitContext, VisitState, is_over
 from bigbrotr.services.sync.conversation import Conversation
-from bigbrotr.services.sync.ingest import Batch, Ingest, Key, sift
+from bigbrotr.services.sync.ingest import Batch, Ingest, sift
 from bigbrotr.services.sync.report import Report
 
 ID_BATCHES = (250, 16, 1)  # ids a question: 17 kB; fewer for those that were asked for in vain
@@ -204,8 +205,8 @@ class FetchById:
         batch = self._sift(page, span)
         if wanted is not None:
             chosen = set(wanted)
-            batch.events = [event for event in batch.events if event[1] in chosen]
-        keys = [event[:2] for event in batch.events]
+            batch.keep(event_id in chosen for event_id in batch.events.ids)
+        keys = batch.events.keys
         await self._ingest.take(batch)
         return keys
 
@@ -215,8 +216,7 @@ class FetchById:
         What is no valid event is noted and counted all the same.
         """
         batch = self._sift(page, span)
-        keys = [event[:2] for event in batch.events]
-        batch.events = []
+        keys, batch.events = batch.events.keys, Columns()
         if batch.rejected:
             await self._ingest.take(batch)
         else:

@@ -7,12 +7,12 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from bigbrotr.core.calls.reconciliation import Window
+from bigbrotr.models.columns import Key
 from bigbrotr.models.coverage import Span
 from bigbrotr.nostr.negentropy import Bound, Client, Digest, Items
 from bigbrotr.services.sync.context import VisitContext, VisitState
 from bigbrotr.services.sync.conversation import Conversation
 from bigbrotr.services.sync.fetch_by_id import PAIRS, Collected, FetchById
-from bigbrotr.services.sync.ingest import Key
 from bigbrotr.services.sync.report import Report
 
 MERGED_ITEMS = 50_000  # neighbouring windows are remembered as one, up to this many events

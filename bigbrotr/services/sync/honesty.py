@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from enum import Enum
 from typing import NamedTuple
 
+from bigbrotr.models.columns import Key
 from bigbrotr.models.coverage import Span
 from bigbrotr.nostr.message import Refusal
 from bigbrotr.nostr.negentropy import Bound, Items
@@ -14,7 +15,6 @@ from bigbrotr.services.sync.context import VisitContext, VisitState
 from bigbrotr.services.sync.conversation import Conversation
 from bigbrotr.services.sync.fetch_by_id import FetchById
 from bigbrotr.services.sync.holdings import Comparison
-from bigbrotr.services.sync.ingest import Key
 
 # What a relay names is tested before it is noted: it is asked for some of it by id, and for a page.
 # That a tenth of it is not there escapes 140 questions once in two million times; 640, one in 45.

@@ -2,27 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from itertools import compress, count
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
 
 from bigbrotr.config.settings import SyncPolicy
-from bigbrotr.core.calls.event_rows import Row, Stored, make_rows
+from bigbrotr.core.calls.event_rows import Rows, decoded, make_rows
 from bigbrotr.core.calls.events import Rejected, Turn, at_once
 from bigbrotr.core.defects import end_of
+from bigbrotr.models.columns import Columns, Found, Key
 from bigbrotr.models.coverage import Gap
-from bigbrotr.models.event import (
-    Event,
-    Identified,
-    Unsigned,
-    WireEvent,
-    decode,
-    identify,
-)
+from bigbrotr.models.event import Event, Identified, Unsigned, WireEvent, identify
 from bigbrotr.models.plain import Heard, Plain
 from bigbrotr.models.policy import EPHEMERAL
 from bigbrotr.models.signatures import MAX_BATCH
@@ -39,10 +35,6 @@ NOTHING_PROVEN = Progress([], [])
 TURN_S = 5.0  # that a page which was copied waits for its turn, until it takes that back
 CROWD = 20  # events of one second that are worth waiting for, so as not to verify them twice
 
-Key = tuple[int, bytes]  # (created_at, id)
-Found: TypeAlias = Plain | Identified | Unsigned | Event  # its id is proven
-Ready: TypeAlias = Row | Unsigned | Event  # all but its signature is
-
 
 class OutOfTurnError(Exception):
     """The page above is not stored yet."""
@@ -58,88 +50,78 @@ class Batch:
         self, malformed: Mapping[str, tuple[int, bytes]], received: int = 0, size: int = 0
     ) -> None:
         self.received, self.size = received, size  # events that were sent, and their bytes
-        self.events: list[tuple[int, bytes, Found]] = []
+        self.events: Columns[Found] = Columns()
         # Further copies of an event that differ: the first one may be forged.
         self.copies: dict[bytes, list[Found]] = {}
-        self.fresh: list[Stored] = []  # verified
+        self.fresh = Rows()  # verified
         self.taken: frozenset[bytes] = frozenset()  # their ids, also once they are stored
         self.forged = 0  # events that were not
         self.is_guess = False  # nobody has looked whether they are archived
         self.has_begun = asyncio.Event()  # to be stored: `taken` is known
         self.rejected: dict[str, tuple[int, bytes]] = {}
-        for reason, (count, sample) in malformed.items():
-            self.reject(reason, sample, count)
+        for reason, (times, sample) in malformed.items():
+            self.reject(reason, sample, times)
 
     async def verify(self, verifier: Verifier) -> None:
         """Makes fresh events of those that are valid, and rejects the others (`forged`)."""
-        events, self.events = self.events, []
-        ready: list[Ready | None] = []
-        answers = []
+        events, self.events = self.events, Columns()
+        refused: list[bytes] = []
+
+        def refuse(reason: str, event_id: bytes) -> None:
+            self.reject(reason, event_id)
+            refused.append(event_id)
+
+        asked = []
         for start in range(0, len(events), MAX_BATCH):  # made ready while others are verified
-            some = self._make_ready([found for _, _, found in events[start : start + MAX_BATCH]])
-            ready += some
-            unsigned = [each for each in some if isinstance(each, Row | Unsigned)]
-            answers.append(verifier.verify([each.claim for each in unsigned]))
-        right = [is_right for answer in answers for is_right in await answer]
-        right.reverse()
-        for (_, event_id, _), each in zip(events, ready, strict=True):
-            event = self._verified(each, right.pop) or self._verified_copy(event_id)
-            if event is None:
-                self.forged += 1
-            else:
-                self.fresh.append(event)
-        self.taken = frozenset(event.id for event in self.fresh)
+            rows = make_rows(events.part(start, start + MAX_BATCH), refuse)
+            asked.append((rows, verifier.verify(rows.claims)))
+        for rows, answer in asked:
+            right = await answer
+            if not all(right):
+                for event_id in compress(rows.ids, (not each for each in right)):
+                    refuse("bad signature", event_id)
+                rows = rows.pick(array("I", compress(count(), right)))
+            self.fresh = self.fresh.with_more(rows)
+        if copies := [copy for event_id in refused if (copy := self._right_copy(event_id))]:
+            self.fresh = Rows.of(sorted((*self.fresh, *copies), key=key_of))
+        self.forged += len(refused) - len(copies)
+        self.taken = frozenset(self.fresh.ids)
 
-    def _make_ready(self, events: Sequence[Found]) -> list[Ready | None]:
-        """Makes rows of plain events and decodes the others; rejects those of which that cannot be
-        done, and has None in their places."""
-        rows = make_rows([event for event in events if isinstance(event, Plain)])
-        rows.reverse()
-        return [
-            (isinstance(event, Plain) and rows.pop()) or self._decode(event) for event in events
-        ]
-
-    def _decode(self, found: Found) -> Unsigned | Event | None:
-        try:
-            if isinstance(found, Event):
-                return found
-            return found.decode() if isinstance(found, Plain) else decode(found)
-        except ValueError as error:
-            self.reject(str(error), found.id)
-            return None
-
-    def _verified(self, ready: Ready | None, is_right: Callable[[], bool]) -> Stored | None:
-        """Returns the event, or rejects it where its signature is not right."""
-        if ready is None or isinstance(ready, Event):
-            return ready
-        if not is_right():
-            self.reject("bad signature", ready.id)
-            return None
-        return ready if isinstance(ready, Row) else ready.event(is_signed=True)
-
-    def _verified_copy(self, event_id: bytes) -> Stored | None:
+    def _right_copy(self, event_id: bytes) -> Event | None:
         """Returns an event of which the first copy was not valid, if another one is."""
         for copy in self.copies.get(event_id, ()):
-            found = self._decode(copy)
-            event = self._verified(found, lambda found=found: verify([found.claim])[0])  # type: ignore[misc]
-            if event is not None:
+            try:
+                event = decoded(copy)
+            except ValueError as error:
+                self.reject(str(error), event_id)
+                continue
+            if isinstance(event, Event):
                 return event
+            if verify(event.claim)[0]:
+                return event.event(is_signed=True)
+            self.reject("bad signature", event_id)
         return None
 
     @property
     def is_crowded(self) -> bool:
         """Whether the next page of a walk may bring many of these events again."""
-        return len(self.events) > CROWD and self.events[CROWD][0] == self.events[0][0]
+        times = self.events.created_ats
+        return len(times) > CROWD and times[CROWD] == times[0]
 
     def forget(self) -> None:
         """Lets go of the events, once they are stored."""
-        self.fresh, self.copies = [], {}
+        self.fresh, self.copies = Rows(), {}
+
+    def keep(self, are_kept: Iterable[bool]) -> None:
+        """Drops events, of which it is said of each whether it is kept."""
+        self.events = self.events.pick(array("I", compress(count(), are_kept)))
 
     def leave_out(self, event_ids: frozenset[bytes]) -> None:
         """Drops fresh events that are stored with another page: one that is there already makes a
         page much dearer to store."""
         if not event_ids.isdisjoint(self.taken):
-            self.fresh = [event for event in self.fresh if event.id not in event_ids]
+            kept = (event_id not in event_ids for event_id in self.fresh.ids)
+            self.fresh = self.fresh.pick(array("I", compress(count(), kept)))
 
     def reject(self, reason: str, sample: bytes, count: int = 1) -> None:
         """Counts what is no valid event, by the first words of the reason."""
@@ -238,7 +220,8 @@ class Ingest:
         """Stores what came within a question, but not in answer to it; it proves nothing. Returns
         when it was created."""
         answer, batch = sift(page, ask, self._context.policy)
-        batch.events = [event for event in batch.events if kind_of(event[2]) not in EPHEMERAL]
+        events = batch.events
+        batch.keep(events.kind(place) not in EPHEMERAL for place in range(len(events)))
         await self.take(batch)
         return answer.created_ats
 
@@ -258,12 +241,13 @@ class Ingest:
         """Notes those events of a batch that are archived, and leaves the others in it."""
         if not batch.events:
             return
-        keys = [event[:2] for event in batch.events]
+        keys = batch.events.keys
         unknown = await self._brotr.note_presence(self._state.claim, keys, int(time.time()))
         known = len(keys) - len(unknown)
         self._state.known += known
         self._context.report(Report(known=known))
-        batch.events = [batch.events[position] for position in unknown]
+        if known:
+            batch.events = batch.events.pick(array("I", unknown))
 
     async def _store_under_lock(self, batch: Batch, progress: Progress) -> int:
         async with self._brotr.ingest_lock() as has_waited:
@@ -329,7 +313,7 @@ class PageTimes(Struct):
 
 
 def sift(
-    page: Page, ask: Question, policy: SyncPolicy, under_way: Collection[bytes] = ()
+    page: Page, ask: Question, policy: SyncPolicy, under_way: frozenset[bytes] = frozenset()
 ) -> tuple[PageAnswer, Batch]:
     """Sorts out a page: what it says to the paging machine, and what there is to store.
 
@@ -355,7 +339,6 @@ def sift(
     inside = AskedSeconds(min(times), max(times)).of(claimed) if times else claimed
     if inside:
         times = in_order(times, inside)
-    batch.events.sort()  # no two have the same id: what was found is never compared
     answer = PageAnswer(
         created_ats=times,
         end=page.end,
@@ -373,42 +356,97 @@ def sift(
 
 
 def _sort_events(
-    page: Page, bounds: AskedSeconds, policy: SyncPolicy, under_way: Collection[bytes], batch: Batch
+    page: Page,
+    bounds: AskedSeconds,
+    policy: SyncPolicy,
+    under_way: frozenset[bytes],
+    batch: Batch,
 ) -> PageTimes:
-    """Puts the events that are wanted into a batch, and returns what the page says of itself."""
-    times: list[int] = []
-    claimed: list[int] = []
-    seen: dict[bytes, Heard] = {}
-    off_filter = repeats = 0
-    since, until = bounds
-    filter_, newest = policy.filter, policy.filter.newest
-    is_open = filter_.is_open
-    for event in page.events:
-        at = event.created_at
+    """Puts the events that are wanted into a batch, sorted, and returns what the page says of
+    itself."""
+    events, unproven = _identify(Columns.of(page.events), batch)
+    order, is_unique = events.order()
+    ids = events.ids
+    times = events.created_ats
+    is_plain = is_unique and not unproven and policy.filter.is_open
+    if is_plain and (not order or _are_inside(times[order[0]], times[order[-1]], bounds, policy)):
+        said, wanted = PageTimes(times.tolist()), order
+    else:
+        said, chosen = _look_at_each(events, ids, unproven, bounds, policy, batch)
+        wanted = array("I", filter(chosen.__contains__, order))
+    if not under_way.isdisjoint(ids):
+        wanted = array("I", [place for place in wanted if ids[place] not in under_way])
+    batch.events = events.pick(wanted)
+    return said
+
+
+def _identify(heard: Columns[Heard], batch: Batch) -> tuple[Columns[Found], Mapping[int, int]]:
+    """Proves the ids of what was heard; and of those that are no valid events, which are rejected,
+    when they say that they were created, by their places."""
+    found = heard.plain_only()
+    unproven: dict[int, int] = {}
+    for place, event in heard.others.items():
         try:
-            found = event if isinstance(event, Plain | Event) else identify(event)
-            is_wanted = is_open or filter_.matches(found if isinstance(found, Unsigned) else event)
+            found.put(place, identify(event) if isinstance(event, WireEvent) else event)
         except ValueError as error:
             batch.reject(str(error), sample_of(event))
-            if since <= at <= until:
-                claimed.append(at)
-            else:
-                off_filter += 1
+            unproven[place] = event.created_at
+    return found, unproven
+
+
+def _are_inside(first: int, last: int, bounds: AskedSeconds, policy: SyncPolicy) -> bool:
+    """Whether all that was created between two times is asked for, and wanted."""
+    since, until = max(bounds.since, policy.since), min(bounds.until, policy.filter.newest)
+    return since <= first and last <= until
+
+
+def _look_at_each(
+    events: Columns[Found],
+    ids: Sequence[bytes],
+    unproven: Mapping[int, int],
+    bounds: AskedSeconds,
+    policy: SyncPolicy,
+    batch: Batch,
+) -> tuple[PageTimes, set[int]]:
+    """Returns what a page says of itself, and the places of events that are wanted; for pages that
+    are odd, or of which not all is."""
+    said, wanted, seen = PageTimes(), set[int](), dict[bytes, int]()
+    since, until = bounds
+    filter_, newest = policy.filter, policy.filter.newest
+    for place, (at, event_id) in enumerate(zip(events.created_ats, ids, strict=True)):
+        if place in unproven:
+            _note_unproven(unproven[place], bounds, said)
             continue
-        event_id = found.id
-        if (first := seen.get(event_id)) is not None:
-            repeats += 1
-            if event != first:
-                batch.copies.setdefault(event_id, []).append(found)
+        try:
+            is_wanted = filter_.is_open or filter_.matches(heard_of(events[place]))
+        except ValueError as error:
+            batch.reject(str(error), sample_of(heard_of(events[place])))
+            _note_unproven(at, bounds, said)
             continue
-        seen[event_id] = event
-        if not is_wanted or not since <= at <= until:
-            off_filter += 1
-            continue
-        times.append(at)
-        if policy.since <= at <= newest and event_id not in under_way:
-            batch.events.append((at, event_id, found))
-    return PageTimes(times, claimed, off_filter, repeats)
+        if (first := seen.setdefault(event_id, place)) != place:
+            said.repeats += 1
+            if heard_of(events[place]) != heard_of(events[first]):
+                batch.copies.setdefault(event_id, []).append(events[place])
+        elif not is_wanted or not since <= at <= until:
+            said.off_filter += 1
+        else:
+            said.times.append(at)
+            if policy.since <= at <= newest:
+                wanted.add(place)
+    return said, wanted
+
+
+def _note_unproven(at: int, bounds: AskedSeconds, said: PageTimes) -> None:
+    """Notes when what is no valid event says that it was created."""
+    if bounds.since <= at <= bounds.until:
+        said.claimed.append(at)
+    else:
+        said.off_filter += 1
+
+
+def heard_of(found: Found) -> WireEvent | Plain | Unsigned | Event:
+    """What came, of an event whose id is proven by its bytes."""
+    return found.wire if isinstance(found, Identified) else found
 
 
 def in_order(times: list[int], claimed: list[int]) -> list[int]:
@@ -420,11 +458,11 @@ def in_order(times: list[int], claimed: list[int]) -> list[int]:
     return sorted(together) if times == sorted(times) else together
 
 
-def kind_of(found: Found) -> int:
-    """Returns the kind of an event."""
-    return found.wire.kind if isinstance(found, Identified) else found.kind
+def key_of(event: Event) -> Key:
+    """What events of a page are sorted by."""
+    return event.created_at, event.id
 
 
-def sample_of(event: Heard) -> bytes:
+def sample_of(event: Heard | Unsigned) -> bytes:
     """Returns an event as JSON, near enough to the bytes that came."""
     return msgspec.json.encode(event) if isinstance(event, WireEvent) else event.id

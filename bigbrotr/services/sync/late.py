@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from bigbrotr.models.columns import Columns
 from bigbrotr.models.coverage import How, Span, merge
 from bigbrotr.models.event import MAX_CREATED_AT
 from bigbrotr.nostr.questions import End, Question
@@ -74,7 +75,7 @@ class LateEvents:
         )
         anything = Asked(Question(self._context.policy.since, None, 1), 0, True)
         for number in {number for number, _ in page.late}:
-            events = [event for asked, event in page.late if asked == number]
+            events = Columns.of(event for asked, event in page.late if asked == number)
             asked = self._asked.get(number, anything)
             came = await self._ingest.take_unasked(Page(events=events, end=End.EOSE), asked.ask)
             # Not where all that was proven by it is taken back already, nor where we had enough.

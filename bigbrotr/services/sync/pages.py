@@ -9,6 +9,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from bigbrotr.core.defects import end_of
+from bigbrotr.models.columns import Columns
 from bigbrotr.models.coverage import How
 from bigbrotr.nostr.paging import Paging
 from bigbrotr.nostr.questions import End, GapReason, PageAnswer, Probe, Progress, Question
@@ -182,8 +183,8 @@ class PageWalk:
         await gate.acquire()
         try:
             answer, batch = sift(page, ask, self._context.policy, self._newest.taken)
-            page.events = []  # they are in the batch
-            self._absences.saw(batch.events)
+            page.events = Columns()  # they are in the batch
+            self._absences.saw(batch.events.keys)
             progress = self._judge(page, answer, batch, late)
             if self._aside is not None:
                 progress = Progress([], progress.gaps)

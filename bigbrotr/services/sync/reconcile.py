@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from bigbrotr.models.columns import Key
 from bigbrotr.models.coverage import Span
 from bigbrotr.nostr.message import Refusal
 from bigbrotr.nostr.negentropy import (
@@ -33,7 +34,7 @@ from bigbrotr.services.sync.fetch_by_id import (
 )
 from bigbrotr.services.sync.holdings import Comparison, Holdings, Remembered
 from bigbrotr.services.sync.honesty import Honesty, HonestyTest
-from bigbrotr.services.sync.ingest import Ingest, Key
+from bigbrotr.services.sync.ingest import Ingest
 from bigbrotr.services.sync.report import Report
 
 WORTHWHILE = 500  # archived events in a span: below, a page or two say as much

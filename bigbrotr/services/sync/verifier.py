@@ -21,16 +21,17 @@ _HEAD = struct.Struct("!I")  # how many claims follow
 
 
 class Verifier(Protocol):
-    """Verifies claims: signatures with the ids and keys that they are said to be of."""
+    """Verifies claims: signatures with the ids and keys that they are said to be of, 128 bytes each
+    and one behind the other."""
 
-    def verify(self, claims: Sequence[bytes]) -> Awaitable[Sequence[bool]]:
+    def verify(self, claims: bytes) -> Awaitable[Sequence[bool]]:
         """Begins to verify, and hands out of each claim whether it is right."""
 
 
 class Here:
     """Verifies in this process, which does nothing else meanwhile."""
 
-    def verify(self, claims: Sequence[bytes]) -> Awaitable[Sequence[bool]]:
+    def verify(self, claims: bytes) -> Awaitable[Sequence[bool]]:
         """Hands out of each claim whether it is right."""
         future = asyncio.get_running_loop().create_future()
         future.set_result(verify(claims))
@@ -40,8 +41,13 @@ class Here:
 class Asked(NamedTuple):
     """Claims that the process beside was asked about."""
 
-    claims: Sequence[bytes]
+    claims: bytes
     answer: asyncio.Future[Sequence[bool]]
+
+    @property
+    def number(self) -> int:
+        """How many there are."""
+        return len(self.claims) // CLAIM_BYTES
 
 
 class Beside(asyncio.Protocol):
@@ -60,7 +66,7 @@ class Beside(asyncio.Protocol):
             self._is_connected = True
             await asyncio.get_running_loop().create_connection(lambda: self, sock=self._socket)
 
-    def verify(self, claims: Sequence[bytes]) -> Awaitable[Sequence[bool]]:
+    def verify(self, claims: bytes) -> Awaitable[Sequence[bool]]:
         """Begins to verify, and hands out of each claim whether it is right."""
         future = asyncio.get_running_loop().create_future()
         if self._transport is None:
@@ -69,7 +75,7 @@ class Beside(asyncio.Protocol):
             future.set_result([])
         else:
             self._asked.append(Asked(claims, future))
-            self._transport.write(b"".join((_HEAD.pack(len(claims)), *claims)))
+            self._transport.write(_HEAD.pack(len(claims) // CLAIM_BYTES) + claims)
         return future
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -79,7 +85,7 @@ class Beside(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Answers came: a byte for each claim."""
         self._arrived += data
-        while self._asked and len(self._arrived) >= (size := len(self._asked[0].claims)):
+        while self._asked and len(self._arrived) >= (size := self._asked[0].number):
             answers = [each == 1 for each in self._arrived[:size]]
             del self._arrived[:size]
             self._answer(answers)
@@ -96,9 +102,9 @@ class Beside(asyncio.Protocol):
             answer.set_result(answers)
 
 
-def verify(claims: Sequence[bytes]) -> list[bool]:
+def verify(claims: bytes) -> list[bool]:
     """Returns of each claim whether it is right."""
-    return signatures.here.judge(b"".join(claims))
+    return signatures.here.judge(claims)
 
 
 def fork_verifier() -> socket.socket:

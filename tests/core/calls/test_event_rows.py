@@ -8,9 +8,11 @@ import pytest
 from bigbrotr.config.settings import Profile
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls import event_rows
+from bigbrotr.core.calls.event_rows import Rows, make_rows
 from bigbrotr.errors import LeaseLostError
+from bigbrotr.models.columns import Columns, Found
 from bigbrotr.models.event import Event
-from bigbrotr.models.plain import find_plain
+from bigbrotr.models.plain import Burst, Scan
 from tests.kit.archive import BOTH, B, claim_a, ordered, pairs
 from tests.kit.c import NATIVE
 from tests.kit.events import NOW, verified
@@ -60,13 +62,25 @@ async def test_what_is_copied_is_what_is_inserted(brotr: Brotr, profile: Profile
     assert await table(brotr) == copied
 
 
-def rows_of(events: Sequence[Event]) -> list[event_rows.Stored]:
-    """The same events as rows, as far as there are rows of them."""
-    frames = [b'["EVENT","s",%b]' % event.to_json().encode() for event in events]
-    plain = find_plain(frames, "s")
-    made = iter(event_rows.make_rows([each for each in plain if each is not None]))
-    rows = [next(made) if each is not None else None for each in plain]
-    return [row or event for row, event in zip(rows, events, strict=True)]
+def rows_of(events: Sequence[Event]) -> Rows:
+    """The same events with rows, made in C as far as it does so."""
+    return make_rows(columns_of(events), refuse)
+
+
+def columns_of(events: Sequence[Event]) -> Columns[Found]:
+    """Events as they come from a relay."""
+    burst = Burst.of([b'["EVENT","s",%b]' % event.to_json().encode() for event in events])
+    scan, columns = Scan(burst, "s"), Columns[Found]()
+    for place, event in enumerate(events):
+        if scan.plain_until(place) > place:
+            columns.take(scan, place, place + 1)
+        else:
+            columns.append(event)
+    return columns
+
+
+def refuse(reason: str, event_id: bytes) -> None:
+    raise AssertionError(f"{event_id.hex()}: {reason}")
 
 
 @BOTH
@@ -74,8 +88,8 @@ def rows_of(events: Sequence[Event]) -> list[event_rows.Stored]:
 async def test_rows_made_in_c_are_what_is_inserted(brotr: Brotr, profile: Profile) -> None:
     events = some()
     stored = rows_of(events)
-    assert sum(isinstance(each, Event) for each in stored) == 5  # NUL, a bell, 6,000 tags, far
-    assert [event_rows.whole(each) for each in stored] == events
+    assert len(stored.events.others) == 5  # NUL, a bell, 6,000 tags, far
+    assert list(stored) == events
     visit = await claim_a(brotr)
     assert await brotr.store_page(visit, stored, now=NOW) == (len(events), len(events))
     copied = await table(brotr)
@@ -109,8 +123,8 @@ async def test_relays_that_rows_name_are_noted(brotr: Brotr) -> None:
         ]
     )
     stored = rows_of(events)
-    assert all(isinstance(each, event_rows.Row) for each in stored)
-    found = sorted(url for each in stored for url in event_rows.urls_of(each))
+    assert not stored.events.others
+    found = sorted(url for _, _, urls in stored.named() for url in urls)
     names = ("five", "four", "hint", "seven", "three", "two")
     assert found == sorted(f"wss://{name}.example" for name in names)
     await brotr.store_page(await claim_a(brotr), stored, now=NOW)

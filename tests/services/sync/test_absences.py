@@ -69,8 +69,8 @@ async def held(brotr: Brotr) -> set[bytes]:
     return {row["event_id"] for row in rows}
 
 
-def keys(events: Sequence[Event]) -> list[tuple[int, bytes, object]]:
-    return sorted(((event.created_at, event.id, event) for event in events), key=lambda e: e[:2])
+def keys(events: Sequence[Event]) -> list[tuple[int, bytes]]:
+    return sorted((event.created_at, event.id) for event in events)
 
 
 async def absences_of(

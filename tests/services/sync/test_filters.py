@@ -20,6 +20,7 @@ from bigbrotr.config.settings import (
 )
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.errors import ConfigError
+from bigbrotr.models.columns import Columns
 from bigbrotr.models.event import WireEvent
 from bigbrotr.models.filter import Filter
 from bigbrotr.models.keys import Keys
@@ -155,24 +156,24 @@ def test_sifting() -> None:
     events = [make_event(time_, kind=kind) for time_ in range(10) for kind in (1, 7)]
 
     def page() -> Page:
-        return Page([*map(decode, events)], End.EOSE)
+        return Page(Columns.of(map(decode, events)), End.EOSE)
 
     policy = SyncPolicy(3, msgspec.structs.replace(NOTES, until=6), 100, True, True)
     answer, batch = sift(page(), Question(2, 7, 100), policy)
     # A second more on either side was asked for: heard, but not wanted.
     assert answer.created_ats == [2, 3, 4, 5, 6, 7]
-    assert [created_at for created_at, *_ in batch.events] == [3, 4, 5, 6]
+    assert list(batch.events.created_ats) == [3, 4, 5, 6]
     assert answer.off_filter == len(events) - 6
     answer, batch = sift(page(), Question(3, None, 100), policy)
-    assert answer.created_ats == [created_at for created_at, *_ in batch.events] == [3, 4, 5, 6]
+    assert answer.created_ats == list(batch.events.created_ats) == [3, 4, 5, 6]
 
 
 def test_sifting_tags_that_are_none() -> None:
     bad = make_event(tags=[["t", 7]])  # type: ignore[list-item]
-    page = Page([decode(bad)], End.EOSE)
+    page = Page(Columns.of([decode(bad)]), End.EOSE)
     policy = SyncPolicy(0, Filter(tags={"t": frozenset(["x"])}), 100, True, True)
     answer, batch = sift(page, Question(0, None, 100), policy)
-    assert (answer.off_filter, batch.events) == (0, [])
+    assert (answer.off_filter, len(batch.events)) == (0, 0)
     assert batch.rejected.keys() == {"malformed"}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from bigbrotr.config.settings import Config, SynchronizerSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.visits import Visit
+from bigbrotr.models.columns import Columns
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.nostr import message
 from bigbrotr.nostr.message import EventMessage
@@ -26,7 +27,8 @@ EVENTS = [make_event(1_600_000_000 + n, content=f"{n}") for n in range(200)]
 
 def page(events: Sequence[dict[str, object]]) -> Page:
     frames = [message.decode(b'["EVENT","s",%b]' % wire(event)) for event in events]
-    return Page([frame.event for frame in frames if isinstance(frame, EventMessage)], End.EOSE)
+    found = (frame.event for frame in frames if isinstance(frame, EventMessage))
+    return Page(Columns.of(found), End.EOSE)
 
 
 async def claim(brotr: Brotr, count: int) -> list[Visit]:
@@ -104,7 +106,7 @@ async def test_what_the_page_before_brought_already_is_heard_and_not_stored_twic
         page([first, second, third]), Question(0, 1_600_000_000, 5), POLICY, under_way
     )
     assert answer.created_ats == [1_600_000_000] * 3
-    assert {event[1].hex() for event in batch.events} == {second["id"], third["id"]}
+    assert {event_id.hex() for event_id in batch.events.ids} == {second["id"], third["id"]}
     assert batch.taken == frozenset()  # nothing is verified yet
 
 

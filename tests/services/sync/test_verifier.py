@@ -67,13 +67,14 @@ def process() -> Iterator[tuple[Beside, int]]:
 
 async def says(verifier: Verifier) -> list[bool]:
     """What a verifier says of all events, asked about some at a time, before it answers."""
-    asked = [verifier.verify(CLAIMS[start : start + 7]) for start in range(0, len(CLAIMS), 7)]
-    asked.insert(3, verifier.verify([]))
+    parts = [b"".join(CLAIMS[start : start + 7]) for start in range(0, len(CLAIMS), 7)]
+    parts.insert(3, b"")
+    asked = [verifier.verify(part) for part in parts]
     return [each for answer in asked for each in await answer]
 
 
 def test_here() -> None:
-    assert verify(CLAIMS) == RIGHT
+    assert verify(b"".join(CLAIMS)) == RIGHT
     assert asyncio.run(says(Here())) == RIGHT
 
 
@@ -88,7 +89,7 @@ async def test_beside_says_the_same() -> None:
 async def test_answers_that_nobody_waits_for_go_to_nobody_else() -> None:
     with process() as (verifier, _):
         await verifier.connect()
-        given_up = asyncio.ensure_future(verifier.verify(CLAIMS[:5]))
+        given_up = asyncio.ensure_future(verifier.verify(b"".join(CLAIMS[:5])))
         given_up.cancel()
         assert await says(verifier) == RIGHT
 
@@ -96,7 +97,7 @@ async def test_answers_that_nobody_waits_for_go_to_nobody_else() -> None:
 async def test_without_the_process_it_is_done_here() -> None:
     with process() as (verifier, pid):
         await verifier.connect()
-        assert await verifier.verify(CLAIMS[:1]) == [True]
+        assert await verifier.verify(CLAIMS[0]) == [True]
         os.kill(pid, signal.SIGSTOP)
         asked = asyncio.create_task(says(verifier))
         await asyncio.sleep(0)
