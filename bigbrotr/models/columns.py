@@ -5,7 +5,7 @@ objects only for those who ask for one; what is not plain stands among them as w
 """
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from bigbrotr.models import native
@@ -56,7 +56,8 @@ class Columns(Generic[T]):
         self.addresses += said.addresses[start:end]
         self.lengths += said.lengths[start:end]
         self.kinds += said.kinds[start:end]
-        self.kept.append(scan.data)
+        if not self.kept or self.kept[-1] is not scan.data:
+            self.kept.append(scan.data)
 
     def append(self, event: T) -> None:
         """Appends an event as it is."""
@@ -137,7 +138,7 @@ class Columns(Generic[T]):
         picked.created_ats, picked.claims, picked.addresses, picked.lengths, picked.kinds = pick(
             places, *columns
         )
-        picked.kept = self.kept
+        picked.kept = self.kept if places else []
         if (ids := self._ids) is not None:
             picked._ids = [ids[at] for at in places]
         if others := self.others:
@@ -161,16 +162,20 @@ class Columns(Generic[T]):
             return self
         return self.pick(array("I", range(start, min(end, len(self)))))
 
-    def with_more(self, more: "Columns[T]") -> "Columns[T]":
-        """These, and others behind them."""
-        both: Columns[T] = Columns()
-        both.created_ats = self.created_ats + more.created_ats
-        both.claims = self.claims + more.claims
-        both.addresses = self.addresses + more.addresses
-        both.lengths = self.lengths + more.lengths
-        both.kinds = self.kinds + more.kinds
-        both.kept = [*self.kept, *more.kept]
-        both.others = self.others | {len(self) + at: each for at, each in more.others.items()}
+    @classmethod
+    def joined(cls, parts: "Sequence[Columns[T]]") -> "Columns[T]":
+        """All events of several, one behind the other."""
+        if len(parts) == 1:
+            return parts[0]
+        both: Columns[T] = cls()
+        for part in parts:
+            both.others |= {len(both) + at: each for at, each in part.others.items()}
+            both.created_ats += part.created_ats
+            both.claims += part.claims
+            both.addresses += part.addresses
+            both.lengths += part.lengths
+            both.kinds += part.kinds
+        both.kept = list({id(data): data for part in parts for data in part.kept}.values())
         return both
 
 

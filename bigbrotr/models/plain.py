@@ -6,7 +6,7 @@ Nearly all events are plain. Of any other nothing is said here, valid or not, an
 
 from array import array
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, compress
 from typing import TypeAlias
 
 import msgspec
@@ -89,10 +89,14 @@ class Scan:
     is not installed, or there are few."""
 
     def __init__(self, burst: Burst, subscription: str) -> None:
+        self._burst, self._subscription = burst, subscription
         self.data = burst.data
         self.said: native.Scanned | None = None
+        self._is_mostly_plain = False
         if native.here is not None and len(burst) >= FEW:
-            self.said = native.here.scan(burst.data, burst.bounds, subscription.encode())
+            self.said = said = native.here.scan(burst.data, burst.bounds, subscription.encode())
+            plain = sum(compress(said.lengths, said.are_plain))
+            self._is_mostly_plain = 2 * plain > len(burst.data)
 
     def plain_until(self, start: int) -> int:
         """The place of the first message from `start` on that is none."""
@@ -110,3 +114,13 @@ class Scan:
         assert self.said is not None
         claim = bytes(self.said.claims[CLAIM_BYTES * place : CLAIM_BYTES * (place + 1)])
         return Plain(self.said.created_ats[place], self.said.kinds[place], claim, frame)
+
+    def worth_keeping(self, start: int, end: int) -> "tuple[Scan, int, int] | None":
+        """The plain events between two places in bytes that hold little else, since whoever keeps
+        an event keeps alive all in which it came; None where there are few, beside much else."""
+        if self._is_mostly_plain:
+            return self, start, end
+        if end - start < FEW:
+            return None
+        some = [self._burst[place] for place in range(start, end)]
+        return Scan(Burst.of(some), self._subscription), 0, end - start

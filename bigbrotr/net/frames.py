@@ -124,7 +124,9 @@ class FrameReader:
         if native.here is not None and end - position >= BURST and self._fragments is None:
             bounds, position = native.here.messages(data, position, largest)
             if bounds:
-                messages.append(Burst(data, bounds))
+                burst = Burst(data, bounds)
+                # It keeps all alive that was read: not where that is mostly something else.
+                messages += [burst] if 2 * burst.size > len(data) else burst
                 self.idle = 0
         while True:
             left = end - position

@@ -265,7 +265,7 @@ class Stream(asyncio.Protocol):
 def cost_of(message: bytes | Burst) -> int:
     """What a message counts for, or many together."""
     if isinstance(message, Burst):
-        return message.size + FRAME_COST * len(message)
+        return len(message.data) + FRAME_COST * len(message)
     return len(message) + FRAME_COST
 
 

@@ -594,27 +594,35 @@ class Session:
 
     def _take_burst(self, burst: Burst, reading: _Reading, *, has_ended: bool) -> bool:
         """Takes messages that came together: plain events of the answer all at once."""
-        page, place, asked = reading.page, 0, reading.subscription
+        _page, place, asked = reading.page, 0, reading.subscription
         scan = None if asked is None or not reading.is_request else Scan(burst, asked)
+        singly = 0  # up to here plain events are taken one by one
         while place < len(burst):
-            end = place if scan is None else scan.plain_until(place)
             answer: message.Message | None = None
-            if scan is not None and asked is not None and end > place:
-                size = scan.size(place, end)
-                cost = size + FRAME_COST * (end - place)
-                # Events keep the bytes alive in which they came: not for few of them.
-                fits = page.size + cost <= reading.most_bytes and 2 * size > len(burst.data)
-                if fits and reading.subscription is not None:
-                    page.events.take(scan, place, end)
-                    page.size += cost
-                    place = end
-                    continue
-                answer = EventMessage(asked, scan.event(place, burst[place]))
+            if scan is not None and asked is not None:
+                if place >= singly and (end := scan.plain_until(place)) > place:
+                    if self._take_together(scan, place, end, reading):
+                        place = end
+                        continue
+                    singly = end
+                if place < singly:
+                    answer = EventMessage(asked, scan.event(place, burst[place]))
             frame = burst[place]
             answer = answer or message.decode(frame)
             has_ended = self._take_one(frame, answer, reading, has_ended=has_ended)
             place += 1
         return has_ended
+
+    def _take_together(self, scan: Scan, start: int, end: int, reading: _Reading) -> bool:
+        """Takes plain events that follow on each other, if they fit and are worth it."""
+        page, cost = reading.page, scan.size(start, end) + FRAME_COST * (end - start)
+        if reading.subscription is None or page.size + cost > reading.most_bytes:
+            return False
+        if (part := scan.worth_keeping(start, end)) is None:
+            return False
+        page.events.take(*part)
+        page.size += cost
+        return True
 
     def _take_one(
         self, frame: bytes, answer: message.Message, reading: _Reading, *, has_ended: bool

@@ -91,8 +91,8 @@ def are_right(claims: bytes) -> bool:
 
 
 class Scanned(NamedTuple):
-    """What was said of frames, as columns of so many items: of those that are no plain events, only
-    that. Where these lie counts as long as the bytes live that were scanned."""
+    """What was said of frames, as columns of so many items; of those that are no plain events only
+    that counts. Where they lie counts as long as the bytes live that were scanned."""
 
     are_plain: bytes  # 1, or 0: nobody knows
     kinds: "array[int]"  # uint32

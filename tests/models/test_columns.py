@@ -57,7 +57,9 @@ def test_places_in_order() -> None:
     assert picked.part(0, 100) is picked
     assert picked.part(3, 3).keys == []
     assert columns.pick(array("I", [7, 7])).order()[1] is False
-    both = picked.part(0, 5).with_more(picked.part(5, 20))
+    both = Columns.joined([picked.part(0, 5), picked.part(5, 20)])
+    assert len(both.kept) == len(columns.kept)  # each once
+    assert columns.pick(array("I")).kept == []
     assert both.keys == picked.keys
     assert list(both) == list(picked)
 
@@ -71,7 +73,7 @@ def test_others_stand_among_them() -> None:
     assert columns.claim(20) == event.claim
     turned = columns.pick(array("I", [20, 0]))
     assert (turned[0], turned.keys[1]) == (event, KEYS[0])
-    joined = columns.with_more(turned)
+    joined = Columns.joined([columns, turned])
     assert (joined[20], joined[21], joined.kind(22)) == (event, event, 0)
 
 

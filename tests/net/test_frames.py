@@ -288,3 +288,16 @@ def test_pings_are_answered_with_their_payload() -> None:
     mask, masked = reply[2:6], reply[6:]
     assert reply[:2] == bytes([0x8A, 0x85])
     assert bytes(a ^ b for a, b in zip(masked, mask * 2, strict=False)) == b"hello"
+
+
+def test_messages_keep_little_else_alive() -> None:
+    """Else a relay could hide much in few messages, which wait to be read."""
+    pings = frame(0x9, b"x" * 125) * 2000
+    few = FrameReader(MAX).read(frame(0x1, b"a") * 3 + pings)
+    assert few == [b"a"] * 3
+    assert all(isinstance(each, bytes) for each in few)
+    many = FrameReader(MAX).read(frame(0x1, b"a" * 100) * 3000 + pings)
+    for each in many:
+        if isinstance(each, Burst):
+            assert len(each.data) < 2 * each.size
+    assert sum(len(each) if isinstance(each, Burst) else 1 for each in many) == 3000

@@ -20,6 +20,7 @@ from bigbrotr.models.plain import Burst, unpacked
 from bigbrotr.models.relay import Relay
 from bigbrotr.net.connect import Unreached
 from bigbrotr.net.dial import dial
+from bigbrotr.net.frames import FRAME_COST
 from bigbrotr.net.websocket import Stream
 from bigbrotr.nostr.questions import End
 from bigbrotr.nostr.session import (
@@ -30,6 +31,7 @@ from bigbrotr.nostr.session import (
     _Reading,
     is_objection,
 )
+from tests.kit.c import NATIVE
 from tests.kit.events import make_event, wire
 from tests.kit.model import Vices
 from tests.kit.scripted import ScriptedRelay
@@ -225,21 +227,40 @@ def events(sub: str, first: int, last: int) -> list[Say]:
     return [["EVENT", sub, event] for event in EVENTS[first:last]]
 
 
+def taken(frames: list[bytes], most_bytes: int = 1 << 20) -> Page:
+    """What is made of messages that come together."""
+    page = Page(Columns(), End.CUT)
+    reading = _Reading(page, most_bytes, "s", is_request=True)
+    Session(cast(Stream, None))._take([Burst.of(frames)], reading)
+    return page
+
+
 def test_few_events_do_not_keep_alive_what_came_beside_them() -> None:
     """Else a relay could make a page of small events hold all that it sends with them."""
     some = [b'["EVENT","s",%b]' % wire(event) for event in EVENTS[:8]]
-    much = b'["NOTICE","%b"]' % (b"x" * 100_000)
+    page = taken([*some, b'["NOTICE","%b"]' % (b"x" * 100_000)])
+    assert ids(page.events) == wanted(0, 8)
+    assert sum(map(len, page.events.kept)) <= sum(map(len, some))
+    assert page.size == sum(len(frame) + FRAME_COST for frame in some)
 
-    def kept(frames: list[bytes]) -> tuple[list[str], list[bytes]]:
-        page = Page(Columns(), End.CUT)
-        reading = _Reading(page, 1 << 20, "s", is_request=True)
-        Session(cast(Stream, None))._take([Burst.of(frames)], reading)
-        return ids(page.events), page.events.kept
 
-    alone, together = kept(some), kept([*some, much])
-    assert alone[0] == together[0] == wanted(0, 8)
-    assert together[1] == []
-    assert sum(map(len, alone[1])) <= sum(map(len, some))
+@NATIVE
+def test_events_are_columns_whatever_comes_among_them() -> None:
+    """Once: one that is written in another way made objects of all those around it."""
+    frames = [b'["EVENT","s",%b]' % wire(event) for event in EVENTS]
+    for place in (10, 30):
+        frames[place] = frames[place].replace(b',"tags":[]', b',"more":0,"tags":[]')
+    for beside in ([], [b'["NOTICE","%b"]' % (b"x" * 100_000)]):
+        page = taken([*frames, *beside])
+        assert ids(page.events) == wanted(0, 50)
+        assert page.events.others.keys() == {10, 30}
+
+
+def test_an_answer_that_is_too_large_ends_in_the_middle_of_what_came() -> None:
+    frames = [b'["EVENT","s",%b]' % wire(event) for event in EVENTS]
+    page = taken(frames, most_bytes=sum(len(frame) + FRAME_COST for frame in frames[:20]))
+    assert page.end is End.OVERSIZE
+    assert ids(page.events) == wanted(0, 21)
 
 
 def ids(found: Iterable[Any]) -> list[str]:

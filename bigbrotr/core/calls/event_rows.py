@@ -81,6 +81,16 @@ class Rows(Sequence[Event]):
         return self.events.ids
 
     @property
+    def kinds(self) -> list[int]:
+        """Their kinds."""
+        return list(map(self.events.kind, range(len(self))))
+
+    @property
+    def pubkeys(self) -> list[bytes]:
+        """Their authors' public keys (32 bytes each)."""
+        return [self.events.claim(place)[96:] for place in range(len(self))]
+
+    @property
     def claims(self) -> bytes:
         """What there is to verify, 128 bytes each."""
         return bytes(self.events.claims)
@@ -127,15 +137,21 @@ class Rows(Sequence[Event]):
     def _ends(self) -> list[int]:
         return list(accumulate(self.lengths))
 
-    def with_more(self, more: "Rows") -> "Rows":
-        """These, and others behind them."""
-        if not len(self):
-            return more
-        naming = {len(self) + place: texts for place, texts in more.naming.items()}
-        events = self.events.with_more(more.events)
-        return Rows(
-            events, self.data + more.data, self.lengths + more.lengths, self.naming | naming
-        )
+    @classmethod
+    def joined(cls, parts: "Sequence[Rows]") -> "Rows":
+        """All of several, one behind the other."""
+        if len(parts) == 1:
+            return parts[0]
+        lengths, naming = array("I"), dict[int, bytes | None]()
+        for part in parts:
+            naming |= {len(lengths) + at: texts for at, texts in part.naming.items()}
+            lengths += part.lengths
+        events: Columns[Found] = Columns.joined([part.events for part in parts])
+        return cls(events, b"".join([part.data for part in parts]), lengths, naming)
+
+    def in_order(self) -> "Rows":
+        """The same, sorted by (created_at, id)."""
+        return self.pick(self.events.order()[0])
 
     def complete(self, reject: Callable[[str, bytes], None]) -> "Rows":
         """The same with the rows of those of which C makes none; without those that turn out to be
@@ -160,18 +176,23 @@ class Rows(Sequence[Event]):
         return self.pick(array("I", [n for n in range(len(self)) if n not in refused]))
 
     def named(self) -> Iterator[tuple[int, int, Sequence[str]]]:
-        """The relays that events name: the kind of an event, of how many the same is said, and the
+        """The relays that events name: the place of an event, of how many the same is said, and the
         relays. Those come first that are named first."""
         times = Counter(self.naming.values())
         firsts = dict(zip(reversed(self.naming.values()), reversed(self.naming), strict=True))
         for place, texts in self.naming.items():
             if texts is None:
-                event = self[place]
-                yield event.kind, 1, mentioned(event.kind, event.tags, event.content)
+                yield place, 1, self.urls(place)
             elif firsts[texts] == place:
-                is_short = len(texts) <= MOST_REMEMBERED
-                urls = _urls_remembered(texts) if is_short else _urls_in(texts)
-                yield self.events.kind(place), times[texts], urls
+                yield place, times[texts], self.urls(place)
+
+    def urls(self, place: int) -> Sequence[str]:
+        """The relays that one event names."""
+        texts = self.naming.get(place, b"")
+        if texts is None:
+            event = self[place]
+            return mentioned(event.kind, event.tags, event.content)
+        return _urls_remembered(texts) if len(texts) <= MOST_REMEMBERED else _urls_in(texts)
 
     def copied(self, nums: Sequence[int], columns: Sequence[str]) -> bytes:
         """All as COPY takes them, with their numbers; `columns` of `columns_of`."""
@@ -224,7 +245,7 @@ def _refuse(reason: str, event_id: bytes) -> None:
 
 
 def _urls_in(texts: bytes) -> Sequence[str]:
-    return tuple(normal_urls(texts[:-1].decode().split("\n")))
+    return tuple(normal_urls(texts[:-1].decode().split("\n"))) if texts else ()
 
 
 _urls_remembered = lru_cache(maxsize=4096)(_urls_in)  # the same few are named all the time

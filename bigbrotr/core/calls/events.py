@@ -254,12 +254,12 @@ def columns_beside_rows(
 def mentions_of(rows: Rows) -> dict[str, Any]:
     """The relays that new events name, each once: the same few are named all the time."""
     named: dict[str, list[int]] = {}  # its first event's kind, and how often
-    for kind, times, urls in rows.named():
+    for place, times, urls in rows.named():
         for url in urls:
             if (known := named.get(url)) is not None:
                 known[1] += times
             else:
-                named[url] = [kind, times]
+                named[url] = [rows.events.kind(place), times]
     kinds, counts = by_column(list(named.values()), 2)
     return {
         "p_named": list(named),
@@ -274,16 +274,21 @@ def event_columns(
 ) -> dict[str, Any]:
     """What `insert_events` takes beside the relay's number: sorted events as columns. `seen_ats`:
     one time for all, or as many as there are events."""
-    events = list(events)  # each is made once
-    whole = events if kept else []
+    rows = events if isinstance(events, Rows) else None  # of which no event need be made
+    whole = list(events) if kept or rows is None else []
 
     def column(name: str, value: Callable[[Event], object]) -> list[object] | None:
         return [value(event) for event in whole] if name in kept else None
 
+    kinds = [event.kind for event in whole] if rows is None else rows.kinds
     named = [
-        (url, position, event.kind)
-        for position, event in enumerate(events if notes_mentions else (), 1)
-        for url in mentioned(event.kind, event.tags, event.content)
+        (url, position, kind)
+        for position, kind in enumerate(kinds if notes_mentions else (), 1)
+        for url in (
+            mentioned(kind, whole[position - 1].tags, whole[position - 1].content)
+            if rows is None
+            else rows.urls(position - 1)
+        )
     ]
     has_raw = any(event.raw for event in whole)
     hashes: list[int] | None = None
@@ -295,10 +300,10 @@ def event_columns(
             hash_ends.append(len(hashes))
     return {
         "p_seen_ats": seen_ats,
-        "p_created_ats": [event.created_at for event in events],
-        "p_kinds": [event.kind for event in events],
-        "p_ids": [event.id for event in events],
-        "p_pubkeys": [event.pubkey for event in events],
+        "p_created_ats": [e.created_at for e in whole] if rows is None else rows.created_ats,
+        "p_kinds": kinds,
+        "p_ids": [event.id for event in whole] if rows is None else rows.ids,
+        "p_pubkeys": [event.pubkey for event in whole] if rows is None else rows.pubkeys,
         "p_sigs": column("sig", lambda event: event.sig),
         "p_tags": column("tags", _tags_json),
         "p_tag_hashes": hashes,

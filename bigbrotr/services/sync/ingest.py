@@ -16,7 +16,7 @@ from bigbrotr.config.settings import SyncPolicy
 from bigbrotr.core.calls.event_rows import Rows, decoded, make_rows
 from bigbrotr.core.calls.events import Rejected, Turn, at_once
 from bigbrotr.core.defects import end_of
-from bigbrotr.models.columns import Columns, Found, Key
+from bigbrotr.models.columns import Columns, Found
 from bigbrotr.models.coverage import Gap
 from bigbrotr.models.event import Event, Identified, Unsigned, WireEvent, identify
 from bigbrotr.models.plain import Heard, Plain
@@ -71,7 +71,7 @@ class Batch:
             self.reject(reason, event_id)
             refused.append(event_id)
 
-        asked = []
+        asked, verified = [], list[Rows]()
         for start in range(0, len(events), MAX_BATCH):  # made ready while others are verified
             rows = make_rows(events.part(start, start + MAX_BATCH), refuse)
             asked.append((rows, verifier.verify(rows.claims)))
@@ -81,9 +81,10 @@ class Batch:
                 for event_id in compress(rows.ids, (not each for each in right)):
                     refuse("bad signature", event_id)
                 rows = rows.pick(array("I", compress(count(), right)))
-            self.fresh = self.fresh.with_more(rows)
+            verified.append(rows)
+        self.fresh = Rows.joined(verified)
         if copies := [copy for event_id in refused if (copy := self._right_copy(event_id))]:
-            self.fresh = Rows.of(sorted((*self.fresh, *copies), key=key_of))
+            self.fresh = Rows.joined([self.fresh, Rows.of(copies)]).in_order()
         self.forged += len(refused) - len(copies)
         self.taken = frozenset(self.fresh.ids)
 
@@ -110,7 +111,7 @@ class Batch:
 
     def forget(self) -> None:
         """Lets go of the events, once they are stored."""
-        self.fresh, self.copies = Rows(), {}
+        self.events, self.fresh, self.copies = Columns(), Rows(), {}
 
     def keep(self, are_kept: Iterable[bool]) -> None:
         """Drops events, of which it is said of each whether it is kept."""
@@ -456,11 +457,6 @@ def in_order(times: list[int], claimed: list[int]) -> list[int]:
     if times == sorted(times, reverse=True):
         return sorted(together, reverse=True)
     return sorted(together) if times == sorted(times) else together
-
-
-def key_of(event: Event) -> Key:
-    """What events of a page are sorted by."""
-    return event.created_at, event.id
 
 
 def sample_of(event: Heard | Unsigned) -> bytes:

@@ -2,8 +2,9 @@
 
 Memory is arithmetic: each of at most `width` visits holds one page that is on its way or waits for
 its turn, and PAGES_AT_WORK pages are being verified or stored: so (width + PAGES_AT_WORK) x
-max_page_bytes of frames, and about as much again in decoded events; and each visit what its stream
-holds unread, a MiB and one read, and at most max_page_bytes of what comes late. A live visit holds
+max_page_bytes of frames, twice that where something else came among them, and PAGES_AT_WORK times
+about as much again in rows; and each visit what its stream holds unread, a MiB and one read, and at
+most max_page_bytes of what comes late. A live visit holds
 at most max_page_bytes of arrivals, for a second. WINDOWS_AT_WORK windows are reconciled,
 10 MB each. Nothing queues: a stalled database stops the sockets.
 """

@@ -9,7 +9,9 @@ from bigbrotr.config.settings import Profile
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls import event_rows
 from bigbrotr.core.calls.event_rows import Rows, make_rows
+from bigbrotr.core.calls.events import event_columns
 from bigbrotr.errors import LeaseLostError
+from bigbrotr.models import native
 from bigbrotr.models.columns import Columns, Found
 from bigbrotr.models.event import Event
 from bigbrotr.models.plain import Burst, Scan
@@ -159,3 +161,38 @@ def test_a_profile_that_is_not_known_is_not_copied() -> None:
     assert event_rows.columns_of(frozenset()) == event_rows.ESSENTIAL
     assert event_rows.columns_of({"sig", "tags", "content", "raw"}) == event_rows.FULL
     assert event_rows.columns_of({"sig"}) is None
+
+
+@NATIVE
+@pytest.mark.parametrize("kept", [(), ("sig", "tags", "content", "raw")])
+def test_rows_are_inserted_as_their_events_are(kept: Sequence[str]) -> None:
+    """Where some of a page turn out to be archived."""
+    events = [verified("", [["r", f"wss://{n % 3}.example"]], created_at=n + 1) for n in range(9)]
+    events = ordered([*some(), *events, verified("wss://kind.example", kind=2)])
+    columns = event_columns(rows_of(events), [NOW], frozenset(kept), notes_mentions=True)
+    assert columns == event_columns(events, [NOW], frozenset(kept), notes_mentions=True)
+    assert len(columns["p_named"]) == 10
+
+
+@NATIVE
+def test_rows_in_several_parts_are_the_same_rows() -> None:
+    whole = rows_of(some())
+    parts = [whole[:3], whole[3:4], whole[4:4], whole[4:]]
+    joined = Rows.joined([parts[3], *parts[:3]]).in_order()
+    nums = list(range(len(whole)))
+    for columns in (event_rows.FULL, event_rows.ESSENTIAL):
+        assert joined.copied(nums, columns) == whole.copied(nums, columns)
+    assert (joined.ids, joined.created_ats) == (whole.ids, whole.created_ats)
+    assert [*joined.named()] == [*whole.named()]
+    assert joined[-1] == whole[len(whole) - 1]
+
+
+def test_without_c_the_same_bytes_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = some()
+    nums = list(range(len(events)))
+    with_c = [
+        rows_of(events).copied(nums, each) for each in (event_rows.FULL, event_rows.ESSENTIAL)
+    ]
+    monkeypatch.setattr(native, "here", None)
+    rows = Rows.of(events)
+    assert [rows.copied(nums, each) for each in (event_rows.FULL, event_rows.ESSENTIAL)] == with_c

@@ -149,6 +149,19 @@ async def test_what_the_page_before_is_storing_is_left_out_once_that_is_known() 
     assert [event.id.hex() for event in below.fresh] == [second["id"]]
 
 
+async def test_a_forged_copy_that_comes_first_changes_nothing() -> None:
+    """Neither what is stored nor its order; once it made all of its page dear to store."""
+    forged = [{**EVENTS[n], "sig": EVENTS[0]["sig"]} for n in (7, 3)]
+    _, batch = sift(page([*forged, *EVENTS[:9]]), Question(0, None, 500), POLICY)
+    await batch.verify(Here())
+    assert [event.id.hex() for event in batch.fresh] == [event["id"] for event in EVENTS[:9]]
+    assert (batch.forged, batch.rejected["bad signature"][0]) == (0, 2)
+    _, batch = sift(page([*forged, *EVENTS[4:9]]), Question(0, None, 500), POLICY)
+    await batch.verify(Here())
+    assert [event.id.hex() for event in batch.fresh] == [event["id"] for event in EVENTS[4:9]]
+    assert (batch.forged, batch.rejected["bad signature"][0]) == (1, 2)
+
+
 async def test_a_second_with_many_events_is_worth_waiting_for() -> None:
     many = [make_event(1_600_000_000, content=f"{n}") for n in range(CROWD + 1)]
     ask = Question(0, None, 500)
