@@ -594,7 +594,7 @@ class Session:
 
     def _take_burst(self, burst: Burst, reading: _Reading, *, has_ended: bool) -> bool:
         """Takes messages that came together: plain events of the answer all at once."""
-        _page, place, asked = reading.page, 0, reading.subscription
+        place, asked = 0, reading.subscription
         scan = None if asked is None or not reading.is_request else Scan(burst, asked)
         singly = 0  # up to here plain events are taken one by one
         while place < len(burst):

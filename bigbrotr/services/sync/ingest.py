@@ -82,7 +82,7 @@ class Batch:
                     refuse("bad signature", event_id)
                 rows = rows.pick(array("I", compress(count(), right)))
             verified.append(rows)
-        self.fresh = Rows.joined(verified)
+        self.fresh = Rows.joined([rows for rows in (self.fresh, *verified) if rows])
         if copies := [copy for event_id in refused if (copy := self._right_copy(event_id))]:
             self.fresh = Rows.joined([self.fresh, Rows.of(copies)]).in_order()
         self.forged += len(refused) - len(copies)
