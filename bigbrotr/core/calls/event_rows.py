@@ -35,7 +35,7 @@ _INT4 = 23  # PostgreSQL's number of the type
 # The number comes last: it is drawn when all else is made.
 ESSENTIAL = ("created_at", "kind", "slice", "id", "pubkey", "num")
 FULL = (*ESSENTIAL[:-1], "sig", "tags", "tag_hashes", "content", "num")
-_ESSENTIAL_BYTES = 102  # of a row, that hold these
+_ESSENTIAL_BYTES = Struct("!h iq ii ii i32s i32s").size  # of a row: the first columns, but for num
 _until_tags = Struct("!h iq ii ii i32s i32s i64s i")
 _columns = Struct("!h").pack
 _length = Struct("!i").pack
