@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from bigbrotr.models import native
-from bigbrotr.models.plain import Burst
+from bigbrotr.models.burst import Burst
 from bigbrotr.net.inflate import BadlyPackedError, Inflater
 
 

@@ -12,7 +12,7 @@ from websockets.extensions.permessage_deflate import (
 )
 from websockets.uri import parse_uri
 
-from bigbrotr.models.plain import Burst
+from bigbrotr.models.burst import Burst
 from bigbrotr.net.frames import FRAME_COST, CloseCode, FrameReader, Goodbye, encode, ping
 from bigbrotr.net.inflate import Agreed, Inflater
 from bigbrotr.net.politeness import Slot

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple, Self
 from msgspec import Struct
 from msgspec.structs import replace
 
+from bigbrotr.models.burst import Burst
 from bigbrotr.models.columns import Columns
-from bigbrotr.models.plain import Burst, Heard, Scan
+from bigbrotr.models.plain import Heard, Scan
 from bigbrotr.net.frames import FRAME_COST
 from bigbrotr.net.websocket import DisconnectedError, Stream
 from bigbrotr.nostr import message

@@ -20,9 +20,10 @@ from bigbrotr.core.calls.event_rows import Rows
 from bigbrotr.core.calls.imports import Import
 from bigbrotr.core.defects import POISON, is_outside
 from bigbrotr.errors import DatabaseError, leaves
+from bigbrotr.models.burst import Burst
 from bigbrotr.models.columns import Columns, Found
 from bigbrotr.models.event import WireEvent, identify
-from bigbrotr.models.plain import Burst, Scan
+from bigbrotr.models.plain import Scan
 from bigbrotr.nostr.message import EventMessage, decode
 from bigbrotr.services.sync.ingest import Batch, heard_of
 from bigbrotr.services.sync.verifier import Here

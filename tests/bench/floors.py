@@ -19,9 +19,10 @@ from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.event_rows import make_rows
 from bigbrotr.core.pool import Pool, tell_arrays_by_type
 from bigbrotr.models import signatures
+from bigbrotr.models.burst import Burst
 from bigbrotr.models.columns import Columns, Found
 from bigbrotr.models.event import Event, WireEvent, identify, is_signed
-from bigbrotr.models.plain import Burst, Scan
+from bigbrotr.models.plain import Scan
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.models.signatures import CLAIM_BYTES, MAX_BATCH
 from bigbrotr.net.frames import FrameReader

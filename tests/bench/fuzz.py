@@ -21,10 +21,11 @@ import nostr_sdk
 from bigbrotr.config.settings import SynchronizerSettings
 from bigbrotr.core.calls import event_rows
 from bigbrotr.core.calls.event_rows import Rows, make_rows
+from bigbrotr.models.burst import Burst
 from bigbrotr.models.columns import Columns, Found
 from bigbrotr.models.event import Event, Unsigned, WireEvent, decode, identify
 from bigbrotr.models.mentions import mentioned
-from bigbrotr.models.plain import Burst, Heard, Plain, Scan, unpacked
+from bigbrotr.models.plain import Heard, Plain, Scan, unpacked
 from bigbrotr.net.frames import Oversized
 from bigbrotr.nostr import message
 from bigbrotr.nostr.message import EventMessage, Malformed, TooLarge

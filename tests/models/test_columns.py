@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from bigbrotr.models import native
+from bigbrotr.models.burst import Burst
 from bigbrotr.models.columns import Columns, Found, pick_by_python
 from bigbrotr.models.event import WireEvent, decode, identify
-from bigbrotr.models.plain import Burst, Heard, Plain, Scan
+from bigbrotr.models.plain import Heard, Plain, Scan
 from tests.kit.c import NATIVE
 from tests.kit.events import make_event, verified, wire
 

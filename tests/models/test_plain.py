@@ -7,9 +7,10 @@ import msgspec
 import pytest
 
 from bigbrotr.models import native
+from bigbrotr.models.burst import Burst
 from bigbrotr.models.event import Event, WireEvent, decode, identify
 from bigbrotr.models.filter import Filter
-from bigbrotr.models.plain import FEW, Burst, Plain, Scan, unpacked
+from bigbrotr.models.plain import FEW, Plain, Scan, unpacked
 from tests.kit.c import NATIVE
 from tests.kit.events import make_event, wire
 

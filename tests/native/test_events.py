@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bigbrotr.models import native as here
-from bigbrotr.models.plain import Burst
+from bigbrotr.models.burst import Burst
 from tests.bench import fuzz
 from tests.kit.c import library
 

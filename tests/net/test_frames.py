@@ -13,7 +13,7 @@ from websockets.frames import Frame, Opcode
 from websockets.server import ServerProtocol
 
 from bigbrotr.models import native
-from bigbrotr.models.plain import Burst
+from bigbrotr.models.burst import Burst
 from bigbrotr.net import frames
 from bigbrotr.net.frames import (
     FRAME_COST,

@@ -15,8 +15,9 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from bigbrotr.config.settings import Link
+from bigbrotr.models.burst import Burst
 from bigbrotr.models.columns import Columns
-from bigbrotr.models.plain import Burst, unpacked
+from bigbrotr.models.plain import unpacked
 from bigbrotr.models.relay import Relay
 from bigbrotr.net.connect import Unreached
 from bigbrotr.net.dial import dial

@@ -12,9 +12,10 @@ from bigbrotr.core.calls.event_rows import Rows, make_rows
 from bigbrotr.core.calls.events import event_columns
 from bigbrotr.errors import LeaseLostError
 from bigbrotr.models import native
+from bigbrotr.models.burst import Burst
 from bigbrotr.models.columns import Columns, Found
 from bigbrotr.models.event import Event
-from bigbrotr.models.plain import Burst, Scan
+from bigbrotr.models.plain import Scan
 from tests.kit.archive import BOTH, B, claim_a, ordered, pairs
 from tests.kit.c import NATIVE
 from tests.kit.events import NOW, verified
