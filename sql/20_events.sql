@@ -31,28 +31,16 @@ CREATE OR REPLACE FUNCTION bigbrotr.runs_of(p_created_ats bigint[])
 RETURNS TABLE (slice integer, first integer, last integer)
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE ROWS 2 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    total  integer := cardinality(p_created_ats);
-    end_at bigint;
-    beyond integer;
-    middle integer;
+    total      integer := cardinality(p_created_ats);
+    last_slice integer := bigbrotr.slice_of(p_created_ats[total]);
 BEGIN
     first := 1;
     WHILE first <= total LOOP
         slice := bigbrotr.slice_of(p_created_ats[first]);
-        end_at := bigbrotr.slice_end(slice);
-        last := first;
-        beyond := total + 1;
-        IF p_created_ats[total] < end_at OR slice = 2147483647 THEN
-            last := total;
+        last := total;
+        IF slice < last_slice THEN
+            last := width_bucket(bigbrotr.slice_end(slice) - 1, p_created_ats);
         END IF;
-        WHILE last < total AND last + 1 < beyond LOOP
-            middle := (last + beyond) / 2;
-            IF p_created_ats[middle] < end_at THEN
-                last := middle;
-            ELSE
-                beyond := middle;
-            END IF;
-        END LOOP;
         RETURN NEXT;
         first := last + 1;
     END LOOP;
@@ -89,7 +77,8 @@ BEGIN
     RETURN ARRAY(SELECT nextval('bigbrotr.event_numbers') FROM generate_series(1, p_count));
 END $$;
 COMMENT ON FUNCTION bigbrotr.draw_numbers IS
-    'Numbers for new events that this transaction is to copy into events_stored. insert_events notes these afterwards.';
+    'Numbers, which ascend, for new events that this transaction is to copy into events_stored. insert_events notes these '
+    'afterwards.';
 
 -- The key starts with the time: copying a relay walks through time, so inserts and look-ups touch neighbouring
 -- pages; and an id fixes its created_at (it is hashed), so (created_at, id) is as unique as id.
@@ -241,7 +230,7 @@ BEGIN
     FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(p_created_ats) AS r LOOP
         IF p_nums IS NOT NULL THEN
             SELECT w.begun INTO begun
-            FROM bigbrotr.write_pairs(
+            FROM bigbrotr.write_sorted_pairs(
                 p_slice => run.slice, p_relay_id => holder, p_nums => nums[run.first:run.last],
                 p_seen_ats => seens[run.first:run.last]) AS w (begun);
             IF p_raws IS NOT NULL THEN
@@ -304,8 +293,8 @@ COMMENT ON FUNCTION bigbrotr.insert_events IS
     '(created_at, id), so that concurrent writers lock in the same order; p_seen_ats may have one time for all. What the '
     'profile does not keep comes as a NULL array; so does p_raws if no event needs one. p_tag_hashes: those of all events, '
     'one after the other; p_tag_ends: for each event, how many there are up to its last. p_nums: all events are new, '
-    'and this transaction has copied them into events_stored under these numbers, see draw_numbers; NULL: they are stored '
-    'here. p_named: the relay URLs that the events name; p_named_in: for each, the position of the event that does, from 1 '
+    'and this transaction has copied them into events_stored under these numbers, which ascend, see draw_numbers; NULL: they are '
+    'stored here. p_named: the relay URLs that the events name; p_named_in: for each, the position of the event that does, from 1 '
     '(NULL where all are new); p_named_kinds: its kind; p_named_times: how often it is named. Those of new events go into '
     'the queue mentions. Returns how many events and how many pairs are new. Idempotent, but where p_nums says that all are new.';
 
@@ -337,10 +326,10 @@ BEGIN
              WITH ORDINALITY AS u (created_at, num, kind, id, pubkey, sig, tags, tag_end, content, position)
         ON CONFLICT DO NOTHING;
         -- A new event has the number that was drawn for it here.
-        SELECT array_agg(f.num ORDER BY f.position),
-               coalesce(array_agg(f.position::integer) FILTER (WHERE f.num <> p_nums[f.position]), '{}')
+        SELECT f.nums, ARRAY(
+            SELECT u.place::integer FROM unnest(f.places, f.nums) AS u (place, num) WHERE u.num <> p_nums[u.place])
         INTO p_nums, known
-        FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
+        FROM bigbrotr.numbers_of(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
     END;
     new_pairs := bigbrotr.write_pairs(
         p_slice => p_slice, p_relay_id => p_relay_id, p_nums => p_nums, p_seen_ats => p_seen_ats);
@@ -396,51 +385,56 @@ COMMENT ON FUNCTION bigbrotr.are_dense IS
 -- lies beyond four times as many rows is probed, as are events that are few or far between.
 -- The planner has to probe the key for each id, in order, with one plan for every call, whatever it believes about the
 -- size of the tables: OFFSET 0 keeps it from turning the join round.
-CREATE OR REPLACE FUNCTION bigbrotr.find_numbers(p_slice integer, p_created_ats bigint[], p_ids bytea[])
-RETURNS TABLE ("position" bigint, num bigint)
+CREATE OR REPLACE FUNCTION bigbrotr.numbers_of(
+    p_slice integer, p_created_ats bigint[], p_ids bytea[], OUT places bigint[], OUT nums bigint[]
+)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET enable_mergejoin = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    total integer := cardinality(p_created_ats);
+    total    integer := cardinality(p_created_ats);
+    there    integer;
+    probe_at bigint := p_created_ats[1];  -- from here on each event is probed for; NULL: none is
 BEGIN
+    places := '{}';
+    nums := '{}';
     IF bigbrotr.are_dense(p_slice => p_slice, p_created_ats => p_created_ats) THEN
-        RETURN QUERY
-        WITH there AS MATERIALIZED (
+        SELECT array_agg(u.position ORDER BY u.position) FILTER (WHERE u.position IS NOT NULL),
+               array_agg(t.num ORDER BY u.position) FILTER (WHERE u.position IS NOT NULL), count(*), max(t.created_at)
+        INTO places, nums, there, probe_at
+        FROM (
             SELECT e.created_at, e.id, e.num FROM bigbrotr.events_stored e
             WHERE e.slice = p_slice AND e.created_at >= p_created_ats[1] AND e.created_at <= p_created_ats[total]
             ORDER BY e.created_at, e.id LIMIT 4 * total
-        ), beyond AS MATERIALIZED (
-            SELECT max(t.created_at) AS created_at FROM there t HAVING count(*) = 4 * total
-        )
-        SELECT u.position, t.num
-        FROM unnest(p_created_ats, p_ids) WITH ORDINALITY AS u (created_at, id, position)
-        JOIN there t ON t.created_at = u.created_at AND t.id = u.id
-        WHERE NOT EXISTS (SELECT FROM beyond b WHERE b.created_at <= u.created_at)
-        UNION ALL
-        SELECT u.position, f.num
-        FROM beyond b
-        CROSS JOIN unnest(p_created_ats, p_ids) WITH ORDINALITY AS u (created_at, id, position)
-        CROSS JOIN LATERAL (
-            SELECT e.num FROM bigbrotr.events_stored e
-            WHERE e.slice = p_slice AND e.created_at = u.created_at AND e.id = u.id OFFSET 0
-        ) AS f
-        WHERE u.created_at >= b.created_at;
-    ELSE
-        RETURN QUERY
-        SELECT u.position, f.num
-        FROM unnest(p_created_ats, p_ids) WITH ORDINALITY AS u (created_at, id, position)
-        CROSS JOIN LATERAL (
-            SELECT e.num FROM bigbrotr.events_stored e
-            WHERE e.slice = p_slice AND e.created_at = u.created_at AND e.id = u.id OFFSET 0
+        ) AS t
+        LEFT JOIN unnest(p_created_ats, p_ids) WITH ORDINALITY AS u (created_at, id, position)
+            ON u.id = t.id AND u.created_at = t.created_at;
+        IF there < 4 * total THEN
+            probe_at := NULL;
+        END IF;
+    END IF;
+    IF probe_at IS NOT NULL THEN
+        SELECT array_agg(f.position ORDER BY f.position), array_agg(f.num ORDER BY f.position) INTO places, nums FROM (
+            SELECT b.position, b.num FROM unnest(places, nums) AS b (position, num)
+            WHERE p_created_ats[b.position] < probe_at
+            UNION ALL
+            SELECT u.position, x.num
+            FROM unnest(p_created_ats, p_ids) WITH ORDINALITY AS u (created_at, id, position)
+            CROSS JOIN LATERAL (
+                SELECT e.num FROM bigbrotr.events_stored e
+                WHERE e.slice = p_slice AND e.created_at = u.created_at AND e.id = u.id OFFSET 0
+            ) AS x
+            WHERE u.created_at >= probe_at
         ) AS f;
     END IF;
+    places := coalesce(places, '{}');
+    nums := coalesce(nums, '{}');
 END $$;
-COMMENT ON FUNCTION bigbrotr.find_numbers IS
-    'The numbers of those of the given events of one slice that are archived, with their positions, from 1. Arrays of one '
-    'length, sorted by (created_at, id).';
+COMMENT ON FUNCTION bigbrotr.numbers_of IS
+    'Which of the given events of one slice are archived: their positions, from 1 and in order, and their numbers. Arrays of '
+    'one length, sorted by (created_at, id).';
 
 CREATE OR REPLACE FUNCTION bigbrotr.read_ids(
     p_since bigint, p_until bigint, p_after bytea, p_limit bigint, p_kinds integer[], p_pubkeys bytea[]

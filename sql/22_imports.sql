@@ -129,9 +129,9 @@ DECLARE
     nums bigint[];
 BEGIN
     noted := 0;
-    SELECT coalesce(array_agg(f.position), '{}'), array_agg(f.num) INTO known, nums
-    FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
-    IF nums IS NOT NULL THEN
+    SELECT f.places, f.nums INTO known, nums
+    FROM bigbrotr.numbers_of(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
+    IF cardinality(nums) > 0 THEN
         PERFORM bigbrotr.mark_imported(p_slice => p_slice, p_import_id => p_import_id, p_nums => nums);
         noted := bigbrotr.write_pairs(
             p_slice => p_slice, p_relay_id => p_relay_id, p_nums => nums,
@@ -182,8 +182,8 @@ BEGIN
     FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(p_created_ats) AS r LOOP
         unknown := unknown || ARRAY(
             SELECT generate_series(run.first, run.last)
-            EXCEPT SELECT f.position::integer + run.first - 1
-            FROM bigbrotr.find_numbers(
+            EXCEPT SELECT unnest(f.places)::integer + run.first - 1
+            FROM bigbrotr.numbers_of(
                 p_slice => run.slice, p_created_ats => p_created_ats[run.first:run.last],
                 p_ids => p_ids[run.first:run.last]) AS f ORDER BY 1);
     END LOOP;

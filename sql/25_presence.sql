@@ -32,47 +32,45 @@ RETURN p_packed::bigint + 1577836800;
 COMMENT ON FUNCTION bigbrotr.unpack_seen IS 'A time of presence.seen_ats in Unix seconds.';
 
 -- Nothing is locked while a row is computed: it is written only if it still is as it was read, else read again.
-CREATE OR REPLACE FUNCTION bigbrotr.write_pairs(p_slice integer, p_relay_id integer, p_nums bigint[], p_seen_ats integer[])
-RETURNS integer
+CREATE OR REPLACE FUNCTION bigbrotr.write_sorted_pairs(
+    p_slice integer, p_relay_id integer, p_nums bigint[], p_seen_ats integer[]
+) RETURNS integer
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    part_chunk bigint;
-    places     integer[];  -- of its events, in seen_ats
-    seens      integer[];
-    held       integer[];
-    before     integer[];
-    first      integer;
-    last       integer;
-    seen       integer;    -- the same for all, where they stand side by side
-    changed    integer;
-    total      integer := 0;
+    seen        integer := p_seen_ats[1];
+    is_for_all  boolean := seen IS NOT NULL AND p_seen_ats = array_fill(seen, ARRAY[cardinality(p_seen_ats)]);
+    place       integer := 1;
+    last_place  integer;    -- of the chunk
+    part_chunk  bigint;
+    first       integer;    -- in seen_ats
+    last        integer;
+    held        integer[];
+    before      integer[];
+    changed     integer;
+    total       integer := 0;
 BEGIN
-    IF p_relay_id IS NULL THEN
-        RETURN 0;
-    END IF;
-    FOR part_chunk, places, seens, first, last, seen IN
-        SELECT u.num >> 8, array_agg((u.num & 255)::integer + 1), array_agg(u.seen_at),
-               min(u.num & 255) + 1, max(u.num & 255) + 1,
-               CASE WHEN count(u.seen_at) = max(u.num) - min(u.num) + 1 AND min(u.seen_at) = max(u.seen_at)
-                    THEN min(u.seen_at) END
-        FROM unnest(p_nums, p_seen_ats) AS u (num, seen_at)
-        GROUP BY 1 ORDER BY 1
-    LOOP
+    WHILE p_relay_id IS NOT NULL AND place <= cardinality(p_nums) LOOP
+        part_chunk := p_nums[place] >> 8;
+        last_place := width_bucket(part_chunk << 8 | 255, p_nums);
         LOOP
             SELECT p.seen_ats INTO before FROM bigbrotr.presence p
             WHERE p.slice = p_slice AND p.chunk = part_chunk AND p.relay_id = p_relay_id;
             held := coalesce(before, '{}');
             changed := 0;
-            IF seen IS NOT NULL AND cardinality(array_remove(held[first:last], NULL)) = 0 THEN
+            first := (p_nums[place] & 255) + 1;
+            last := (p_nums[last_place] & 255) + 1;
+            IF is_for_all AND last - first = last_place - place  -- side by side
+               AND cardinality(array_remove(held[first:last], NULL)) = 0 THEN
                 changed := last - first + 1;
                 held[first:last] := array_fill(seen, ARRAY[changed]);
             ELSE
-                FOR i IN 1..cardinality(places) LOOP
-                    IF (held[places[i]] IS NULL) <> (seens[i] IS NULL) THEN
-                        held[places[i]] := seens[i];
+                FOR i IN place..last_place LOOP
+                    first := (p_nums[i] & 255) + 1;
+                    IF (held[first] IS NULL) <> (p_seen_ats[i] IS NULL) THEN
+                        held[first] := p_seen_ats[i];
                         changed := changed + 1;
                     END IF;
                 END LOOP;
@@ -91,8 +89,27 @@ BEGIN
                 EXIT;
             END IF;
         END LOOP;
+        place := last_place + 1;
     END LOOP;
     RETURN total;
+END $$;
+COMMENT ON FUNCTION bigbrotr.write_sorted_pairs IS 'As write_pairs; the numbers ascend.';
+
+CREATE OR REPLACE FUNCTION bigbrotr.write_pairs(p_slice integer, p_relay_id integer, p_nums bigint[], p_seen_ats integer[])
+RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    nums  bigint[];
+    seens integer[] := p_seen_ats;
+BEGIN
+    IF p_seen_ats = array_fill(p_seen_ats[1], ARRAY[cardinality(p_seen_ats)]) THEN  -- the same for all
+        nums := ARRAY(SELECT u.num FROM unnest(p_nums) AS u (num) ORDER BY u.num);
+    ELSE
+        SELECT array_agg(u.num ORDER BY u.num), array_agg(u.seen_at ORDER BY u.num) INTO nums, seens
+        FROM unnest(p_nums, p_seen_ats) AS u (num, seen_at);
+    END IF;
+    RETURN bigbrotr.write_sorted_pairs(
+        p_slice => p_slice, p_relay_id => p_relay_id, p_nums => nums, p_seen_ats => seens);
 END $$;
 COMMENT ON FUNCTION bigbrotr.write_pairs IS
     'Notes since when a relay holds events of one slice, unless that is noted already; a NULL in p_seen_ats takes a pair '
@@ -148,15 +165,11 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     nums bigint[];
 BEGIN
-    SELECT coalesce(array_agg(f.position), '{}'), array_agg(f.num) INTO known, nums
-    FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
-    IF nums IS NULL THEN
-        noted := 0;
-    ELSE
-        noted := bigbrotr.write_pairs(
-            p_slice => p_slice, p_relay_id => p_relay_id, p_nums => nums,
-            p_seen_ats => array_fill(p_seen_at, ARRAY[cardinality(nums)]));
-    END IF;
+    SELECT f.places, f.nums INTO known, nums
+    FROM bigbrotr.numbers_of(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
+    noted := bigbrotr.write_pairs(
+        p_slice => p_slice, p_relay_id => p_relay_id, p_nums => nums,
+        p_seen_ats => array_fill(p_seen_at, ARRAY[cardinality(nums)]));
 END $$;
 COMMENT ON FUNCTION bigbrotr.note_slice IS
     'The part of note_presence that writes one slice. p_seen_at: a packed time. known: positions of the events, from 1, '

@@ -727,8 +727,8 @@ DECLARE
 BEGIN
     FOR leaving IN SELECT d.id, d.created_ats, d.ids, d.pubkeys FROM bigbrotr.departures d ORDER BY d.id LIMIT p_limit LOOP
         FOR run IN SELECT r.slice, r.first, r.last FROM bigbrotr.runs_of(leaving.created_ats) AS r LOOP
-            SELECT coalesce(array_agg(f.position), '{}') INTO present
-            FROM bigbrotr.find_numbers(
+            SELECT f.places INTO present
+            FROM bigbrotr.numbers_of(
                 p_slice => run.slice, p_created_ats => leaving.created_ats[run.first:run.last],
                 p_ids => leaving.ids[run.first:run.last]) AS f;
             SELECT array_agg(u.created_at), array_agg(u.id) INTO gone_ats, gone

@@ -173,6 +173,8 @@ DECLARE
     conditions text;
     known_as bytea;
     spans int8multirange;
+    is_proven boolean;  -- some of it, before
+    has_gaps boolean;
     told int8multirange := '{}';  -- in an earlier turn of the loop: a second stands in one row
     proof record;
     gap record;
@@ -191,9 +193,14 @@ BEGIN
             UPDATE bigbrotr.visits v SET identity = p_identity WHERE v.relay_id = p_relay_id;
         END IF;
         SELECT range_agg(s) INTO spans FROM unnest(p_spans) AS s;
-        UPDATE bigbrotr.coverage c SET proven = c.proven - spans
-        WHERE c.relay_id = p_relay_id AND c.filter = conditions AND c.proven && spans;
-        IF FOUND THEN
+        -- A page nearly always proves what was neither proven nor a gap: one look is less than two changes of nothing.
+        SELECT EXISTS (SELECT FROM bigbrotr.coverage c
+                       WHERE c.relay_id = p_relay_id AND c.filter = conditions AND c.proven && spans),
+               EXISTS (SELECT FROM bigbrotr.gaps g WHERE g.relay_id = p_relay_id AND g.span && spans)
+        INTO is_proven, has_gaps;
+        IF is_proven THEN
+            UPDATE bigbrotr.coverage c SET proven = c.proven - spans
+            WHERE c.relay_id = p_relay_id AND c.filter = conditions AND c.proven && spans;
             DELETE FROM bigbrotr.coverage c
             WHERE c.relay_id = p_relay_id AND c.filter = conditions AND isempty(c.proven);
         END IF;
@@ -209,10 +216,15 @@ BEGIN
             ON CONFLICT (relay_id, filter, proven_at, how) DO UPDATE SET proven = c.proven + EXCLUDED.proven;
             told := told + proof.proven;
         END LOOP;
-        PERFORM bigbrotr.carve_gaps(
-            p_relay_id => p_relay_id, p_filter => nullif(conditions, ''), p_spans => spans, p_is_progress => true);
+        IF has_gaps THEN
+            PERFORM bigbrotr.carve_gaps(
+                p_relay_id => p_relay_id, p_filter => nullif(conditions, ''), p_spans => spans, p_is_progress => true);
+        END IF;
     END IF;
 
+    IF cardinality(p_gap_spans) = 0 THEN
+        RETURN;
+    END IF;
     FOR gap IN
         SELECT s.span, u.reason, max(u.detail) AS detail FROM (
             SELECT n.reason, range_agg(n.span) AS spans FROM unnest(p_gap_spans, p_gap_reasons) AS n (span, reason)

@@ -126,8 +126,8 @@ DECLARE
     seens  integer[];
     fresh  boolean[];
 BEGIN
-    SELECT array_agg(f.position), array_agg(f.num) INTO places, nums
-    FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
+    SELECT f.places, f.nums INTO places, nums
+    FROM bigbrotr.numbers_of(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
     SELECT array_agg(bigbrotr.pack_seen(p_seen_ats[u.place]) ORDER BY u.position),
            array_agg(NOT p_refuted[u.place] AND d.relay_id IS NULL ORDER BY u.position)
     INTO seens, fresh
@@ -136,7 +136,7 @@ BEGIN
         WHERE x.created_at = p_created_ats[u.place] AND x.slice = p_slice AND x.event_id = p_ids[u.place]
           AND x.relay_id = p_relay_id AND x.dropped_at >= p_seen_ats[u.place] OFFSET 0
     ) AS d ON true;
-    IF nums IS NULL THEN
+    IF cardinality(nums) = 0 THEN
         RETURN 0;
     END IF;
     RETURN bigbrotr.merge_pairs(
@@ -244,8 +244,8 @@ DECLARE
     gone   bigint[];  -- places of those that it does not hold since
     total  integer;
 BEGIN
-    SELECT array_agg(f.position), array_agg(f.num) INTO places, nums
-    FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
+    SELECT f.places, f.nums INTO places, nums
+    FROM bigbrotr.numbers_of(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
     SELECT array_agg(u.place) INTO gone
     FROM unnest(places, nums) AS u (place, num) LEFT JOIN LATERAL (
         SELECT x.relay_id FROM bigbrotr.presence x

@@ -206,8 +206,8 @@ DECLARE
     places bigint[];
     nums   bigint[];
 BEGIN
-    SELECT array_agg(f.position), array_agg(f.num) INTO places, nums
-    FROM bigbrotr.find_numbers(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
+    SELECT f.places, f.nums INTO places, nums
+    FROM bigbrotr.numbers_of(p_slice => p_slice, p_created_ats => p_created_ats, p_ids => p_ids) AS f;
     RETURN QUERY
     SELECT u.position, array_agg(f.relay_id ORDER BY f.relay_id)
     FROM unnest(places, nums) AS u (position, num) CROSS JOIN LATERAL (

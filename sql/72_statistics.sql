@@ -16,13 +16,22 @@ COMMENT ON COLUMN bigbrotr.dirty_days.day IS 'Day of created_at: days since 1970
 
 CREATE OR REPLACE FUNCTION bigbrotr.note_days(p_created_ats bigint[], p_changed integer) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    last_day bigint := p_created_ats[cardinality(p_created_ats)] / 86400;
+    place    integer := 1;
+    days     bigint[] := '{}';
 BEGIN
     IF p_changed > 0 THEN
-        INSERT INTO bigbrotr.dirty_days (day) SELECT DISTINCT u.at / 86400 FROM unnest(p_created_ats) AS u (at);
+        WHILE place <= cardinality(p_created_ats) LOOP
+            days := days || p_created_ats[place] / 86400;
+            EXIT WHEN days[cardinality(days)] >= last_day;
+            place := greatest(place, width_bucket(days[cardinality(days)] * 86400 + 86399, p_created_ats)) + 1;
+        END LOOP;
+        INSERT INTO bigbrotr.dirty_days (day) SELECT u.day FROM unnest(days) AS u (day);
     END IF;
 END $$;
 COMMENT ON FUNCTION bigbrotr.note_days IS
-    'Has the days of these times (Unix seconds) counted anew, if anything has changed.';
+    'Has the days of these sorted times (Unix seconds) counted anew, if anything has changed.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.note_week(p_week integer, p_since bigint, p_until bigint, p_changed integer)
 RETURNS void

@@ -4,15 +4,16 @@
 -- Every table of the schema stands in the list below once; a test sees to it.
 
 -- A machine plans anew each time what joins. So this asks in one statement, wherever it is called.
-CREATE OR REPLACE FUNCTION bigbrotr.find_numbers(p_slice integer, p_created_ats bigint[], p_ids bytea[])
-RETURNS TABLE ("position" bigint, num bigint)
+CREATE OR REPLACE FUNCTION bigbrotr.numbers_of(
+    p_slice integer, p_created_ats bigint[], p_ids bytea[], OUT places bigint[], OUT nums bigint[]
+)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
-    RETURN QUERY
-    SELECT u.position, f.num
+    SELECT coalesce(array_agg(u.position ORDER BY u.position), '{}'), coalesce(array_agg(f.num ORDER BY u.position), '{}')
+    INTO places, nums
     FROM unnest(p_created_ats, p_ids) WITH ORDINALITY AS u (created_at, id, position)
     CROSS JOIN LATERAL (
         SELECT e.num FROM bigbrotr.events_stored e

@@ -522,7 +522,7 @@ def function(body: str, declare: str = "DECLARE n integer;") -> str:
 
 UPSERT = "INSERT INTO bigbrotr.digests VALUES (1, '') ON CONFLICT (relay_id, filter)"
 PATH = "SET search_path = pg_catalog, pg_temp"
-SLICED = "bigbrotr.find_numbers(p_slice => 1, p_created_ats => '{}', p_ids => '{}')"
+SLICED = "bigbrotr.numbers_of(p_slice => 1, p_created_ats => '{}', p_ids => '{}')"
 SQL_FUNCTION = "CREATE FUNCTION bigbrotr.f(p_id bytea) RETURNS bigint LANGUAGE sql"
 BROKEN = [
     ("empty", "SELECT EXISTS (SELECT FROM bigbrotr.hidden);"),

@@ -353,14 +353,14 @@ async def test_numbers_are_found_however_events_lie(shape: str, brotr: Brotr) ->
     some += [(START + at, b"%031d!" % n) for n, at in enumerate(asked) if n % 3 == 0]
     some.sort()
     arrays = [at for at, _ in some], [event_id for _, event_id in some]
-    found = await brotr.pool.fetch(
-        "SELECT position, num FROM bigbrotr.find_numbers("
+    found = await brotr.pool.fetchrow(
+        "SELECT places, nums FROM bigbrotr.numbers_of("
         " bigbrotr.slice_of(($1::bigint[])[1]), $1::bigint[], $2::bytea[])",
         *arrays,
     )
-    expected = {place: numbers[key] for place, key in enumerate(some, 1) if key in numbers}
-    assert {row["position"]: row["num"] for row in found} == expected
-    assert len(found) == len(expected)
+    assert found is not None
+    expected = [(place, numbers[key]) for place, key in enumerate(some, 1) if key in numbers]
+    assert list(zip(found["places"], found["nums"], strict=True)) == expected
     said = "SELECT bigbrotr.are_dense(bigbrotr.slice_of(($1::bigint[])[1]), $1::bigint[])"
     assert await brotr.pool.fetchval(said, arrays[0]) == is_dense
 
