@@ -39,7 +39,7 @@ BEGIN
         slice := bigbrotr.slice_of(p_created_ats[first]);
         last := total;
         IF slice < last_slice THEN
-            last := width_bucket(bigbrotr.slice_end(slice) - 1, p_created_ats);
+            last := greatest(first, width_bucket(bigbrotr.slice_end(slice) - 1, p_created_ats));  -- never back
         END IF;
         RETURN NEXT;
         first := last + 1;

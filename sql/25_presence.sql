@@ -40,17 +40,17 @@ SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    seen        integer := p_seen_ats[1];
-    is_for_all  boolean := seen IS NOT NULL AND p_seen_ats = array_fill(seen, ARRAY[cardinality(p_seen_ats)]);
-    place       integer := 1;
-    last_place  integer;    -- of the chunk
-    part_chunk  bigint;
-    first       integer;    -- in seen_ats
-    last        integer;
-    held        integer[];
-    before      integer[];
-    changed     integer;
-    total       integer := 0;
+    seen       integer := p_seen_ats[1];
+    is_for_all boolean := seen IS NOT NULL AND p_seen_ats = array_fill(seen, ARRAY[cardinality(p_seen_ats)]);
+    place      integer := 1;
+    last_place integer;    -- of the chunk
+    part_chunk bigint;
+    first      integer;    -- in seen_ats
+    last       integer;
+    held       integer[];
+    before     integer[];
+    changed    integer;
+    total      integer := 0;
 BEGIN
     WHILE p_relay_id IS NOT NULL AND place <= cardinality(p_nums) LOOP
         part_chunk := p_nums[place] >> 8;
@@ -93,28 +93,30 @@ BEGIN
     END LOOP;
     RETURN total;
 END $$;
-COMMENT ON FUNCTION bigbrotr.write_sorted_pairs IS 'As write_pairs; the numbers ascend.';
+COMMENT ON FUNCTION bigbrotr.write_sorted_pairs IS 'As write_pairs; the numbers ascend, and each comes once.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.write_pairs(p_slice integer, p_relay_id integer, p_nums bigint[], p_seen_ats integer[])
 RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     nums  bigint[];
-    seens integer[] := p_seen_ats;
+    seens integer[];
 BEGIN
     IF p_seen_ats = array_fill(p_seen_ats[1], ARRAY[cardinality(p_seen_ats)]) THEN  -- the same for all
-        nums := ARRAY(SELECT u.num FROM unnest(p_nums) AS u (num) ORDER BY u.num);
+        nums := ARRAY(SELECT DISTINCT u.num FROM unnest(p_nums) AS u (num) ORDER BY u.num);
+        seens := p_seen_ats[:cardinality(nums)];
     ELSE
         SELECT array_agg(u.num ORDER BY u.num), array_agg(u.seen_at ORDER BY u.num) INTO nums, seens
-        FROM unnest(p_nums, p_seen_ats) AS u (num, seen_at);
+        FROM (SELECT DISTINCT ON (g.num) g.num, g.seen_at FROM unnest(p_nums, p_seen_ats) AS g (num, seen_at)
+              ORDER BY g.num, g.seen_at) AS u;
     END IF;
     RETURN bigbrotr.write_sorted_pairs(
         p_slice => p_slice, p_relay_id => p_relay_id, p_nums => nums, p_seen_ats => seens);
 END $$;
 COMMENT ON FUNCTION bigbrotr.write_pairs IS
     'Notes since when a relay holds events of one slice, unless that is noted already; a NULL in p_seen_ats takes a pair '
-    'back. Arrays of one length: the numbers of the events, and packed times, see pack_seen. Returns how many pairs have '
-    'begun or ended; 0 where p_relay_id is NULL. Idempotent.';
+    'back. Arrays of one length: the numbers of the events (of one that comes twice the earlier time counts), and packed '
+    'times, see pack_seen. Returns how many pairs have begun or ended; 0 where p_relay_id is NULL. Idempotent.';
 
 CREATE OR REPLACE FUNCTION bigbrotr.note_presence(
     p_relay_id integer, p_epoch bigint, p_created_ats bigint[], p_ids bytea[], p_seen_at bigint

@@ -18,17 +18,20 @@ CREATE OR REPLACE FUNCTION bigbrotr.note_days(p_created_ats bigint[], p_changed 
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     last_day bigint := p_created_ats[cardinality(p_created_ats)] / 86400;
-    place    integer := 1;
+    day      bigint;
     days     bigint[] := '{}';
+    place    integer := 1;
 BEGIN
-    IF p_changed > 0 THEN
-        WHILE place <= cardinality(p_created_ats) LOOP
-            days := days || p_created_ats[place] / 86400;
-            EXIT WHEN days[cardinality(days)] >= last_day;
-            place := greatest(place, width_bucket(days[cardinality(days)] * 86400 + 86399, p_created_ats)) + 1;
-        END LOOP;
-        INSERT INTO bigbrotr.dirty_days (day) SELECT u.day FROM unnest(days) AS u (day);
+    IF p_changed = 0 THEN
+        RETURN;
     END IF;
+    WHILE place <= cardinality(p_created_ats) LOOP
+        day := p_created_ats[place] / 86400;
+        days := days || day;
+        EXIT WHEN day = last_day;  -- which may have no last second
+        place := greatest(place, width_bucket(day * 86400 + 86399, p_created_ats)) + 1;  -- on, even if they are not sorted
+    END LOOP;
+    INSERT INTO bigbrotr.dirty_days (day) SELECT u.day FROM unnest(days) AS u (day);
 END $$;
 COMMENT ON FUNCTION bigbrotr.note_days IS
     'Has the days of these sorted times (Unix seconds) counted anew, if anything has changed.';

@@ -318,6 +318,56 @@ async def test_pairs_side_by_side_are_noted_with_what_is_between_them(brotr: Bro
         await check_totals(brotr)
 
 
+async def test_what_is_named_twice_says_nothing_of_its_neighbours(brotr: Brotr) -> None:
+    events = ordered([verified(created_at=NOW - n) for n in range(3)])
+    await brotr.insert_events(pairs(events, A))
+    b = await claim_one(brotr, B)
+    named = [events[0], events[0], events[2]]
+    assert await brotr.note_presence(b, keys(named), NOW) == []
+    rows = await brotr.pool.fetch(
+        "SELECT event_id FROM bigbrotr.events_relays WHERE relay_url = $1", B.url
+    )
+    assert sorted(row["event_id"] for row in rows) == sorted(e.id for e in named[1:])
+    await check_totals(brotr)
+
+
+WEEK_S, DAY_S, LAST = 604_800, 86_400, 2**63 - 1
+LAST_SLICE = 2**31 - 1  # of all that is later
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_times_fall_into_slices_and_days(seed: int, brotr: Brotr) -> None:
+    """Whatever lies at their bounds, and where time ends."""
+    chance = random.Random(seed)
+    bounds = [n * of + by for n in (0, 1, 2, 2900) for of in (DAY_S, WEEK_S) for by in (0, 1, -1)]
+    bounds += [
+        LAST_SLICE * WEEK_S - 1,
+        LAST_SLICE * WEEK_S,
+        LAST // DAY_S * DAY_S - 1,
+        LAST - 1,
+        LAST,
+    ]
+    several = [chance.choice(bounds), NOW, NOW + 1, *(chance.randrange(2**40) for _ in range(9))]
+    times = sorted(max(0, at) for at in chance.choices(bounds + several, k=chance.randrange(1, 60)))
+    runs = [
+        (slice_, [at for _, at in run])
+        for slice_, run in itertools.groupby(
+            enumerate(times), lambda e: min(e[1] // WEEK_S, LAST_SLICE)
+        )
+    ]
+    found = await brotr.pool.fetch("SELECT * FROM bigbrotr.runs_of($1)", times)
+    assert [(r["slice"], times[r["first"] - 1 : r["last"]]) for r in found] == runs
+    await brotr.pool.execute("DELETE FROM bigbrotr.dirty_days")
+    await brotr.pool.execute("SELECT bigbrotr.note_days($1, 1)", times)
+    noted = await brotr.pool.fetch("SELECT day FROM bigbrotr.dirty_days")
+    assert [row["day"] for row in noted] == [
+        day for day, _ in itertools.groupby(at // DAY_S for at in times)
+    ]
+    await brotr.pool.execute("DELETE FROM bigbrotr.dirty_days")
+    await brotr.pool.execute("SELECT bigbrotr.note_days($1, 0)", times)
+    assert await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.dirty_days") == 0
+
+
 START = NOW // 604_800 * 604_800  # of a slice
 SHAPES: dict[str, tuple[list[int], list[int], bool]] = {  # seconds there, seconds asked for, dense
     "all of them": ([*range(400)], [*range(400)], True),
