@@ -41,9 +41,11 @@ SYLLABLES = [
 ]
 
 
-def build(count: int, seed: int = 1, *, distinct_tags: bool = False) -> list[tuple[int, bytes]]:
-    """`count` events as (created_at, JSON), newest first. `distinct_tags`: as in real archives,
-    most events name others that nobody else names."""
+def build(
+    count: int, seed: int = 1, *, distinct_tags: bool = False, spread_s: int = SPREAD_S
+) -> list[tuple[int, bytes]]:
+    """`count` events as (created_at, JSON), newest first, of the last `spread_s` seconds.
+    `distinct_tags`: as in real archives, most events name others that nobody else names."""
     chance = random.Random(seed)
     secrets = [chance.randbytes(32) for _ in range(AUTHORS)]
     keys = [PrivateKey(secret) for secret in secrets]
@@ -52,7 +54,7 @@ def build(count: int, seed: int = 1, *, distinct_tags: bool = False) -> list[tup
     events = []
     for _ in range(count):
         author = min(int(chance.expovariate(6 / AUTHORS)), AUTHORS - 1)
-        created_at = NEWEST - int(chance.random() * SPREAD_S)
+        created_at = NEWEST - int(chance.random() * spread_s)
         if distinct_tags:
             ids = [chance.randbytes(32).hex() for _ in range(8)]
         kind, tags, content = _body(chance, ids, pubkeys)
