@@ -55,6 +55,8 @@ class Batch:
         self.copies: dict[bytes, list[Found]] = {}
         self.fresh = Rows()  # verified
         self.taken: frozenset[bytes] = frozenset()  # their ids, also once they are stored
+        self.goes_on = False  # what the page above has taken counts as taken here
+        self.reach: Sequence[int] = ()  # when the first and the last of what is taken was created
         self.forged = 0  # events that were not
         self.is_guess = False  # nobody has looked whether they are archived
         self.has_begun = asyncio.Event()  # to be stored: `taken` is known
@@ -86,7 +88,7 @@ class Batch:
         if copies := [copy for event_id in refused if (copy := self._right_copy(event_id))]:
             self.fresh = Rows.joined([self.fresh, Rows.of(copies)]).in_order()
         self.forged += len(refused) - len(copies)
-        self.taken = frozenset(self.fresh.ids)
+        self.taken = self.taken.union(self.fresh.ids)
 
     def _right_copy(self, event_id: bytes) -> Event | None:
         """Returns an event of which the first copy was not valid, if another one is."""
@@ -109,6 +111,23 @@ class Batch:
         times = self.events.created_ats
         return len(times) > CROWD and times[CROWD] == times[0]
 
+    def go_on_from(self, above: "Batch", following: Question | None) -> None:
+        """Says that `following` is asked next: where that may bring again what the page above this
+        one has taken, as after a probe, it counts as taken here."""
+        own = self.events.created_ats
+        ends = [*own[:1], *own[-1:]]
+        if following is not None and above.may_come_again(following):
+            self.goes_on = True
+            ends += above.reach
+        self.reach = (min(ends), max(ends)) if ends else ()
+
+    def may_come_again(self, ask: Question) -> bool:
+        """Whether an answer may bring some of what is taken."""
+        if not self.reach:
+            return False
+        first, last = self.reach
+        return ask.since <= last and (ask.until is None or first <= ask.until)
+
     def forget(self) -> None:
         """Lets go of the events, once they are stored."""
         self.events, self.fresh, self.copies = Columns(), Rows(), {}
@@ -118,11 +137,13 @@ class Batch:
         self.events = self.events.pick(array("I", compress(count(), are_kept)))
 
     def leave_out(self, event_ids: frozenset[bytes]) -> None:
-        """Drops fresh events that are stored with another page: one that is there already makes a
+        """Drops fresh events that are stored with the page above: one that is there already makes a
         page much dearer to store."""
         if not event_ids.isdisjoint(self.taken):
             kept = (event_id not in event_ids for event_id in self.fresh.ids)
             self.fresh = self.fresh.pick(array("I", compress(count(), kept)))
+        if self.goes_on:
+            self.taken |= event_ids
 
     def reject(self, reason: str, sample: bytes, count: int = 1) -> None:
         """Counts what is no valid event, by the first words of the reason."""

@@ -190,6 +190,7 @@ class PageWalk:
                 progress = Progress([], progress.gaps)
             self._progress = self._progress.then(progress)
             following = self._paging.ask()
+            batch.go_on_from(self._newest, following)
             if following is not None and not self._is_enough():
                 self._asking = await self._fetch(following)
         except BaseException:

@@ -5,16 +5,19 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import asyncpg
 import pytest
 
 from bigbrotr.config.settings import Config, Link, Networks, SynchronizerSettings
 from bigbrotr.core.brotr import Brotr
+from bigbrotr.core.calls.events import EventCalls
 from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.filter import Filter
 from bigbrotr.models.metadata import Metadata, MetadataType, RelayMetadata
 from bigbrotr.models.relay import Network, Relay
 from bigbrotr.net.politeness import politeness_of
-from bigbrotr.services.sync import conversation
+from bigbrotr.nostr import paging
+from bigbrotr.services.sync import conversation, new_ground
 from bigbrotr.services.sync.report import Report
 from bigbrotr.services.sync.worker import Slice, Worker
 from tests.kit.events import make_event, wire
@@ -85,6 +88,38 @@ async def missing(brotr: Brotr) -> list[Any]:
 
 def ids(events: Sequence[TimedSocket]) -> set[str]:
     return {event["id"] for event in events}
+
+
+@pytest.mark.parametrize(
+    "vices",
+    [Vices(clamp=60), Vices(clamp=60, pick="oldest", order="oldest"), Vices(pinned=1, clamp=60)],
+    ids=["newest first", "oldest first", "a pinned event"],
+)
+async def test_no_page_is_copied_in_vain_after_a_part_of_it_was_asked_for_again(
+    brotr: Brotr, vices: Vices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page begins where the one before ended, also if other questions lie between them: one event
+    that is archived already made the whole page three times as dear to store."""
+    in_vain = []
+    copy_page = EventCalls._copy_page
+
+    async def watched(*arguments: Any) -> tuple[int, int]:
+        try:
+            return await copy_page(*arguments)
+        except asyncpg.UniqueViolationError as error:
+            in_vain.append(error.detail)
+            raise
+
+    monkeypatch.setattr(EventCalls, "_copy_page", watched)
+    monkeypatch.setattr(paging, "CHECK_EVERY", 2)
+    monkeypatch.setattr(new_ground, "ENOUGH", 1)  # nobody looks first
+    async with ScriptedRelay(EVENTS, vices) as relay:
+        await brotr.insert_relays([Relay(relay.url)])
+        await visit(brotr, reconcile=False)
+        assert await held(brotr, relay) == ids(EVENTS)
+        probes = [asked for [asked] in relay.seen.filters if {"since", "until"} <= asked.keys()]
+        assert len(probes) > 1
+    assert in_vain == []
 
 
 # What they show is all there is, and proven.
