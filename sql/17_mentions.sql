@@ -9,6 +9,8 @@ CREATE TABLE IF NOT EXISTS bigbrotr.mentions (
     sources text[]    NOT NULL,
     times   integer[] NOT NULL
 );
+ALTER TABLE bigbrotr.mentions
+    ALTER COLUMN urls SET STATISTICS 0, ALTER COLUMN sources SET STATISTICS 0, ALTER COLUMN times SET STATISTICS 0;
 COMMENT ON TABLE bigbrotr.mentions IS
     'Relay URLs that new events name, on their way to the candidates: a queue with a row for each page of events.';
 COMMENT ON COLUMN bigbrotr.mentions.id IS 'Position in the queue.';

@@ -117,7 +117,8 @@ CREATE INDEX IF NOT EXISTS events_pubkey_idx ON bigbrotr.events_stored (pubkey, 
 CREATE INDEX IF NOT EXISTS events_kind_idx ON bigbrotr.events_stored (kind, created_at);
 
 -- Tags are mostly hexadecimal, which pglz shrinks by 1 % of the table and 5 us an event: they are not compressed. Long
--- texts shrink by more.
+-- texts shrink by more. Of columns that no plan depends on ANALYZE makes no statistics: to take apart and sort long texts is
+-- half of its work.
 -- Only where that is not so yet: once the table is distributed, such commands are refused.
 DO $$
 BEGIN
@@ -125,6 +126,12 @@ BEGIN
                AND attname IN ('tags', 'tag_hashes') AND attstorage <> 'e') THEN
         ALTER TABLE bigbrotr.events_stored
             ALTER COLUMN tags SET STORAGE EXTERNAL, ALTER COLUMN tag_hashes SET STORAGE EXTERNAL;
+    END IF;
+    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'bigbrotr.events_stored'::regclass
+               AND attname IN ('sig', 'tags', 'content') AND attstattarget IS DISTINCT FROM 0) THEN
+        ALTER TABLE bigbrotr.events_stored
+            ALTER COLUMN sig SET STATISTICS 0, ALTER COLUMN tags SET STATISTICS 0,
+            ALTER COLUMN content SET STATISTICS 0;
     END IF;
     IF 'lz4' = ANY (SELECT unnest(enumvals) FROM pg_settings WHERE name = 'default_toast_compression')
        AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'bigbrotr.events_stored'::regclass

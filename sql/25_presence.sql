@@ -18,6 +18,14 @@ COMMENT ON COLUMN bigbrotr.presence.relay_id IS 'Number of the relay.';
 COMMENT ON COLUMN bigbrotr.presence.seen_ats IS
     'At (num & 255) + 1: when the relay was first seen to hold the event num, see unpack_seen; NULL if it is not known '
     'to hold it.';
+-- ANALYZE would take all times of all rows apart and count each, in seconds, for nobody.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'bigbrotr.presence'::regclass
+               AND attname = 'seen_ats' AND attstattarget IS DISTINCT FROM 0) THEN
+        ALTER TABLE bigbrotr.presence ALTER COLUMN seen_ats SET STATISTICS 0;
+    END IF;
+END $$;
 CREATE INDEX IF NOT EXISTS presence_relay_id_idx ON bigbrotr.presence (relay_id, slice);
 
 -- Good until 2088.

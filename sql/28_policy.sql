@@ -134,6 +134,8 @@ CREATE TABLE IF NOT EXISTS bigbrotr.departures (
     ids         bytea[]  NOT NULL,
     pubkeys     bytea[]  NOT NULL
 );
+ALTER TABLE bigbrotr.departures
+    ALTER COLUMN created_ats SET STATISTICS 0, ALTER COLUMN ids SET STATISTICS 0, ALTER COLUMN pubkeys SET STATISTICS 0;
 COMMENT ON TABLE bigbrotr.departures IS 'Events that may have left the archive: a queue for the service policy.';
 COMMENT ON COLUMN bigbrotr.departures.id IS 'Position in the queue.';
 COMMENT ON COLUMN bigbrotr.departures.created_ats IS 'When the events were created, in Unix seconds.';
@@ -147,7 +149,9 @@ CREATE TABLE IF NOT EXISTS bigbrotr.rejudged (
     ids         bytea[]  NOT NULL,
     PRIMARY KEY (xid, id)
 );
-ALTER TABLE bigbrotr.rejudged ALTER COLUMN created_ats SET STORAGE EXTERNAL, ALTER COLUMN ids SET STORAGE EXTERNAL;
+ALTER TABLE bigbrotr.rejudged  -- as arrivals
+    ALTER COLUMN created_ats SET STORAGE EXTERNAL, ALTER COLUMN ids SET STORAGE EXTERNAL,
+    ALTER COLUMN created_ats SET STATISTICS 0, ALTER COLUMN ids SET STATISTICS 0;
 COMMENT ON TABLE bigbrotr.rejudged IS
     'Events that views may show no longer, or again, or that have gone: a log for those who hold ids in memory. Rows go with '
     'those of arrivals.';

@@ -74,6 +74,7 @@ CREATE TABLE IF NOT EXISTS bigbrotr.day_totals (
     arrivals         bigint[]  NOT NULL,
     common_tags      integer[] NOT NULL
 );
+ALTER TABLE bigbrotr.day_totals ALTER COLUMN sketches SET STATISTICS 0;
 CREATE INDEX IF NOT EXISTS day_totals_unmade_idx ON bigbrotr.day_totals (day) WHERE authors_7_days IS NULL;
 COMMENT ON TABLE bigbrotr.day_totals IS
     'Figures of each day of created_at. Lists of authors have three places: all; with a profile (kind 0); with a follow '

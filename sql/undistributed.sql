@@ -37,7 +37,7 @@ CREATE TABLE bigbrotr.events_stored (
     LIKE bigbrotr.events_stored_undistributed
         INCLUDING COMMENTS INCLUDING COMPRESSION INCLUDING CONSTRAINTS INCLUDING STORAGE,
     PRIMARY KEY (created_at, id, slice)
-) WITH (autovacuum_vacuum_insert_scale_factor = 0.1);
+) WITH (autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_analyze_scale_factor = 0.1);
 CREATE TABLE bigbrotr.presence (
     LIKE bigbrotr.presence_undistributed INCLUDING COMMENTS INCLUDING STORAGE,
     PRIMARY KEY (slice, chunk, relay_id)

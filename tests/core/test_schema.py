@@ -321,6 +321,47 @@ async def test_leaves_are_as_the_parents_and_hold_the_settings(brotr: Brotr) -> 
 
 @pytest.mark.one_server
 @pytest.mark.parametrize("profile", list(Profile))
+async def test_analyze_takes_nothing_apart_that_no_plan_depends_on(brotr: Brotr) -> None:
+    """It took three seconds for a queue of 8,000 pages, each half minute while events came in."""
+    await brotr.insert_events([EventRelay(verified(), Relay("wss://a.example.com"), NOW)])
+    await brotr.pool.execute("ANALYZE")
+    known = {
+        (row["tablename"], row["attname"])
+        for row in await brotr.pool.fetch(
+            "SELECT s.tablename, s.attname FROM pg_stats s WHERE s.schemaname = 'bigbrotr'"
+        )
+    }
+    stored = {column for table, column in known if table.startswith("events_20")}
+    assert {"created_at", "id", "kind", "pubkey", "num"} <= stored
+    assert {"sig", "tags", "content"}.isdisjoint(stored)
+    held = {column for table, column in known if table.startswith("presence_20")}
+    assert {"chunk", "relay_id"} <= held
+    assert "seen_ats" not in held
+    queued = {(table, column) for table, column in known if table in ("arrivals", "mentions")}
+    assert ("arrivals", "noted_at") in queued
+    assert {column for _, column in queued} <= {"id", "xid", "noted_at"}
+
+
+@pytest.mark.one_server
+@pytest.mark.parametrize("profile", list(Profile))
+async def test_leaves_are_analyzed_as_the_parents(brotr: Brotr) -> None:
+    rows = await brotr.pool.fetch(
+        "SELECT a.attname FROM pg_inherits i"
+        " JOIN pg_class c ON c.oid = i.inhrelid AND c.relkind = 'r'"
+        " JOIN pg_attribute a ON a.attrelid = c.oid"
+        " JOIN pg_attribute p ON p.attrelid = i.inhparent AND p.attname = a.attname"
+        " WHERE a.attstattarget IS DISTINCT FROM p.attstattarget"
+    )
+    assert rows == []
+    skipped = await brotr.pool.fetchval(
+        "SELECT count(*) FROM pg_attribute"
+        " WHERE attrelid = 'bigbrotr.events_2021q1'::regclass AND attstattarget = 0"
+    )
+    assert skipped == 3
+
+
+@pytest.mark.one_server
+@pytest.mark.parametrize("profile", list(Profile))
 async def test_rows_move_to_the_quarter_that_is_made(brotr: Brotr) -> None:
     future = 1_900_000_000  # 2030q1
     relay = Relay("wss://a.example.com")
