@@ -182,8 +182,15 @@ async def measure(on: Stage, address: str, events: int) -> None:
     """Prints what a large archive takes: to copy into, to look at and to look after."""
     connection = await asyncpg.connect(address)
     size = await connection.fetchval("SELECT pg_database_size(current_database())")
+    counted = "SELECT count(*) FROM bigbrotr.events_stored WHERE created_at >= $1"
+    there = await connection.fetchval(counted, 0)
+    lately = await connection.fetchval(counted, corpus.NEWEST - NEW_SPREAD_S)
     await connection.close()
-    print(f"  {size / 1e9:.1f} GB, {size / events:.0f} bytes an event at {RELAYS} relays")
+    # One that is kept grows by what is copied into it: with too much it is to be made anew.
+    print(
+        f"  {size / 1e9:.1f} GB, {there:,} events of {size / there:.0f} bytes, at {RELAYS} relays;"
+        f" {lately:,} within the time that is copied"
+    )
     async with Pool(dsn=address) as pool:
         await reads.measure(pool, events)
     for count in NEW:
