@@ -34,6 +34,7 @@ NOTHING_PROVEN = Progress([], [])
 
 TURN_S = 5.0  # that a page which was copied waits for its turn, until it takes that back
 CROWD = 20  # events of one second that are worth waiting for, so as not to verify them twice
+PROBES = 3  # in a row, at most, over which it is known what the page above them has taken
 
 
 class OutOfTurnError(Exception):
@@ -55,7 +56,7 @@ class Batch:
         self.copies: dict[bytes, list[Found]] = {}
         self.fresh = Rows()  # verified
         self.taken: frozenset[bytes] = frozenset()  # their ids, also once they are stored
-        self.goes_on = False  # what the page above has taken counts as taken here
+        self.goes_on = 0  # pages above: what they have taken counts as taken here
         self.reach: Sequence[int] = ()  # when the first and the last of what is taken was created
         self.forged = 0  # events that were not
         self.is_guess = False  # nobody has looked whether they are archived
@@ -116,8 +117,8 @@ class Batch:
         one has taken, as after a probe, it counts as taken here."""
         own = self.events.created_ats
         ends = [*own[:1], *own[-1:]]
-        if following is not None and above.may_come_again(following):
-            self.goes_on = True
+        if following is not None and above.goes_on < PROBES and above.may_come_again(following):
+            self.goes_on = above.goes_on + 1
             ends += above.reach
         self.reach = (min(ends), max(ends)) if ends else ()
 

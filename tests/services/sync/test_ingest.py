@@ -16,7 +16,7 @@ from bigbrotr.nostr.questions import End, PageAnswer, Question
 from bigbrotr.nostr.session import Page
 from bigbrotr.services.sync.contention import FORESIGHT, IN_VAIN, ContentionGate
 from bigbrotr.services.sync.context import VisitContext, VisitState
-from bigbrotr.services.sync.ingest import CROWD, Ingest, sift
+from bigbrotr.services.sync.ingest import CROWD, PROBES, Batch, Ingest, sift
 from bigbrotr.services.sync.report import Report
 from bigbrotr.services.sync.verifier import Here
 from tests.kit.events import make_event, wire
@@ -147,6 +147,27 @@ async def test_what_the_page_before_is_storing_is_left_out_once_that_is_known() 
     assert not above.fresh
     below.leave_out(above.taken)
     assert [event.id.hex() for event in below.fresh] == [second["id"]]
+
+
+async def test_what_pages_above_have_taken_is_known_over_a_few_probes_only() -> None:
+    """A relay whose past is asked for in halves is asked for the same time over and over: what is
+    remembered of it must not grow."""
+    whole = Question(0, None, 500)
+    pages = [page(EVENTS[n : n + 2]) for n in range(0, 40, 2)]
+    above, most = Batch({}), 2 * (PROBES + 1)
+    sizes = []
+    for each in pages:
+        _, batch = sift(each, whole, POLICY, above.taken)
+        batch.go_on_from(above, whole)
+        await batch.verify(Here())
+        batch.leave_out(above.taken)
+        sizes.append(len(batch.taken))
+        above = batch
+    assert sizes[: PROBES + 1] == list(range(2, most + 1, 2))
+    assert max(sizes) == most
+    _, below = sift(page(EVENTS[:2]), whole, POLICY)
+    below.go_on_from(above, Question(0, EVENTS[0]["created_at"], 500))
+    assert below.goes_on == 0  # the walk has gone on: nothing above comes again
 
 
 async def test_a_forged_copy_that_comes_first_changes_nothing() -> None:
