@@ -24,7 +24,7 @@ SET lock_timeout = '3s'
 AS $$
 DECLARE
     family   record;
-    skipped  text;  -- of ANALYZE: columns that stand so in the parent, which does not pass it on
+    skipped  text;  -- by ANALYZE: what it skips in the parent, which does not pass that on
     starts   timestamp;
     leaf     text;
     lower_at bigint;  -- slices
@@ -38,12 +38,14 @@ BEGIN
         -- Inserts come page by page into any quarter: vacuum (for the visibility map) and analyze by share of the rows.
         -- To analyze one reads 30,000 pages wherever they lie: a tenth more events of a quarter tell plans nothing new.
         ('events_stored', 'events', 'created_at', 604800::bigint,
-         'autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_analyze_scale_factor = 0.1', '{sig,tags,content}'),
+         'autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_analyze_scale_factor = 0.1'),
         -- A part of each page is left free: a row grows in place (HOT) as events are noted, without touching its index.
-        ('presence', 'presence', 'slice', 1, 'fillfactor = 70, autovacuum_vacuum_scale_factor = 0.1', '{seen_ats}')
-    ) AS f (parent, name, key, factor, settings, unanalyzed) LOOP
-        skipped := (SELECT string_agg(format('ALTER COLUMN %I SET STATISTICS 0', s.name), ', ')
-                    FROM unnest(family.unanalyzed::text[]) AS s (name));
+        ('presence', 'presence', 'slice', 1, 'fillfactor = 70, autovacuum_vacuum_scale_factor = 0.1')
+    ) AS f (parent, name, key, factor, settings) LOOP
+        skipped := (SELECT string_agg(format('ALTER COLUMN %I SET STATISTICS 0', a.attname), ', ')
+                    FROM pg_attribute a
+                    WHERE a.attrelid = to_regclass('bigbrotr.' || family.parent) AND a.attstattarget = 0
+                      AND a.attnum > 0 AND NOT a.attisdropped);
         IF to_regclass('bigbrotr.' || family.name || '_default') IS NULL THEN
             EXECUTE format('CREATE TABLE bigbrotr.%I PARTITION OF bigbrotr.%I DEFAULT WITH (%s)',
                            family.name || '_default', family.parent, family.settings);

@@ -138,8 +138,8 @@ class Batch:
         self.events = self.events.pick(array("I", compress(count(), are_kept)))
 
     def leave_out(self, event_ids: frozenset[bytes]) -> None:
-        """Drops fresh events that are stored with the page above: one that is there already makes a
-        page much dearer to store."""
+        """Drops fresh events that the page above has taken: one that is there already makes a page
+        much dearer to store. Where this page goes on from it, they count as taken here."""
         if not event_ids.isdisjoint(self.taken):
             kept = (event_id not in event_ids for event_id in self.fresh.ids)
             self.fresh = self.fresh.pick(array("I", compress(count(), kept)))
