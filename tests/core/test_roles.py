@@ -179,7 +179,7 @@ async def test_nothing_that_a_reader_may_stops_storing(owner: Brotr, login: Logi
                 *(1, 1),
             )
             assert await owner.note_presence(visit, [(EVENT.created_at, EVENT.id)], 3) == []
-            assert (await owner.store_page(visit, [], now=3)) == (0, 0)
+            assert await owner.store_page(visit, [], now=3) == 0
             assert await owner.insert_candidates([Relay("wss://new.example")], "seed") == 1
             # New partitions have to wait for the reader, and do not for long. A cluster has none.
             in_years = int(time.time()) + 3 * 366 * 86_400

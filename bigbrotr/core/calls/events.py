@@ -1,5 +1,6 @@
 """Events and presence: what a page brought, in one call."""
 
+from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import groupby
@@ -18,6 +19,9 @@ from bigbrotr.models.coverage import Gap, Proof
 from bigbrotr.models.event import Event, EventRelay, tag_hashes
 from bigbrotr.models.mentions import mentioned
 
+# Somebody else may store some of a page's events after they were looked for, or nobody has looked:
+# those are noted then, and the others copied again; row by row, it takes twice as long.
+TIMES_COPIED = 2
 ORPHAN_BATCH = 10_000  # events that are looked at in one transaction
 INGEST_LOCK_S = 5.0  # to wait for the lock at most; a page holds it for some hundredths of a second
 
@@ -111,34 +115,42 @@ class EventCalls(Calls):
         identity: str | None = None,
         now: int,
         turn: Turn = at_once,
-    ) -> tuple[int, int]:
-        """Stores what one page brought and what it proved, in one transaction.
+    ) -> int:
+        """Stores what one page brought and what it proved.
 
         `events` are sorted by (created_at, id). `identity` is the public key, in hex, with which
         the relay answered, if it insisted on one. `turn` is waited for, once or more often, before
         anything is noted of the events; they may be copied before, and are not if it raises.
-        Returns how many events and pairs were new.
+        Returns how many events were new. These are stored in one transaction with all that is
+        beside them; that the relay holds the others may be noted before.
 
         Raises:
-            LeaseLostError: another process has taken over the relay; nothing was stored.
+            LeaseLostError: another process has taken over the relay; no event was stored.
         """
         coverage = coverage_of(visit, proofs, gaps, identity, now)
-        if not events and not rejected:
-            await turn()
-            await self._value("record_coverage", **coverage)
-            return 0, 0
-        kept = await self._kept_columns()
         rest = listed((*coverage.values(), *by_column(rejected, 3)))
-        if events and (copied := event_rows.columns_of(kept)) is not None:
-            # Somebody else may have stored some of them meanwhile, though they were looked for. A
-            # cluster calls that an internal error; if it was another, it comes again below.
-            with suppress(asyncpg.UniqueViolationError, asyncpg.InternalServerError):
-                return await self._copy_page(Rows.of(events), copied, rest, now, turn)
+        kept = await self._kept_columns()
+        if (copied := event_rows.columns_of(kept)) is not None:
+            rows = Rows.of(events)
+            for _ in range(TIMES_COPIED):
+                if not rows:
+                    break
+                # A cluster calls it an internal error that a key is there already; if it was
+                # another, it comes again below.
+                with suppress(asyncpg.UniqueViolationError, asyncpg.InternalServerError):
+                    return await self._copy_page(rows, copied, rest, now, turn)
+                await turn()
+                unknown = await self.note_presence(visit, rows.events.keys, now)
+                rows = rows.pick(array("I", unknown))
+            events = rows
         await turn()
+        if not events and not rejected:
+            await self._value("record_coverage", **coverage)
+            return 0
         columns = event_columns(events, [now], kept, self.notes_mentions)
         row = await self._retry(lambda: self.pool.fetchrow(_STORE_PAGE, *rest, *columns.values()))
         assert row is not None
-        return row["new_events"], row["new_pairs"]
+        return int(row["new_events"])
 
     async def _copy_page(
         self,
@@ -147,16 +159,16 @@ class EventCalls(Calls):
         rest: Sequence[object],
         now: int,
         turn: Turn,
-    ) -> tuple[int, int]:
+    ) -> int:
         """Stores a page all of whose events are new; else UniqueViolationError, and nothing was."""
         noted = columns_beside_rows(rows, now, copied, self.notes_mentions)
 
-        async def store(connection: Connection) -> tuple[int, int]:
+        async def store(connection: Connection) -> int:
             noted["p_nums"] = await copy_rows(connection, rows, copied)
             await turn()
             row = await connection.fetchrow(_STORE_PAGE, *rest, *noted.values())
             assert row is not None
-            return row["new_events"], row["new_pairs"]
+            return int(row["new_events"])
 
         return await self._transact(store)
 

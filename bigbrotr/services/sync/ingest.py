@@ -290,7 +290,7 @@ class Ingest:
         progress: Progress,
         turn: Turn = at_once,
     ) -> int:
-        new, _ = await self._brotr.store_page(
+        return await self._brotr.store_page(
             self._state.claim,
             batch.fresh,
             proofs=progress.proven,
@@ -300,7 +300,6 @@ class Ingest:
             now=int(time.time()),
             turn=turn,
         )
-        return new
 
 
 async def turn_after(above: asyncio.Task[None]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from bigbrotr.config.settings import Profile
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls import event_rows
+from bigbrotr.core.calls import events as event_calls
 from bigbrotr.core.calls.event_rows import Rows, make_rows
 from bigbrotr.core.calls.events import event_columns
 from bigbrotr.errors import LeaseLostError
@@ -16,7 +17,7 @@ from bigbrotr.models.burst import Burst
 from bigbrotr.models.columns import Columns, Found
 from bigbrotr.models.event import Event
 from bigbrotr.models.plain import Scan
-from tests.kit.archive import BOTH, B, claim_a, ordered, pairs
+from tests.kit.archive import BOTH, A, B, check_totals, claim_a, held, ordered, pairs
 from tests.kit.c import NATIVE
 from tests.kit.events import NOW, verified
 
@@ -54,7 +55,7 @@ async def table(brotr: Brotr) -> Sequence[asyncpg.Record]:
 async def test_what_is_copied_is_what_is_inserted(brotr: Brotr, profile: Profile) -> None:
     events = some()
     visit = await claim_a(brotr)
-    assert await brotr.store_page(visit, events, now=NOW) == (len(events), len(events))
+    assert await brotr.store_page(visit, events, now=NOW) == len(events)
     copied = await table(brotr)
     assert len(copied) == len(events)
     held = await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.events_relays")
@@ -94,7 +95,7 @@ async def test_rows_made_in_c_are_what_is_inserted(brotr: Brotr, profile: Profil
     assert len(stored.events.others) == 5  # NUL, a bell, 6,000 tags, far
     assert list(stored) == events
     visit = await claim_a(brotr)
-    assert await brotr.store_page(visit, stored, now=NOW) == (len(events), len(events))
+    assert await brotr.store_page(visit, stored, now=NOW) == len(events)
     copied = await table(brotr)
     for name in ("presence", "events_raw", "events_stored"):
         await brotr.pool.execute(f"DELETE FROM bigbrotr.{name}")
@@ -102,15 +103,29 @@ async def test_rows_made_in_c_are_what_is_inserted(brotr: Brotr, profile: Profil
     assert await table(brotr) == copied
 
 
+@BOTH
 @NATIVE
-async def test_rows_of_which_some_are_there_already(brotr: Brotr) -> None:
+@pytest.mark.parametrize("times", [0, 1, 2], ids=["row by row", "noted", "copied again"])
+async def test_rows_of_which_some_are_there_already(
+    brotr: Brotr, profile: Profile, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That these are held is noted, and the others are stored, in each way."""
+    monkeypatch.setattr(event_calls, "TIMES_COPIED", times)
     events = some()
     visit = await claim_a(brotr)
     await brotr.insert_events(pairs(events[3:6], B))
     stored = rows_of(events)
-    assert await brotr.store_page(visit, stored, now=NOW) == (len(events) - 3, len(events))
-    assert await brotr.store_page(visit, stored, now=NOW) == (0, 0)
-    assert len(await table(brotr)) == len(events)
+    assert await brotr.store_page(visit, stored, now=NOW) == len(events) - 3
+    both = {(e.id, A.url) for e in events} | {(e.id, B.url) for e in events[3:6]}
+    assert await held(brotr) == both
+    assert await brotr.store_page(visit, stored, now=NOW) == 0
+    assert await held(brotr) == both
+    await check_totals(brotr)
+    copied = await table(brotr)
+    for name in ("presence", "events_raw", "events_stored"):
+        await brotr.pool.execute(f"DELETE FROM bigbrotr.{name}")
+    assert await brotr.insert_events(pairs(events, B)) == (len(events), 0)
+    assert await table(brotr) == copied
 
 
 @NATIVE
@@ -139,8 +154,8 @@ async def test_what_somebody_else_has_stored_meanwhile_is_stored_once(brotr: Bro
     events = some()
     visit = await claim_a(brotr)
     await brotr.insert_events(pairs(events[3:6], B))
-    assert await brotr.store_page(visit, events, now=NOW) == (len(events) - 3, len(events))
-    assert await brotr.store_page(visit, events, now=NOW) == (0, 0)
+    assert await brotr.store_page(visit, events, now=NOW) == len(events) - 3
+    assert await brotr.store_page(visit, events, now=NOW) == 0
     assert len(await table(brotr)) == len(events)
 
 

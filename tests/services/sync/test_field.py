@@ -103,7 +103,7 @@ async def test_no_page_is_copied_in_vain_after_a_part_of_it_was_asked_for_again(
     in_vain = []
     copy_page = EventCalls._copy_page
 
-    async def watched(*arguments: Any) -> tuple[int, int]:
+    async def watched(*arguments: Any) -> int:
         try:
             return await copy_page(*arguments)
         except asyncpg.UniqueViolationError as error:
