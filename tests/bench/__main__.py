@@ -4,13 +4,14 @@
 import argparse
 import asyncio
 import contextlib
+import math
 import os
 import platform
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import asyncpg
@@ -49,9 +50,11 @@ async def ingest(on: Stage, events: int) -> None:
     """First copy, further copies and ten relays that share 90 %, beside the ordinary way."""
     data = corpus.build(events)
     size = sum(len(body) for _, body in data) / len(data)
-    print(f"  corpus: {events:,} events of {size:.0f} bytes on average; medians of {ROUNDS} rounds")
+    print(
+        f"  corpus: {events:,} events of {size:.0f} bytes on average; medians of {on.rounds} rounds"
+    )
     rounds = []
-    for _ in range(ROUNDS):  # one after the other, so that a slow minute slows all of a round
+    for _ in range(on.rounds):  # one after the other, so that a slow minute slows all of a round
         found = await _ingest(on, data)
         rounds.append(found)
         print(
@@ -124,19 +127,19 @@ async def _baseline(on: Stage, url: str, events: int) -> tuple[float, float]:
 
 
 async def one(on: Stage, events: int) -> None:
-    """One relay beside four, with the CPU that each part takes; and a visit that brings nothing."""
+    """One relay beside four and beside the floors, with the CPU that each part takes; and a visit
+    that brings nothing."""
     data = corpus.build(events)
-    ratios, idles = [], []
-    for _ in range(ROUNDS):
-        found = []
-        for count in (1, 4):
+    ones, fours, sums, idles = list[float](), list[float](), list[float](), list[float]()
+    for _ in range(on.rounds):
+        for count, walls in ((1, ones), (4, fours)):
             await on.clear()
             async with on.archive() as archive, on.relays(data, count, shared=0.0) as urls:
                 await archive.brotr.insert_relays([Relay(url) for url in urls])
                 spent = await archive.visit()
                 await _check(archive, events + WARM_UP)
                 wall, workers, server = (seconds / events * 1e6 for seconds in spent)
-                found.append(wall)
+                walls.append(wall)
                 await archive.make_due()
                 idle = await archive.visit()
             print(
@@ -146,8 +149,23 @@ async def one(on: Stage, events: int) -> None:
                 flush=True,
             )
             idles.append(idle.wall_s)
-        ratios.append(found[0] / found[1])
-    print(f"  one relay / four: {statistics.median(ratios):.2f}; nothing new {min(idles):.3f} s")
+        await on.clear()
+        steps = await floors.measure(on, data)
+        del steps[floors.SINGLY]
+        sums.append(sum(steps.values()))
+        print(f"    floors: {sums[-1]:.1f} us", flush=True)
+    print(f"  one relay / four: {_ratio(ones, fours)}; nothing new {min(idles):.3f} s")
+    print(f"  four relays / floors: {_ratio(fours, sums)}")
+
+
+def _ratio(these: Sequence[float], those: Sequence[float]) -> str:
+    """The geometric mean of ratios, with its standard error."""
+    logs = [math.log(this / that) for this, that in zip(these, those, strict=True)]
+    mean = math.exp(statistics.fmean(logs))
+    if len(logs) < 2:
+        return f"{mean:.2f}"
+    error = mean * statistics.stdev(logs) / math.sqrt(len(logs))
+    return f"{mean:.2f} +- {error:.2f} ({len(logs)} rounds)"
 
 
 async def size(on: Stage, events: int) -> None:
@@ -414,14 +432,14 @@ FORGERIES = "forgeries"
 RANK = "rank"
 
 
-async def run(names: list[str], events: int) -> None:
+async def run(names: list[str], events: int, rounds: int) -> None:
     print(
         f"{time.strftime('%Y-%m-%d')}, {CORES} cores, Python {platform.python_version()}",
         flush=True,
     )
     for name in names:
         print(f"{name}: {BENCHMARKS[name].__doc__}", flush=True)
-        async with stage() as on:
+        async with stage(rounds=rounds) as on:
             await BENCHMARKS[name](on, events)
 
 
@@ -430,17 +448,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
     parser.add_argument("--events", type=int, default=20_000, help="in the corpus")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of ingest and of one")
     parser.add_argument("--frames", type=int, default=fuzz.FRAMES, help="of the fuzz")
     parser.add_argument("--claims", type=int, default=forgeries.CLAIMS, help="of the forgeries")
     parser.add_argument("--follows", type=int, default=ranks.FOLLOWS, help="of rank")
     parser.add_argument("--seed", type=int, default=1, help="of the fuzz, and of the forgeries")
     options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error("--rounds must be 1 at least")
     for name in options.names:
         if name not in known:
             parser.error(f"no benchmark is called {name}: there are {', '.join(known)}")
     names = [name for name in options.names if name in BENCHMARKS]
     if names or not options.names:
-        uvloop.run(run(names or list(BENCHMARKS), options.events))
+        uvloop.run(run(names or list(BENCHMARKS), options.events, options.rounds))
     code = 0
     if FUZZ in options.names:
         code |= fuzz.measure(options.frames, options.seed)

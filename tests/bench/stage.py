@@ -37,11 +37,12 @@ WARM_UP = 20  # events of the relays that start the worker processes
 
 
 class Stage:
-    """Where benchmarks run."""
+    """Where benchmarks run, those that the machine's pace matters to in `rounds`."""
 
-    def __init__(self, folder: Path, server: EmbeddedPostgres) -> None:
+    def __init__(self, folder: Path, server: EmbeddedPostgres, rounds: int = 1) -> None:
         self.folder = folder
         self.server = server
+        self.rounds = rounds
         self._databases = 0
 
     def address(self, database: str) -> str:
@@ -241,9 +242,9 @@ def cpu_s(pid: int) -> float:
 
 
 @asynccontextmanager
-async def stage(kept: Path | None = None) -> AsyncIterator[Stage]:
+async def stage(kept: Path | None = None, rounds: int = 1) -> AsyncIterator[Stage]:
     """A server with the settings that `bigbrotr run` would give it, in a temporary folder or in one
     that is kept."""
     with tempfile.TemporaryDirectory(prefix="bigbrotr-bench-") as folder:
         async with EmbeddedPostgres((kept or Path(folder)) / "data") as server:
-            yield Stage(Path(folder), server)
+            yield Stage(Path(folder), server, rounds)

@@ -99,7 +99,7 @@ async def test_no_page_is_copied_in_vain_after_a_part_of_it_was_asked_for_again(
     brotr: Brotr, vices: Vices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A page begins where the one before ended, also if other questions lie between them: one event
-    that is archived already made the whole page three times as dear to store."""
+    that is archived already made the whole page at least twice as dear to store."""
     in_vain = []
     copy_page = EventCalls._copy_page
 
