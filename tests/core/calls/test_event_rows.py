@@ -1,6 +1,7 @@
 """What is copied is what would have been inserted."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import asyncpg
 import pytest
@@ -10,7 +11,7 @@ from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls import event_rows
 from bigbrotr.core.calls import events as event_calls
 from bigbrotr.core.calls.event_rows import Rows, make_rows
-from bigbrotr.core.calls.events import event_columns
+from bigbrotr.core.calls.events import EventCalls, event_columns
 from bigbrotr.errors import LeaseLostError
 from bigbrotr.models import native
 from bigbrotr.models.burst import Burst
@@ -58,8 +59,7 @@ async def test_what_is_copied_is_what_is_inserted(brotr: Brotr, profile: Profile
     assert await brotr.store_page(visit, events, now=NOW) == len(events)
     copied = await table(brotr)
     assert len(copied) == len(events)
-    held = await brotr.pool.fetchval("SELECT count(*) FROM bigbrotr.events_relays")
-    assert held == len(events)
+    assert await held(brotr) == {(event.id, A.url) for event in events}
     for name in ("presence", "events_raw", "events_stored"):
         await brotr.pool.execute(f"DELETE FROM bigbrotr.{name}")
     assert await brotr.insert_events(pairs(events, B)) == (len(events), 0)
@@ -96,6 +96,7 @@ async def test_rows_made_in_c_are_what_is_inserted(brotr: Brotr, profile: Profil
     assert list(stored) == events
     visit = await claim_a(brotr)
     assert await brotr.store_page(visit, stored, now=NOW) == len(events)
+    assert await held(brotr) == {(event.id, A.url) for event in events}
     copied = await table(brotr)
     for name in ("presence", "events_raw", "events_stored"):
         await brotr.pool.execute(f"DELETE FROM bigbrotr.{name}")
@@ -104,21 +105,32 @@ async def test_rows_made_in_c_are_what_is_inserted(brotr: Brotr, profile: Profil
 
 
 @BOTH
-@NATIVE
 @pytest.mark.parametrize("times", [0, 1, 2], ids=["row by row", "noted", "copied again"])
-async def test_rows_of_which_some_are_there_already(
-    brotr: Brotr, profile: Profile, times: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("made_in", ["Python", pytest.param("C", marks=NATIVE)])
+async def test_what_somebody_else_has_stored_meanwhile_is_stored_once(
+    brotr: Brotr, profile: Profile, times: int, made_in: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That these are held is noted, and the others are stored, in each way."""
+    copies: list[int] = []
+    copy_page = EventCalls._copy_page
+
+    async def watched(self: EventCalls, rows: Rows, *arguments: Any) -> int:
+        copies.append(len(rows))
+        return await copy_page(self, rows, *arguments)
+
+    monkeypatch.setattr(EventCalls, "_copy_page", watched)
     monkeypatch.setattr(event_calls, "TIMES_COPIED", times)
     events = some()
     visit = await claim_a(brotr)
     await brotr.insert_events(pairs(events[3:6], B))
-    stored = rows_of(events)
+    stored = rows_of(events) if made_in == "C" else events
     assert await brotr.store_page(visit, stored, now=NOW) == len(events) - 3
+    assert copies == [len(events), len(events) - 3][:times]
     both = {(e.id, A.url) for e in events} | {(e.id, B.url) for e in events[3:6]}
     assert await held(brotr) == both
+    copies.clear()
     assert await brotr.store_page(visit, stored, now=NOW) == 0
+    assert copies == [len(events)][:times]  # nothing is left to copy again
     assert await held(brotr) == both
     await check_totals(brotr)
     copied = await table(brotr)
@@ -148,15 +160,6 @@ async def test_relays_that_rows_name_are_noted(brotr: Brotr) -> None:
     await brotr.store_page(await claim_a(brotr), stored, now=NOW)
     noted = await brotr.pool.fetch("SELECT DISTINCT unnest(urls) AS url FROM bigbrotr.mentions")
     assert sorted(row["url"] for row in noted) == found
-
-
-async def test_what_somebody_else_has_stored_meanwhile_is_stored_once(brotr: Brotr) -> None:
-    events = some()
-    visit = await claim_a(brotr)
-    await brotr.insert_events(pairs(events[3:6], B))
-    assert await brotr.store_page(visit, events, now=NOW) == len(events) - 3
-    assert await brotr.store_page(visit, events, now=NOW) == 0
-    assert len(await table(brotr)) == len(events)
 
 
 async def test_nothing_is_copied_for_who_has_lost_the_lease(brotr: Brotr) -> None:

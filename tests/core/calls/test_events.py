@@ -429,6 +429,7 @@ async def test_a_page_is_stored_with_its_coverage(brotr: Brotr) -> None:
     )
     assert stored == 3
     assert await brotr.store_page(visit, events, now=NOW) == 0
+    assert await held(brotr) == {(event.id, A.url) for event in events}
     missing = await brotr.pool.fetchval(
         "SELECT bigbrotr.missing_spans($1, 0, 1000, $2)", visit.relay_id, NOW
     )
