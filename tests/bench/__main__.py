@@ -63,19 +63,19 @@ async def ingest(on: Stage, events: int) -> None:
             f" floors {found['floors'][1]:.1f} us",
             flush=True,
         )
-    floor = statistics.median(each["floors"][1] for each in rounds)
-    over = statistics.median(each["new"][0] / each["floors"][1] for each in rounds)
     for name, words in (
         ("new", "first copy (four relays, a quarter each)"),
         ("known", "further copies (four relays)"),
         ("ten", "ten relays sharing 90 %, a pair"),
     ):
-        ours, ordinary = (statistics.median(each[name][n] for each in rounds) for n in (0, 1))
-        ratio = statistics.median(each[name][1] / each[name][0] for each in rounds)
+        ours, ordinary = zip(*(each[name] for each in rounds), strict=True)
         print(
-            f"  {words:42} {ours:7.1f} us, baseline {ordinary:6.1f} us: {ratio:5.2f} times as fast"
+            f"  {words:42} {statistics.median(ours):7.1f} us, baseline"
+            f" {statistics.median(ordinary):6.1f} us: {_ratio(ordinary, ours)} times as fast"
         )
-    print(f"  first copy / sum of the floors, {CORES} cores at once ({floor:.1f} us): {over:.2f}")
+    first, floor = zip(*(each["floors"] for each in rounds), strict=True)
+    sums = f"{CORES} cores at once ({statistics.median(floor):.1f} us)"
+    print(f"  first copy / sum of the floors, {sums}: {_ratio(first, floor)}")
 
 
 async def _ingest(on: Stage, data: list[tuple[int, bytes]]) -> dict[str, tuple[float, float]]:
