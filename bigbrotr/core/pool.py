@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, Self, TypeAlias, TypedDict
 import anyio
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
-from asyncpg.protocol import protocol
 
 from bigbrotr.config.settings import Config, Database, PoolSettings, Section
 from bigbrotr.config.toml import decode, read_toml
+from bigbrotr.core.codecs import KnowingConnection, learn_types
 from bigbrotr.core.codes import SEARCH_PATH
 from bigbrotr.core.logger import Logger
 from bigbrotr.embedded.server import BY_ITSELF, EmbeddedPostgres, default_data_dir
@@ -24,25 +24,6 @@ from bigbrotr.secret import read_secret
 CLOSE_S = 5.0  # until connections in use are cut
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
-
-# Those of ours that asyncpg has to ask the server about: arrays and ranges.
-_TYPES = "SELECT " + ", ".join(
-    f"NULL::pg_catalog.{name}"
-    for name in (
-        *(
-            "_bool",
-            "_int4",
-            "_int8",
-            "_float4",
-            "_float8",
-            "_text",
-            "_bytea",
-            "_jsonb",
-            "_int8range",
-        ),
-        *("int8range", "int8multirange"),
-    )
-)
 
 # What another attempt cannot mend.
 _FINAL = (
@@ -197,7 +178,8 @@ class Pool:
             # Behind PgBouncer a prepared statement may meet another server connection.
             statement_cache_size=0 if self.settings.pgbouncer else 100,
             server_settings=session,
-            init=_learn_types if self.settings.pgbouncer else None,
+            connection_class=KnowingConnection,
+            init=learn_types if self.settings.pgbouncer else None,
             reset=self._reset,
             **(BY_ITSELF if self.database.is_embedded else {}),
         )
@@ -359,31 +341,12 @@ class Pool:
         )
 
 
-def tell_arrays_by_type() -> None:
-    """Lets asyncpg tell by its type whether a value is an array, in this process, from now on.
-
-    Otherwise it asks two abstract classes of each element of an array whether that is an array as
-    well: 4 of the 7 us of this process that sending an event took. Lists are arrays then, and
-    nothing else is.
-    """
-    if "IterableABC" in vars(protocol):  # a name of asyncpg's own: without it all stays as it was
-        vars(protocol)["IterableABC"] = list
-
-
 def _settings(values: Mapping[str, Any], source: str) -> tuple[Database, PoolSettings]:
     rest = {key: value for key, value in values.items() if key != "database"}
     tables = decode(
         {"database": values.get("database", {}), "pool": rest}, _PoolTables, source=source
     )
     return tables.database, tables.pool
-
-
-async def _learn_types(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """Lets asyncpg look up the types that it does not know where nothing that others have made is
-    called: its own query names no schema, and a session of PgBouncer keeps no search path."""
-    async with connection.transaction():
-        await connection.execute(f"SET LOCAL search_path = {SEARCH_PATH}")
-        await connection.prepare(_TYPES)
 
 
 def _in_words(error: BaseException) -> str:
