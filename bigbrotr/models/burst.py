@@ -21,11 +21,6 @@ class Burst(Sequence[bytes]):
         bounds[2::2] = ends[:-1]
         return cls(b"".join(frames), bounds)
 
-    @property
-    def size(self) -> int:
-        """Their bytes, without what lies between them."""
-        return sum(self.bounds[1::2]) - sum(self.bounds[::2])
-
     def __len__(self) -> int:
         return len(self.bounds) // 2
 

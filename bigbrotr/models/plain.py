@@ -4,6 +4,7 @@ Nearly all events are plain. Of any other nothing is said here, valid or not, an
 `bigbrotr_native` is not installed: they go the way of `event`, one by one.
 """
 
+from functools import cached_property
 from itertools import compress
 from typing import TypeAlias
 
@@ -63,11 +64,8 @@ class Scan:
         self._burst, self._subscription = burst, subscription
         self.data = burst.data
         self.said: native.Scanned | None = None
-        self._is_mostly_plain = False
         if native.here is not None and len(burst) >= FEW:
-            self.said = said = native.here.scan(burst.data, burst.bounds, subscription.encode())
-            plain = sum(compress(said.lengths, said.are_plain))
-            self._is_mostly_plain = 2 * plain > len(burst.data)
+            self.said = native.here.scan(burst.data, burst.bounds, subscription.encode())
 
     def plain_until(self, start: int) -> int:
         """The place of the first message from `start` on that is none."""
@@ -80,16 +78,23 @@ class Scan:
         """The bytes of the messages between two places."""
         return 0 if self.said is None else sum(self.said.lengths[start:end])
 
+    @cached_property
+    def _is_mostly_plain(self) -> bool:
+        if self.said is None:
+            return False
+        return 2 * sum(compress(self.said.lengths, self.said.are_plain)) > len(self.data)
+
     def event(self, place: int, frame: bytes) -> Plain:
         """The plain event at a place, whose message is given."""
         assert self.said is not None
         claim = bytes(self.said.claims[CLAIM_BYTES * place : CLAIM_BYTES * (place + 1)])
         return Plain(self.said.created_ats[place], self.said.kinds[place], claim, frame)
 
-    def worth_keeping(self, start: int, end: int) -> "tuple[Scan, int, int] | None":
-        """The plain events between two places in bytes that hold little else, since whoever keeps
-        an event keeps alive all in which it came; None where there are few, beside much else."""
-        if self._is_mostly_plain:
+    def worth_keeping(self, start: int, end: int, size: int) -> "tuple[Scan, int, int] | None":
+        """The plain events between two places, of `size` bytes, in bytes that hold little else,
+        since whoever keeps an event keeps alive all in which it came; None where there are few,
+        beside much else."""
+        if 2 * size > len(self.data) or self._is_mostly_plain:
             return self, start, end
         if end - start < FEW:
             return None

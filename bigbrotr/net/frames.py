@@ -122,11 +122,12 @@ class FrameReader:
             data = b"".join(self._chunks)
         end, largest, needed = len(data), self._max_size, 2
         if native.here is not None and end - position >= BURST and self._fragments is None:
+            before = position
             bounds, position = native.here.messages(data, position, largest)
             if bounds:
                 burst = Burst(data, bounds)
                 # It keeps all alive that was read: not where that is mostly something else.
-                messages += [burst] if 2 * burst.size > len(data) else burst
+                messages += [burst] if 2 * (position - before) > len(data) else burst
                 self.idle = 0
         while True:
             left = end - position

@@ -616,10 +616,11 @@ class Session:
 
     def _take_together(self, scan: Scan, start: int, end: int, reading: _Reading) -> bool:
         """Takes plain events that follow on each other, if they fit and are worth it."""
-        page, cost = reading.page, scan.size(start, end) + FRAME_COST * (end - start)
+        page, size = reading.page, scan.size(start, end)
+        cost = size + FRAME_COST * (end - start)
         if reading.subscription is None or page.size + cost > reading.most_bytes:
             return False
-        if (part := scan.worth_keeping(start, end)) is None:
+        if (part := scan.worth_keeping(start, end, size)) is None:
             return False
         page.events.take(*part)
         page.size += cost

@@ -62,7 +62,8 @@ class _Scratch(threading.local):
     def of(self, name: str, size: int) -> bytearray:
         """At least `size` bytes."""
         if len(found := self._kept.get(name, b"")) < size or not isinstance(found, bytearray):
-            found = bytearray(size)
+            # Some more than that: the next call may need a little more.
+            found = bytearray(size if size > MOST_KEPT else 1 << (size - 1).bit_length())
             if size <= MOST_KEPT:
                 self._kept[name] = found
         return found

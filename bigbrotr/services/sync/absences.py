@@ -5,7 +5,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 from bigbrotr.core.calls.visits import Visit
-from bigbrotr.models.columns import Key
+from bigbrotr.models.columns import Columns, Found, Key
 from bigbrotr.models.coverage import Proof, Span, merge, uncovered
 from bigbrotr.services.sync.context import VisitContext, VisitState
 from bigbrotr.services.sync.report import Report
@@ -77,10 +77,11 @@ class Absences:
         """Whether the relay may have held something in a span before."""
         return bool(self._meets(span))
 
-    def saw(self, keys: list[Key]) -> None:
+    def saw(self, events: Columns[Found]) -> None:
         """Takes note of what a page showed, sorted."""
-        if keys and self._meets(Span(keys[0][0], keys[-1][0] + 1)):
-            self._shown.add(keys)
+        times = events.created_ats
+        if times and self._meets(Span(times[0], times[-1] + 1)):
+            self._shown.add(events.keys)
 
     def leave_out(self, spans: Iterable[Span]) -> None:
         """Leaves alone what an earlier walk was shown, or this one before it took its proofs back:

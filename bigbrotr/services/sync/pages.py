@@ -184,7 +184,7 @@ class PageWalk:
         try:
             answer, batch = sift(page, ask, self._context.policy, self._newest.taken)
             page.events = Columns()  # they are in the batch
-            self._absences.saw(batch.events.keys)
+            self._absences.saw(batch.events)
             progress = self._judge(page, answer, batch, late)
             if self._aside is not None:
                 progress = Progress([], progress.gaps)

@@ -11,6 +11,7 @@ from bigbrotr.config.settings import Config, Profile, SynchronizerSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.visits import Visit
 from bigbrotr.errors import LeaseLostError
+from bigbrotr.models.columns import Columns, Found
 from bigbrotr.models.coverage import How, Proof, Span
 from bigbrotr.models.event import Event, EventRelay
 from bigbrotr.models.filter import Filter
@@ -69,8 +70,9 @@ async def held(brotr: Brotr) -> set[bytes]:
     return {row["event_id"] for row in rows}
 
 
-def keys(events: Sequence[Event]) -> list[tuple[int, bytes]]:
-    return sorted((event.created_at, event.id) for event in events)
+def page(events: Sequence[Event]) -> Columns[Found]:
+    ordered = sorted(events, key=lambda event: (event.created_at, event.id))
+    return Columns[Found].of(ordered)
 
 
 async def absences_of(
@@ -99,8 +101,8 @@ async def test_a_proof_ends_the_pairs_that_were_not_shown(
     await archive(brotr, events)
     total = Report()
     absences = await absences_of(brotr, await claim(brotr), total)
-    absences.saw(keys(events[20:30]))
-    absences.saw(keys(events[10:20:2]))  # [5, 10): half of them
+    absences.saw(page(events[20:30]))
+    absences.saw(page(events[10:20:2]))  # [5, 10): half of them
     await absences.conclude([proof(12, 15)])
     assert (await held(brotr), total.dropped) == ({event.id for event in events}, 0)
     await absences.conclude([proof(5, 7), proof(7, 12), proof(16, 17)])
@@ -133,10 +135,10 @@ async def test_what_was_shown_before_a_proof_was_taken_back_stays(brotr: Brotr) 
     events = [verified(created_at=BEGIN + n) for n in range(10)]
     await archive(brotr, events)
     absences = await absences_of(brotr, await claim(brotr), Report())
-    absences.saw(keys(events[:5]))
+    absences.saw(page(events[:5]))
     await absences.conclude([proof(0, 5)])
     absences.leave_out([Span(BEGIN, BEGIN + 5)])  # the relay had lied in its order
-    absences.saw(keys(events[3:8]))
+    absences.saw(page(events[3:8]))
     await absences.conclude([proof(0, 10)])
     assert await held(brotr) == {event.id for event in events[:8]}
 
@@ -150,7 +152,7 @@ async def test_where_nothing_was_held_nothing_is_looked_for(
     absences = await absences_of(brotr, await claim(brotr), total)
     await brotr.pool.close()
     for first in range(1, 200, 10):
-        absences.saw(keys([verified(created_at=BEGIN + first + n) for n in range(10)]))
+        absences.saw(page([verified(created_at=BEGIN + first + n) for n in range(10)]))
         await absences.conclude([proof(first, first + 10)])
     assert absences._shown._pages == []
 
@@ -162,8 +164,8 @@ async def test_what_had_to_be_forgotten_ends_nothing(
     await archive(brotr, events)
     absences = await absences_of(brotr, await claim(brotr), Report())
     monkeypatch.setattr(absences, "_shown", Shown(most=5))
-    absences.saw(keys(events[8:14:2]))
-    absences.saw(keys(events[8:14]))
+    absences.saw(page(events[8:14:2]))
+    absences.saw(page(events[8:14]))
     await absences.conclude([proof(0, 20)])
     assert await held(brotr) == {event.id for event in events[8:14]}
 
