@@ -14,9 +14,9 @@ from asyncpg.pool import PoolConnectionProxy
 
 from bigbrotr.config.settings import Config, Database, PoolSettings, Section
 from bigbrotr.config.toml import decode, read_toml
-from bigbrotr.core.codecs import KnowingConnection, learn_types
 from bigbrotr.core.codes import SEARCH_PATH
 from bigbrotr.core.logger import Logger
+from bigbrotr.core.values import KnowingConnection, learn_types
 from bigbrotr.embedded.server import BY_ITSELF, EmbeddedPostgres, default_data_dir
 from bigbrotr.errors import ConfigError, DatabaseError
 from bigbrotr.secret import read_secret

@@ -12,9 +12,9 @@ import msgspec
 import uvloop
 
 from bigbrotr.config.settings import Config
-from bigbrotr.core.codecs import tell_arrays_by_type
 from bigbrotr.core.logger import configure, open_up
 from bigbrotr.core.pool import Pool
+from bigbrotr.core.values import tell_arrays_by_type
 
 
 def begin(config: Config, dsn: str | None, parent: int) -> tuple[asyncio.Runner, Pool]:

@@ -17,8 +17,8 @@ import uvloop
 from bigbrotr.config.settings import PoolSettings
 from bigbrotr.core.brotr import Brotr
 from bigbrotr.core.calls.event_rows import make_rows
-from bigbrotr.core.codecs import tell_arrays_by_type
 from bigbrotr.core.pool import Pool
+from bigbrotr.core.values import tell_arrays_by_type
 from bigbrotr.models import signatures
 from bigbrotr.models.burst import Burst
 from bigbrotr.models.columns import Columns, Found

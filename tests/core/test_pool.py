@@ -14,11 +14,11 @@ import pytest
 from asyncpg.protocol import protocol
 
 from bigbrotr.config.settings import Database, Limits, PoolSettings, Retry, ServerSettings, Timeouts
-from bigbrotr.core import codecs
 from bigbrotr.core import pool as pools
+from bigbrotr.core import values
 from bigbrotr.core.calls.base import listed
-from bigbrotr.core.codecs import tell_arrays_by_type
 from bigbrotr.core.pool import Pool
+from bigbrotr.core.values import tell_arrays_by_type
 from bigbrotr.errors import ConfigError, DatabaseError
 from tests.conftest import LOGIN, Databases
 
@@ -522,7 +522,7 @@ async def times_asked(pool: Pool, kinds: Iterable[str]) -> int:
 async def test_one_connection_asks_about_types_for_all(
     dsn: str, make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(codecs, "_known", {})
+    monkeypatch.setattr(values, "_known", {})
     async with Pool(dsn=dsn) as pool:
         assert await times_asked(pool, OWN) == 1
     for address in (dsn, await make_database(None)):
@@ -533,7 +533,7 @@ async def test_one_connection_asks_about_types_for_all(
 async def test_types_are_the_same_on_an_older_server(
     dsn: str, old_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(codecs, "_known", {})
+    monkeypatch.setattr(values, "_known", {})
     async with Pool(dsn=dsn) as pool:
         assert await times_asked(pool, OWN) == 1
     async with Pool(dsn=old_server) as pool:
@@ -544,14 +544,14 @@ async def test_of_types_that_others_have_made_nothing_is_known(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another database may have another one of that number."""
-    monkeypatch.setattr(codecs, "_known", {})
+    monkeypatch.setattr(values, "_known", {})
     async with Pool(settings=PoolSettings(limits=Limits(max_size=1)), dsn=dsn) as pool:
         await pool.execute("CREATE TYPE public.mood AS (well bigint[])")
     for _ in range(2):
         async with Pool(settings=PoolSettings(limits=Limits(max_size=1)), dsn=dsn) as pool:
             assert await pool.fetchval("SELECT row('{5}')::public.mood") == ([5],)
             assert await times_asked(pool, ()) == 1
-    assert set(codecs._known) == {20, 1016}  # bigint, bigint[]
+    assert set(values._known) == {20, 1016}  # bigint, bigint[]
 
 
 async def test_arrays_are_told_by_type(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:

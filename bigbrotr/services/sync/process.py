@@ -17,9 +17,9 @@ import uvloop
 
 from bigbrotr.config.settings import Config
 from bigbrotr.core.brotr import Brotr
-from bigbrotr.core.codecs import tell_arrays_by_type
 from bigbrotr.core.logger import configure, open_up
 from bigbrotr.core.pool import Pool
+from bigbrotr.core.values import tell_arrays_by_type
 from bigbrotr.errors import DatabaseError, leaves
 from bigbrotr.services.sync.report import Report
 from bigbrotr.services.sync.shares import Shares

@@ -1,4 +1,4 @@
-"""Codecs: how values go to PostgreSQL and come back, where asyncpg itself is slow or careless."""
+"""Values: how they go to PostgreSQL and come back, where asyncpg itself is slow or careless."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
