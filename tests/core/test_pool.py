@@ -4,25 +4,19 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
-from asyncpg.protocol import protocol
 
 from bigbrotr.config.settings import Database, Limits, PoolSettings, Retry, ServerSettings, Timeouts
 from bigbrotr.core import pool as pools
-from bigbrotr.core import values
-from bigbrotr.core.calls.base import listed
 from bigbrotr.core.pool import Pool
-from bigbrotr.core.values import tell_arrays_by_type
 from bigbrotr.errors import ConfigError, DatabaseError
 from tests.conftest import LOGIN, Databases
-
-MakeDatabase: TypeAlias = Callable[..., Awaitable[str]]
 
 SECRET = "correct-horse-battery-staple"
 SOON = Retry(max_attempts=3, initial_delay=0.01, max_delay=0.02)
@@ -493,91 +487,3 @@ async def test_a_statement_that_is_cut_off_leaves_no_transaction_open(dsn: str) 
             await asyncio.gather(asked, return_exceptions=True)
             async with pool.transaction() as connection:
                 await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-
-
-# --- arrays ---------------------------------------------------------------------------------------
-
-
-OWN = {  # values of types that PostgreSQL brings
-    "int8[]": [1, None],
-    "bytea[]": [b"a"],
-    "int8range[]": [asyncpg.Range(1, 2)],
-    "int8multirange": [asyncpg.Range(1, 2)],
-}
-
-
-async def times_asked(pool: Pool, kinds: Iterable[str]) -> int:
-    """How often a connection has asked about types, after values of these came back from it."""
-    async with pool.acquire() as connection:
-        for kind in kinds:
-            assert await connection.fetchval(f"SELECT $1::{kind}", OWN[kind]) == OWN[kind]
-        return int(
-            await connection.fetchval(
-                # asyncpg prepares its question once a connection.
-                "SELECT count(*) FROM pg_prepared_statements WHERE statement ~ '[t]ypeinfo_tree'"
-            )
-        )
-
-
-async def test_one_connection_asks_about_types_for_all(
-    dsn: str, make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(values, "_known", {})
-    async with Pool(dsn=dsn) as pool:
-        assert await times_asked(pool, OWN) == 1
-    for address in (dsn, await make_database(None)):
-        async with Pool(dsn=address) as pool:
-            assert await times_asked(pool, reversed(OWN)) == 0
-
-
-async def test_types_are_the_same_on_an_older_server(
-    dsn: str, old_server: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(values, "_known", {})
-    async with Pool(dsn=dsn) as pool:
-        assert await times_asked(pool, OWN) == 1
-    async with Pool(dsn=old_server) as pool:
-        assert await times_asked(pool, OWN) == 0
-
-
-async def test_of_types_that_others_have_made_nothing_is_known(
-    dsn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another database may have another one of that number."""
-    monkeypatch.setattr(values, "_known", {})
-    async with Pool(settings=PoolSettings(limits=Limits(max_size=1)), dsn=dsn) as pool:
-        await pool.execute("CREATE TYPE public.mood AS (well bigint[])")
-    for _ in range(2):
-        async with Pool(settings=PoolSettings(limits=Limits(max_size=1)), dsn=dsn) as pool:
-            assert await pool.fetchval("SELECT row('{5}')::public.mood") == ([5],)
-            assert await times_asked(pool, ()) == 1
-    assert set(values._known) == {20, 1016}  # bigint, bigint[]
-
-
-async def test_arrays_are_told_by_type(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = vars(protocol)
-    monkeypatch.setitem(names, "IterableABC", names["IterableABC"])  # is put back
-    asked: list[object] = []
-
-    class Sized(type):
-        def __instancecheck__(cls, value: object) -> bool:
-            asked.append(value)
-            return True
-
-    monkeypatch.setitem(names, "SizedABC", Sized("Sized", (), {}))
-    tell_arrays_by_type()
-    for kind, value, back in (
-        ("int8[]", [1, None, 3], [1, None, 3]),
-        ("text[]", ["a", "b"], ["a", "b"]),
-        ("bytea[]", [b"a", b""], [b"a", b""]),
-        ("int4[]", [], []),
-        ("int4[]", [[1, 2], [3, 4]], [[1, 2], [3, 4]]),
-    ):
-        assert await pool.fetchval(f"SELECT $1::{kind}", value) == back
-    assert not [value for value in asked if not isinstance(value, list)]
-    for other in ("ab", ("a", "b"), {"a"}):
-        with pytest.raises(asyncpg.DataError, match="sized iterable container expected"):
-            await pool.fetchval("SELECT $1::text[]", other)
-    assert listed([("a", "b"), {7}, frozenset({b"x"}), [1], "ab", b"cd", None]) == [
-        *(["a", "b"], [7], [b"x"], [1], "ab", b"cd", None)
-    ]
