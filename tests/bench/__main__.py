@@ -98,15 +98,22 @@ async def _ingest(on: Stage, data: list[tuple[int, bytes]]) -> dict[str, tuple[f
         pairs = (await archive.brotr.totals()).pairs
     mixed = (ordinary_new * events + ordinary_known * (pairs - events)) / pairs
     await on.clear()
-    steps = await floors.measure(on, data)
-    print("    floors: " + ", ".join(f"{name} {us:.1f}" for name, us in steps.items()))
-    del steps[floors.SINGLY]  # how it would be without batches, where there are some
+    floor = await _floor(on, data)
     return {
         "new": (first, ordinary_new),
         "known": (further, ordinary_known),
         "ten": (seconds / pairs * 1e6, mixed),
-        "floors": (first, sum(steps.values())),
+        "floors": (first, floor),
     }
+
+
+async def _floor(on: Stage, data: list[tuple[int, bytes]]) -> float:
+    """The sum of the floors, which it prints."""
+    steps = await floors.measure(on, data)
+    singly = steps.pop(floors.SINGLY)  # how it would be without batches, where there are some
+    total, parts = sum(steps.values()), ", ".join(f"{name} {us:.1f}" for name, us in steps.items())
+    print(f"    floors: {total:.1f} us ({parts}; {floors.SINGLY} {singly:.1f})", flush=True)
+    return total
 
 
 async def _baseline(on: Stage, url: str, events: int) -> tuple[float, float]:
@@ -150,10 +157,7 @@ async def one(on: Stage, events: int) -> None:
             )
             idles.append(idle.wall_s)
         await on.clear()
-        steps = await floors.measure(on, data)
-        del steps[floors.SINGLY]
-        sums.append(sum(steps.values()))
-        print(f"    floors: {sums[-1]:.1f} us", flush=True)
+        sums.append(await _floor(on, data))
     print(f"  one relay / four: {_ratio(ones, fours)}; nothing new {min(idles):.3f} s")
     print(f"  four relays / floors: {_ratio(fours, sums)}")
 
