@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
+from typing import cast
 
 import msgspec
 import uvloop
@@ -15,6 +16,8 @@ from bigbrotr.config.settings import Config
 from bigbrotr.core.logger import configure, open_up
 from bigbrotr.core.pool import Pool
 from bigbrotr.core.values import tell_arrays_by_type
+
+UNBLOCK_S = 1.0  # that Python may take to give up a pool of processes one of which has died
 
 
 def begin(config: Config, dsn: str | None, parent: int) -> tuple[asyncio.Runner, Pool]:
@@ -43,7 +46,19 @@ def end(executor: ProcessPoolExecutor) -> None:
     if executor._broken:  # noqa: SLF001 -- no public way
         for process in list((executor._processes or {}).values()):  # noqa: SLF001
             process.kill()  # nothing to one that has ended
+        _unblock(executor)
     executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _unblock(executor: ProcessPoolExecutor) -> None:
+    """Lets go of what was being handed to a worker that died meanwhile: before 3.11.5, Python
+    waits for ever that somebody reads it."""
+    # Typeshed takes it for another thing.
+    manager = cast("threading.Thread | None", executor._executor_manager_thread)  # noqa: SLF001
+    if manager is not None:
+        manager.join(UNBLOCK_S)  # it closes the same, where Python sees to it: two must not
+        if manager.is_alive():
+            executor._call_queue._reader.close()  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def _watch(parent: int) -> None:
