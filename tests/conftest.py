@@ -7,11 +7,12 @@ distributed over them.
 """
 
 import asyncio
+import inspect
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +30,7 @@ from bigbrotr.core.schema import Schema
 from bigbrotr.embedded.cluster import account_of
 from bigbrotr.embedded.server import EmbeddedPostgres
 from bigbrotr.net.politeness import politeness_of
+from tests.kit.limits import limited
 from tests.kit.processes import adopt_orphans, left_behind
 from tests.kit.terminal import Terminal
 
@@ -39,6 +41,7 @@ hypothesis.settings.register_profile("explore", deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 LOGIN = "bigbrotr_test_login"  # a role that has to give a password
+BEFORE_S = 10.0  # that a test's time is over, it is told
 LEFT_S = 20.0  # what was told to end may take this long
 HERE = Path(__file__).parent
 # The tests of whole services and of the program: each starts something.
@@ -86,6 +89,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     ):
         if item.get_closest_marker(marker) and not is_met:
             pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Ends a test that waits for ever in the loop, a little before its time is over: what a signal
+    raises there, uvloop only logs."""
+    marker = pyfuncitem.get_closest_marker("timeout")
+    limit_s = float(marker.args[0] if marker else pyfuncitem.config.getini("timeout"))
+    if limit_s and inspect.iscoroutinefunction(pyfuncitem.obj):
+        pyfuncitem.obj = limited(pyfuncitem.obj, limit_s - BEFORE_S)
+    return (yield)
 
 
 @pytest.fixture(scope="session")
