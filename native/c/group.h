@@ -145,31 +145,45 @@ static void fe_root(fe *r, const fe *a) {
     fe_sqr(r, &t);
 }
 
-/* The roots of four. */
-static void fe_roots(fe *r, const fe *a) {
 #ifdef WITH_X86
-    if (has_lanes()) {
-        lanes_root(r, a);
+#define KIND lanes4
+#define LANES 4
+#define TARGET AVX2
+#include "root_in_lanes.h"
+
+#define KIND lanes8
+#define LANES 8
+#define TARGET IFMA
+#include "root_in_lanes.h"
+#endif
+
+/* The roots of so many, MOST_LANES at most; there is room for as many, and something in it. */
+static void fe_roots(fe *r, const fe *a, size_t count) {
+#ifdef WITH_X86
+    size_t lanes = (size_t)lanes_here();
+    if (lanes) {
+        for (size_t i = 0; i < count; i += lanes) (lanes == 8 ? lanes8_root : lanes4_root)(r + i, a + i);
         return;
     }
 #endif
-    for (int i = 0; i < 4; i++) fe_root(&r[i], &a[i]);
+    for (size_t i = 0; i < count; i++) fe_root(&r[i], &a[i]);
 }
 
 /* Finds of each x (normalized) the point with an even y; returns whether there is one of all of them. */
 static int lift(affine *points, size_t count) {
     static const fe zero = {{0}}, seven = {{7, 0, 0, 0, 0}};
-    for (size_t start = 0; start < count; start += 4) {
+    for (size_t start = 0; start < count; start += MOST_LANES) {
         affine *point = points + start;
-        size_t some = count - start < 4 ? count - start : 4;
-        fe cube[4] = {FE_ONE, FE_ONE, FE_ONE, FE_ONE}, root[4], t;
+        size_t some = count - start < MOST_LANES ? count - start : MOST_LANES;
+        fe cube[MOST_LANES], root[MOST_LANES], t;
+        for (size_t i = some; i < MOST_LANES; i++) cube[i] = FE_ONE;
         for (size_t i = 0; i < some; i++) {
             fe_sqr(&t, &point[i].x);
             fe_mul(&t, &t, &point[i].x);
             fe_add(&cube[i], &t, &seven);
             fe_carry(&cube[i]);
         }
-        fe_roots(root, cube);
+        fe_roots(root, cube, some);
         for (size_t i = 0; i < some; i++) {
             fe_sqr(&t, &root[i]);
             fe_sub(&t, &t, &cube[i], 1);

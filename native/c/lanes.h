@@ -1,164 +1,30 @@
-/* The same field in four lanes of AVX2: four products for the price of two.
+/* The field in several lanes at once: in as many as the processor has.
  *
- * An element is ten limbs of 26 bits (the last one of 22), so that products of limbs fit into 64 bits.
+ * What is done in lanes is written once, in files that are included for each kind: KIND is the type of an
+ * element in each of its LANES, IN(name) its function, TARGET what functions with it are compiled for.
  */
 #ifndef BIGBROTR_LANES_H
 #define BIGBROTR_LANES_H
 
-#include <stddef.h>
-#include <string.h>
-
 #include "field.h"
 
+#define MOST_LANES 8
+
 #ifdef WITH_X86
-#include <immintrin.h>
+#include "lanes4.h"
+#include "lanes8.h"
 
-#define AVX2 __attribute__((target("avx2")))
-#define LANES 4
+#define LANES_JOIN(kind, name) kind##_##name
+#define LANES_NAME(kind, name) LANES_JOIN(kind, name)
+#define IN(name) LANES_NAME(KIND, name)
 
-typedef struct {
-    __m256i n[10];
-} lanes;
-
-/* Does nothing, but here: else gcc works out all products first, and stores them until they are added. */
-#define COLUMN_DONE(column) __asm__ volatile("" : "+x"(column))
-
-AVX2 static inline __m256i lanes_all(uint64_t word) { return _mm256_set1_epi64x((long long)word); }
-
-/* Takes in four elements, of magnitude 6 at most, `stride` bytes one behind the other. */
-AVX2 static inline void lanes_load(lanes *r, const fe *first, size_t stride) {
-    const uint8_t *at = (const uint8_t *)first;
-    const __m256i m26 = lanes_all(0x3FFFFFF);
-#pragma GCC unroll 5
-    for (size_t i = 0; i < 5; i++) {
-        const uint8_t *limbs = at + 8 * i;
-        __m128i low = _mm_unpacklo_epi64(_mm_loadu_si64(limbs), _mm_loadu_si64(limbs + stride));
-        limbs += 2 * stride;
-        __m128i high = _mm_unpacklo_epi64(_mm_loadu_si64(limbs), _mm_loadu_si64(limbs + stride));
-        __m256i limb = _mm256_set_m128i(high, low);
-        r->n[2 * i] = _mm256_and_si256(limb, m26);
-        r->n[2 * i + 1] = _mm256_srli_epi64(limb, 26);
-    }
+/* How many lanes there are, or 0. NARROW leaves out the widest, for tests. */
+static inline int lanes_here(void) {
+#ifndef NARROW
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512ifma")) return 8;
+#endif
+    return __builtin_cpu_supports("avx2") ? 4 : 0;
 }
-
-/* Gives four elements of magnitude 1. */
-AVX2 static inline void lanes_store(fe *r, const lanes *a) {
-#pragma GCC unroll 5
-    for (int i = 0; i < 5; i++) {
-        uint64_t w[LANES];
-        __m256i limb = _mm256_add_epi64(a->n[2 * i], _mm256_slli_epi64(a->n[2 * i + 1], 26));
-        _mm256_storeu_si256((__m256i *)(void *)w, limb);
-        for (int lane = 0; lane < LANES; lane++) r[lane].n[i] = w[lane];
-    }
-    for (int lane = 0; lane < LANES; lane++) fe_carry(&r[lane]);
-}
-
-/* Folds 19 columns, each less than 2^60, the last one less than 2^47, into ten limbs: the last one of 22
- * bits, the others of 26, and the third and fourth little more. */
-AVX2 static inline void lanes_fold(lanes *r, __m256i *c) {
-    const __m256i m26 = lanes_all(0x3FFFFFF), m22 = lanes_all(0x3FFFFF);
-    const __m256i small260 = lanes_all(0x3D10), small256 = lanes_all(0x3D1);
-    /* 2^260 is 2^36 + 0x3D10: limb 10 + i comes back at i, and by ten bits more at i + 1. */
-    __m256i before = _mm256_setzero_si256();
-#pragma GCC unroll 9
-    for (int i = 0; i < 9; i++) {
-        __m256i limb = _mm256_and_si256(c[10 + i], m26);
-        __m256i carry = _mm256_srli_epi64(c[10 + i], 26);
-        if (i < 8) {
-            c[11 + i] = _mm256_add_epi64(c[11 + i], carry);
-        } else {
-            c[9] = _mm256_add_epi64(c[9], _mm256_mul_epu32(carry, small260));
-            carry = _mm256_slli_epi64(carry, 10); /* less than 2^32: of limb 20 */
-            c[0] = _mm256_add_epi64(c[0], _mm256_mul_epu32(carry, small260));
-            c[1] = _mm256_add_epi64(c[1], _mm256_slli_epi64(carry, 10));
-        }
-        c[i] = _mm256_add_epi64(c[i], _mm256_mul_epu32(limb, small260));
-        if (i) c[i] = _mm256_add_epi64(c[i], _mm256_slli_epi64(before, 10));
-        before = limb;
-    }
-    c[9] = _mm256_add_epi64(c[9], _mm256_slli_epi64(before, 10));
-#pragma GCC unroll 9
-    for (int i = 0; i < 9; i++) {
-        c[i + 1] = _mm256_add_epi64(c[i + 1], _mm256_srli_epi64(c[i], 26));
-        c[i] = _mm256_and_si256(c[i], m26);
-    }
-    /* 2^256 is 2^32 + 0x3D1; what is above has up to 38 bits, and goes in two parts. */
-    __m256i over = _mm256_srli_epi64(c[9], 22);
-    __m256i low = _mm256_and_si256(over, m26), high = _mm256_srli_epi64(over, 26);
-    c[9] = _mm256_and_si256(c[9], m22);
-    c[0] = _mm256_add_epi64(c[0], _mm256_mul_epu32(low, small256));
-    c[1] = _mm256_add_epi64(c[1], _mm256_slli_epi64(low, 6));
-    c[1] = _mm256_add_epi64(c[1], _mm256_mul_epu32(high, small256));
-    c[2] = _mm256_add_epi64(c[2], _mm256_slli_epi64(high, 6));
-#pragma GCC unroll 3
-    for (int i = 0; i < 3; i++) {
-        c[i + 1] = _mm256_add_epi64(c[i + 1], _mm256_srli_epi64(c[i], 26));
-        c[i] = _mm256_and_si256(c[i], m26);
-    }
-    for (int i = 0; i < 10; i++) r->n[i] = c[i];
-}
-
-/* a * b; the limbs of one of them may have up to 29 bits. */
-AVX2 static inline void lanes_mul(lanes *r, const lanes *a, const lanes *b) {
-    __m256i c[19];
-#pragma GCC unroll 19
-    for (int i = 0; i < 19; i++) {
-        int first = i < 10 ? 0 : i - 9;
-        c[i] = _mm256_mul_epu32(a->n[first], b->n[i - first]);
-#pragma GCC unroll 10
-        for (int j = first + 1; j < 10 && j <= i; j++)
-            c[i] = _mm256_add_epi64(c[i], _mm256_mul_epu32(a->n[j], b->n[i - j]));
-        COLUMN_DONE(c[i]);
-    }
-    lanes_fold(r, c);
-}
-
-AVX2 static inline void lanes_sqr(lanes *r, const lanes *a) {
-    __m256i c[19], d[10];
-#pragma GCC unroll 10
-    for (int i = 0; i < 10; i++) d[i] = _mm256_add_epi64(a->n[i], a->n[i]);
-#pragma GCC unroll 19
-    for (int i = 0; i < 19; i++) {
-        int first = i < 10 ? 0 : i - 9;
-        c[i] = _mm256_mul_epu32(first == i - first ? a->n[first] : d[first], a->n[i - first]);
-#pragma GCC unroll 10
-        for (int j = first + 1; 2 * j <= i; j++)
-            c[i] = _mm256_add_epi64(c[i], _mm256_mul_epu32(2 * j == i ? a->n[j] : d[j], a->n[i - j]));
-        COLUMN_DONE(c[i]);
-    }
-    lanes_fold(r, c);
-}
-
-/* r = a, squared so many times, times b. */
-AVX2 static void lanes_raise(lanes *r, const lanes *a, int times, const lanes *b) {
-    lanes t = *a;
-    for (; times > 0; times--) lanes_sqr(&t, &t);
-    lanes_mul(r, &t, b);
-}
-
-/* Roots of four elements of magnitude 1, as `fe_root`. */
-AVX2 static void lanes_root(fe *r, const fe *roots_of) {
-    lanes a, t, ones2, ones3, ones22, ones44, ones88;
-    lanes_load(&a, roots_of, sizeof *roots_of);
-    lanes_raise(&ones2, &a, 1, &a);
-    lanes_raise(&ones3, &ones2, 1, &a);
-    lanes_raise(&t, &ones3, 3, &ones3);
-    lanes_raise(&t, &t, 3, &ones3);
-    lanes_raise(&t, &t, 2, &ones2);
-    lanes_raise(&ones22, &t, 11, &t);
-    lanes_raise(&ones44, &ones22, 22, &ones22);
-    lanes_raise(&ones88, &ones44, 44, &ones44);
-    lanes_raise(&t, &ones88, 88, &ones88);
-    lanes_raise(&t, &t, 44, &ones44);
-    lanes_raise(&t, &t, 3, &ones3);
-    lanes_raise(&t, &t, 23, &ones22);
-    lanes_raise(&t, &t, 6, &ones2);
-    lanes_sqr(&t, &t);
-    lanes_sqr(&t, &t);
-    lanes_store(r, &t);
-}
-
-static int has_lanes(void) { return __builtin_cpu_supports("avx2"); }
 #endif
 
 #endif

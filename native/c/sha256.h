@@ -101,7 +101,7 @@ static sha_block *sha_block_here(void) {
 }
 
 /* Ends a hash: `tail`, less than 56 bytes, is what is left of `length` bytes. */
-static void sha_end(sha_block *take, uint32_t state[8], const uint8_t *tail, uint64_t length, uint8_t *hash) {
+static inline void sha_end(sha_block *take, uint32_t state[8], const uint8_t *tail, uint64_t length, uint8_t *hash) {
     uint8_t block[64] = {0};
     memcpy(block, tail, length % 64);
     block[length % 64] = 0x80;

@@ -57,12 +57,14 @@ typedef struct {
     uint32_t a, b;
 } addition;
 
-/* Room for what is divided by before each addition: an element, or four of them in lanes. */
+/* Room for what is divided by before four additions, one by one or in lanes. */
+typedef union {
+    fe singly[4];
 #ifdef WITH_X86
-typedef lanes products;
-#else
-typedef fe products[4];
+    lanes4 of_four;
+    lanes8 of_eight;
 #endif
+} products;
 
 /* Pairs up what is in each bucket. Until a sum is known, its place holds the fraction that is the slope
  * of the line through both points: x what is divided by (magnitude 4 at most), y what is divided (6). */
@@ -112,7 +114,7 @@ static inline void sum_y(fe *y, const fe *rise, const pool *in, const addition *
 /* Divides, and makes points of slopes. */
 static void add_pairs(const pool *in, const addition *todo, size_t pairs, products *room) {
     affine *sums = in->points + in->used;
-    fe *before = (fe *)(void *)room; /* the product of all that was divided by before */
+    fe *before = room->singly; /* the product of all that was divided by before */
     fe inverse, product = FE_ONE, slope, t;
     for (size_t i = 0; i < pairs; i++) {
         before[i] = product;
@@ -131,67 +133,28 @@ static void add_pairs(const pool *in, const addition *todo, size_t pairs, produc
 }
 
 #ifdef WITH_X86
-/* The same with four at a time, each lane with a product of its own. Behind the sums, the pool has room
- * for three more points. */
-AVX2 static void add_pairs_in_lanes(const pool *in, const addition *todo, size_t pairs, products *before) {
-    affine *sums = in->points + in->used;
-    for (size_t i = pairs; i % LANES; i++) sums[i] = (affine){FE_ONE, FE_ONE}; /* fills up the lanes */
-    const fe ones[LANES] = {FE_ONE, FE_ONE, FE_ONE, FE_ONE};
-    size_t groups = (pairs + LANES - 1) / LANES;
-    lanes product, inverse, slope, t;
-    fe each[LANES], others[LANES], all;
-    lanes_load(&product, ones, sizeof *ones);
-    for (size_t i = 0; i < groups; i++) {
-        before[i] = product;
-        lanes_load(&t, &sums[LANES * i].x, sizeof *sums);
-        lanes_mul(&product, &product, &t);
-    }
-    /* One inversion for all lanes: each lane's inverse is that of all, times the others. */
-    lanes_store(each, &product);
-    fe_mul(&others[0], &each[2], &each[3]);
-    fe_mul(&others[2], &each[0], &each[1]);
-    fe_mul(&all, &others[0], &others[2]);
-    fe_invert(&all, &all);
-    fe_mul(&others[1], &others[0], &each[0]);
-    fe_mul(&others[0], &others[0], &each[1]);
-    fe_mul(&others[3], &others[2], &each[2]);
-    fe_mul(&others[2], &others[2], &each[3]);
-    for (int lane = 0; lane < LANES; lane++) fe_mul(&each[lane], &others[lane], &all);
-    lanes_load(&inverse, each, sizeof *each);
-    for (size_t i = groups; i-- > 0;) {
-        affine *sum = sums + LANES * i;
-        int some = pairs - LANES * i < LANES ? (int)(pairs - LANES * i) : LANES;
-        const addition *two = todo + LANES * i;
-        lanes_load(&slope, &sum->y, sizeof *sum);
-        lanes_mul(&t, &inverse, &before[i]);
-        lanes_mul(&slope, &t, &slope);
-        lanes_load(&t, &sum->x, sizeof *sum);
-        lanes_mul(&inverse, &inverse, &t);
-        lanes_sqr(&t, &slope);
-        lanes_store(each, &t);
-        for (int lane = 0; lane < some; lane++) sum_x(&sum[lane].x, &each[lane], &each[lane], in, &two[lane]);
-        lanes_load(&t, each, sizeof *each);
-        lanes_mul(&t, &slope, &t);
-        lanes_store(each, &t);
-        for (int lane = 0; lane < some; lane++) sum_y(&sum[lane].y, &each[lane], in, &two[lane]);
-    }
-}
+#define KIND lanes4
+#define LANES 4
+#define TARGET AVX2
+#include "sum_in_lanes.h"
+
+#define KIND lanes8
+#define LANES 8
+#define TARGET IFMA
+#include "sum_in_lanes.h"
 #endif
 
 /* Adds up what is in each bucket, until nothing or one entry is in it. `todo` and `room` are for half of
- * all entries; the pool has room for as many sums as there are entries, and three. */
+ * all entries; the pool has room for as many sums as there are entries, and MOST_LANES - 1. */
 static void add_up(pool *in, uint32_t *entries, bucket *buckets, size_t count, addition *todo, products *room) {
     size_t pairs;
-    while ((pairs = pair_up(in, entries, buckets, count, todo)) > 0) {
+    void (*add)(const pool *, const addition *, size_t, products *) = add_pairs;
 #ifdef WITH_X86
-        if (has_lanes()) {
-            add_pairs_in_lanes(in, todo, pairs, room);
-        } else {
-            add_pairs(in, todo, pairs, room);
-        }
-#else
-        add_pairs(in, todo, pairs, room);
+    int lanes = lanes_here();
+    if (lanes) add = lanes == 8 ? lanes8_add_pairs : lanes4_add_pairs;
 #endif
+    while ((pairs = pair_up(in, entries, buckets, count, todo)) > 0) {
+        add(in, todo, pairs, room);
         in->used += (uint32_t)pairs;
     }
 }
@@ -269,7 +232,7 @@ static int sums_to_nothing(const affine *points, const half *k, size_t count) {
     size_t held = places * widest;           /* sums of buckets */
     size_t entries_most = 2 * held;          /* once in a high, once in a low bucket */
     if (entries_most < group * count) entries_most = group * count;
-    size_t points_most = count + held + entries_most + 3;
+    size_t points_most = count + held + entries_most + MOST_LANES - 1;
     size_t buckets_most = places * (lows + highs);
     if (buckets_most < group * widest) buckets_most = group * widest;
 
@@ -278,7 +241,7 @@ static int sums_to_nothing(const affine *points, const half *k, size_t count) {
     uint32_t *entries = malloc(entries_most * sizeof *entries);
     bucket *buckets = malloc(buckets_most * sizeof *buckets);
     addition *todo = malloc((entries_most / 2 + 1) * sizeof *todo);
-    products *room = aligned_alloc(32, (entries_most / 8 + 1) * sizeof *room);
+    products *room = aligned_alloc(_Alignof(products), (entries_most / 8 + 1) * sizeof *room);
     uint32_t *sum_at = calloc(held, sizeof *sum_at); /* where the sum of a bucket is, and 0: it is empty */
     uint8_t *carries = calloc(count, 1);
     int16_t *cut = malloc(group * count * sizeof *cut);

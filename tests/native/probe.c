@@ -48,15 +48,50 @@ int probe_field(uint8_t *out, const uint8_t *one, const uint8_t *two, uint64_t m
     return fe_load(&t, one);
 }
 
-/* out: the roots of four. */
-void probe_roots(uint8_t *out, const uint8_t *four) {
-    fe a[4], r[4];
-    for (int i = 0; i < 4; i++) {
-        fe_load(&a[i], four + 32 * i);
+#ifdef WITH_X86
+#define KIND lanes4
+#define LANES 4
+#define TARGET AVX2
+#include "probe_in_lanes.h"
+
+#define KIND lanes8
+#define LANES 8
+#define TARGET IFMA
+#include "probe_in_lanes.h"
+#endif
+
+/* out, of as many pairs as there are lanes: each a * b, then each b * b; a is of this
+ * magnitude, b small, as a product has to be. Returns how many lanes there are. */
+int probe_lanes(uint8_t *out, const uint8_t *ones, const uint8_t *twos, uint64_t magnitude) {
+    int count = 0;
+#ifdef WITH_X86
+    fe found[2 * MOST_LANES], a[MOST_LANES], b[MOST_LANES];
+    for (int i = 0; i < MOST_LANES; i++) {
+        a[i] = grown(ones + 32 * i, magnitude);
+        b[i] = grown(twos + 32 * i, 1);
+    }
+    count = lanes_here();
+    if (count == 8) lanes8_probe(found, a, b);
+    if (count == 4) lanes4_probe(found, a, b);
+    for (int i = 0; i < 2 * count; i++) {
+        fe_normalize(&found[i]);
+        fe_store(out + 32 * i, &found[i]);
+    }
+#else
+    (void)out, (void)ones, (void)twos, (void)magnitude;
+#endif
+    return count;
+}
+
+/* out: the roots of so many. */
+void probe_roots(uint8_t *out, const uint8_t *values, int count) {
+    fe a[MOST_LANES], r[MOST_LANES];
+    for (int i = 0; i < MOST_LANES; i++) {
+        fe_load(&a[i], values + 32 * (i % count));
         fe_carry(&a[i]);
     }
-    fe_roots(r, a);
-    for (int i = 0; i < 4; i++) {
+    fe_roots(r, a, (size_t)count);
+    for (int i = 0; i < count; i++) {
         fe_normalize(&r[i]);
         fe_store(out + 32 * i, &r[i]);
     }

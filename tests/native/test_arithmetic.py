@@ -14,7 +14,11 @@ EDGES = [0, 1, 2, P - 1, P - 2, P, P + 1, 2**256 - 1, 2**255, 2**52 - 1, 2**208,
 EDGES += [LAMBDA, N - LAMBDA, 2**128 - 1, 2**128]
 
 
-@pytest.fixture(scope="module", params=[(), ("-DPLAIN",)], ids=["here", "plain"])
+@pytest.fixture(
+    scope="module",
+    params=[(), ("-DNARROW",), ("-DPLAIN",)],
+    ids=["here", "narrow", "plain"],
+)
 def probe(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> ctypes.CDLL:
     source = Path(__file__).with_name("probe.c")
     return library(tmp_path_factory.mktemp("probe"), source, *request.param)
@@ -37,13 +41,34 @@ def test_field(probe: ctypes.CDLL) -> None:
         assert out.raw[192] == (a % P == 0)
 
 
-def test_four_roots_at_once(probe: ctypes.CDLL) -> None:
+def test_products_in_lanes(probe: ctypes.CDLL) -> None:
+    """Of elements one of which is as large as it may come there; every lane has another number."""
+    chance = random.Random(5)
+    out = ctypes.create_string_buffer(512)
+    for _ in range(500):
+        ones, twos = ([numbers(chance)[0] for _ in range(8)] for _ in range(2))
+        given = (b"".join(map(bytes32, each)) for each in (ones, twos))
+        lanes = probe.probe_lanes(out, *given, ctypes.c_uint64(chance.choice((1, 3, 5))))
+        found = [number(out.raw[at : at + 32]) for at in range(0, 64 * lanes, 32)]
+        pairs = list(zip(ones, twos, strict=True))[:lanes]
+        assert found == [a * b % P for a, b in pairs] + [b * b % P for _, b in pairs]
+
+
+def test_as_many_lanes_as_are_asked_for(probe: ctypes.CDLL, request: pytest.FixtureRequest) -> None:
+    out = ctypes.create_string_buffer(512)
+    lanes = probe.probe_lanes(out, bytes(256), bytes(256), ctypes.c_uint64(1))
+    most = {"here": 8, "narrow": 4, "plain": 0}[request.node.callspec.id]
+    assert lanes in {8, 4, 0}
+    assert lanes <= most
+
+
+def test_roots_at_once(probe: ctypes.CDLL) -> None:
     chance = random.Random(2)
-    out = ctypes.create_string_buffer(128)
-    for _ in range(200):
-        values = [numbers(chance)[0] for _ in range(4)]
-        probe.probe_roots(out, b"".join(map(bytes32, values)))
-        found = [number(out.raw[at : at + 32]) for at in range(0, 128, 32)]
+    out = ctypes.create_string_buffer(256)
+    for n in range(200):
+        values = [numbers(chance)[0] for _ in range(n % 8 + 1)]
+        probe.probe_roots(out, b"".join(map(bytes32, values)), len(values))
+        found = [number(out.raw[at : at + 32]) for at in range(0, 32 * len(values), 32)]
         assert found == [pow(value, (P + 1) // 4, P) for value in values]
 
 

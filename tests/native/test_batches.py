@@ -126,11 +126,12 @@ def test_forgeries() -> None:
     assert len(names) == len(FORGERIES) + 1
 
 
-def test_forgeries_where_the_processor_has_nothing_special(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("without", ["-DNARROW", "-DPLAIN"])
+def test_forgeries_where_the_processor_has_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: str
 ) -> None:
-    plain = library(tmp_path, ROOT / "native" / "c" / "batch.c", "-DPLAIN")
-    function = plain.bigbrotr_native_are_right
+    poorer = library(tmp_path, ROOT / "native" / "c" / "batch.c", without)
+    function = poorer.bigbrotr_native_are_right
     function.argtypes = native._are_right.argtypes
     monkeypatch.setattr(native, "_are_right", function)
     assert forgeries.run(native.are_right, 4_000, seed=2).wrong == []
