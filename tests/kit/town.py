@@ -393,7 +393,8 @@ async def build_internet(town: Town) -> dict[str, Callable[[], Any]]:
     town.nobody(6, "no-such-name", error=3)
     town.nobody(2, "offline", error=2)  # its zone is broken: others answer
     town.nobody(4, "unreachable", f"{UNREACHABLE}.0.{{}}")
-    town.nobody(8, "timeout", f"{SILENT}.0.{{}}")
+    # In a network each, again: they keep their places until their time is over.
+    town.nobody(8, "timeout", f"{SILENT}.{{}}.9")
     for inside in ("127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "::ffff:127.0.0.1"):
         town.nobody(1, "forbidden-address", inside)
 
