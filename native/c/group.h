@@ -145,17 +145,8 @@ static void fe_root(fe *r, const fe *a) {
     fe_sqr(r, &t);
 }
 
-#ifdef WITH_X86
-#define KIND lanes4
-#define LANES 4
-#define TARGET AVX2
-#include "root_in_lanes.h"
-
-#define KIND lanes8
-#define LANES 8
-#define TARGET IFMA
-#include "root_in_lanes.h"
-#endif
+#define IN_LANES "root_in_lanes.h"
+#include "each_lanes.h"
 
 /* The roots of so many, MOST_LANES at most; there is room for as many, and something in it. */
 static void fe_roots(fe *r, const fe *a, size_t count) {

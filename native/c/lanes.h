@@ -1,6 +1,6 @@
 /* The field in several lanes at once: in as many as the processor has.
  *
- * What is done in lanes is written once, in files that are included for each kind: KIND is the type of an
+ * What is done in lanes is written once, in files that each_lanes.h includes for each kind: KIND is the type of an
  * element in each of its LANES, IN(name) its function, TARGET what functions with it are compiled for.
  */
 #ifndef BIGBROTR_LANES_H

@@ -28,7 +28,3 @@ TARGET static void IN(root)(fe *r, const fe *roots_of) {
     IN(sqr)(&t, &t);
     IN(store)(r, &t);
 }
-
-#undef KIND
-#undef LANES
-#undef TARGET

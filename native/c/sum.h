@@ -132,17 +132,8 @@ static void add_pairs(const pool *in, const addition *todo, size_t pairs, produc
     }
 }
 
-#ifdef WITH_X86
-#define KIND lanes4
-#define LANES 4
-#define TARGET AVX2
-#include "sum_in_lanes.h"
-
-#define KIND lanes8
-#define LANES 8
-#define TARGET IFMA
-#include "sum_in_lanes.h"
-#endif
+#define IN_LANES "sum_in_lanes.h"
+#include "each_lanes.h"
 
 /* Adds up what is in each bucket, until nothing or one entry is in it. `todo` and `room` are for half of
  * all entries; the pool has room for as many sums as there are entries, and MOST_LANES - 1. */

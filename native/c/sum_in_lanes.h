@@ -45,7 +45,3 @@ TARGET static void IN(add_pairs)(const pool *in, const addition *todo, size_t pa
         for (int lane = 0; lane < some; lane++) sum_y(&sum[lane].y, &each[lane], in, &two[lane]);
     }
 }
-
-#undef KIND
-#undef LANES
-#undef TARGET

@@ -20,7 +20,15 @@ def library(folder: Path, source: Path, *flags: str) -> ctypes.CDLL:
     if shutil.which("cc") is None:
         pytest.skip("no C compiler")
     made = folder / f"{source.stem}.so"
-    command = ["cc", "-std=c11", "-O1", *WARNINGS, "-fPIC", "-shared", "-I", str(HEADERS)]
+    command = [
+        "cc",
+        "-std=c11",
+        "-O1",
+        *WARNINGS,
+        "-fPIC",
+        "-shared",
+        *(f"-I{each}" for each in (HEADERS, source.parent)),
+    ]
     done = subprocess.run(
         [*command, *flags, "-o", str(made), str(source)],
         capture_output=True,

@@ -48,17 +48,8 @@ int probe_field(uint8_t *out, const uint8_t *one, const uint8_t *two, uint64_t m
     return fe_load(&t, one);
 }
 
-#ifdef WITH_X86
-#define KIND lanes4
-#define LANES 4
-#define TARGET AVX2
-#include "probe_in_lanes.h"
-
-#define KIND lanes8
-#define LANES 8
-#define TARGET IFMA
-#include "probe_in_lanes.h"
-#endif
+#define IN_LANES "probe_in_lanes.h"
+#include "each_lanes.h"
 
 /* out, of as many pairs as there are lanes: each a * b, then each b * b; a is of this
  * magnitude, b small, as a product has to be. Returns how many lanes there are. */

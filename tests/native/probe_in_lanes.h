@@ -8,7 +8,3 @@ TARGET static void IN(probe)(fe *found, const fe *ones, const fe *twos) {
     IN(sqr)(&t, &b);
     IN(store)(found + LANES, &t);
 }
-
-#undef KIND
-#undef LANES
-#undef TARGET
